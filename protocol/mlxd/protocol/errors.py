@@ -1,0 +1,224 @@
+"""One error root; every class has its wire code, its exit code and whether a retry may help."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+ErrorMap = dict[str, Any]
+
+
+class MlxdError(Exception):
+    """The root of everything that mlxd reports to a user.
+
+    `message` says what happened, `hint` what to do next, `data` carries the numbers.
+    """
+
+    code: ClassVar[str] = "internal"
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+    json_rpc_code: ClassVar[int] = -32603
+    default_hint: ClassVar[str] = "Look into the log: mlxd logs -n 50"
+
+    def __init__(self, message: str, *, hint: str = "", data: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.default_hint
+        self.data: dict[str, Any] = data or {}
+
+    def to_map(self) -> ErrorMap:
+        """Return the error as it goes over the wire."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "retryable": self.retryable,
+            "data": self.data,
+        }
+
+
+class ParseError(MlxdError):
+    code = "parse_error"
+    json_rpc_code = -32700
+    default_hint = (
+        "Send MessagePack-RPC arrays or one JSON-RPC object per line; see protocol/SPEC.md."
+    )
+
+
+class InvalidRequest(MlxdError):
+    code = "invalid_request"
+    exit_code = 6
+    json_rpc_code = -32600
+    default_hint = "See protocol/SPEC.md for the shape of a request."
+
+
+class MethodNotFound(MlxdError):
+    code = "method_not_found"
+    exit_code = 6
+    json_rpc_code = -32601
+    default_hint = "List the methods: mlx rpc hello"
+
+
+class InvalidParams(MlxdError):
+    """A parameter is unknown, missing, of the wrong type or out of range. `data.param` names it."""
+
+    code = "invalid_params"
+    exit_code = 6
+    json_rpc_code = -32602
+    default_hint = "See protocol/SPEC.md for the parameters of each method."
+
+    def __init__(self, param: str, problem: str, *, hint: str = "") -> None:
+        super().__init__(f"{param}: {problem}" if param else problem, hint=hint)
+        self.data = {"param": param}
+
+
+class ModelNotFound(MlxdError):
+    code = "model_not_found"
+    exit_code = 4
+    json_rpc_code = -32001
+    default_hint = "See what is here: mlx models list. Get one: mlx models pull NAME"
+
+
+class ModelLoadFailed(MlxdError):
+    code = "model_load_failed"
+    exit_code = 5
+    json_rpc_code = -32002
+    default_hint = "Check that the folder holds a complete MLX model: mlxd doctor"
+
+
+class OutOfMemory(MlxdError):
+    code = "out_of_memory"
+    exit_code = 5
+    json_rpc_code = -32003
+    default_hint = "Unload a model (mlx unload NAME), or take a smaller or more quantised one."
+
+
+class ContextOverflow(MlxdError):
+    """The prompt does not fit. `data` has `prompt_tokens` and `context_tokens`."""
+
+    code = "context_overflow"
+    exit_code = 6
+    json_rpc_code = -32004
+    default_hint = "Shorten the prompt, or choose a model with a longer context."
+
+
+class ConstraintInvalid(MlxdError):
+    code = "constraint_invalid"
+    exit_code = 6
+    json_rpc_code = -32005
+    default_hint = (
+        "Simplify the schema, regex or grammar; the message names the part that is refused."
+    )
+
+
+class Overloaded(MlxdError):
+    """A queue is full. `data.retry_after_s` says when to try again."""
+
+    code = "overloaded"
+    exit_code = 7
+    retryable = True
+    json_rpc_code = -32006
+    default_hint = "Try again in a moment."
+
+
+class DeadlineExceeded(MlxdError):
+    code = "deadline_exceeded"
+    exit_code = 7
+    retryable = True
+    json_rpc_code = -32007
+    default_hint = "Allow more time (--timeout), or ask for fewer tokens."
+
+
+class Superseded(MlxdError):
+    code = "superseded"
+    exit_code = 7
+    json_rpc_code = -32008
+    default_hint = "A newer request with the same supersede key has taken its place."
+
+
+class Cancelled(MlxdError):
+    """The caller cancelled. `data.usage` counts what was done until then."""
+
+    code = "cancelled"
+    exit_code = 130
+    json_rpc_code = -32009
+    default_hint = "Ask again when you are ready."
+
+
+class EngineDied(MlxdError):
+    code = "engine_died"
+    exit_code = 8
+    retryable = True
+    json_rpc_code = -32010
+    default_hint = "The engine is being restarted: ask again. If it dies again: mlxd logs -n 50"
+
+
+class ShuttingDown(MlxdError):
+    code = "shutting_down"
+    exit_code = 7
+    retryable = True
+    json_rpc_code = -32011
+    default_hint = "Start it again: mlxd start"
+
+
+class PermissionDenied(MlxdError):
+    code = "permission_denied"
+    exit_code = 6
+    json_rpc_code = -32012
+    default_hint = "See docs/security.md for what is allowed to whom."
+
+
+class Internal(MlxdError):
+    pass
+
+
+class DaemonUnreachable(MlxdError):
+    """Raised by clients only: it never crosses the wire."""
+
+    code = "daemon_unreachable"
+    exit_code = 3
+    retryable = True
+    default_hint = "Start it: mlxd start"
+
+
+ERRORS: dict[str, type[MlxdError]] = {
+    error.code: error
+    for error in (
+        ParseError,
+        InvalidRequest,
+        MethodNotFound,
+        InvalidParams,
+        ModelNotFound,
+        ModelLoadFailed,
+        OutOfMemory,
+        ContextOverflow,
+        ConstraintInvalid,
+        Overloaded,
+        DeadlineExceeded,
+        Superseded,
+        Cancelled,
+        EngineDied,
+        ShuttingDown,
+        PermissionDenied,
+        Internal,
+    )
+}
+"""Wire code to class."""
+
+EXIT_INTERRUPTED = 130
+EXIT_USAGE = 2
+
+
+def error_from_map(raw: ErrorMap) -> MlxdError:
+    """Rebuild an error that came over the wire. An unknown code becomes a plain `MlxdError`.
+
+    The class may take other arguments (`InvalidParams`), so only the fields are restored.
+    """
+    kind = ERRORS.get(str(raw.get("code")), MlxdError)
+    error = kind.__new__(kind)
+    MlxdError.__init__(
+        error,
+        str(raw.get("message", "")),
+        hint=str(raw.get("hint") or ""),
+        data=raw.get("data") if isinstance(raw.get("data"), dict) else None,
+    )
+    return error

@@ -1,0 +1,86 @@
+"""Where everything lives on disk. Pure: an environment in, paths out; nothing is created here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from mlxd.protocol.errors import InvalidRequest
+
+APP_NAME = "mlxd"
+SOCKET_PATH_MAX_BYTES = 103  # sun_path is 104 on macOS, with the NUL
+
+
+class SocketPathTooLong(InvalidRequest):
+    """The socket path does not fit into the kernel's address structure."""
+
+    default_hint = "Set MLXD_SOCKET to a shorter path, for instance /tmp/mlxd-$UID/mlxd.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Every location that mlxd uses, for one environment."""
+
+    socket: Path
+    config_dir: Path
+    state_dir: Path
+    cache_dir: Path
+    log_dir: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.config_dir / "config.toml"
+
+    @property
+    def conversations_db(self) -> Path:
+        return self.state_dir / "conversations.db"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.socket.with_name(self.socket.name + ".lock")
+
+    @property
+    def log_file(self) -> Path:
+        return self.log_dir / "mlxd.log"
+
+
+def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
+    """Return the paths for `environ` (default: the process's own).
+
+    Raises:
+        SocketPathTooLong: the socket path has more than `SOCKET_PATH_MAX_BYTES` bytes.
+    """
+    env = os.environ if environ is None else environ
+    dirs = platformdirs.PlatformDirs(APP_NAME, appauthor=False)
+    state_dir = Path(env.get("MLXD_STATE_DIR") or dirs.user_state_dir)
+    return Paths(
+        socket=check_socket_path(_socket_path(env, state_dir)),
+        config_dir=Path(env.get("MLXD_CONFIG_DIR") or dirs.user_config_dir),
+        state_dir=state_dir,
+        cache_dir=Path(env.get("MLXD_CACHE_DIR") or dirs.user_cache_dir),
+        log_dir=Path(env.get("MLXD_LOG_DIR") or dirs.user_log_dir),
+    )
+
+
+def _socket_path(env: Mapping[str, str], state_dir: Path) -> Path:
+    if chosen := env.get("MLXD_SOCKET"):
+        return Path(chosen).absolute()
+    if runtime_dir := env.get("XDG_RUNTIME_DIR"):
+        return Path(runtime_dir) / APP_NAME / "mlxd.sock"
+    return state_dir / "mlxd.sock"
+
+
+def check_socket_path(path: Path) -> Path:
+    """Return `path`, or raise `SocketPathTooLong` with both lengths."""
+    size = len(os.fsencode(path))
+    if size > SOCKET_PATH_MAX_BYTES:
+        raise SocketPathTooLong(
+            f"The socket path has {size} bytes, more than the {SOCKET_PATH_MAX_BYTES} "
+            f"that a Unix socket address holds: {path}",
+            data={"bytes": size, "max_bytes": SOCKET_PATH_MAX_BYTES},
+        )
+    return path
