@@ -1,0 +1,1 @@
+"""The daemon: configuration, command line, model catalogue, front and engine."""

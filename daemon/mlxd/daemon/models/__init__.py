@@ -1,0 +1,1 @@
+"""The models on this machine; `pocket/` is the built-in one."""

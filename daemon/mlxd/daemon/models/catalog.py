@@ -1,0 +1,273 @@
+"""The models of this machine: the built-in one, configured ones, folders, the hub's cache.
+
+Reads files only, each time anew: what was pulled a moment ago is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlxd.daemon.config import Config, ModelConfig
+from mlxd.daemon.models import cache, names
+from mlxd.daemon.models.folder import BrokenFolder, check_folder, describe
+from mlxd.daemon.models.records import ModelRecord, ModelRef
+from mlxd.protocol.errors import ModelLoadFailed, ModelNotFound, PermissionDenied
+
+__all__ = ["BUILTIN_DIR", "BUILTIN_NAME", "Catalog", "ModelRecord", "ModelRef"]
+
+BUILTIN_NAME = "pocket"
+BUILTIN_DIR = Path(__file__).with_name(BUILTIN_NAME)
+_DEPTH = 2  # model_dirs may hold NAME/ or, as other tools do, ORG/NAME/
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A place where a model is, or should be."""
+
+    name: str
+    path: Path
+    source: str
+    revision: str | None = None
+    settings: ModelConfig = field(default_factory=ModelConfig)
+
+
+class Catalog:
+    """Finds models by name, for one configuration and environment."""
+
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str] | None = None,
+        *,
+        builtin_dir: Path = BUILTIN_DIR,
+    ) -> None:
+        self._config = config
+        env = config.process_environment(os.environ if environ is None else environ)
+        self._cache_dir = cache.hub_cache_dir(env)
+        self._builtin_dir = builtin_dir
+
+    @property
+    def cache_dir(self) -> Path:
+        """The Hugging Face cache that is read."""
+        return self._cache_dir
+
+    def resolve(
+        self,
+        name: str | None = None,
+        *,
+        adapter: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> ModelRef:
+        """Return the model that `name` means; None is the default model.
+
+        `adapter` (a folder, or a configured model's name) goes before the configured one.
+
+        Raises:
+            ModelNotFound: nothing has that name, or several have; `data.nearest` lists names.
+            ModelLoadFailed: it is there, but its folder is not a complete MLX model.
+            PermissionDenied: the model's own code is asked for and not allowed by configuration.
+        """
+        found = self._find(name or self._config.default_model)
+        self._check(found)
+        settings = found.settings
+        if trust_remote_code and not settings.trust_remote_code:
+            raise _code_not_allowed(found.name)
+        return ModelRef(
+            name=found.name,
+            path=str(found.path),
+            revision=found.revision,
+            trust_remote_code=settings.trust_remote_code,
+            keep_alive_s=settings.keep_alive_s,
+            pin=settings.pin,
+            adapter=self._adapter(adapter) if adapter else settings.adapter,
+            draft=self._draft(settings.draft),
+        )
+
+    def list(self) -> list[ModelRecord]:
+        """Return every model of this machine: built-in, configured, folders, cache; no doubles."""
+        records: dict[str, ModelRecord] = {}
+        for found in self._all():
+            record = describe(found.name, found.path, found.source, found.revision)
+            records.setdefault(os.path.realpath(record.path), record)
+        return [*records.values()]
+
+    def show(self, name: str | None = None) -> ModelRecord:
+        """Return the record of one model, complete or not. Raises ModelNotFound."""
+        found = self._find(name or self._config.default_model)
+        return describe(found.name, found.path, found.source, found.revision)
+
+    def names(self) -> Sequence[str]:
+        """Return every name that `resolve` takes as it is, aliases first."""
+        everything = [*self._config.aliases, *(found.name for found in self._all())]
+        return [*dict.fromkeys(everything)]
+
+    def _find(self, name: str) -> _Found:
+        target = self._unalias(name)
+        if (found := self._exact(target)) is not None:
+            return found
+        candidates = names.matches(target, self.names())
+        if len(candidates) == 1:
+            found = self._exact(self._unalias(candidates[0]))
+            if found is not None:
+                return found
+            candidates = []
+        raise self._not_found(name, target, candidates)
+
+    def _unalias(self, name: str) -> str:
+        while name in self._config.aliases:  # loops were refused when the file was read
+            name = self._config.aliases[name]
+        return name
+
+    def _exact(self, name: str) -> _Found | None:
+        if (settings := self._config.models.get(name)) is not None:
+            return self._configured(settings)
+        if name == BUILTIN_NAME:
+            return _Found(BUILTIN_NAME, self._builtin_dir, "builtin")
+        if _looks_like_path(name):
+            return _folder(name)
+        return self._in_dirs(name) or self._cached(name) or self._relative(name)
+
+    def _configured(self, settings: ModelConfig) -> _Found | None:
+        if settings.path:
+            return _Found(settings.name, Path(settings.path), "config", None, settings)
+        target = settings.repo or settings.name
+        if target == BUILTIN_NAME:
+            return _Found(settings.name, self._builtin_dir, "builtin", None, settings)
+        found = (
+            _folder(target)
+            if _looks_like_path(target)
+            else self._in_dirs(target) or self._cached(target, settings.revision)
+        )
+        if found is None:
+            raise ModelNotFound(
+                f"The configured model {settings.name!r} ({target}) is not on this machine.",
+                hint=f"Get it: mlx models pull {target}",
+                data={"nearest": []},
+            )
+        return _Found(settings.name, found.path, "config", found.revision, settings)
+
+    def _in_dirs(self, name: str) -> _Found | None:
+        return next((found for found in self._dir_models() if found.name == name), None)
+
+    def _cached(self, name: str, revision: str | None = None) -> _Found | None:
+        repo = cache.find_repo(self._cache_dir, name, revision)
+        if repo is None:
+            return None
+        return _Found(repo.name, repo.snapshot or repo.folder, "cache", repo.revision)
+
+    def _relative(self, name: str) -> _Found | None:
+        path = Path(name)
+        return _folder(name) if (path / "config.json").is_file() else None
+
+    def _all(self) -> Iterator[_Found]:
+        yield _Found(BUILTIN_NAME, self._builtin_dir, "builtin")
+        for settings in self._config.models.values():
+            try:
+                found = self._configured(settings)
+            except ModelNotFound:
+                continue
+            if found is not None:
+                yield found
+        yield from self._dir_models()
+        for name in cache.repo_names(self._cache_dir):
+            found = self._cached(name)
+            if found is not None:
+                yield found
+
+    def _dir_models(self) -> Iterator[_Found]:
+        for root in self._config.model_dirs:
+            base = Path(root).expanduser()
+            for path in _model_folders(base, _DEPTH):
+                yield _Found(path.relative_to(base).as_posix(), path, "folder")
+
+    def _check(self, found: _Found) -> None:
+        try:
+            check_folder(found.path)
+        except BrokenFolder as exc:
+            raise ModelLoadFailed(
+                f"The model {found.name} cannot be loaded: {exc.problem}.",
+                hint=_remedy(exc.remedy, found),
+                data={"model": found.name, "path": str(found.path)},
+            ) from exc
+
+    def _adapter(self, adapter: str) -> str:
+        configured = self._config.models.get(adapter)
+        path = Path((configured.adapter if configured else None) or adapter).expanduser()
+        if not (path / "adapter_config.json").is_file():
+            raise ModelNotFound(
+                f"There is no adapter {adapter!r}: {path} has no adapter_config.json.",
+                hint="Give the folder that mlx_lm.lora wrote.",
+                data={"nearest": []},
+            )
+        return str(path.absolute())
+
+    def _draft(self, draft: str | None) -> str | None:
+        if draft is None:
+            return None
+        found = self._find(draft)
+        self._check(found)
+        return str(found.path)
+
+    def _not_found(self, name: str, target: str, candidates: Sequence[str]) -> ModelNotFound:
+        if candidates:
+            return ModelNotFound(
+                f"{name!r} may mean several models: {', '.join(candidates)}.",
+                hint=f"Write more of the name, or set an alias: mlx models alias {name} NAME",
+                data={"nearest": [*candidates]},
+            )
+        near = names.nearest(target, self.names())
+        if near:
+            hint = f"Did you mean {' or '.join(near)}? See all: mlx models list"
+        elif cache.is_repo_name(target) and "/" in target:
+            hint = f"Get it: mlx models pull {target}"
+        else:
+            hint = ""
+        return ModelNotFound(f"There is no model {name!r} here.", hint=hint, data={"nearest": near})
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith(("/", "~", "./", "../")) or name in (".", "..")
+
+
+def _folder(name: str) -> _Found:
+    path = Path(name).expanduser().absolute()
+    if not path.is_dir():
+        raise ModelNotFound(
+            f"There is no folder {path}.",
+            hint="Check the path, or name a model: mlx models list",
+            data={"nearest": []},
+        )
+    return _Found(str(path), path, "folder")
+
+
+def _model_folders(base: Path, depth: int) -> Iterator[Path]:
+    try:
+        folders = sorted(path for path in base.iterdir() if path.is_dir())
+    except OSError:
+        return
+    for path in folders:
+        if (path / "config.json").is_file():
+            yield path
+        elif depth > 1:
+            yield from _model_folders(path, depth - 1)
+
+
+def _remedy(remedy: str, found: _Found) -> str:
+    if found.source == "builtin":
+        return "The installation is incomplete: install mlxd again."
+    if remedy == "convert":
+        return f"Convert it: mlx models convert {found.name} --output FOLDER"
+    if found.source == "cache":
+        return f"Download the rest: mlx models pull {found.name}"
+    return f"Check the folder {found.path}, or get the model again."
+
+
+def _code_not_allowed(name: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"The configuration does not allow {name} to run its own code.",
+        hint=f'If you trust it, write into config.toml: [models."{name}"] trust_remote_code = true',
+        data={"model": name},
+    )

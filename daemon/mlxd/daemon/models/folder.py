@@ -1,0 +1,271 @@
+"""Reads what a model's folder says about itself: files and headers, never the weights."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxd.daemon.models.records import ModelRecord
+
+HEADER_MAX_BYTES = 100_000_000
+"""The safetensors format's own limit for its JSON header."""
+
+CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+)
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+_OTHER_FORMATS = {
+    ".gguf": "GGUF",
+    ".bin": "PyTorch",
+    ".pt": "PyTorch",
+    ".pth": "PyTorch",
+    ".npz": "NPZ",
+}
+
+
+class BrokenFolder(Exception):
+    """A folder cannot be loaded as a model. `remedy` is pull, convert or choose."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    parameters: int
+    dtype: str | None
+
+
+def check_folder(path: Path) -> list[Path]:
+    """Return the weight files of a folder that is complete as far as its file list tells.
+
+    Raises:
+        BrokenFolder: config.json or weights are missing, or are of another format.
+    """
+    config = read_json(path / "config.json")
+    if config is None:
+        raise _not_a_model(path)
+    shards = _expected_shards(path)
+    missing = [shard for shard in shards if not (path / shard).is_file()]
+    if missing:
+        raise BrokenFolder(
+            f"{len(missing)} of {len(shards)} weight files are missing ({missing[0]}, …)"
+            if len(missing) > 1
+            else f"a weight file is missing ({missing[0]})",
+            "pull",
+        )
+    files = [path / shard for shard in shards] or sorted(path.glob("model*.safetensors"))
+    if any(not file.is_file() for file in files):
+        raise BrokenFolder("its weights were not downloaded completely", "pull")
+    if not files:
+        raise _no_weights(path)
+    return files
+
+
+def _not_a_model(path: Path) -> BrokenFolder:
+    if (path / "config.json").exists():
+        return BrokenFolder("its config.json is not a JSON object", "pull")
+    if other := _other_format(path):
+        return BrokenFolder(f"it holds {other} weights and no config.json", "convert")
+    return BrokenFolder("it has no config.json", "pull")
+
+
+def _no_weights(path: Path) -> BrokenFolder:
+    if other := _other_format(path):
+        return BrokenFolder(f"its weights are in {other} format, not in MLX format", "convert")
+    return BrokenFolder("it has no weights (model*.safetensors)", "pull")
+
+
+def _other_format(path: Path) -> str | None:
+    try:
+        names = sorted(entry.name for entry in os.scandir(path))
+    except OSError:
+        return None
+    return next((kind for n in names if (kind := _OTHER_FORMATS.get(Path(n).suffix))), None)
+
+
+def _expected_shards(path: Path) -> tuple[str, ...]:
+    index = path / "model.safetensors.index.json"
+    try:
+        seen = index.stat()
+    except OSError:
+        if index.is_symlink():
+            raise BrokenFolder("its list of weight files was not downloaded", "pull") from None
+        return ()
+    return _index_shards(str(index), seen.st_mtime_ns, seen.st_size)
+
+
+# Keyed by time and size as well: never stale, and the index of a big model is read once.
+@functools.lru_cache(maxsize=64)
+def _index_shards(index: str, _mtime_ns: int, _size: int) -> tuple[str, ...]:
+    weight_map = (read_json(Path(index)) or {}).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise BrokenFolder("its model.safetensors.index.json cannot be read", "pull")
+    # A name with a slash could point out of the folder.
+    return tuple(sorted({os.path.basename(str(name)) for name in weight_map.values()}))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None where there is no readable object."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def describe(name: str, path: Path, source: str, revision: str | None = None) -> ModelRecord:
+    """Return the record of a model's folder; a broken one has its `problem` filled in."""
+    try:
+        files = check_folder(path)
+        problem = None
+    except BrokenFolder as exc:
+        files, problem = sorted(path.glob("*.safetensors")), exc.problem
+    config = read_json(path / "config.json") or {}
+    bits, group_size = _quantization(config)
+    weights, truncated = _weights(files, bits)
+    return ModelRecord(
+        name=name,
+        path=str(path),
+        source=source,
+        bytes=sum(_size_of(file) for file in files),
+        bits=bits,
+        group_size=group_size,
+        dtype=weights.dtype,
+        context_tokens=_context_tokens(config),
+        architecture=_text(config.get("model_type")),
+        parameters=weights.parameters or None,
+        chat_template=_has_template(path),
+        revision=revision,
+        problem=problem or truncated,
+    )
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _context_tokens(config: dict[str, Any]) -> int | None:
+    inner = config.get("text_config")
+    for level in (config, inner if isinstance(inner, dict) else {}):
+        for key in CONTEXT_KEYS:
+            if isinstance(value := level.get(key), int) and value > 0:
+                return value
+    return None
+
+
+def _quantization(config: dict[str, Any]) -> tuple[int | None, int | None]:
+    about = config.get("quantization") or config.get("quantization_config")
+    if not isinstance(about, dict):
+        return None, None
+    bits, group_size = about.get("bits"), about.get("group_size")
+    return (
+        bits if isinstance(bits, int) else None,
+        group_size if isinstance(group_size, int) else None,
+    )
+
+
+def _has_template(path: Path) -> bool:
+    if any((path / name).is_file() for name in _TEMPLATE_FILES):
+        return True
+    return bool((read_json(path / "tokenizer_config.json") or {}).get("chat_template"))
+
+
+def _weights(files: list[Path], bits: int | None) -> tuple[_Weights, str | None]:
+    total, dtypes, problem = 0, dict[str, int](), None
+    for file in files:
+        try:
+            seen = file.stat()
+            part = _file_weights(str(file), seen.st_mtime_ns, seen.st_size, bits)
+        except OSError:
+            continue
+        except BrokenFolder as exc:
+            problem = exc.problem
+            continue
+        total += part.parameters
+        if part.dtype:
+            dtypes[part.dtype] = dtypes.get(part.dtype, 0) + part.parameters
+    return _Weights(total, max(dtypes, key=lambda d: dtypes[d], default=None)), problem
+
+
+@functools.lru_cache(maxsize=512)
+def _file_weights(file: str, _mtime_ns: int, size: int, bits: int | None) -> _Weights:
+    header, data_start = _read_header(Path(file), size)
+    tensors = {
+        name: entry
+        for name, entry in header.items()
+        if name != "__metadata__" and isinstance(entry, dict)
+    }
+    ends = [_offset_end(entry) for entry in tensors.values()]
+    if data_start + max(ends, default=0) > size:
+        raise BrokenFolder(f"{Path(file).name} is cut short", "pull")
+    return _count(tensors, bits)
+
+
+def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
+    """A safetensors file: 8 bytes with the header's length, a JSON header, the data."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        # Before reading: a bad length must not make us allocate.
+        if length > min(HEADER_MAX_BYTES, size):
+            raise BrokenFolder(f"{file.name} is not a complete safetensors file", "pull")
+        try:
+            header = json.loads(stream.read(length))
+        except (ValueError, RecursionError):
+            header = None
+    if not isinstance(header, dict):
+        raise BrokenFolder(f"{file.name} is not a safetensors file", "pull")
+    return header, 8 + length
+
+
+def _offset_end(entry: dict[str, Any]) -> int:
+    offsets = entry.get("data_offsets")
+    if isinstance(offsets, list) and len(offsets) == 2 and isinstance(offsets[1], int):
+        return offsets[1]
+    return 0
+
+
+def _count(tensors: dict[str, dict[str, Any]], bits: int | None) -> _Weights:
+    """Count the parameters; quantised weights are packed into 32-bit words.
+
+    Their scales and biases are no parameters of the model. The type is that of the rest.
+    """
+    total, dtypes = 0, dict[str, int]()
+    for name, entry in tensors.items():
+        stem, _, last = name.rpartition(".")
+        packed = f"{stem}.scales" in tensors
+        if packed and last in ("scales", "biases"):
+            dtype = str(entry.get("dtype"))
+            dtypes[dtype] = dtypes.get(dtype, 0) + 1
+            continue
+        shape = entry.get("shape")
+        if not isinstance(shape, list) or not all(isinstance(n, int) for n in shape):
+            continue
+        elements = math.prod(shape)
+        if packed and last == "weight" and bits:
+            total += elements * 32 // bits
+        else:
+            total += elements
+            dtypes[str(entry.get("dtype"))] = dtypes.get(str(entry.get("dtype")), 0) + elements
+    return _Weights(total, max(dtypes, key=lambda d: dtypes[d], default=None))
