@@ -298,23 +298,25 @@ def _error_position(message: str, text: str) -> tuple[int, int]:
 
 def line_of(text: str, table: tuple[str, ...], key: str) -> int | None:
     """Return the line (from 1) that gives `key` in `table`, or opens `table.key`; None: unsure."""
+    wanted = (*table, key)
     current: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
         if stripped.startswith("["):
-            current = _header_path(stripped)
-            if current[: len(table) + 1] == (*table, key):
-                return number
-        elif current == table and re.match(rf"[\"']?{re.escape(key)}[\"']?\s*[=.]", stripped):
+            current = found = _key_path(stripped)
+        else:
+            found = (*current, *_key_path(stripped.partition("=")[0] + "= 0"))
+        if found[: len(wanted)] == wanted:
             return number
     return None
 
 
-def _header_path(header: str) -> tuple[str, ...]:
+def _key_path(line: str) -> tuple[str, ...]:
+    """Return the keys that one line of TOML opens: `[a."b"]` gives a and b."""
     try:
-        inner: Any = tomllib.loads(header)
+        inner: Any = tomllib.loads(line)
     except tomllib.TOMLDecodeError:
-        return ("\0",)  # a line inside a multi-line value: equals no table
+        return ("\0",)  # a line inside a multi-line value: equals no key
     path: list[str] = []
     while isinstance(inner, dict) and inner:
         name = next(iter(inner))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "models--"
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_NAME_MAX = 96 + 1 + 96  # the hub's limit for each part
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
 
 
@@ -41,7 +42,8 @@ def hub_cache_dir(environ: Mapping[str, str], home: Path | None = None) -> Path:
 
 def is_repo_name(name: str) -> bool:
     """Return whether `name` has the form of a Hugging Face id."""
-    return bool(_REPO.fullmatch(name)) and ".." not in name and "--" not in name
+    fits = len(name) <= _NAME_MAX and ".." not in name and "--" not in name
+    return fits and bool(_REPO.fullmatch(name))
 
 
 def repo_folder(cache_dir: Path, name: str) -> Path:
@@ -61,8 +63,7 @@ def repo_names(cache_dir: Path) -> list[str]:
 
 def find_repo(cache_dir: Path, name: str, revision: str | None = None) -> CachedRepo | None:
     """Return what the cache has of a repository; None where it has nothing at all."""
-    folder = repo_folder(cache_dir, name)
-    if not is_repo_name(name) or not folder.is_dir():
+    if not is_repo_name(name) or not (folder := repo_folder(cache_dir, name)).is_dir():
         return None
     for commit in _commits(folder, revision):
         snapshot = folder / "snapshots" / commit

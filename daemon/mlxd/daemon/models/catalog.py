@@ -159,8 +159,8 @@ class Catalog:
         return _Found(repo.name, repo.snapshot or repo.folder, "cache", repo.revision)
 
     def _relative(self, name: str) -> _Found | None:
-        path = Path(name)
-        return _folder(name) if (path / "config.json").is_file() else None
+        is_model = os.path.isfile(os.path.join(name, "config.json"))
+        return _folder(name) if is_model else None
 
     def _all(self) -> Iterator[_Found]:
         yield _Found(BUILTIN_NAME, self._builtin_dir, "builtin")
@@ -195,8 +195,9 @@ class Catalog:
 
     def _adapter(self, adapter: str) -> str:
         configured = self._config.models.get(adapter)
-        path = Path((configured.adapter if configured else None) or adapter).expanduser()
-        if not (path / "adapter_config.json").is_file():
+        chosen = (configured.adapter if configured else None) or adapter
+        path = Path(os.path.expanduser(chosen))
+        if not os.path.isfile(path / "adapter_config.json"):
             raise ModelNotFound(
                 f"There is no adapter {adapter!r}: {path} has no adapter_config.json.",
                 hint="Give the folder that mlx_lm.lora wrote.",
@@ -225,7 +226,10 @@ class Catalog:
             hint = f"Get it: mlx models pull {target}"
         else:
             hint = ""
-        return ModelNotFound(f"There is no model {name!r} here.", hint=hint, data={"nearest": near})
+        shown = name if len(name) < 200 else f"{name[:200]}…"
+        return ModelNotFound(
+            f"There is no model {shown!r} here.", hint=hint, data={"nearest": near}
+        )
 
 
 def _looks_like_path(name: str) -> bool:
@@ -233,8 +237,9 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _folder(name: str) -> _Found:
-    path = Path(name).expanduser().absolute()
-    if not path.is_dir():
+    # os.path answers False to names that no file system takes; pathlib raises.
+    path = Path(os.path.expanduser(name)).absolute()
+    if not os.path.isdir(path):
         raise ModelNotFound(
             f"There is no folder {path}.",
             hint="Check the path, or name a model: mlx models list",

@@ -1,0 +1,182 @@
+"""Settings: where they come from, in which order, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon.config import SETTINGS, TABLES, Config, ConfigError, load_config
+from mlxd.protocol.paths import Paths
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(
+        socket=tmp_path / "s.sock",
+        config_dir=tmp_path,
+        state_dir=tmp_path / "state",
+        cache_dir=tmp_path / "cache",
+        log_dir=tmp_path / "log",
+    )
+
+
+def write(paths: Paths, text: str) -> None:
+    paths.config_file.write_text(text, "utf-8")
+
+
+def failure(paths: Paths, text: str) -> ConfigError:
+    write(paths, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(paths, {})
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+def test_without_a_file_every_setting_has_its_default(paths: Paths) -> None:
+    assert load_config(paths, {}) == Config()
+
+
+def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(paths: Paths) -> None:
+    write(paths, "max_queue = 10\nmax_depth = 20\nmax_connections = 30\n")
+    environ = {"MLXD_MAX_DEPTH": "21", "MLXD_MAX_CONNECTIONS": "31"}
+    config = load_config(paths, environ, {"max_connections": 32, "preload": None})
+    assert (config.max_queue, config.max_depth, config.max_connections) == (10, 21, 32)
+    assert config.preload is True
+
+
+def test_models_aliases_and_environment_are_read(paths: Paths) -> None:
+    write(
+        paths,
+        """
+        [models."org/big"]
+        trust_remote_code = true
+        keep_alive_s = "forever"
+        [models.mine]
+        path = "models/mine"
+        pin = true
+        [aliases]
+        b = "org/big"
+        [environment]
+        HF_HOME = "/data/hf"
+        """,
+    )
+    config = load_config(paths, {})
+    assert config.models["org/big"].trust_remote_code
+    assert config.models["org/big"].keep_alive_s == -1
+    assert config.models["mine"].path == str(paths.config_dir / "models/mine")
+    assert config.aliases == {"b": "org/big"}
+    assert config.process_environment({"HF_HOME": "/mine"}) == {"HF_HOME": "/mine"}
+    assert config.process_environment({}) == {"HF_HOME": "/data/hf"}
+
+
+def test_a_damaged_file_is_named_with_line_and_column(paths: Paths) -> None:
+    error = failure(paths, "preload = true\nmax_queue = = 3\n")
+    assert (error.data["line"], error.data["column"]) == (2, 13)
+    assert f"{paths.config_file}, line 2, column 13" in error.message
+
+
+def test_a_file_that_breaks_off_is_named_with_its_last_line(paths: Paths) -> None:
+    error = failure(paths, 'preload = true\ndefault_model = "po')
+    assert error.data["line"] == 2
+
+
+def test_an_unknown_setting_names_its_line_and_the_nearest_one(paths: Paths) -> None:
+    error = failure(paths, "preload = true\n\nmax_que = 3\n")
+    assert error.data["line"] == 3
+    assert "max_que is not a setting" in error.message
+    assert error.hint == "Did you mean max_queue?"
+
+
+def test_an_unknown_setting_of_a_model_is_found_below_its_header(paths: Paths) -> None:
+    error = failure(paths, 'pin = 1\n[models."a/b"]\nrevison = "x"\n'.replace("pin = 1\n", "\n"))
+    assert error.data["line"] == 3
+    assert error.hint == "Did you mean revision?"
+    assert 'models."a/b".revison' in error.message
+
+
+def test_an_unknown_table_names_the_nearest_one(paths: Paths) -> None:
+    error = failure(paths, "\n[model.x]\npath = '/x'\n")
+    assert error.data["line"] == 2
+    assert error.hint == "Did you mean models?"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("preload = 1", "preload must be true or false, not 1"),
+        ("max_queue = true", "max_queue must be an integer, not True"),
+        ("max_queue = 0", "max_queue must be an integer of at least 1, not 0"),
+        ("drain_s = 'soon'", "drain_s must be a number of seconds, not 'soon'"),
+        ("keep_alive_s = -5", 'keep_alive_s must be a number of seconds, or "forever", not -5'),
+        ("drain_s = nan", "drain_s must be a number of seconds, not nan"),
+        ("log_level = 'loud'", "log_level must be one of debug, info, warning, error, not 'loud'"),
+        ("memory_budget_bytes = 'much'", 'as in 8000000000 or "8 GB", not'),
+        ("default_model = ''", "default_model must be a non-empty string, not ''"),
+        ("aliases = 3", "aliases must be a table: [aliases]"),
+        ("models.x = 3", "models.x must be a table: [models.x]"),
+        ("aliases.a = 3", "aliases.a must be a string"),
+    ],
+)
+def test_a_wrong_value_names_the_setting_and_what_it_must_be(
+    paths: Paths, line: str, expected: str
+) -> None:
+    error = failure(paths, line)
+    assert expected in error.message
+    assert error.data["line"] == 1
+
+
+def test_a_path_and_a_repository_exclude_each_other(paths: Paths) -> None:
+    error = failure(paths, "[models.x]\npath = '/x'\nrepo = 'a/b'\n")
+    assert error.data["line"] == 3
+
+
+def test_an_alias_that_leads_back_to_itself_is_refused(paths: Paths) -> None:
+    assert "leads back to itself" in failure(paths, "[aliases]\na = 'b'\nb = 'a'\n").message
+
+
+def test_a_file_that_is_not_text_is_refused(paths: Paths) -> None:
+    paths.config_file.write_bytes(b"preload = \xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(paths, {})
+
+
+def test_a_folder_in_place_of_the_file_is_refused(paths: Paths) -> None:
+    paths.config_file.mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(paths, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("preload", "off", False),
+        ("preload", "TRUE", True),
+        ("keep_alive_s", "forever", -1.0),
+        ("keep_alive_s", "90", 90.0),
+        ("drain_s", "2.5", 2.5),
+        ("memory_budget_bytes", "8GB", 8_000_000_000),
+        ("memory_budget_bytes", "1.5 GiB", 1_610_612_736),
+        ("model_dirs", "/a:/b", ("/a", "/b")),
+    ],
+)
+def test_a_variable_is_read_by_its_setting_s_kind(
+    paths: Paths, name: str, text: str, value: object
+) -> None:
+    config = load_config(paths, {f"MLXD_{name.upper()}": text})
+    assert getattr(config, name) == value
+
+
+def test_a_wrong_variable_is_named(paths: Paths) -> None:
+    with pytest.raises(ConfigError, match="MLXD_MAX_QUEUE must be an integer, not 'many'"):
+        load_config(paths, {"MLXD_MAX_QUEUE": "many"})
+
+
+def test_every_default_passes_its_own_check() -> None:
+    for entry in SETTINGS.values():
+        if entry.default is not None:
+            assert entry.check(entry.default) == entry.default
+
+
+def test_every_field_is_a_setting_or_a_table() -> None:
+    assert {*SETTINGS, *TABLES} == set(Config.__dataclass_fields__)
