@@ -1,0 +1,39 @@
+"""`python -m mlxd.daemon.engine --fd N --options JSON`: started by the front, never by hand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import socket
+import sys
+
+from mlxd.daemon.engine.link import Inbox, Link
+from mlxd.daemon.engine.options import EngineOptions
+
+
+def main() -> int:
+    """Serve the front on the inherited socket until it goes or nothing is resident."""
+    parser = argparse.ArgumentParser(prog="mlxd engine")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--options", default="{}")
+    arguments = parser.parse_args()
+    sock = socket.socket(fileno=arguments.fd)
+    options = EngineOptions.from_json(arguments.options)
+    inbox: Inbox = queue.SimpleQueue()
+    link = Link(sock, inbox)
+    link.start()
+    # Only now, since it takes seconds: the front's pings are answered meanwhile.
+    from mlxd.daemon.engine.mlx_start import serve
+
+    reason = serve(link, inbox, options)
+    sys.stderr.flush()
+    if reason == "empty":
+        link.notify("bye", {"reason": reason})
+    sock.shutdown(socket.SHUT_WR)
+    # Threads of MLX and of tokenizers need no farewell, and may take long over one.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The engine's end of the socket to the front. Reads on a thread of its own, writes from any."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from mlxd.protocol.codec import Decoder, Encoding, encode
+from mlxd.protocol.errors import MlxdError
+from mlxd.protocol.messages import Message, Notification, Request, Response
+
+READ_BYTES = 1 << 18
+EXIT_GRACE_S = 3.0
+"""How long the compute thread may finish its step after the front has gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontGone:
+    """Put into the inbox when the front has closed the link."""
+
+
+Inbox = queue.SimpleQueue[Any]
+
+
+class Link:
+    """Messages from the front go into `inbox`; `send` writes one message back."""
+
+    def __init__(self, sock: socket.socket, inbox: Inbox) -> None:
+        self._sock = sock
+        self._inbox = inbox
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to read."""
+        threading.Thread(target=self._read, name="link", daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        """Write one message. A front that has gone is noticed by the reader, so it is no error."""
+        data = encode(message, Encoding.MSGPACK)
+        try:
+            with self._lock:
+                self._sock.sendall(data)
+        except OSError:
+            self._inbox.put(FrontGone())
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        self.send(Notification(method, params))
+
+    def answer(self, request_id: Any, result: Any) -> None:
+        self.send(Response(request_id, None, result))
+
+    def refuse(self, request_id: Any, error: MlxdError) -> None:
+        self.send(Response(request_id, error.to_map(), None))
+
+    def _read(self) -> None:
+        decoder = Decoder(trusted=True)
+        while True:
+            try:
+                data = self._sock.recv(READ_BYTES)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            decoder.feed(data)
+            for message in decoder:
+                if isinstance(message, Request) and message.method == "ping":
+                    # Answered here: it tells that the process lives, not that it makes progress.
+                    self.answer(message.id, {"pong": True})
+                else:
+                    self._inbox.put(message)
+        self._inbox.put(FrontGone())
+        timer = threading.Timer(EXIT_GRACE_S, os._exit, (0,))
+        timer.daemon = True
+        timer.start()

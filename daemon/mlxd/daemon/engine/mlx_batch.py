@@ -1,0 +1,340 @@
+"""Sequences of one model that are decoded together, and prompts on their way to join them.
+
+Built on the caches of mlx-lm (`merge`, `extend`, `filter`, `extract`), with a decoding step of its
+own instead of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-step.md` says why.
+
+One step runs ahead: while the caller handles the tokens of one step, the next is being computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlxd.daemon.engine.mlx_sampling import BatchSampler, SamplingParams, describe_logprobs
+
+if TYPE_CHECKING:
+    from mlxd.daemon.engine.constraints import ConstraintState
+
+Cache = list[Any]
+"""One cache object of mlx-lm per layer."""
+Processor = Callable[[mx.array, mx.array], mx.array]
+"""(token ids (n,), logits (1, vocabulary)) to logits, as in `mlx_lm.sample_utils`."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One sequence that is being decoded."""
+
+    uid: int
+    sampling: SamplingParams
+    processors: tuple[Processor, ...] = ()
+    context: mx.array | None = None
+    context_size: int = 0
+    constraint: ConstraintState | None = None
+    constrain_after: tuple[int, ...] = ()
+    logprobs: int = -1
+    steps: int = 0
+    _tail: list[int] = field(default_factory=list)
+    _started: bool = False
+
+    def allowed(self, token: int, width: int) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+        """Take in the token that is fed now; return the mask for the next one, or None.
+
+        With `constrain_after` (the end-of-reasoning marker) the constraint begins behind it.
+        """
+        assert self.constraint is not None
+        if self.constrain_after:
+            if not self._started:
+                self._started = True
+                return None
+            self._tail = [*self._tail, token][-len(self.constrain_after) :]
+            if tuple(self._tail) != self.constrain_after:
+                return None
+            self.constrain_after = ()
+        elif self._started:
+            self.constraint.advance(token)
+        self._started = True
+        if self.constraint.finished and not self.constraint.accepting:
+            return None
+        return self.constraint.mask()[:width]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """One token of one row. `top` holds (token, log-probability) pairs, most likely first."""
+
+    uid: int
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Everything that a row needs to go on later, its next token included."""
+
+    row: Row
+    cache: Cache
+    next_token: mx.array
+    next_info: tuple[Any, ...] | None
+
+
+def mergeable(model: Any) -> bool:
+    """Whether the model's caches can hold several sequences."""
+    return all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
+
+
+def merge(caches: Sequence[Cache]) -> Cache:
+    """Return one batched cache from several single ones (which stay as they are)."""
+    return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
+
+
+class Prefill:
+    """A prompt that is computed chunk by chunk, up to its last token.
+
+    The last token is left for the first decoding step, as in mlx-lm.
+    """
+
+    def __init__(self, model: Any, tokens: list[int], cache: Cache | None = None, done: int = 0):
+        assert done < len(tokens), "at least the last token remains to be fed"
+        self.model = model
+        self.tokens = tokens
+        self.cache: Cache = make_prompt_cache(model) if cache is None else cache
+        self.done = done
+
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - 1 - self.done
+
+    def run(self, tokens: int) -> int:
+        """Compute up to `tokens` more and return how many it were."""
+        count = min(tokens, self.left)
+        if count > 0:
+            chunk = mx.array(self.tokens[self.done : self.done + count])
+            self.model(chunk[None], cache=self.cache)
+            mx.eval([layer.state for layer in self.cache])
+            self.done += count
+        return count
+
+
+class DecodeBatch:
+    """Rows that decode together. `step` emits one token for each of them."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.rows: list[Row] = []
+        self._cache: Cache = []
+        self._batched = False
+        self._next: mx.array | None = None
+        self._info: tuple[Any, ...] | None = None
+        self._sampler = BatchSampler([])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def start(self, rows: list[Row], caches: list[Cache], last_tokens: list[int]) -> None:
+        """Add rows whose prompts are computed up to their last token. Takes the caches over."""
+        fresh = DecodeBatch(self.model)
+        fresh.rows = rows
+        fresh._batched = len(rows) > 1
+        fresh._cache = merge(caches) if fresh._batched else caches[0]
+        fresh._rows_changed()
+        fresh._launch(mx.array(last_tokens, dtype=mx.uint32))
+        self._join(fresh)
+
+    def resume(self, parked: Parked) -> None:
+        """Put a parked row back; it goes on with the token it had computed last."""
+        back = DecodeBatch(self.model)
+        back.rows = [parked.row]
+        back._cache = parked.cache
+        back._next, back._info = parked.next_token, parked.next_info
+        self._join(back)
+
+    def step(self) -> list[Emitted]:
+        """Start computing the next tokens, then return the current ones, one per row."""
+        assert self._next is not None, "step needs rows"
+        current, info = self._next, self._info
+        self._launch(current)
+        tokens: list[int] = current.tolist()
+        return self._emitted(tokens, info)
+
+    def cache_of(self, uid: int) -> Cache:
+        """Return a copy of one row's cache. It covers the prompt and every token emitted so far."""
+        index = self._index(uid)
+        if not self._batched:
+            return self._cache
+        return [layer.extract(index) for layer in self._cache]
+
+    def park(self, uid: int) -> Parked:
+        """Take a row out, to be resumed."""
+        index = self._index(uid)
+        assert self._next is not None
+        parked = Parked(
+            row=self.rows[index],
+            cache=self.cache_of(uid),
+            next_token=self._next[index : index + 1],
+            next_info=_pick(self._info, [index]),
+        )
+        mx.eval(parked.next_token, [layer.state for layer in parked.cache])
+        self.remove([uid])
+        return parked
+
+    def remove(self, uids: Iterable[int]) -> None:
+        """Drop rows that ended."""
+        gone = set(uids)
+        keep = [index for index, row in enumerate(self.rows) if row.uid not in gone]
+        if len(keep) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in keep]
+        if not keep:
+            self._cache, self._next, self._info, self._batched = [], None, None, False
+        else:
+            self._filter(keep)
+        self._rows_changed()
+
+    def _filter(self, keep: list[int]) -> None:
+        assert self._next is not None
+        picked = mx.array(keep)
+        self._next = self._next[picked]
+        self._info = _pick(self._info, keep)
+        if len(keep) == 1:
+            # A single sequence decodes faster without the masks that a batch needs.
+            self._cache = [layer.extract(keep[0]) for layer in self._cache]
+            self._batched = False
+            return
+        for layer in self._cache:
+            layer.filter(picked)
+
+    def _join(self, other: DecodeBatch) -> None:
+        if not self.rows:
+            self._cache, self._batched = other._cache, other._batched
+            self._next, self._info = other._next, other._info
+        else:
+            self._become_batched()
+            other._become_batched()
+            for mine, theirs in zip(self._cache, other._cache, strict=True):
+                mine.extend(theirs)
+            assert self._next is not None
+            assert other._next is not None
+            self._next = mx.concatenate([self._next, other._next])
+            self._info = _concatenate(self._info, other._info, len(self.rows), len(other.rows))
+        self.rows = self.rows + other.rows
+        self._rows_changed()
+
+    def _become_batched(self) -> None:
+        if not self._batched:
+            self._cache = merge([self._cache])
+            self._batched = True
+
+    def _rows_changed(self) -> None:
+        self._sampler = BatchSampler([row.sampling for row in self.rows])
+        self._penalised = any(row.processors for row in self.rows)
+        self._constrained = any(row.constraint is not None for row in self.rows)
+        self._alternatives = max((row.logprobs for row in self.rows), default=-1)
+
+    def _launch(self, inputs: mx.array) -> None:
+        logits = self.model(inputs[:, None], cache=self._cache)[:, -1, :]
+        if self._penalised:
+            logits = self._apply_processors(logits, inputs)
+        if self._constrained:
+            logits = self._apply_constraints(logits, inputs)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        sampled = self._sampler(logprobs, [row.steps for row in self.rows])
+        info: tuple[Any, ...] | None = None
+        if self._alternatives >= 0:
+            info = describe_logprobs(logprobs, sampled, self._alternatives)
+        mx.async_eval(sampled, *(array for array in info or () if array is not None))
+        for row in self.rows:
+            row.steps += 1
+        self._next, self._info = sampled, info
+
+    def _apply_processors(self, logits: mx.array, inputs: mx.array) -> mx.array:
+        done = []
+        for index, row in enumerate(self.rows):
+            row_logits = logits[index : index + 1]
+            if row.processors:
+                known = [] if row.context is None else [row.context]
+                fed = inputs[index : index + 1].astype(mx.uint32)
+                row.context = mx.concatenate([*known, fed])[-row.context_size :]
+                for processor in row.processors:
+                    row_logits = processor(row.context, row_logits)
+            done.append(row_logits)
+        return mx.concatenate(done, axis=0)
+
+    def _apply_constraints(self, logits: mx.array, inputs: mx.array) -> mx.array:
+        # The forward pass runs while the masks are made from the tokens that went into it.
+        mx.async_eval(logits)
+        tokens: list[int] = inputs.tolist()
+        width = logits.shape[-1]
+        allowed = np.ones((len(self.rows), width), dtype=np.bool_)
+        for index, row in enumerate(self.rows):
+            if row.constraint is None:
+                continue
+            mask = row.allowed(tokens[index], width)
+            if mask is not None:
+                allowed[index, : len(mask)] = mask
+                allowed[index, len(mask) :] = False
+        return mx.where(mx.array(allowed), logits, -mx.inf)
+
+    def _emitted(self, tokens: list[int], info: tuple[Any, ...] | None) -> list[Emitted]:
+        if info is None:
+            return [Emitted(row.uid, token) for row, token in zip(self.rows, tokens, strict=True)]
+        chosen = info[0].tolist()
+        ids = info[1].tolist() if info[1] is not None else [[]] * len(tokens)
+        values = info[2].tolist() if info[2] is not None else [[]] * len(tokens)
+        return [
+            Emitted(
+                row.uid,
+                tokens[index],
+                chosen[index] if row.logprobs >= 0 else None,
+                tuple(zip(ids[index], values[index], strict=True))[: max(row.logprobs, 0)],
+            )
+            for index, row in enumerate(self.rows)
+        ]
+
+    def _index(self, uid: int) -> int:
+        return next(index for index, row in enumerate(self.rows) if row.uid == uid)
+
+
+def _pick(info: tuple[Any, ...] | None, keep: list[int]) -> tuple[Any, ...] | None:
+    if info is None:
+        return None
+    picked = mx.array(keep)
+    return tuple(None if array is None else array[picked] for array in info)
+
+
+def _concatenate(
+    mine: tuple[Any, ...] | None, theirs: tuple[Any, ...] | None, rows: int, new_rows: int
+) -> tuple[Any, ...] | None:
+    """Join what two batches know of their next tokens; who knows less is filled up with blanks."""
+    if mine is None and theirs is None:
+        return None
+    width = max(_alternatives(mine), _alternatives(theirs))
+    first, second = _widen(mine, rows, width), _widen(theirs, new_rows, width)
+    return tuple(
+        None if a is None else mx.concatenate([a, b]) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _alternatives(info: tuple[Any, ...] | None) -> int:
+    return 0 if info is None or info[1] is None else int(info[1].shape[1])
+
+
+def _widen(info: tuple[Any, ...] | None, rows: int, width: int) -> tuple[Any, ...]:
+    chosen = mx.zeros((rows,)) if info is None else info[0]
+    if not width:
+        return (chosen, None, None)
+    have = _alternatives(info)
+    blank = width - have
+    ids = mx.zeros((rows, blank), dtype=mx.uint32)
+    values = mx.full((rows, blank), -mx.inf)
+    if info is not None and info[1] is not None:
+        ids = mx.concatenate([info[1].astype(mx.uint32), ids], axis=1)
+        values = mx.concatenate([info[2], values], axis=1)
+    return (chosen, ids, values)

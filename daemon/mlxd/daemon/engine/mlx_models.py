@@ -1,0 +1,172 @@
+"""Resident models: loading in slices, adapters on a shared base, and what is known of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+from mlx_lm.utils import load_adapters, load_model
+
+from mlxd.daemon.engine.job import ModelRef
+from mlxd.daemon.engine.mlx_batch import DecodeBatch, mergeable
+from mlxd.daemon.engine.mlx_prepare import Tokenizer
+from mlxd.daemon.engine.model_files import fingerprint, kv_bytes_per_token
+from mlxd.daemon.engine.pacing import PrefillPacer
+from mlxd.daemon.engine.scheduler import Lane
+from mlxd.protocol.errors import ModelLoadFailed
+
+LOAD_SLICE_BYTES = 256 * 2**20
+"""Weights that are read between two decoding steps of other models: tens of milliseconds."""
+
+
+@dataclass(slots=True)
+class Host:
+    """A resident model and the batches that decode with it."""
+
+    ref: ModelRef
+    model: Any
+    tokenizer: Tokenizer
+    bytes: int
+    fingerprint: str
+    keep_alive_s: float
+    pinned: bool
+    load_s: float = 0.0
+    last_used_s: float = field(default_factory=time.monotonic)
+    pacer: PrefillPacer = field(default_factory=PrefillPacer)
+    batches: dict[Lane, list[DecodeBatch]] = field(default_factory=dict)
+    mergeable: bool = True
+    trimmable: bool = True
+    kv_bytes_per_token: int = 0
+
+    def batch_for(self, lane: Lane) -> DecodeBatch:
+        """Return the batch that a new row of `lane` joins."""
+        batches = self.batches.setdefault(lane, [])
+        if not self.mergeable or not batches:
+            batches.append(DecodeBatch(self.model))
+        return batches[-1]
+
+    def batch_of(self, uid: int) -> DecodeBatch | None:
+        """Return the batch that holds the row, or None."""
+        for batches in self.batches.values():
+            for batch in batches:
+                if any(row.uid == uid for row in batch.rows):
+                    return batch
+        return None
+
+    def tidy(self) -> None:
+        """Forget batches without rows."""
+        for lane in list(self.batches):
+            self.batches[lane] = [batch for batch in self.batches[lane] if len(batch)]
+            if not self.batches[lane]:
+                del self.batches[lane]
+
+
+class Loader:
+    """Loads one model in slices, so that models that are already decoding go on meanwhile."""
+
+    def __init__(self, ref: ModelRef, base: Host | None = None) -> None:
+        self.ref = ref
+        self._started = time.monotonic()
+        self._base = base
+        self._model: Any = None
+        self._work: Iterator[None] | None = None
+
+    def advance(self) -> bool:
+        """Do one slice of work; returns whether the model is complete.
+
+        Raises:
+            ModelLoadFailed: says what is wrong with the folder, and what to do.
+        """
+        try:
+            if self._work is None:
+                self._model = self._open()
+                self._work = self._read()
+            next(self._work)
+        except StopIteration:
+            return True
+        except ModelLoadFailed:
+            raise
+        except Exception as exc:  # mlx-lm raises what the files make it raise
+            raise load_failed(self.ref, exc) from exc
+        return False
+
+    def host(self, tokenizer: Tokenizer, default_keep_alive_s: float) -> Host:
+        """Return the loaded model with its tokenizer."""
+        config = tokenizer.config
+        cache = make_prompt_cache(self._model)
+        keep_alive_s = self.ref.keep_alive_s
+        return Host(
+            ref=self.ref,
+            model=self._model,
+            tokenizer=tokenizer,
+            bytes=self.own_bytes(),
+            fingerprint=fingerprint(Path(self.ref.path), self.ref.adapter),
+            keep_alive_s=default_keep_alive_s if keep_alive_s is None else keep_alive_s,
+            pinned=self.ref.pin,
+            load_s=time.monotonic() - self._started,
+            mergeable=mergeable(self._model),
+            trimmable=can_trim_prompt_cache(cache),
+            kv_bytes_per_token=kv_bytes_per_token(config, self._kv_item_bytes()) or 0,
+        )
+
+    def own_bytes(self) -> int:
+        """Return the bytes of weights that this model does not share with its base."""
+        total = sum(array.nbytes for _, array in tree_flatten(self._model.parameters()))
+        shared = self._base.bytes if self._base is not None else 0
+        return max(0, total - shared)
+
+    def _open(self) -> Any:
+        model, _config = load_model(
+            Path(self.ref.path), lazy=True, trust_remote_code=self.ref.trust_remote_code
+        )
+        if self._base is not None:
+            # The same arrays, not copies: an adapter costs its own few megabytes only.
+            model.update(self._base.model.parameters())
+        if self.ref.adapter:
+            model = load_adapters(model, self.ref.adapter)
+            model.eval()
+        return model
+
+    def _read(self) -> Iterator[None]:
+        pending: list[mx.array] = []
+        size = 0
+        for _, array in tree_flatten(self._model.parameters()):
+            pending.append(array)
+            size += array.nbytes
+            if size >= LOAD_SLICE_BYTES:
+                mx.eval(pending)
+                pending, size = [], 0
+                yield
+        mx.eval(pending)
+
+    def _kv_item_bytes(self) -> int:
+        floats = [
+            array.dtype.size
+            for _, array in tree_flatten(self._model.parameters())
+            if mx.issubdtype(array.dtype, mx.floating)
+        ]
+        # Norms and scales keep the type in which the model computes.
+        return min(floats, default=2)
+
+
+def load_failed(ref: ModelRef, exc: Exception) -> ModelLoadFailed:
+    """Translate what mlx-lm raised into words that help."""
+    text = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
+    hint = ""
+    lowered = str(exc).lower()
+    if "trust_remote_code" in lowered or "model_file" in lowered:
+        hint = (
+            f'It needs its own code: set trust_remote_code = true under [models."{ref.name}"] '
+            "in config.toml, if you trust it."
+        )
+    elif "not supported" in lowered:
+        hint = "Its architecture is unknown to the installed mlx-lm: pip install -U mlx-lm"
+    elif "parameters not in model" in lowered or "missing" in lowered or "shape" in lowered:
+        hint = "The weights do not fit config.json: pull the model again, or convert it for MLX."
+    return ModelLoadFailed(f"{ref.name} cannot be loaded: {text}", hint=hint)

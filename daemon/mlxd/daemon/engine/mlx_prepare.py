@@ -1,0 +1,296 @@
+"""Turns requests into prompts: chat templates, tokens, constraints. Runs off the compute thread.
+
+Touches tokenizers only, never an array of MLX.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_lm.tokenizer_utils import load as load_tokenizer
+from mlx_lm.utils import load_config
+
+from mlxd.daemon.engine.constraints import ConstraintCompiler
+from mlxd.daemon.engine.job import Job, ModelRef, Prepared
+from mlxd.daemon.engine.model_files import context_tokens
+from mlxd.protocol.errors import ContextOverflow, InvalidParams, ModelLoadFailed
+
+FIM_MARKERS = (
+    # prefix, suffix, middle; whether the suffix comes first is never the case in these families
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, CodeGemma
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
+    ("<PRE>", "<SUF>", "<MID>"),  # CodeLlama
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+)
+FIM_ENDS = ("<|endoftext|>", "<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<EOT>", "▁<EOT>")
+CUT_MIN_TOKENS = 16
+"""A shared beginning shorter than this is not worth a snapshot."""
+
+
+class Tokenizer:
+    """A model's tokenizer with all that turns requests into tokens.
+
+    Raises:
+        ModelLoadFailed: the tokenizer's files are missing or damaged.
+    """
+
+    def __init__(self, ref: ModelRef) -> None:
+        folder = Path(ref.path)
+        try:
+            self.config: dict[str, Any] = load_config(folder)
+            self.wrapper = load_tokenizer(
+                folder,
+                {"trust_remote_code": True} if ref.trust_remote_code else None,
+                eos_token_ids=self.config.get("eos_token_id"),
+            )
+        except Exception as exc:  # transformers raises anything from OSError to RuntimeError
+            raise _tokenizer_failed(ref, exc) from exc
+        self.name = ref.name
+        self.context_tokens = context_tokens(self.config)
+        self.vocabulary: dict[str, int] = self.wrapper.get_vocab()
+        self._compiler: ConstraintCompiler | None = None
+
+    def prepare(self, job: Job) -> Prepared:
+        """Return the job's prompt.
+
+        Raises:
+            InvalidParams: the template or the model cannot do what is asked.
+            ContextOverflow: the prompt leaves no room for a single token.
+            ConstraintInvalid: the schema, regex or grammar is refused.
+        """
+        method = job.method
+        if method == "prefill":
+            given = job.params
+            method = next(
+                name
+                for name, key in (("chat", "messages"), ("generate", "prompt"), ("fill", "prefix"))
+                if given.get(key) is not None
+            )
+        prepared = PREPARERS[method](self, job.params)
+        if not prepared.tokens:
+            raise InvalidParams("prompt", "has no tokens", hint="Give some text to continue.")
+        self._check_context(len(prepared.tokens))
+        constraint = self._constraint(job.params)
+        if constraint is None:
+            return prepared
+        return Prepared(
+            prepared.tokens,
+            prepared.reasoning,
+            prepared.cuts,
+            prepared.notes,
+            constraint,
+            prepared.extra_eos,
+        )
+
+    def _check_context(self, prompt_tokens: int) -> None:
+        limit = self.context_tokens
+        if limit is not None and prompt_tokens >= limit:
+            raise ContextOverflow(
+                f"The prompt has {prompt_tokens} tokens; {self.name} has a context of {limit}.",
+                data={"prompt_tokens": prompt_tokens, "context_tokens": limit},
+            )
+
+    def _constraint(self, params: dict[str, Any]) -> Any:
+        for kind in ("schema", "regex", "grammar"):
+            if params.get(kind) is not None:
+                return self._constraints().compile(kind, params[kind])
+        return None
+
+    def _constraints(self) -> ConstraintCompiler:
+        if self._compiler is None:
+            width = int(self.config.get("vocab_size") or len(self.wrapper))
+            inner = self.wrapper._tokenizer
+            self._compiler = ConstraintCompiler(
+                inner, max(width, len(self.wrapper)), sorted(self.wrapper.eos_token_ids)
+            )
+        return self._compiler
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of plain text, with the beginning token where the model wants one."""
+        wrapper = self.wrapper
+        has_bos = wrapper.bos_token is not None and text.startswith(wrapper.bos_token)
+        return list(wrapper.encode(text, add_special_tokens=not has_bos))
+
+    def chat_text(self, params: dict[str, Any]) -> tuple[str, list[str]]:
+        """Return the conversation under the chat template, and notes on what was done otherwise."""
+        messages = [_for_template(message) for message in params["messages"]]
+        notes: list[str] = []
+        if self.wrapper.has_chat_template:
+            try:
+                return self._render(messages, params), notes
+            except Exception as exc:  # Jinja templates raise what they like
+                notes.append(f"the chat template failed ({_first_line(exc)}); plain form used")
+        else:
+            notes.append("the model has no chat template; plain form used")
+        if params.get("tools"):
+            raise InvalidParams(
+                "tools",
+                f"{self.name} has no chat template that takes tools",
+                hint="Leave tools out, or choose a model with tool calling.",
+            )
+        return plain_form(messages), notes
+
+    def _render(self, messages: list[dict[str, Any]], params: dict[str, Any]) -> str:
+        continues = messages[-1]["role"] == "assistant"
+        extra = dict(params.get("template_kwargs") or {})
+        renderer = self.wrapper
+        if params.get("thinking") is not None:
+            extra["enable_thinking"] = params["thinking"]
+        elif "enable_thinking" not in extra and self.wrapper._chat_template is None:
+            # mlx-lm's wrapper would turn thinking on; the template's own default is what counts.
+            renderer = self.wrapper._tokenizer
+            extra["return_dict"] = False
+        text = renderer.apply_chat_template(
+            messages,
+            tools=params.get("tools"),
+            tokenize=False,
+            add_generation_prompt=not continues,
+            continue_final_message=continues,
+            **extra,
+        )
+        return str(text)
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Return the tokens of rendered text; the template has written its own special tokens."""
+        return list(self.wrapper.encode(text, add_special_tokens=False))
+
+    def cuts(self, params: dict[str, Any], tokens: Sequence[int]) -> tuple[int, ...]:
+        """Return where the system prompt (with the tools) ends, as a number of tokens."""
+        first = params["messages"][0]
+        if first["role"] != "system" or not self.wrapper.has_chat_template:
+            return ()
+        # Two different next messages: what both renderings share is the reusable beginning.
+        probes = []
+        for word in ("a", "b"):
+            messages = [_for_template(first), {"role": "user", "content": word}]
+            try:
+                text = self._render(messages, params)
+            except Exception:  # a template may refuse what it was not made for; then no cut
+                return ()
+            probes.append(self.encode_chat(text))
+        shared = common_prefix(common_prefix(probes[0], probes[1]), tokens)
+        return (len(shared),) if len(shared) >= CUT_MIN_TOKENS else ()
+
+    def starts_in_reasoning(self, text: str) -> bool:
+        """Whether the rendered prompt ends inside an opened reasoning block."""
+        if not self.wrapper.has_thinking:
+            return False
+        opened = text.rfind(self.wrapper.think_start)
+        return opened > text.rfind(self.wrapper.think_end)
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    """Return what both token lists begin with."""
+    count = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        count += 1
+    return list(first[:count])
+
+
+def plain_form(messages: list[dict[str, Any]]) -> str:
+    """Return the conversation as text for models without a template.
+
+    Blocks `System: …`, `User: …`, `Assistant: …`, separated by a blank line.
+    """
+    names = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
+    blocks = [f"{names[m['role']]}: {m.get('content') or ''}" for m in messages]
+    if messages[-1]["role"] == "assistant":
+        return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, "Assistant: "])
+
+
+def _for_template(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message as templates expect it: maps as tool arguments, text as content."""
+    out = {key: value for key, value in message.items() if value is not None}
+    out.setdefault("content", "")
+    if "reasoning" in out:
+        out["reasoning_content"] = out.pop("reasoning")
+    if calls := out.get("tool_calls"):
+        out["tool_calls"] = [_for_template_call(call) for call in calls]
+    return out
+
+
+def _for_template_call(call: Any) -> dict[str, Any]:
+    try:
+        function = dict(call.get("function", call))
+        if isinstance(function.get("arguments"), str):
+            function["arguments"] = json.loads(function["arguments"])
+        kept = {"name": function["name"], "arguments": function.get("arguments", {})}
+        return {"type": "function", "id": call.get("id"), "function": kept}
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise InvalidParams(
+            "messages.tool_calls", "must be {name, arguments} or {function: {name, arguments}}"
+        ) from exc
+
+
+def _prepare_chat(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
+    text, notes = tokenizer.chat_text(params)
+    if params.get("thinking") and not tokenizer.wrapper.has_thinking:
+        notes.append(f"{tokenizer.name} does not think; thinking was ignored")
+    tokens = tokenizer.encode_chat(text)
+    return Prepared(
+        tokens=tokens,
+        reasoning=tokenizer.starts_in_reasoning(text),
+        cuts=tokenizer.cuts(params, tokens),
+        notes=tuple(notes),
+    )
+
+
+def _prepare_generate(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
+    prompt = params["prompt"]
+    if isinstance(prompt, str):
+        return Prepared(tokenizer.encode(prompt))
+    width = max(int(tokenizer.config.get("vocab_size") or 0), len(tokenizer.wrapper))
+    if bad := [token for token in prompt if token >= width]:
+        raise InvalidParams("prompt", f"token {bad[0]} is outside the vocabulary of {width}")
+    return Prepared(list(prompt))
+
+
+def _prepare_fill(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
+    vocabulary = tokenizer.vocabulary
+    found = next((m for m in FIM_MARKERS if all(mark in vocabulary for mark in m)), None)
+    if found is None:
+        raise InvalidParams(
+            "model",
+            f"{tokenizer.name} has no fill-in-the-middle tokens",
+            hint="Choose a code model that was trained to fill, or use generate.",
+        )
+    prefix, suffix, middle = found
+    text = f"{prefix}{params['prefix']}{suffix}{params.get('suffix') or ''}{middle}"
+    wrapper = tokenizer.wrapper
+    tokens = list(wrapper.encode(text, add_special_tokens=False))
+    bos = wrapper.bos_token_id
+    if bos is not None and getattr(wrapper._tokenizer, "add_bos_token", False):
+        tokens.insert(0, bos)
+    ends = frozenset(vocabulary[mark] for mark in (*found, *FIM_ENDS) if mark in vocabulary)
+    return Prepared(tokens, extra_eos=ends)
+
+
+PREPARERS: dict[str, Callable[[Tokenizer, dict[str, Any]], Prepared]] = {
+    "chat": _prepare_chat,
+    "generate": _prepare_generate,
+    "fill": _prepare_fill,
+}
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
+
+
+def _tokenizer_failed(ref: ModelRef, exc: Exception) -> ModelLoadFailed:
+    hint = ""
+    if "trust_remote_code" in str(exc):
+        hint = (
+            f'It needs its own code: set trust_remote_code = true under [models."{ref.name}"] '
+            "in config.toml, if you trust it."
+        )
+    return ModelLoadFailed(
+        f"The tokenizer of {ref.name} cannot be read: {_first_line(exc)}", hint=hint
+    )

@@ -1,0 +1,117 @@
+"""The thread that loads tokenizers and turns requests into prompts."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from mlxd.daemon.engine.job import Job, ModelRef, Prepared
+from mlxd.daemon.engine.link import Inbox
+from mlxd.daemon.engine.mlx_prepare import Tokenizer
+from mlxd.protocol.errors import Internal, InvalidParams, MlxdError
+
+TOKENIZERS_MAX = 8
+"""Tokenizers kept: a large vocabulary takes about 100 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """Put into the inbox when a job's prompt is ready, or cannot be."""
+
+    rid: int
+    prepared: Prepared | None
+    error: MlxdError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerReady:
+    """Put into the inbox when a model's tokenizer is loaded, or cannot be."""
+
+    key: str
+    tokenizer: Tokenizer | None
+    error: MlxdError | None = None
+
+
+class Preparer:
+    """Works on one thread beside the compute thread; results come through the inbox."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._tokenizers: OrderedDict[str, Tokenizer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def load(self, ref: ModelRef) -> None:
+        """Load a tokenizer; the inbox gets `TokenizerReady`."""
+
+        def work() -> None:
+            tokenizer, error = _caught(lambda: self._tokenizer(ref))
+            self._inbox.put(TokenizerReady(ref.key, tokenizer, error))
+
+        self._pool.submit(work)
+
+    def prepare(self, job: Job) -> None:
+        """Make the job's prompt; the inbox gets `PreparedJob`."""
+
+        def work() -> None:
+            prepared, error = _caught(lambda: self._tokenizer(job.ref).prepare(job))
+            self._inbox.put(PreparedJob(job.rid, prepared, error))
+
+        self._pool.submit(work)
+
+    def answer(
+        self,
+        work: Callable[[Tokenizer], Any],
+        ref: ModelRef,
+        done: Callable[[Any, MlxdError | None], None],
+    ) -> Future[None]:
+        """Do `work` with the model's tokenizer, then call `done(result, error)` on the thread."""
+        return self._pool.submit(lambda: done(*_caught(lambda: work(self._tokenizer(ref)))))
+
+    def forget(self, path: str) -> None:
+        """Drop a tokenizer of a model that was unloaded."""
+        with self._lock:
+            self._tokenizers.pop(path, None)
+
+    def _tokenizer(self, ref: ModelRef) -> Tokenizer:
+        with self._lock:
+            known = self._tokenizers.get(ref.path)
+            if known is not None:
+                self._tokenizers.move_to_end(ref.path)
+                return known
+        tokenizer = Tokenizer(ref)
+        with self._lock:
+            self._tokenizers[ref.path] = tokenizer
+            while len(self._tokenizers) > TOKENIZERS_MAX:
+                self._tokenizers.popitem(last=False)
+        return tokenizer
+
+
+def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
+    try:
+        return work(), None
+    except MlxdError as error:
+        return None, error
+    except Exception as exc:  # the thread must live on, and the caller must learn of it
+        return None, Internal(f"Preparing the request failed: {type(exc).__name__}: {exc}")
+
+
+def tokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
+    """Answer the method `tokenize`."""
+    if params.get("messages") is not None:
+        tokens = tokenizer.encode_chat(tokenizer.chat_text(params)[0])
+    else:
+        tokens = tokenizer.encode(params["text"])
+    return {"tokens": tokens, "count": len(tokens)}
+
+
+def detokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
+    """Answer the method `detokenize`."""
+    width = len(tokenizer.wrapper)
+    if bad := [token for token in params["tokens"] if token >= width]:
+        raise InvalidParams("tokens", f"token {bad[0]} is outside the vocabulary of {width}")
+    return {"text": tokenizer.wrapper.decode(params["tokens"])}

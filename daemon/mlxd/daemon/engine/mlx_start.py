@@ -1,0 +1,85 @@
+"""Puts the engine together: device, budget, caches, loop."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlxd.daemon.engine import memory
+from mlxd.daemon.engine.link import Inbox, Link
+from mlxd.daemon.engine.mlx_engine import Engine
+from mlxd.daemon.engine.mlx_prefix import PrefixCache
+from mlxd.daemon.engine.mlx_preparer import Preparer
+from mlxd.daemon.engine.options import EngineOptions
+
+PREFIX_MEMORY_SHARE = 0.1
+"""Share of the memory budget that remembered prompts may take, where nothing is configured."""
+
+
+def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
+    """Run the loop; returns why it ended."""
+    device = device_record()
+    budget = options.memory_budget_bytes or memory.default_budget_bytes(device["info"])
+    if device["backend"] == "metal":
+        # Wiring more than the recommended working set has brought whole machines down.
+        recommended = int(device["info"].get("max_recommended_working_set_size", budget))
+        mx.set_wired_limit(min(budget, recommended))
+    prefix_bytes = options.prefix_cache_memory_bytes
+    engine = Engine(
+        inbox=inbox,
+        link=link,
+        preparer=Preparer(inbox),
+        prefixes=PrefixCache(
+            memory_bytes=int(budget * PREFIX_MEMORY_SHARE)
+            if prefix_bytes is None
+            else prefix_bytes,
+            disk_dir=Path(options.prefix_cache_dir) if options.prefix_cache_dir else None,
+            disk_bytes=options.prefix_cache_disk_bytes,
+        ),
+        options=options,
+        budget_bytes=budget,
+    )
+    link.notify(
+        "hello",
+        {
+            "pid": os.getpid(),
+            "mlx": version("mlx"),
+            "mlx_lm": version("mlx-lm"),
+            "device": device["device"],
+            "backend": device["backend"],
+            "blas": device["blas"],
+            "memory_budget_bytes": budget,
+        },
+    )
+    reason = engine.run()
+    engine.prefixes.flush(timeout_s=5.0)
+    return reason
+
+
+def device_record() -> dict[str, Any]:
+    """Return what computes here: device, backend, BLAS, and MLX's own facts about it."""
+    gpu = mx.default_device() == mx.Device(mx.gpu)
+    backend = "cpu"
+    if gpu:
+        backend = "metal" if mx.metal.is_available() else "cuda"
+    info: dict[str, Any] = dict(mx.device_info()) if gpu else {}
+    return {
+        "device": "gpu" if gpu else "cpu",
+        "backend": backend,
+        "blas": _blas() if not gpu else "",
+        "info": info,
+    }
+
+
+def _blas() -> str:
+    if sys.platform == "darwin":
+        return "accelerate"
+    if "openblas" in os.environ.get("LD_PRELOAD", ""):
+        return "openblas"
+    return "reference (slow)" if not ctypes.util.find_library("openblas") else "reference"

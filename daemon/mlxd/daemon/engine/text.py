@@ -1,0 +1,126 @@
+"""Splits decoded text into answer, reasoning and tool calls, and stops at stop texts. Pure.
+
+Markers are found in text rather than in tokens: a tokenizer may merge the last character of a
+marker with what follows. Text that may yet turn out to be part of a marker is held back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Channel(Enum):
+    ANSWER = "answer"
+    REASONING = "reasoning"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class Markers:
+    """The texts by which a model marks reasoning and tool calls; empty where it has none."""
+
+    think_start: str = ""
+    think_end: str = ""
+    tool_start: str = ""
+    tool_end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text of one channel. `closed` marks the end of a tool call."""
+
+    channel: Channel
+    text: str
+    closed: bool = False
+
+
+@dataclass(slots=True)
+class TextSplitter:
+    """Feed decoded text; take pieces. After `stopped`, whatever follows is dropped."""
+
+    markers: Markers
+    stops: tuple[str, ...] = ()
+    channel: Channel = Channel.ANSWER
+    stopped: bool = False
+    _held: str = ""
+    _trim_left: bool = field(default=False)
+
+    def feed(self, text: str) -> list[Piece]:
+        """Return the pieces that are certain after `text`."""
+        pieces: list[Piece] = []
+        self._held += text
+        while self._held and not self.stopped:
+            position, marker = self._first_marker()
+            if marker is None:
+                keep = self._partial_marker_length()
+                self._emit(pieces, self._held[: len(self._held) - keep])
+                self._held = self._held[len(self._held) - keep :]
+                break
+            self._emit(pieces, self._held[:position])
+            self._held = self._held[position + len(marker) :]
+            self._pass(marker, pieces)
+        return pieces
+
+    def flush(self) -> list[Piece]:
+        """Return what was held back; an unfinished tool call comes as it is."""
+        pieces: list[Piece] = []
+        if not self.stopped:
+            self._emit(pieces, self._held)
+        self._held = ""
+        return pieces
+
+    def _emit(self, pieces: list[Piece], text: str) -> None:
+        if self._trim_left:
+            text = text.lstrip("\n")
+            self._trim_left = not text
+        if text:
+            pieces.append(Piece(self.channel, text))
+
+    def _active(self) -> tuple[str, ...]:
+        marks = self.markers
+        if self.channel is Channel.TOOL:
+            return (marks.tool_end,) if marks.tool_end else ()
+        if self.channel is Channel.REASONING:
+            found = (marks.think_end, marks.tool_start)
+        else:
+            found = (marks.think_start, marks.tool_start, *self.stops)
+        return tuple(mark for mark in found if mark)
+
+    def _first_marker(self) -> tuple[int, str | None]:
+        best: tuple[int, str | None] = (len(self._held), None)
+        for marker in self._active():
+            position = self._held.find(marker)
+            if position != -1 and position < best[0]:
+                best = (position, marker)
+        return best
+
+    def _partial_marker_length(self) -> int:
+        """Length of the longest end of the held text that begins a marker."""
+        longest = 0
+        for marker in self._active():
+            for size in range(min(len(marker) - 1, len(self._held)), longest, -1):
+                if marker.startswith(self._held[-size:]):
+                    longest = size
+                    break
+        return longest
+
+    def _pass(self, marker: str, pieces: list[Piece]) -> None:
+        marks = self.markers
+        if self.channel is Channel.ANSWER and marker in self.stops:
+            self.stopped = True
+            self._held = ""
+        elif marker == marks.tool_end and self.channel is Channel.TOOL:
+            pieces.append(Piece(Channel.TOOL, "", closed=True))
+            self._switch(Channel.ANSWER)
+        elif marker == marks.tool_start:
+            self._switch(Channel.TOOL)
+        elif marker == marks.think_start:
+            self._switch(Channel.REASONING)
+        else:
+            self._switch(Channel.ANSWER)
+
+    def _switch(self, channel: Channel) -> None:
+        self.channel = channel
+        # The line breaks around markers belong to the template, not to the text.
+        self._trim_left = True
