@@ -1,0 +1,106 @@
+"""What a request's parameters become on the way to a decoding batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.sample_utils import make_logits_processors
+
+from mlxd.daemon.engine.job import Choice, Job, markers_of
+from mlxd.daemon.engine.mlx_batch import Emitted, Row
+from mlxd.daemon.engine.mlx_models import Host
+from mlxd.daemon.engine.mlx_sampling import SamplingParams, choice_seed
+from mlxd.daemon.engine.text import Channel, Markers, TextSplitter
+
+
+def new_choice(host: Host, job: Job, index: int) -> Choice:
+    """Return an empty answer that knows the model's markers and the request's stop texts."""
+    assert job.prepared is not None
+    wrapper = host.tokenizer.wrapper
+    # Raw continuations are handed through as they are; only chats have reasoning and tools.
+    markers = markers_of(wrapper) if job.method == "chat" else Markers()
+    channel = Channel.REASONING if job.prepared.reasoning else Channel.ANSWER
+    return Choice(
+        index=index,
+        splitter=TextSplitter(markers, tuple(job.params.get("stop") or ()), channel),
+        detokenizer=wrapper.detokenizer,
+        tool_parser=wrapper.tool_parser,
+        tools=job.params.get("tools"),
+    )
+
+
+def new_row(host: Host, job: Job, choice: Choice, uid: int) -> Row:
+    """Return the row that decodes `choice`."""
+    assert job.prepared is not None
+    params, prepared = job.params, job.prepared
+    processors = _processors(params)
+    context_size = params["repetition_context_size"]
+    seen = prepared.tokens[:-1][-context_size:]
+    wrapper = host.tokenizer.wrapper
+    thinks = choice.splitter.channel is Channel.REASONING
+    return Row(
+        uid=uid,
+        sampling=_sampling(params, choice_seed(job.seed, choice.index), wrapper),
+        processors=processors,
+        context=mx.array(seen, dtype=mx.uint32) if processors and seen else None,
+        context_size=context_size,
+        constraint=prepared.constraint.start() if prepared.constraint else None,
+        constrain_after=tuple(wrapper.think_end_tokens) if thinks else (),
+        logprobs=params["logprobs"],
+    )
+
+
+def is_end(host: Host, job: Job, token: int) -> bool:
+    """Whether `token` ends the answer. A constraint knows its end, so `ignore_eos` yields to it."""
+    assert job.prepared is not None
+    if job.params["ignore_eos"] and job.prepared.constraint is None:
+        return False
+    return token in host.tokenizer.wrapper.eos_token_ids or token in job.prepared.extra_eos
+
+
+def logprob_entry(host: Host, one: Emitted) -> dict[str, Any]:
+    """Return the token with its log-probability (natural logarithm) and the alternatives."""
+    decode = host.tokenizer.wrapper.decode
+    return {
+        "token": one.token,
+        "text": decode([one.token]),
+        "logprob": one.logprob,
+        "top": [
+            {"token": token, "text": decode([token]), "logprob": value} for token, value in one.top
+        ],
+    }
+
+
+def _sampling(params: dict[str, Any], seed: int, wrapper: Any) -> SamplingParams:
+    exempt: tuple[int, ...] = ()
+    if params["xtc_probability"] > 0:
+        newline = wrapper.encode("\n", add_special_tokens=False)
+        exempt = tuple({*newline[-1:], *wrapper.eos_token_ids})
+    return SamplingParams(
+        temperature=params["temperature"],
+        top_p=params["top_p"],
+        top_k=params["top_k"],
+        min_p=params["min_p"],
+        min_tokens_to_keep=params["min_tokens_to_keep"],
+        xtc_probability=params["xtc_probability"],
+        xtc_threshold=params["xtc_threshold"],
+        xtc_exempt=exempt,
+        seed=seed,
+    )
+
+
+def _processors(params: dict[str, Any]) -> tuple[Any, ...]:
+    size = params["repetition_context_size"]
+    penalty = params["repetition_penalty"]
+    return tuple(
+        make_logits_processors(
+            logit_bias=params.get("logit_bias") or None,
+            repetition_penalty=penalty if penalty != 1.0 else None,
+            repetition_context_size=size,
+            presence_penalty=params["presence_penalty"] or None,
+            presence_context_size=size,
+            frequency_penalty=params["frequency_penalty"] or None,
+            frequency_context_size=size,
+        )
+    )
