@@ -1,0 +1,127 @@
+"""Takes over sockets that launchd or systemd listen on, and tells systemd of readiness."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from collections.abc import Callable, Mapping, MutableMapping
+
+from mlxd.launchd import LABEL, SOCKET_NAME
+from mlxd.protocol.errors import MlxdError
+
+SYSTEMD_FIRST_FD = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
+_LAUNCHD_REASONS = {
+    2: f"its property list has no socket named {SOCKET_NAME}",
+    3: "the process was not started by launchd",
+    37: "the socket was taken over before",
+}
+"""What launch_activate_socket(3) returns: ENOENT, ESRCH and EALREADY of macOS."""
+
+Activate = Callable[[str], list[int]]
+"""Takes a socket's name, returns descriptors, raises OSError with launchd's error code."""
+
+
+class ActivationError(MlxdError):
+    """The service manager promised a socket and there is none that can be used."""
+
+    code = "activation_failed"
+    default_hint = "Install the service again: mlxd install"
+
+
+def adopt_sockets(
+    environ: MutableMapping[str, str],
+    *,
+    pid: int | None = None,
+    activate: Activate | None = None,
+) -> list[socket.socket]:
+    """Return the listening sockets that a service manager hands over; empty without one.
+
+    The variables that speak of them are removed from `environ`, so that no child believes them.
+
+    Raises:
+        ActivationError: a socket was promised and cannot be used.
+    """
+    descriptors = launchd_descriptors(environ, activate or launch_activate_socket)
+    if not descriptors:
+        descriptors = systemd_descriptors(environ, os.getpid() if pid is None else pid)
+    return [_listening(descriptor) for descriptor in descriptors]
+
+
+def launchd_descriptors(environ: Mapping[str, str], activate: Activate) -> list[int]:
+    """Return launchd's descriptors; empty unless launchd started this process as our agent."""
+    if environ.get("XPC_SERVICE_NAME") != LABEL:  # "0" in a shell of a desktop session
+        return []
+    try:
+        return activate(SOCKET_NAME)
+    except OSError as exc:
+        reason = _LAUNCHD_REASONS.get(exc.errno or 0, f"error {exc.errno}")
+        raise ActivationError(f"launchd hands over no socket: {reason}.") from exc
+
+
+def launch_activate_socket(name: str) -> list[int]:
+    """Return the descriptors of the agent's socket `name`. Exists on macOS only."""
+    library = ctypes.CDLL(None)
+    function = library.launch_activate_socket
+    function.restype = ctypes.c_int
+    function.argtypes = [
+        ctypes.c_char_p,
+        ctypes.POINTER(ctypes.POINTER(ctypes.c_int)),
+        ctypes.POINTER(ctypes.c_size_t),
+    ]
+    library.free.argtypes = [ctypes.c_void_p]
+    array, count = ctypes.POINTER(ctypes.c_int)(), ctypes.c_size_t()
+    # The error code is the result itself; errno is not set.
+    code = function(name.encode(), ctypes.byref(array), ctypes.byref(count))
+    if code:
+        raise OSError(code, f"launch_activate_socket({name})")
+    descriptors = [array[index] for index in range(count.value)]
+    library.free(array)
+    return descriptors
+
+
+def systemd_descriptors(environ: MutableMapping[str, str], pid: int) -> list[int]:
+    """Return systemd's descriptors for this process, and remove the variables."""
+    wanted_pid = environ.pop("LISTEN_PID", "")
+    count = environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if wanted_pid != str(pid) or not count.isdecimal():
+        return []
+    return list(range(SYSTEMD_FIRST_FD, SYSTEMD_FIRST_FD + int(count)))
+
+
+def _listening(descriptor: int) -> socket.socket:
+    try:
+        os.set_inheritable(descriptor, False)
+        taken = socket.socket(fileno=descriptor)
+    except OSError as exc:
+        raise ActivationError(f"Descriptor {descriptor} is no socket: {exc.strerror}.") from exc
+    if taken.family != socket.AF_UNIX or not _accepts(taken):
+        taken.detach()
+        raise ActivationError(f"Descriptor {descriptor} is no listening Unix stream socket.")
+    return taken
+
+
+def _accepts(taken: socket.socket) -> bool:
+    if taken.type != socket.SOCK_STREAM:
+        return False
+    try:
+        return bool(taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return True  # macOS refuses the question for Unix sockets in some releases
+
+
+def notify(state: str, environ: Mapping[str, str]) -> bool:
+    """Send one datagram such as READY=1 to systemd; False where nobody wants to know."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        try:
+            sender.connect(address)
+            sender.sendall(state.encode())
+        except OSError:
+            return False  # systemd has gone; being ready does not depend on it
+    return True

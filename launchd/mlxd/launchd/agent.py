@@ -1,0 +1,183 @@
+"""The launchd agent: loads, starts and removes it through `launchctl`.
+
+Exit statuses are those of launchctl's `bootstrap`, `bootout` and `kickstart`. What `launchctl
+print` prints is no interface and is never read, only whether it finds the job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mlxd.launchd import LABEL
+from mlxd.launchd.plist import agent_bytes
+from mlxd.launchd.service import (
+    Outcome,
+    Runner,
+    ServiceError,
+    ServiceState,
+    prepare,
+    refused,
+    remove,
+    remove_common,
+    write_file,
+)
+from mlxd.launchd.spec import ServiceSpec
+
+RETRY_S = 0.5
+GIVE_UP_S = 30.0
+"""A job that was booted out goes away in its own time; longer than its ExitTimeOut."""
+
+GONE = 3
+STILL_LEAVING = frozenset({5, 36, 37})
+ALREADY_RUNNING = 37
+NOT_REGISTERED = 113
+DISABLED = 119
+NO_DOMAIN = 125
+
+_NOT_THERE = frozenset({GONE, NOT_REGISTERED})
+
+
+class LaunchdService:
+    """The agent of one user. `sleep` and `now` are for tests."""
+
+    manager = "launchd"
+
+    def __init__(
+        self,
+        spec: ServiceSpec,
+        agents_dir: Path,
+        uid: int,
+        runner: Runner,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spec = spec
+        self._plist = agents_dir / f"{LABEL}.plist"
+        self._uid = uid
+        self._run = runner
+        self._sleep = sleep
+        self._now = now
+
+    @property
+    def plist_path(self) -> Path:
+        """Where the property list lies."""
+        return self._plist
+
+    def state(self) -> ServiceState:
+        """Return where the agent stands."""
+        installed = self._plist.exists()
+        at_login = installed and b"RunAtLoad" in self._plist.read_bytes()
+        return ServiceState(self.manager, installed, self._domain_with_job() is not None, at_login)
+
+    def install(self) -> bool:
+        """Write launcher and property list, load the agent; False where all was in place."""
+        before = self._plist.read_bytes() if self._plist.exists() else None
+        new_launcher = prepare(self._spec)
+        new_plist = write_file(self._plist, agent_bytes(self._spec), 0o644)
+        if not (new_launcher or new_plist) and self._domain_with_job() is not None:
+            return False
+        try:
+            self._reload()
+        except ServiceError:
+            self._restore(before)
+            raise
+        return True
+
+    def _restore(self, before: bytes | None) -> None:
+        """An installation that fails leaves what was there before."""
+        if before is None:
+            remove([self._plist])
+            remove_common(self._spec)
+        else:
+            write_file(self._plist, before, 0o644)
+
+    def _reload(self) -> None:
+        domain = self._domain()
+        self._bootout()
+        self._launchctl("enable", f"{domain}/{LABEL}")
+        self._bootstrap(domain)
+
+    def uninstall(self) -> bool:
+        """Boot the agent out, wait until it is gone, remove every file."""
+        was_loaded = self._bootout()
+        had_plist = remove([self._plist])
+        had_files = remove_common(self._spec)
+        return was_loaded or had_plist or had_files
+
+    def start(self) -> None:
+        """Start the agent; it is loaded first where it is not."""
+        domain = self._domain_with_job()
+        if domain is None:
+            domain = self._domain()
+            self._bootstrap(domain)
+        command = ("kickstart", f"{domain}/{LABEL}")
+        outcome = self._launchctl(*command)
+        if outcome.status not in (0, ALREADY_RUNNING):
+            raise self._refused(command, outcome)
+
+    def stop(self) -> None:
+        """Send SIGTERM to the running agent; it stays loaded and starts on demand."""
+        domain = self._domain_with_job()
+        if domain is None:
+            return
+        command = ("kill", "SIGTERM", f"{domain}/{LABEL}")
+        outcome = self._launchctl(*command)
+        if outcome.status != 0 and outcome.status not in _NOT_THERE:
+            raise self._refused(command, outcome)
+
+    def _bootstrap(self, domain: str) -> None:
+        command = ("bootstrap", domain, str(self._plist))
+        give_up = self._now() + GIVE_UP_S
+        while (outcome := self._launchctl(*command)).status in STILL_LEAVING:
+            if self._now() >= give_up:
+                raise self._refused(command, outcome)
+            self._sleep(RETRY_S)
+        if outcome.status != 0:
+            raise self._refused(command, outcome)
+
+    def _bootout(self) -> bool:
+        """Boot the agent out of every domain that has it, and wait: bootout returns early."""
+        found = False
+        while (domain := self._domain_with_job()) is not None:
+            found = True
+            command = ("bootout", f"{domain}/{LABEL}")
+            outcome = self._launchctl(*command)
+            if outcome.status not in {0, *_NOT_THERE, *STILL_LEAVING}:
+                raise self._refused(command, outcome)
+            self._wait_until_gone(domain, outcome)
+        return found
+
+    def _wait_until_gone(self, domain: str, outcome: Outcome) -> None:
+        give_up = self._now() + GIVE_UP_S
+        while self._has_job(domain):
+            if self._now() >= give_up:
+                raise self._refused(("bootout", f"{domain}/{LABEL}"), outcome)
+            self._sleep(RETRY_S)
+
+    def _domain(self) -> str:
+        """The desktop's domain, or the user's own where there is no desktop (ssh)."""
+        gui = f"gui/{self._uid}"
+        if self._launchctl("print", gui).status == NO_DOMAIN:
+            return f"user/{self._uid}"
+        return gui
+
+    def _domain_with_job(self) -> str | None:
+        domains = (f"gui/{self._uid}", f"user/{self._uid}")
+        return next((domain for domain in domains if self._has_job(domain)), None)
+
+    def _has_job(self, domain: str) -> bool:
+        return self._launchctl("print", f"{domain}/{LABEL}").status == 0
+
+    def _launchctl(self, *arguments: str) -> Outcome:
+        return self._run(("launchctl", *arguments))
+
+    def _refused(self, command: tuple[str, ...], outcome: Outcome) -> ServiceError:
+        hint = ""
+        if outcome.status == DISABLED:
+            hint = "It is switched off: allow mlxd in System Settings, General, Login Items."
+        elif outcome.status in STILL_LEAVING:
+            hint = "The old process is still going away. Try again in a minute."
+        return refused(("launchctl", *command), outcome, hint)

@@ -1,0 +1,135 @@
+"""The systemd user units: loads, starts and removes them through `systemctl --user`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlxd.launchd.service import (
+    Outcome,
+    Runner,
+    ServiceError,
+    ServiceState,
+    prepare,
+    refused,
+    remove,
+    remove_common,
+    write_file,
+)
+from mlxd.launchd.spec import ServiceSpec
+from mlxd.launchd.units import SERVICE_UNIT, SOCKET_UNIT, service_unit, socket_unit
+
+NO_BUS_HINT = (
+    "systemd's user session cannot be reached: log in properly (not by su), or allow it to live "
+    "on: loginctl enable-linger. Without a service: mlxd start"
+)
+
+
+class SystemdService:
+    """The units of one user."""
+
+    manager = "systemd"
+
+    def __init__(self, spec: ServiceSpec, units_dir: Path, runner: Runner) -> None:
+        self._spec = spec
+        self._units_dir = units_dir
+        self._run = runner
+
+    @property
+    def unit_paths(self) -> tuple[Path, Path]:
+        """Where socket unit and service unit lie."""
+        return self._units_dir / SOCKET_UNIT, self._units_dir / SERVICE_UNIT
+
+    def state(self) -> ServiceState:
+        """Return where the units stand."""
+        installed = all(path.exists() for path in self.unit_paths)
+        if not installed:
+            return ServiceState(self.manager, installed)
+        return ServiceState(
+            self.manager,
+            installed,
+            loaded=self._ask("is-active", "--quiet", SOCKET_UNIT),
+            at_login=self._ask("is-enabled", "--quiet", SERVICE_UNIT),
+        )
+
+    def install(self) -> bool:
+        """Write launcher and units, listen at once; False where all was in place."""
+        before = {path: path.read_bytes() for path in self.unit_paths if path.exists()}
+        new_launcher = prepare(self._spec)
+        new_units = [write_file(path, text, 0o644) for path, text in self._contents()]
+        if not (new_launcher or any(new_units)) and self._is_as_wanted():
+            return False
+        try:
+            self._load(listens_elsewhere=bool(before) and any(new_units))
+        except ServiceError:
+            self._restore(before)
+            raise
+        return True
+
+    def _load(self, *, listens_elsewhere: bool) -> None:
+        self._systemctl("daemon-reload")
+        if listens_elsewhere:
+            # A socket unit that is active keeps its old address, and cannot be restarted under
+            # a service that uses it.
+            self._systemctl("stop", SOCKET_UNIT, SERVICE_UNIT)
+        self._systemctl("enable", "--now", SOCKET_UNIT)
+        if self._spec.at_login:
+            self._systemctl("enable", "--now", SERVICE_UNIT)
+        else:
+            self._systemctl("disable", SERVICE_UNIT)
+
+    def _contents(self) -> list[tuple[Path, bytes]]:
+        socket_path, service_path = self.unit_paths
+        return [
+            (socket_path, socket_unit(self._spec).encode()),
+            (service_path, service_unit(self._spec).encode()),
+        ]
+
+    def _is_as_wanted(self) -> bool:
+        state = self.state()
+        return state.loaded and state.at_login == self._spec.at_login
+
+    def _restore(self, before: dict[Path, bytes]) -> None:
+        """An installation that fails leaves what was there before."""
+        if not before:
+            remove([*self.unit_paths, *self._links()])
+            remove_common(self._spec)
+        for path, content in before.items():
+            write_file(path, content, 0o644)
+
+    def uninstall(self) -> bool:
+        """Stop and disable the units, remove every file."""
+        had_units = any(path.exists() for path in self.unit_paths)
+        if had_units:
+            # In one call, so that the socket cannot start the service again in between. Where no
+            # session answers nothing runs, and the files go all the same.
+            self._run(("systemctl", "--user", "disable", "--now", SOCKET_UNIT, SERVICE_UNIT))
+        removed = remove([*self.unit_paths, *self._links()])
+        if had_units:
+            self._run(("systemctl", "--user", "daemon-reload"))
+        return remove_common(self._spec) or removed
+
+    def _links(self) -> tuple[Path, Path]:
+        """What `enable` makes; `disable` removes them only where a session answers."""
+        return (
+            self._units_dir / "sockets.target.wants" / SOCKET_UNIT,
+            self._units_dir / "default.target.wants" / SERVICE_UNIT,
+        )
+
+    def start(self) -> None:
+        """Start socket and service; returns when the service says that it is ready."""
+        self._systemctl("start", SOCKET_UNIT, SERVICE_UNIT)
+
+    def stop(self) -> None:
+        """Stop the service; the socket goes on listening."""
+        self._systemctl("stop", SERVICE_UNIT)
+
+    def _ask(self, *arguments: str) -> bool:
+        return self._run(("systemctl", "--user", *arguments)).status == 0
+
+    def _systemctl(self, *arguments: str) -> Outcome:
+        command = ("systemctl", "--user", *arguments)
+        outcome = self._run(command)
+        if outcome.status != 0:
+            hint = NO_BUS_HINT if "bus" in outcome.output.lower() else ""
+            raise refused(command, outcome, hint)
+        return outcome

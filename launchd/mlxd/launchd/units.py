@@ -1,0 +1,97 @@
+"""The systemd user units, from data.
+
+Keys: systemd.socket(5), systemd.service(5), systemd.exec(5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlxd.launchd.spec import EXIT_TIMEOUT_S, MAX_OPEN_FILES, ServiceSpec
+
+SOCKET_UNIT = "mlxd.socket"
+SERVICE_UNIT = "mlxd.service"
+
+Section = tuple[str, Sequence[tuple[str, str]]]
+
+# What works in a user's own service. MemoryDenyWriteExecute is left out: MLX compiles at run time.
+HARDENING = (
+    ("NoNewPrivileges", "yes"),
+    ("LockPersonality", "yes"),
+    ("RestrictRealtime", "yes"),
+    ("RestrictSUIDSGID", "yes"),
+    ("SystemCallArchitectures", "native"),
+    ("UMask", "0077"),
+    ("LimitNOFILE", str(MAX_OPEN_FILES)),
+)
+
+
+def socket_unit(spec: ServiceSpec) -> str:
+    """Return mlxd.socket: systemd listens, and starts the service for the first caller."""
+    return _render(
+        ("Unit", [("Description", "mlxd: socket of the language model daemon")]),
+        (
+            "Socket",
+            [
+                ("ListenStream", _path(str(spec.paths.socket))),
+                ("SocketMode", "0600"),
+                ("DirectoryMode", "0700"),
+                ("RemoveOnStop", "yes"),
+            ],
+        ),
+        ("Install", [("WantedBy", "sockets.target")]),
+    )
+
+
+def service_unit(spec: ServiceSpec) -> str:
+    """Return mlxd.service."""
+    variables = [("Environment", _quoted(f"{k}={v}")) for k, v in spec.environment().items()]
+    return _render(
+        (
+            "Unit",
+            [
+                ("Description", "mlxd: language models, kept warm"),
+                ("Requires", SOCKET_UNIT),
+                ("After", SOCKET_UNIT),
+                ("StartLimitIntervalSec", "60"),
+                ("StartLimitBurst", "5"),
+            ],
+        ),
+        (
+            "Service",
+            [
+                ("Type", "notify"),
+                ("ExecStart", f"{_quoted(str(spec.launcher.absolute()))} run"),
+                *variables,
+                ("Restart", "on-failure"),
+                ("RestartSec", "1"),
+                # A wrong configuration stays wrong, however often it is read.
+                ("RestartPreventExitStatus", "2"),
+                ("TimeoutStopSec", str(EXIT_TIMEOUT_S)),
+                # The front asks its children to stop; systemd kills what is left.
+                ("KillMode", "mixed"),
+                # An engine killed for memory is replaced by the front, which must live on.
+                ("OOMPolicy", "continue"),
+                *HARDENING,
+            ],
+        ),
+        ("Install", [("WantedBy", "default.target")]),
+    )
+
+
+def _path(value: str) -> str:
+    return value.replace("%", "%%")
+
+
+def _quoted(value: str) -> str:
+    """Quote one word: % starts a specifier, $ a variable in command lines."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def _render(*sections: Section) -> str:
+    blocks = (
+        "\n".join([f"[{name}]", *(f"{key}={value}" for key, value in entries)])
+        for name, entries in sections
+    )
+    return "\n\n".join(blocks) + "\n"

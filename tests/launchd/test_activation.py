@@ -1,0 +1,140 @@
+"""Sockets from launchd (an injected function) and systemd (the real program), and readiness."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlxd.launchd import LABEL
+from mlxd.launchd.activation import (
+    ActivationError,
+    adopt_sockets,
+    launchd_descriptors,
+    notify,
+    systemd_descriptors,
+)
+
+ACTIVATE = shutil.which("systemd-socket-activate")
+
+
+def never(_name: str) -> list[int]:
+    raise AssertionError("launchd must not be asked")
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    return listener
+
+
+def test_without_a_service_manager_there_are_no_sockets() -> None:
+    assert adopt_sockets({}, activate=never) == []
+    assert adopt_sockets({"XPC_SERVICE_NAME": "0"}, activate=never) == []
+
+
+def test_launchd_s_socket_is_adopted(listener: socket.socket) -> None:
+    asked = []
+
+    def activate(name: str) -> list[int]:
+        asked.append(name)
+        return [listener.detach()]
+
+    (adopted,) = adopt_sockets({"XPC_SERVICE_NAME": LABEL}, activate=activate)
+    with adopted:
+        assert asked == ["Listener"]
+        assert not os.get_inheritable(adopted.fileno())
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(2, "no socket named"), (3, "not started by launchd"), (37, "before"), (99, "error 99")],
+)
+def test_launchd_s_refusal_is_put_into_words(code: int, reason: str) -> None:
+    def activate(_name: str) -> list[int]:
+        raise OSError(code, "refused")
+
+    with pytest.raises(ActivationError, match=reason):
+        launchd_descriptors({"XPC_SERVICE_NAME": LABEL}, activate)
+
+
+def test_systemd_s_sockets_start_at_three_and_the_variables_go() -> None:
+    environ = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b", "HOME": "/"}
+    assert systemd_descriptors(environ, 7) == [3, 4]
+    assert environ == {"HOME": "/"}
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"LISTEN_PID": "8", "LISTEN_FDS": "1"},
+        {"LISTEN_PID": "7"},
+        {"LISTEN_PID": "7", "LISTEN_FDS": "-1"},
+        {"LISTEN_PID": "7", "LISTEN_FDS": "many"},
+    ],
+)
+def test_what_is_meant_for_others_or_malformed_is_ignored(environ: dict[str, str]) -> None:
+    assert systemd_descriptors(environ, 7) == []
+    assert environ == {}
+
+
+def test_a_descriptor_that_does_not_listen_is_refused() -> None:
+    left, right = socket.socketpair()
+    with left, right, pytest.raises(ActivationError, match="no listening"):
+        adopt_sockets({"XPC_SERVICE_NAME": LABEL}, activate=lambda _name: [left.fileno()])
+
+
+def test_a_descriptor_that_is_no_socket_is_refused() -> None:
+    with open(os.devnull) as file, pytest.raises(ActivationError, match="no socket"):
+        adopt_sockets({"XPC_SERVICE_NAME": LABEL}, activate=lambda _name: [file.fileno()])
+
+
+@pytest.mark.parametrize("prefix", ["/", "@"])
+def test_readiness_is_one_datagram(tmp_path: Path, prefix: str) -> None:
+    if prefix == "@" and not sys.platform.startswith("linux"):
+        pytest.skip("abstract sockets exist on Linux only")
+    address = str(tmp_path / "n") if prefix == "/" else f"@mlxd-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind("\0" + address[1:] if prefix == "@" else address)
+        assert notify("READY=1", {"NOTIFY_SOCKET": address})
+        assert receiver.recv(64) == b"READY=1"
+
+
+def test_nobody_to_notify_is_no_error(tmp_path: Path) -> None:
+    assert not notify("READY=1", {})
+    assert not notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "gone")})
+
+
+CHILD = """
+import os
+from mlxd.launchd.activation import adopt_sockets
+(listener,) = adopt_sockets(os.environ)
+assert "LISTEN_FDS" not in os.environ
+connection, _ = listener.accept()
+connection.sendall(connection.recv(100).upper())
+"""
+
+
+@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
+def test_the_real_systemd_socket_activate_hands_over_its_socket(tmp_path: Path) -> None:
+    address = tmp_path / "s"
+    command = [str(ACTIVATE), "-l", str(address), sys.executable, "-c", CHILD]
+    passed = [f"--setenv=PYTHONPATH={':'.join(sys.path)}"]
+    command[1:1] = passed
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "Listening" in process.stderr.readline()  # its way to say that one may connect
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.settimeout(30)
+            caller.connect(str(address))
+            caller.sendall(b"hello")
+            assert caller.recv(100) == b"HELLO"
+        process.stderr.read()
+        assert process.wait(30) == 0

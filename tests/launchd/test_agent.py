@@ -1,0 +1,229 @@
+"""The launchd agent against a stand-in launchctl that answers as the real one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxd.launchd.agent import GIVE_UP_S, LaunchdService
+from mlxd.launchd.service import Outcome, ServiceError, run_command
+from mlxd.launchd.spec import ServiceSpec
+
+STAND_IN = Path(__file__).with_name("launchctl")
+JOB = "gui/501/mlxd.daemon"
+
+
+class FakeLaunchd:
+    """The stand-in's state, and a clock that moves only when somebody sleeps."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.now_s = 0.0
+        root.mkdir()
+
+    def run(self, command: Sequence[str]) -> Outcome:
+        assert command[0] == "launchctl"
+        return run_command([sys.executable, "-I", "-S", str(STAND_IN), *command[1:]])
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def now(self) -> float:
+        return self.now_s
+
+    def set(self, **state: Any) -> None:
+        self.file.write_text(json.dumps({**self.state, **state}))
+
+    @property
+    def file(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        state = json.loads(self.file.read_text()) if self.file.exists() else {}
+        assert isinstance(state, dict)
+        return state
+
+    def calls(self) -> list[str]:
+        return (self.root / "calls").read_text().splitlines()
+
+
+@pytest.fixture
+def launchd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLaunchd:
+    monkeypatch.setenv("FAKE_LAUNCHD", str(tmp_path / "launchd"))
+    return FakeLaunchd(tmp_path / "launchd")
+
+
+def service(spec: ServiceSpec, launchd: FakeLaunchd) -> LaunchdService:
+    agents = spec.paths.state_dir.parent / "LaunchAgents"
+    return LaunchdService(spec, agents, 501, launchd.run, sleep=launchd.sleep, now=launchd.now)
+
+
+@pytest.fixture
+def agent(spec: ServiceSpec, launchd: FakeLaunchd) -> LaunchdService:
+    return service(spec, launchd)
+
+
+def everything_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_install_loads_a_job_that_waits_for_a_caller(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    assert agent.install()
+    assert launchd.state["jobs"] == {JOB: {"leaving": None, "runs": 0}}
+    assert agent.plist_path.stat().st_mode & 0o777 == 0o644
+    state = agent.state()
+    assert (state.installed, state.loaded, state.at_login) == (True, True, False)
+
+
+def test_at_login_starts_at_once(spec: ServiceSpec, launchd: FakeLaunchd) -> None:
+    agent = service(dataclasses.replace(spec, at_login=True), launchd)
+    agent.install()
+    assert launchd.state["jobs"][JOB]["runs"] == 1
+    assert agent.state().at_login
+
+
+def test_a_second_install_changes_nothing(agent: LaunchdService, launchd: FakeLaunchd) -> None:
+    agent.install()
+    written = agent.plist_path.stat().st_mtime_ns
+    assert not agent.install()
+    assert agent.plist_path.stat().st_mtime_ns == written
+    assert len([call for call in launchd.calls() if call.startswith("bootstrap")]) == 1
+
+
+def test_an_upgrade_waits_until_the_old_job_has_left(
+    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    launchd.set(leaving=5)
+    newer = service(dataclasses.replace(spec, at_login=True), launchd)
+    assert newer.install()
+    assert launchd.state["jobs"][JOB] == {"leaving": None, "runs": 1}
+    assert launchd.now_s > 0
+
+
+@pytest.mark.parametrize("status", [5, 36, 37])
+def test_bootstrap_is_tried_again_while_the_old_job_leaves(
+    agent: LaunchdService, launchd: FakeLaunchd, status: int
+) -> None:
+    answers = [status, status]
+
+    def run(command: Sequence[str]) -> Outcome:
+        if command[1] == "bootstrap" and answers:
+            return Outcome(answers.pop(), "Bootstrap failed")
+        return launchd.run(command)
+
+    agent._run = run
+    agent.install()
+    assert not answers
+    assert launchd.now_s == pytest.approx(1.0)
+    assert agent.state().loaded
+
+
+def test_a_job_that_never_leaves_is_reported_in_the_end(
+    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    before = agent.plist_path.read_bytes()
+    launchd.set(stuck=True)
+    newer = service(dataclasses.replace(spec, at_login=True), launchd)
+    with pytest.raises(ServiceError, match="bootout"):
+        newer.install()
+    assert launchd.now_s >= GIVE_UP_S
+    assert agent.plist_path.read_bytes() == before
+
+
+def test_a_job_switched_off_by_the_user_stays_off(
+    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
+) -> None:
+    launchd.set(disabled=[JOB], switched_off_in_settings=True)
+    with pytest.raises(ServiceError, match="119") as caught:
+        agent.install()
+    assert "Login Items" in caught.value.hint
+    assert everything_below(spec.paths.state_dir.parent) == set()
+
+
+def test_start_respects_that_the_job_was_disabled(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    launchd.set(jobs={}, disabled=[JOB])
+    with pytest.raises(ServiceError, match="119"):
+        agent.start()
+    assert "enable" not in " ".join(launchd.calls()[-3:])
+
+
+def test_without_a_desktop_the_user_s_own_domain_is_used(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    launchd.set(domains=["user"])
+    agent.install()
+    assert list(launchd.state["jobs"]) == ["user/501/mlxd.daemon"]
+    assert agent.uninstall()
+    assert launchd.state["jobs"] == {}
+
+
+def test_start_runs_the_job_and_says_nothing_when_it_runs(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    agent.start()
+    agent.start()
+    assert launchd.state["jobs"][JOB]["runs"] == 1
+
+
+def test_start_registers_a_job_that_is_not(agent: LaunchdService, launchd: FakeLaunchd) -> None:
+    agent.install()
+    launchd.set(jobs={})
+    agent.start()
+    assert launchd.state["jobs"][JOB]["runs"] == 1
+
+
+def test_stop_ends_the_process_and_keeps_the_job(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    agent.stop()
+    agent.start()
+    agent.stop()
+    assert launchd.state["jobs"][JOB]["runs"] == 0
+    agent.uninstall()
+    agent.stop()
+
+
+def test_uninstall_waits_and_leaves_nothing_behind(
+    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    launchd.set(leaving=3)
+    spec.crash_log.touch()
+    assert spec.paths.socket.exists()
+    assert agent.uninstall()
+    assert launchd.state["jobs"] == {}
+    assert everything_below(spec.paths.state_dir.parent) == set()
+
+
+def test_uninstall_keeps_what_is_the_user_s(agent: LaunchdService, spec: ServiceSpec) -> None:
+    agent.install()
+    spec.paths.conversations_db.touch()
+    agent.uninstall()
+    assert spec.paths.conversations_db.exists()
+
+
+def test_uninstall_of_nothing_is_no_error(agent: LaunchdService) -> None:
+    assert not agent.uninstall()
+
+
+def test_a_machine_without_launchctl_is_told(spec: ServiceSpec, tmp_path: Path) -> None:
+    agent = LaunchdService(spec, tmp_path / "agents", os.getuid(), run_command)
+    with pytest.raises(ServiceError, match="no launchctl"):
+        agent.install()

@@ -1,0 +1,138 @@
+"""The property list, key by key, and the launcher that it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import plistlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxd.launchd.plist import agent, agent_bytes
+from mlxd.launchd.service import prepare
+from mlxd.launchd.spec import ServiceSpec, stable_python
+
+# launchd.plist(5): every key that is used, with the type that it must have.
+KEYS: dict[str, type] = {
+    "Label": str,
+    "ProgramArguments": list,
+    "EnvironmentVariables": dict,
+    "ProcessType": str,
+    "Sockets": dict,
+    "ExitTimeOut": int,
+    "Umask": str,
+    "LimitLoadToSessionType": list,
+    "SoftResourceLimits": dict,
+    "StandardOutPath": str,
+    "StandardErrorPath": str,
+    "RunAtLoad": bool,
+}
+
+
+def strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in strings(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in strings(item)]
+    return [value] if isinstance(value, str) else []
+
+
+@pytest.fixture
+def about(spec: ServiceSpec) -> dict[str, Any]:
+    return agent(spec)
+
+
+def test_every_key_is_known_and_of_its_type(spec: ServiceSpec) -> None:
+    for key, value in agent(dataclasses.replace(spec, at_login=True)).items():
+        assert type(value) is KEYS[key]
+
+
+def test_it_survives_the_way_through_xml(spec: ServiceSpec) -> None:
+    assert plistlib.loads(agent_bytes(spec)) == agent(spec)
+
+
+def test_the_process_is_not_throttled(about: dict[str, Any]) -> None:
+    assert about["ProcessType"] == "Interactive"
+
+
+def test_nothing_keeps_it_alive_or_starts_it_before_it_is_asked(about: dict[str, Any]) -> None:
+    assert "KeepAlive" not in about
+    assert "RunAtLoad" not in about
+
+
+def test_at_login_starts_it_at_load(spec: ServiceSpec) -> None:
+    assert agent(dataclasses.replace(spec, at_login=True))["RunAtLoad"] is True
+
+
+def test_launchd_listens_for_the_user_alone(spec: ServiceSpec, about: dict[str, Any]) -> None:
+    listener = {"SockPathName": str(spec.paths.socket), "SockPathMode": 384}
+    assert about["Sockets"] == {"Listener": listener}
+    assert about["Umask"] == "077"
+
+
+def test_it_may_take_its_time_to_stop(about: dict[str, Any]) -> None:
+    assert about["ExitTimeOut"] == 20
+
+
+def test_login_items_reads_mlxd(about: dict[str, Any]) -> None:
+    assert Path(about["ProgramArguments"][0]).name == "mlxd"
+    assert about["ProgramArguments"][1:] == ["run"]
+
+
+def test_it_loads_with_and_without_a_desktop(about: dict[str, Any]) -> None:
+    assert about["LimitLoadToSessionType"] == ["Aqua", "Background"]
+
+
+def test_no_value_waits_to_be_expanded(about: dict[str, Any]) -> None:
+    assert not [text for text in strings(about) if text.startswith("~") or "$" in text]
+
+
+def test_the_environment_holds_places_only(about: dict[str, Any]) -> None:
+    names = {"SOCKET", "CONFIG_DIR", "STATE_DIR", "CACHE_DIR", "LOG_DIR"}
+    assert set(about["EnvironmentVariables"]) == {f"MLXD_{name}" for name in names}
+    assert all(Path(value).is_absolute() for value in about["EnvironmentVariables"].values())
+
+
+def test_the_launcher_becomes_the_interpreter(spec: ServiceSpec, tmp_path: Path) -> None:
+    python = tmp_path / "odd 'name"
+    python.write_text('#!/bin/sh\necho "$$ $@"\n')
+    python.chmod(0o755)
+    odd = dataclasses.replace(spec, python=str(python))
+    prepare(odd)
+    with subprocess.Popen([odd.launcher, "run"], stdout=subprocess.PIPE, text=True) as process:
+        said, _ = process.communicate()
+    assert said == f"{process.pid} -m mlxd.daemon.cli run\n"
+
+
+def test_the_launcher_says_so_when_python_is_gone(spec: ServiceSpec) -> None:
+    gone = dataclasses.replace(spec, python="/nowhere/python")
+    prepare(gone)
+    done = subprocess.run([gone.launcher], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "/nowhere/python is gone" in done.stderr
+    assert "mlxd install" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("executable", "stable"),
+    [
+        (
+            "/opt/homebrew/Cellar/python@3.12/3.12.4/bin/python3.12",
+            "/opt/homebrew/opt/python@3.12/bin/python3.12",
+        ),
+        (
+            "/usr/local/Cellar/mlxd/0.1.0_1/libexec/bin/python",
+            "/usr/local/opt/mlxd/libexec/bin/python",
+        ),
+        ("/home/a/.venv/bin/python", "/home/a/.venv/bin/python"),
+    ],
+)
+def test_the_interpreter_s_path_outlives_upgrades(executable: str, stable: str) -> None:
+    assert stable_python(executable, lambda path: True) == stable
+
+
+def test_a_cellar_without_its_stable_link_is_kept() -> None:
+    executable = "/opt/homebrew/Cellar/x/1/bin/python"
+    assert stable_python(executable, lambda path: False) == executable

@@ -1,0 +1,204 @@
+"""The systemd units: what is in them, what systemd itself says of them, and the verbs."""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mlxd.launchd.service import Outcome, ServiceError, prepare, service_for
+from mlxd.launchd.spec import ServiceSpec
+from mlxd.launchd.systemd import SystemdService
+from mlxd.launchd.units import HARDENING, service_unit, socket_unit
+
+ANALYZE = shutil.which("systemd-analyze")
+
+
+def parsed(text: str) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(text)
+    return parser
+
+
+class FakeSystemd:
+    """Keeps which units are active and enabled; `broken` is what every call fails with."""
+
+    def __init__(self) -> None:
+        self.active: set[str] = set()
+        self.enabled: set[str] = set()
+        self.calls: list[str] = []
+        self.broken: Outcome | None = None
+
+    def run(self, command: Sequence[str]) -> Outcome:
+        assert command[:2] == ("systemctl", "--user")
+        verb, *rest = command[2:]
+        units = {unit for unit in rest if not unit.startswith("--")}
+        self.calls.append(" ".join(command[2:]))
+        if self.broken is not None:
+            return self.broken
+        return getattr(self, verb.replace("-", "_"))(units, "--now" in rest)
+
+    def daemon_reload(self, _units: set[str], _now: bool) -> Outcome:
+        return Outcome(0)
+
+    def enable(self, units: set[str], now: bool) -> Outcome:
+        self.enabled |= units
+        self.active |= units if now else set()
+        return Outcome(0)
+
+    def disable(self, units: set[str], now: bool) -> Outcome:
+        self.enabled -= units
+        self.active -= units if now else set()
+        return Outcome(0)
+
+    def start(self, units: set[str], _now: bool) -> Outcome:
+        self.active |= units
+        return Outcome(0)
+
+    def stop(self, units: set[str], _now: bool) -> Outcome:
+        self.active -= units
+        return Outcome(0)
+
+    def is_active(self, units: set[str], _now: bool) -> Outcome:
+        return Outcome(0 if units <= self.active else 3)
+
+    def is_enabled(self, units: set[str], _now: bool) -> Outcome:
+        return Outcome(0 if units <= self.enabled else 1)
+
+
+@pytest.fixture
+def systemd() -> FakeSystemd:
+    return FakeSystemd()
+
+
+def service(spec: ServiceSpec, systemd: FakeSystemd) -> SystemdService:
+    return SystemdService(spec, spec.paths.config_dir.parent / "units", systemd.run)
+
+
+def test_the_socket_is_for_the_user_alone(spec: ServiceSpec) -> None:
+    unit = parsed(socket_unit(spec))["Socket"]
+    assert unit["ListenStream"] == str(spec.paths.socket)
+    assert (unit["SocketMode"], unit["DirectoryMode"]) == ("0600", "0700")
+
+
+def test_the_service_is_hardened_and_says_when_it_is_ready(spec: ServiceSpec) -> None:
+    unit = parsed(service_unit(spec))["Service"]
+    assert unit["Type"] == "notify"
+    assert all(unit[key] == value for key, value in HARDENING)
+    assert "MemoryDenyWriteExecute" not in unit
+
+
+def test_an_engine_killed_for_memory_does_not_take_the_service_along(spec: ServiceSpec) -> None:
+    assert parsed(service_unit(spec))["Service"]["OOMPolicy"] == "continue"
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("folder", ["plain", "with space", "50% off"])
+def test_systemd_itself_finds_no_fault(spec: ServiceSpec, tmp_path: Path, folder: str) -> None:
+    base = tmp_path / folder
+    paths = dataclasses.replace(
+        spec.paths, socket=base / "run" / "mlxd.sock", state_dir=base / "state"
+    )
+    odd = dataclasses.replace(spec, paths=paths)
+    prepare(odd)
+    units = tmp_path / "units"
+    units.mkdir()
+    (units / "mlxd.socket").write_text(socket_unit(odd))
+    (units / "mlxd.service").write_text(service_unit(odd))
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [str(ANALYZE), "--user", "verify", str(units / "mlxd.socket"), str(units / "mlxd.service")],
+        capture_output=True,
+        text=True,
+        env=environ,
+        check=False,
+    )
+    assert "mlxd" not in done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+def test_install_listens_and_does_not_start_at_login(
+    spec: ServiceSpec, systemd: FakeSystemd
+) -> None:
+    units = service(spec, systemd)
+    assert units.install()
+    assert systemd.active == systemd.enabled == {"mlxd.socket"}
+    state = units.state()
+    assert (state.installed, state.loaded, state.at_login) == (True, True, False)
+
+
+def test_at_login_starts_the_service_too(spec: ServiceSpec, systemd: FakeSystemd) -> None:
+    units = service(dataclasses.replace(spec, at_login=True), systemd)
+    units.install()
+    assert systemd.active == systemd.enabled == {"mlxd.socket", "mlxd.service"}
+    assert units.state().at_login
+
+
+def test_a_second_install_changes_nothing(spec: ServiceSpec, systemd: FakeSystemd) -> None:
+    units = service(spec, systemd)
+    units.install()
+    systemd.calls.clear()
+    assert not units.install()
+    assert all(call.startswith("is-") for call in systemd.calls)
+
+
+def test_a_socket_that_moved_is_listened_on_anew(spec: ServiceSpec, systemd: FakeSystemd) -> None:
+    service(spec, systemd).install()
+    moved = dataclasses.replace(
+        spec, paths=dataclasses.replace(spec.paths, socket=spec.paths.state_dir / "new.sock")
+    )
+    assert service(moved, systemd).install()
+    stopped = systemd.calls.index("stop mlxd.socket mlxd.service")
+    assert "enable --now mlxd.socket" in systemd.calls[stopped:]
+    assert "mlxd.socket" in systemd.active
+
+
+def test_without_a_session_install_leaves_nothing_and_says_what_to_do(
+    spec: ServiceSpec, systemd: FakeSystemd
+) -> None:
+    systemd.broken = Outcome(1, "Failed to connect to bus: No medium found")
+    with pytest.raises(ServiceError, match="Failed to connect") as caught:
+        service(spec, systemd).install()
+    assert "enable-linger" in caught.value.hint
+    home = spec.paths.config_dir.parent
+    assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+def test_uninstall_leaves_nothing_behind_even_without_a_session(
+    spec: ServiceSpec, systemd: FakeSystemd
+) -> None:
+    units = service(spec, systemd)
+    units.install()
+    wants = units.unit_paths[0].parent / "sockets.target.wants"
+    wants.mkdir()
+    (wants / "mlxd.socket").symlink_to(units.unit_paths[0])
+    spec.paths.socket.touch()
+    systemd.broken = Outcome(1, "Failed to connect to bus")
+    assert units.uninstall()
+    home = spec.paths.config_dir.parent
+    assert not [path for path in home.rglob("*") if not path.is_dir()]
+    assert not units.uninstall()
+
+
+def test_start_and_stop_leave_the_socket_listening(spec: ServiceSpec, systemd: FakeSystemd) -> None:
+    units = service(spec, systemd)
+    units.install()
+    units.start()
+    assert systemd.active == {"mlxd.socket", "mlxd.service"}
+    units.stop()
+    assert systemd.active == {"mlxd.socket"}
+
+
+def test_the_platform_chooses_the_manager(spec: ServiceSpec) -> None:
+    environ = {"HOME": "/home/a", "XDG_CONFIG_HOME": "/home/a/conf"}
+    assert service_for(spec, environ, platform="darwin").manager == "launchd"
+    chosen = service_for(spec, environ, platform="linux")
+    assert isinstance(chosen, SystemdService)
+    assert chosen.unit_paths[0] == Path("/home/a/conf/systemd/user/mlxd.socket")
