@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlxd.protocol.errors import MlxdError
+
 MessageId = int | str | None
 """MessagePack-RPC uses unsigned 32-bit integers; JSON-RPC also allows strings and null."""
 
@@ -38,6 +40,14 @@ class Notification:
 
     method: str
     params: Params = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRequest:
+    """A request that can be answered, but only with `error`. Yielded by decoders, never encoded."""
+
+    id: MessageId
+    error: MlxdError
 
 
 Message = Request | Response | Notification

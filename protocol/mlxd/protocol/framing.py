@@ -1,0 +1,141 @@
+"""Finds where one MessagePack object ends, and refuses what would cost memory. No I/O.
+
+A decoder that trusts its input allocates what an array header declares: five bytes can ask for
+gigabytes. The scanner walks over headers only, keeps its place between feeds, and lets nothing be
+decoded before the whole object has arrived.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlxd.protocol.errors import ParseError
+
+MAX_MESSAGE_BYTES = 32 * 2**20
+MAX_DEPTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a peer may send. Depth counts maps and arrays inside each other."""
+
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_depth: int = MAX_DEPTH
+
+
+# First byte -> bytes in all, for objects of a fixed size (msgpack spec, "Overview" of formats).
+_FIXED = [0] * 256
+for _byte in (*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3):
+    _FIXED[_byte] = 1
+for _byte in range(0xA0, 0xC0):
+    _FIXED[_byte] = 1 + (_byte & 0x1F)
+for _byte, _size in ((0xCC, 2), (0xD0, 2), (0xCD, 3), (0xD1, 3), (0xCE, 5), (0xD2, 5), (0xCA, 5),
+                     (0xCF, 9), (0xD3, 9), (0xCB, 9)):  # fmt: skip
+    _FIXED[_byte] = _size
+_FIXED_SIZES = tuple(_FIXED)
+
+# First byte -> width of the length field, for strings and binary data.
+_SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+
+
+class Scanner:
+    """Walks over one object at a time in a growing buffer."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._open: list[int] = []
+        self._position = 0
+
+    def restart(self) -> None:
+        """Forget the object that was found: the buffer begins with the next one."""
+        self._position = 0
+        self._open.clear()
+
+    def find_end(self, buffer: bytearray) -> int | None:
+        """Return the number of bytes of the first object, or None if more bytes are needed.
+
+        Raises:
+            ParseError: the object is too long, too deep, or of a type that is not used.
+        """
+        position, opened = self._position, self._open
+        sizes, end = _FIXED_SIZES, len(buffer)
+        limit = self._limits.max_message_bytes
+        left = opened.pop() if opened else 1
+        while True:
+            while left:
+                if position >= end:
+                    self._pause(position, left)
+                    return None
+                byte = buffer[position]
+                size = sizes[byte]
+                if size:
+                    if position + size > end:
+                        self._check_length(position + size)
+                        self._pause(position, left)
+                        return None
+                    position += size
+                    left -= 1
+                    continue
+                if byte in _SIZED:
+                    width = _SIZED[byte]
+                    body = position + 1 + width
+                    if body > end:
+                        self._pause(position, left)
+                        return None
+                    body += int.from_bytes(buffer[position + 1 : body], "big")
+                    self._check_length(body)
+                    if body > end:
+                        self._pause(position, left)
+                        return None
+                    position = body
+                    left -= 1
+                    continue
+                header = self._container(buffer, position, end)
+                if header is None:
+                    self._pause(position, left)
+                    return None
+                position, children = header
+                # Every child takes a byte at least.
+                self._check_length(position + children)
+                left -= 1
+                opened.append(left)
+                if len(opened) > self._limits.max_depth:
+                    raise ParseError(f"The message is nested deeper than {self._limits.max_depth}.")
+                left = children
+            if not opened:
+                break
+            left = opened.pop()
+        if position > limit:
+            self._check_length(position)
+        self._position = position
+        return position
+
+    def _pause(self, position: int, left: int) -> None:
+        self._position = position
+        self._open.append(left)
+        self._check_length(position)
+
+    def _check_length(self, size: int) -> None:
+        limit = self._limits.max_message_bytes
+        if size > limit:
+            raise ParseError(
+                f"The message is longer than {limit} bytes.",
+                hint="Send less, or raise max_message_bytes in config.toml.",
+                data={"max_message_bytes": limit},
+            )
+
+    @staticmethod
+    def _container(buffer: bytearray, position: int, end: int) -> tuple[int, int] | None:
+        """Return (position behind the header, number of children), or None for more bytes."""
+        byte = buffer[position]
+        if byte & 0xF0 == 0x90:
+            return position + 1, byte & 0x0F
+        if byte & 0xF0 == 0x80:
+            return position + 1, 2 * (byte & 0x0F)
+        if byte not in (0xDC, 0xDD, 0xDE, 0xDF):
+            raise ParseError(f"MessagePack type 0x{byte:02x} is not used in this protocol.")
+        body = position + (3 if byte in (0xDC, 0xDE) else 5)
+        if body > end:
+            return None
+        count = int.from_bytes(buffer[position + 1 : body], "big")
+        return body, count if byte in (0xDC, 0xDD) else 2 * count
