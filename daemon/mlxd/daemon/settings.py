@@ -45,7 +45,7 @@ class Setting:
         if self.choices and value not in self.choices:
             raise BadValue(f"one of {', '.join(self.choices)}")
         if self.minimum is not None and isinstance(value, (int, float)) and value < self.minimum:
-            raise BadValue(f"{KINDS[self.kind].expected} of at least {self.minimum:g}")
+            raise BadValue(f"{KINDS[self.kind].expected} of at least {self.minimum:.15g}")
         return value
 
     def parse(self, text: str) -> Any:

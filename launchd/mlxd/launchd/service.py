@@ -75,8 +75,10 @@ class Service(Protocol):
         ...
 
 
-def run_command(command: Sequence[str]) -> Outcome:
+def run_command(command: Sequence[str], environ: Mapping[str, str] | None = None) -> Outcome:
     """Run a command and return its exit status and everything it said.
+
+    `environ` is its environment; None: this process's own.
 
     Raises:
         ServiceError: there is no such program, or it does not come to an end.
@@ -89,6 +91,7 @@ def run_command(command: Sequence[str]) -> Outcome:
             stderr=subprocess.STDOUT,
             timeout=COMMAND_TIMEOUT_S,
             check=False,
+            env=environ,
         )
     except FileNotFoundError as exc:
         raise ServiceError(f"There is no {command[0]} on this machine.") from exc

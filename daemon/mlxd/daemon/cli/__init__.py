@@ -1,0 +1,91 @@
+"""The command `mlxd`: a module per command group, imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from mlxd.protocol.errors import EXIT_INTERRUPTED, MlxdError
+
+COMMANDS = {
+    "run": "mlxd.daemon.cli.run:run",
+    "start": "mlxd.daemon.cli.lifecycle:start",
+    "stop": "mlxd.daemon.cli.lifecycle:stop",
+    "restart": "mlxd.daemon.cli.lifecycle:restart",
+    "status": "mlxd.daemon.cli.status:status",
+    "logs": "mlxd.daemon.cli.logs:logs",
+    "doctor": "mlxd.daemon.cli.doctor:doctor",
+    "install": "mlxd.daemon.cli.service:install",
+    "uninstall": "mlxd.daemon.cli.service:uninstall",
+}
+"""Name of a command to where it is, in the order of the help."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from mlxd.daemon.version import version
+
+    click.echo(f"mlxd {version()}")
+    ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Keep MLX language models warm in one background daemon.
+
+    Ask it something: mlx ask "…"
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the process with an exit status of the table in the docs."""
+    try:
+        sys.exit(cli.main(args=arguments, prog_name="mlxd", standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except MlxdError as exc:
+        click.echo(describe(exc), err=True)
+        sys.exit(exc.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader left (`mlxd logs | head`): nobody to tell
+        sys.exit(0)
+
+
+def describe(error: MlxdError) -> str:
+    """Return an error as people read it: what happened, then the next step."""
+    lines = [f"mlxd: {error.message}"]
+    if error.hint:
+        lines.append(f"      {error.hint}")
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+"""`mlxd run`: the daemon itself, in the foreground. What launchd, systemd and `start` run."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from mlxd.daemon.cli.options import setting_options
+
+
+@click.command()
+@setting_options
+def run(**overrides: Any) -> int:
+    """Run the daemon in the foreground.
+
+    Takes over the socket of launchd or systemd where it is started by one of them.
+    """
+    from mlxd.daemon import starter
+    from mlxd.daemon.config import load_config
+    from mlxd.daemon.front.main import serve
+    from mlxd.launchd import activation
+    from mlxd.protocol.paths import resolve_paths
+
+    starter.keep_from_children(os.environ)
+    paths = resolve_paths()
+    config = load_config(paths, overrides=overrides)
+    os.environ.update(config.process_environment(os.environ))
+
+    def tell_ready() -> None:
+        activation.notify("READY=1", os.environ)
+        starter.tell_ready(os.environ)
+
+    sockets = activation.adopt_sockets(os.environ)
+    return serve(config, paths, listen_sockets=sockets, on_ready=tell_ready)

@@ -1,0 +1,96 @@
+"""One question to the daemon, one answer: what the `mlxd` commands need, without asyncio."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlxd.protocol.codec import Decoder, Encoding, encode
+from mlxd.protocol.errors import DaemonUnreachable, Internal, error_from_map
+from mlxd.protocol.messages import Params, Request, Response
+
+ANSWER_TIMEOUT_S = 12.0
+"""Longer than the 10 s for which launchd holds back a service that crashed right after its start:
+meanwhile connecting succeeds and nobody answers."""
+
+CONNECT_TRIES = 5
+CONNECT_PAUSE_S = 0.05
+_CHUNK_BYTES = 65536
+
+
+class DaemonSilent(DaemonUnreachable):
+    """The socket accepts connections and nothing answers."""
+
+    default_hint = (
+        "If a service keeps crashing, its manager holds it back for some seconds. "
+        "Look into the log: mlxd logs -n 50. Or end it: mlxd stop --force"
+    )
+
+
+def request(
+    path: Path, method: str, params: Params | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S
+) -> Any:
+    """Send one request to the socket at `path` and return its result.
+
+    Raises:
+        DaemonUnreachable: nobody listens there; `DaemonSilent`: somebody does, without a word.
+        MlxdError: whatever the daemon answered.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        with contextlib.closing(_connect(path, timeout_s)) as connection:
+            connection.sendall(encode(Request(1, method, params or {}), Encoding.MSGPACK))
+            response = next(_responses(connection, deadline))
+    except TimeoutError as exc:
+        raise DaemonSilent(
+            f"The daemon at {path} did not answer within {timeout_s:.0f} s."
+        ) from exc
+    except (ConnectionError, StopIteration) as exc:
+        raise DaemonUnreachable(f"The daemon at {path} hung up.") from exc
+    if response.error is not None:
+        raise error_from_map(response.error)
+    return response.result
+
+
+def _connect(path: Path, timeout_s: float) -> socket.socket:
+    for remaining in reversed(range(CONNECT_TRIES)):
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(str(path))
+            return connection
+        except ConnectionRefusedError as exc:
+            connection.close()
+            # macOS answers so as well when the listener's queue is full.
+            if not remaining:
+                raise _nobody(path) from exc
+            time.sleep(CONNECT_PAUSE_S)
+        except TimeoutError:
+            connection.close()
+            raise
+        except OSError as exc:
+            connection.close()
+            raise _nobody(path, exc) from exc
+    raise Internal("unreachable")
+
+
+def _nobody(path: Path, exc: OSError | None = None) -> DaemonUnreachable:
+    reason = "" if exc is None or isinstance(exc, FileNotFoundError) else f" ({exc.strerror})"
+    return DaemonUnreachable(f"No daemon is running at {path}{reason}.")
+
+
+def _responses(connection: socket.socket, deadline: float) -> Iterator[Response]:
+    decoder = Decoder()
+    while True:
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        data = connection.recv(_CHUNK_BYTES)
+        if not data:
+            return
+        decoder.feed(data)
+        for message in decoder:
+            if isinstance(message, Response):
+                yield message

@@ -1,0 +1,92 @@
+"""`mlxd doctor`: a table of checks, each with a verdict and the next step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mlxd.daemon.config import Config
+from mlxd.launchd.service import Outcome, Service, run_command
+from mlxd.protocol.errors import MlxdError
+from mlxd.protocol.paths import Paths
+
+Verdict = Literal["ok", "warn", "fail"]
+SEVERITY: dict[Verdict, int] = {"ok": 0, "warn": 1, "fail": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found; `next_step` is empty where there is nothing to do."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+    next_step: str = ""
+
+    def to_map(self) -> dict[str, Any]:
+        """Return the finding for --json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the checks look at. The functions are the ways to the outside, for tests to replace."""
+
+    paths: Paths
+    config: Config
+    config_error: MlxdError | None
+    service: Service
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    platform: str = sys.platform
+    python: str = sys.executable
+    uid: int = field(default_factory=os.getuid)
+    run: Callable[[Sequence[str], Mapping[str, str]], Outcome] = run_command
+    free_bytes: Callable[[Path], int] = field(default=lambda path: shutil.disk_usage(path).free)
+    total_memory_bytes: Callable[[], int] = field(
+        default=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+
+
+Check = Callable[[Machine], Finding]
+
+ADVICE: tuple[tuple[str, str], ...] = (
+    (
+        "A model does not load",
+        "Check the path, that it is in MLX format (mlx models convert), and whether it needs "
+        "--trust-remote-code.",
+    ),
+    (
+        "Memory runs out",
+        "Take a smaller or more quantised model, lower --max-tokens, or free others: mlx ps, "
+        "mlx unload.",
+    ),
+    ("Answers repeat themselves", "Raise --repetition-penalty, for instance to 1.1."),
+    ("Answers are incoherent", "Lower --temperature, or take --preset precise."),
+)
+"""Symptom and remedy, for what no check can see. `docs/troubleshooting.md` says more of each."""
+
+
+def examine(machine: Machine) -> list[Finding]:
+    """Run every check; one that breaks is a finding, too."""
+    from mlxd.daemon.doctor.table import CHECKS
+
+    return [_run(name, check, machine) for name, check in CHECKS.items()]
+
+
+def _run(name: str, check: Check, machine: Machine) -> Finding:
+    try:
+        return check(machine)
+    except MlxdError as exc:
+        return Finding(name, "fail", exc.message, exc.hint)
+    except Exception as exc:
+        return Finding(name, "fail", f"The check itself broke: {exc!r}", "Report this, please.")
+
+
+def worst(findings: Sequence[Finding]) -> Verdict:
+    """Return the gravest verdict."""
+    return max((finding.verdict for finding in findings), key=SEVERITY.__getitem__, default="ok")

@@ -1,0 +1,127 @@
+"""Checks of files: configuration, socket, models, disk."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+import time
+from pathlib import Path
+
+from mlxd.daemon.config import SETTINGS
+from mlxd.daemon.doctor import Finding, Machine
+from mlxd.daemon.models.catalog import Catalog
+
+LITTLE_SPACE = 5 * 10**9
+NO_SPACE = 500 * 10**6
+
+KNOWN_VARIABLES = frozenset(
+    {
+        *(entry.variable for entry in SETTINGS.values()),
+        "MLXD_SOCKET",
+        "MLXD_CONFIG_DIR",
+        "MLXD_STATE_DIR",
+        "MLXD_CACHE_DIR",
+        "MLXD_LOG_DIR",
+        "MLXD_AUTOSTART",
+        "MLXD_READY_FD",
+    }
+)
+_RECENT_S = 86_400.0
+
+
+def configuration(machine: Machine) -> Finding:
+    """Can the configuration be read, and is no variable misspelt?"""
+    if machine.config_error is not None:
+        return Finding(
+            "configuration", "fail", machine.config_error.message, machine.config_error.hint
+        )
+    ours = [name for name in machine.environ if name.startswith("MLXD_")]
+    if strange := sorted(set(ours) - KNOWN_VARIABLES):
+        near = difflib.get_close_matches(strange[0], sorted(KNOWN_VARIABLES), n=1)
+        step = f"Did you mean {near[0]}?" if near else f"unset {strange[0]}"
+        return Finding("configuration", "warn", f"Unknown variable {strange[0]}", step)
+    file = machine.paths.config_file
+    said = str(file) if file.exists() else f"defaults ({file} is not there)"
+    return Finding("configuration", "ok", said)
+
+
+def socket_folder(machine: Machine) -> Finding:
+    """Is the socket's folder the user's own and closed to others?"""
+    path = machine.paths.socket
+    folder = path.parent
+    try:
+        about = os.lstat(folder)
+    except FileNotFoundError:
+        return Finding("socket", "ok", f"{path} (its folder is made at the first start)")
+    problem = _folder_problem(folder, about, machine.uid)
+    if problem:
+        step = f"chmod 700 {folder}" if "open to" in problem else "Set MLXD_SOCKET to another place"
+        return Finding("socket", "fail", problem, step)
+    if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        return Finding("socket", "warn", f"{path} is open to others", f"chmod 600 {path}")
+    return Finding("socket", "ok", str(path))
+
+
+def _folder_problem(folder: Path, about: os.stat_result, uid: int) -> str:
+    if not stat.S_ISDIR(about.st_mode):
+        return f"{folder} is a link or a file, not a folder"
+    if about.st_uid != uid:
+        return f"{folder} belongs to user {about.st_uid}, not to you"
+    if stat.S_IMODE(about.st_mode) & 0o077:
+        return f"{folder} is open to others (mode {stat.S_IMODE(about.st_mode):04o})"
+    return ""
+
+
+def default_model(machine: Machine) -> Finding:
+    """Is the model there that answers when none is named?"""
+    ref = Catalog(machine.config, machine.environ).resolve()
+    return Finding("default model", "ok", f"{ref.name}, {ref.path}")
+
+
+def models(machine: Machine) -> Finding:
+    """What is in the model cache, and is anything of it incomplete?"""
+    catalog = Catalog(machine.config, machine.environ)
+    records = catalog.list()
+    size = sum(record.bytes for record in records)
+    words = f"{len(records)} in {catalog.cache_dir} and elsewhere, {size / 1e9:.1f} GB"
+    broken = [record for record in records if record.problem]
+    if broken:
+        first = broken[0]
+        detail = f"{words}; {len(broken)} incomplete: {first.name} ({first.problem})"
+        step = f"mlx models pull {first.name}, or remove it: mlx models rm {first.name}"
+        return Finding("models", "warn", detail, step)
+    return Finding("models", "ok", words)
+
+
+def disk(machine: Machine) -> Finding:
+    """Is there room for models, kept prompts, conversations and logs?"""
+    cache = Catalog(machine.config, machine.environ).cache_dir
+    places = (cache, machine.paths.state_dir, machine.paths.cache_dir, machine.paths.log_dir)
+    free = {place: machine.free_bytes(_existing(place)) for place in places}
+    place = min(free, key=lambda key: free[key])
+    words = f"{free[place] / 1e9:.1f} GB free at {place}"
+    if free[place] < NO_SPACE:
+        return Finding("disk", "fail", words, "Free some space: mlx models list, mlx models rm")
+    if free[place] < LITTLE_SPACE:
+        return Finding("disk", "warn", words, "Too little for most models: mlx models list")
+    unwritable = [p for p in places[1:] if not os.access(_existing(p), os.W_OK)]
+    if unwritable:
+        return Finding("disk", "fail", f"{unwritable[0]} cannot be written", "Check its owner")
+    return Finding("disk", "ok", words)
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def crashes(machine: Machine) -> Finding:
+    """Has the daemon said something outside its log today?"""
+    file = machine.paths.log_dir / "mlxd.err"
+    try:
+        about = file.stat()
+    except OSError:
+        return Finding("crashes", "ok", "none")
+    if about.st_size and time.time() - about.st_mtime < _RECENT_S:
+        return Finding("crashes", "warn", f"{file} has something of today", f"tail {file}")
+    return Finding("crashes", "ok", "none today")

@@ -1,0 +1,48 @@
+"""Checks of what runs: the daemon and its service."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+from mlxd.daemon import control, lock
+from mlxd.daemon.doctor import Finding, Machine
+from mlxd.daemon.version import version
+
+_FEW_FILES = 512
+
+
+def daemon(machine: Machine) -> Finding:
+    """Does a daemon run, answer, and have this version?"""
+    if not lock.is_held(machine.paths.lock_file):
+        if machine.service.state().loaded:
+            return Finding("daemon", "ok", "It waits for the first request")
+        return Finding("daemon", "warn", "It is not running", "Start it: mlxd start")
+    about: dict[str, Any] = control.request(
+        machine.paths.socket, "hello", {"client": "mlxd doctor", "version": version()}
+    )
+    theirs = str(about.get("version"))
+    if theirs != version():
+        detail = f"Version {theirs} is running, {version()} is installed"
+        return Finding("daemon", "warn", detail, "mlxd restart")
+    return Finding("daemon", "ok", f"Version {theirs} answers at {machine.paths.socket}")
+
+
+def service(machine: Machine) -> Finding:
+    """Is it installed as a service, and is the service manager aware of it?"""
+    state = machine.service.state()
+    name = f"{state.manager} service"
+    if not state.installed:
+        return Finding("service", "ok", f"No {name}; install one: mlxd install")
+    if not state.loaded:
+        return Finding("service", "warn", f"The {name} is not loaded", "mlxd install")
+    when = "at login" if state.at_login else "for the first request"
+    return Finding("service", "ok", f"The {name} starts mlxd {when}")
+
+
+def open_files(_machine: Machine) -> Finding:
+    """May a process open enough files?"""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < _FEW_FILES:
+        return Finding("open files", "warn", f"{soft} at most", "ulimit -n 4096")
+    return Finding("open files", "ok", f"{soft if soft >= 0 else 'unlimited'} at most")

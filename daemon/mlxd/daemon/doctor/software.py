@@ -1,0 +1,117 @@
+"""Checks of what is installed, and of what the engine computes with."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mlxd.daemon.doctor import Finding, Machine
+from mlxd.daemon.openblas import find_openblas
+from mlxd.daemon.version import version
+
+_PACKAGES = ("mlx", "mlx-lm", "llguidance", "msgpack", "click")
+_SLOW_GFLOPS = 10.0
+"""The reference BLAS of the wheel reaches 1.5 on a machine where OpenBLAS reaches 76."""
+
+_SCARCE_MEMORY = 8 * 10**9
+_PRESSURE = {"2": "warning", "4": "critical"}
+
+# Runs in a process of its own: nothing else of mlxd but the engine imports MLX.
+PROBE = """
+import json, time
+import mlx.core as mx
+a = mx.random.normal((512, 512)); mx.eval(a @ a)
+start = time.perf_counter()
+for _ in range(4): mx.eval(a @ a)
+seconds = time.perf_counter() - start
+print(json.dumps({
+    "device": "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu",
+    "metal": mx.metal.is_available(),
+    "gflops": 4 * 2 * 512**3 / seconds / 1e9,
+}))
+"""
+
+
+def packages(_machine: Machine) -> Finding:
+    """Are the distributions there that mlxd needs?"""
+    found, missing = [f"mlxd {version()}", f"Python {platform.python_version()}"], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        step = f"{sys.executable} -m pip install {' '.join(missing)}"
+        return Finding("packages", "fail", f"Missing: {', '.join(missing)}", step)
+    return Finding("packages", "ok", ", ".join(found))
+
+
+def backend(machine: Machine) -> Finding:
+    """Does MLX start, on which device, and how fast is a matrix product?"""
+    library = find_openblas(machine.platform)
+    environ = dict(machine.environ)
+    if library is not None:
+        environ["LD_PRELOAD"] = str(library)
+    outcome = machine.run((machine.python, "-c", PROBE), environ)
+    if outcome.status != 0:
+        last = outcome.output.splitlines()[-1:] or [f"status {outcome.status}"]
+        return Finding(
+            "backend", "fail", f"MLX does not start: {last[0]}", "Install it again: pip install mlx"
+        )
+    about: dict[str, Any] = json.loads(outcome.output.splitlines()[-1])
+    kind = "Metal" if about["metal"] else about["device"].upper()
+    speed = f"{kind}, {about['gflops']:.0f} GFLOP/s in float32"
+    if about["device"] == "gpu":
+        return Finding("backend", "ok", speed)
+    return _cpu(machine, speed, about["gflops"], library)
+
+
+def _cpu(machine: Machine, speed: str, gflops: float, library: Path | None) -> Finding:
+    if machine.platform == "darwin":
+        step = "Use a native arm64 Python on a Mac with Apple silicon: MLX runs without its GPU."
+        return Finding("backend", "warn", speed, step)
+    if library is None:
+        step = "Install OpenBLAS (many times faster): sudo apt install libopenblas0-pthread"
+        return Finding("backend", "warn", f"{speed}, without OpenBLAS", step)
+    detail = f"{speed}, OpenBLAS {library}"
+    if gflops < _SLOW_GFLOPS:
+        return Finding("backend", "warn", detail, "The processor is slow, or busy: see `top`.")
+    return Finding("backend", "ok", detail)
+
+
+def memory(machine: Machine) -> Finding:
+    """How much memory is there, and how much of it may the GPU wire?"""
+    total = machine.total_memory_bytes()
+    words = [f"{total / 1e9:.1f} GB"]
+    if machine.platform == "darwin":
+        words.append(_wired_limit(machine))
+        pressure = _sysctl(machine, "kern.memorystatus_vm_pressure_level")
+        if pressure in _PRESSURE:
+            words.append(f"pressure: {_PRESSURE[pressure]}")
+            step = "Close other programs, or free models: mlx ps, mlx unload NAME"
+            return Finding("memory", "warn", ", ".join(words), step)
+    if machine.config.memory_budget_bytes is not None:
+        words.append(f"budget {machine.config.memory_budget_bytes / 1e9:.1f} GB")
+        if machine.config.memory_budget_bytes > total:
+            step = "Lower memory_budget_bytes in config.toml: it is more than the machine has."
+            return Finding("memory", "warn", ", ".join(words), step)
+    if total < _SCARCE_MEMORY:
+        step = "Choose models of at most half of it, quantised to 4 bits on a Mac."
+        return Finding("memory", "warn", ", ".join(words), step)
+    return Finding("memory", "ok", ", ".join(words))
+
+
+def _wired_limit(machine: Machine) -> str:
+    limit = _sysctl(machine, "iogpu.wired_limit_mb")
+    if not limit.isdecimal() or limit == "0":
+        return "wired limit: the system's own"
+    return f"wired limit {int(limit) * 2**20 / 1e9:.1f} GB"
+
+
+def _sysctl(machine: Machine, name: str) -> str:
+    outcome = machine.run(("sysctl", "-n", name), machine.environ)
+    return outcome.output.strip() if outcome.status == 0 else ""

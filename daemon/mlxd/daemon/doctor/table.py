@@ -1,0 +1,21 @@
+"""Every check of `mlxd doctor`, in the order in which it is shown."""
+
+from __future__ import annotations
+
+from mlxd.daemon.doctor import Check, places, running, software
+
+CHECKS: dict[str, Check] = {
+    "packages": software.packages,
+    "backend": software.backend,
+    "memory": software.memory,
+    "configuration": places.configuration,
+    "socket": places.socket_folder,
+    "open files": running.open_files,
+    "daemon": running.daemon,
+    "service": running.service,
+    "default model": places.default_model,
+    "models": places.models,
+    "disk": places.disk,
+    "crashes": places.crashes,
+}
+"""Name of a check to its function; the finding carries the same name."""

@@ -1,0 +1,59 @@
+"""Advisory locks: they end with their process, whatever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+POLL_S = 0.02
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait for the lock at `path` and hold it; the file stays, for deleting it would race."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock at `path` for itself."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def wait_released(path: Path, timeout_s: float) -> bool:
+    """Return whether the lock at `path` was let go within `timeout_s`. flock has no timeout."""
+    deadline = time.monotonic() + timeout_s
+    while is_held(path):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def holder(path: Path) -> int | None:
+    """Return the process id that the lock's holder wrote into it; None where nobody holds it."""
+    if not is_held(path):
+        return None
+    try:
+        text = path.read_text("ascii").split()
+        return int(text[0]) if text else None
+    except (OSError, ValueError):
+        return None

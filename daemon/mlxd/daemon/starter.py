@@ -1,0 +1,181 @@
+"""Starts a daemon that nobody's terminal holds, once, however many ask at the same time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from select import select
+
+from mlxd.daemon import control, lock
+from mlxd.protocol.errors import DaemonUnreachable, MlxdError
+from mlxd.protocol.paths import Paths
+
+READY_FD = "MLXD_READY_FD"
+"""Names the descriptor on which the child says that it accepts connections."""
+
+READY_WORD = b"ready\n"
+START_TIMEOUT_S = 60.0
+"""Generous: a machine that just woke up reads Python's modules from disk."""
+
+_SAID_MAX_BYTES = 8192
+_ERR_FILE_MAX_BYTES = 1_000_000
+
+
+class StartFailed(MlxdError):
+    """The daemon ended, or said nothing, before it was ready. Its exit status is the error's."""
+
+    code = "start_failed"
+    default_hint = "See what it says in the foreground: mlxd run"
+
+    def __init__(self, message: str, exit_status: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_status  # type: ignore[misc]  # a child's own, not the class's
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Outcome of a start: `fresh` is False where a daemon ran already."""
+
+    fresh: bool
+
+
+def start_lock(paths: Paths) -> Path:
+    """Return the file whose lock a starter holds while it starts."""
+    return paths.socket.with_name(paths.socket.name + ".start")
+
+
+def run_in_foreground(flags: Sequence[str] = ()) -> list[str]:
+    """Return the command that is started: `mlxd run` by this very Python."""
+    return [sys.executable, "-m", "mlxd.daemon.cli", "run", *flags]
+
+
+def answers(paths: Paths, timeout_s: float = control.ANSWER_TIMEOUT_S) -> bool:
+    """Return whether a daemon answers. Raises `control.DaemonSilent` where one is mute."""
+    try:
+        control.request(paths.socket, "ping", timeout_s=timeout_s)
+    except control.DaemonSilent:
+        raise
+    except DaemonUnreachable:
+        return False
+    return True
+
+
+def start(paths: Paths, command: Sequence[str], environ: Mapping[str, str]) -> Started:
+    """Start `command` in a session of its own and wait until it accepts connections.
+
+    Raises:
+        StartFailed: with what the child said and its exit status.
+    """
+    for folder in (paths.socket.parent, paths.log_dir):
+        _private_folder(folder)
+    with lock.exclusive(start_lock(paths)):
+        if answers(paths):
+            return Started(fresh=False)
+        return _spawn(paths, command, environ)
+
+
+def _private_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise StartFailed(f"The folder {folder} cannot be made: {exc.strerror}.") from exc
+
+
+def _spawn(paths: Paths, command: Sequence[str], environ: Mapping[str, str]) -> Started:
+    said = _Said(paths.log_dir / "mlxd.err")
+    ready, tell_ready = os.pipe()
+    try:
+        child = subprocess.Popen(
+            [*command],
+            stdin=subprocess.DEVNULL,
+            stdout=said.descriptor,
+            stderr=said.descriptor,
+            cwd="/",  # so that no folder stays busy
+            env={**environ, READY_FD: str(tell_ready)},
+            pass_fds=(tell_ready,),
+            start_new_session=True,
+            umask=0o077,
+        )
+        os.close(tell_ready)
+        tell_ready = -1
+        return _await(child, ready, said, paths)
+    finally:
+        os.close(ready)
+        if tell_ready >= 0:
+            os.close(tell_ready)
+        said.close()
+
+
+def _await(child: subprocess.Popen[bytes], ready: int, said: _Said, paths: Paths) -> Started:
+    if not select([ready], [], [], START_TIMEOUT_S)[0]:
+        child.kill()
+        child.wait()
+        raise StartFailed(
+            f"The daemon was not ready within {START_TIMEOUT_S:.0f} s.\n{said.text()}"
+        )
+    if os.read(ready, len(READY_WORD)) == READY_WORD:
+        child.returncode = 0  # it lives on, and this process ends: nobody is to wait for it
+        return Started(fresh=True)
+    status = child.wait()
+    # Another one, started by hand, may have been faster: then there is a daemon all the same.
+    if answers(paths):
+        return Started(fresh=False)
+    words = said.text() or f"It ended with status {status} and said nothing."
+    raise StartFailed(f"The daemon did not start.\n{words}", status if status > 0 else 1)
+
+
+class _Said:
+    """What the child writes outside its log: the part of the file that is its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        if path.exists() and path.stat().st_size > _ERR_FILE_MAX_BYTES:
+            flags |= os.O_TRUNC
+        self.descriptor = os.open(path, flags, 0o600)
+        self._start = os.fstat(self.descriptor).st_size
+
+    def text(self) -> str:
+        with self._path.open("rb") as stream:
+            stream.seek(self._start)
+            return stream.read()[-_SAID_MAX_BYTES:].decode(errors="replace").strip()
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def tell_ready(environ: dict[str, str] | os._Environ[str]) -> None:
+    """Tell the starter that connections are accepted; once, and nothing where nobody waits."""
+    descriptor = environ.pop(READY_FD, "")
+    if not descriptor.isdecimal():
+        return
+    try:
+        os.write(int(descriptor), READY_WORD)
+        os.close(int(descriptor))
+    except OSError:
+        return  # the starter was interrupted; the daemon is none the worse
+
+
+def keep_from_children(environ: Mapping[str, str]) -> None:
+    """Close the starter's descriptor to child processes, which would keep it waiting."""
+    descriptor = environ.get(READY_FD, "")
+    if descriptor.isdecimal():
+        try:
+            os.set_inheritable(int(descriptor), False)
+        except OSError:
+            return
+
+
+def wait_until_answering(paths: Paths, timeout_s: float) -> bool:
+    """Return whether a daemon answers within `timeout_s`: a service manager starts in its time."""
+    deadline = time.monotonic() + timeout_s
+    while not answers(paths, max(deadline - time.monotonic(), 0.1)):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,83 @@
+"""A stand-in for `mlxd run`, for tests of what starts, stops and asks it: a real process.
+
+It holds the lock, listens, tells that it is ready, and answers a handful of methods. FAKE_DAEMON
+chooses what goes wrong: `fail` ends with status 5 and words, `mute` never answers, `deaf` ignores
+shutdown, `slow` takes a second to be ready.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mlxd.daemon import starter
+from mlxd.protocol.codec import Decoder, Encoding, encode
+from mlxd.protocol.messages import Request, Response
+from mlxd.protocol.paths import Paths, resolve_paths
+
+
+def main() -> int:
+    trouble = os.environ.get("FAKE_DAEMON", "")
+    paths = resolve_paths()
+    if trouble == "fail":
+        print("mlxd: The model is broken.\n      Get another one.", file=sys.stderr)
+        return 5
+    lock = os.open(paths.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("mlxd: Another one is running.", file=sys.stderr)
+        return 1
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+    with (paths.log_dir / "births").open("a") as births:
+        births.write(f"{os.getpid()}\n")
+    if trouble == "slow":
+        time.sleep(1)
+    serve(paths, trouble)
+    return 0
+
+
+def serve(paths: Paths, trouble: str) -> None:
+    Path(paths.socket).unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(paths.socket))
+        listener.listen(128)
+        starter.tell_ready(os.environ)
+        stopping = False
+        while not stopping:
+            connection, _ = listener.accept()
+            with connection:
+                stopping = answer(connection, trouble)
+    paths.socket.unlink()
+
+
+def answer(connection: socket.socket, trouble: str) -> bool:
+    decoder = Decoder()
+    while data := connection.recv(65536):
+        if trouble == "mute":
+            continue
+        decoder.feed(data)
+        for message in decoder:
+            assert isinstance(message, Request)
+            result = RESULTS.get(message.method, {})
+            connection.sendall(encode(Response(message.id, None, result), Encoding.MSGPACK))
+            if message.method == "shutdown" and trouble != "deaf":
+                return True
+    return False
+
+
+RESULTS: dict[str, dict[str, Any]] = {
+    "ping": {"pong": True},
+    "hello": {"server": "mlxd", "version": "0.1.0", "protocol": 1},
+    "shutdown": {"stopping": True},
+    "status": {"state": "ready", "pid": os.getpid(), "uptime_s": 61.0},
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
