@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxd.daemon.config import SETTINGS, TABLES, Config, ConfigError, load_config
+from mlxd.daemon.config_doc import reference
 from mlxd.protocol.paths import Paths
 
 
@@ -180,3 +181,8 @@ def test_every_default_passes_its_own_check() -> None:
 
 def test_every_field_is_a_setting_or_a_table() -> None:
     assert {*SETTINGS, *TABLES} == set(Config.__dataclass_fields__)
+
+
+def test_the_documentation_is_what_the_table_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert page.read_text("utf-8") == reference(), "python -m mlxd.daemon.config_doc > docs/…"

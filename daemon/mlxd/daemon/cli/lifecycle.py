@@ -85,7 +85,7 @@ def stop(force: bool, timeout_s: float | None) -> None:
     drain_s = _config(paths).drain_s if timeout_s is None else timeout_s
     if not lock.is_held(paths.lock_file):
         raise DaemonUnreachable(f"No daemon is running at {paths.socket}.")
-    _stop(paths, drain_s, force=force)
+    stop_daemon(paths, drain_s, force=force)
     click.echo("mlxd has stopped.", err=True)
     service = current_service(paths)
     if service.state().loaded:
@@ -104,7 +104,15 @@ def _config(paths: Paths) -> Config:
         return Config()
 
 
-def _stop(paths: Paths, drain_s: float, *, force: bool) -> None:
+def stop_daemon(
+    paths: Paths, drain_s: float, *, force: bool, margin_s: float = EXIT_MARGIN_S
+) -> None:
+    """Ask the daemon to stop, wait until it has; kill it after that if `force`.
+
+    Raises:
+        StillRunning: it did not stop in `drain_s` and `margin_s`.
+        DaemonUnreachable: it does not listen to anybody, and `force` is off.
+    """
     try:
         control.request(paths.socket, "shutdown", {"drain_s": drain_s})
     except ShuttingDown:
@@ -112,16 +120,16 @@ def _stop(paths: Paths, drain_s: float, *, force: bool) -> None:
     except DaemonUnreachable:
         if not force and lock.is_held(paths.lock_file):
             raise
-    if lock.wait_released(paths.lock_file, drain_s + EXIT_MARGIN_S):
+    if lock.wait_released(paths.lock_file, drain_s + margin_s):
         return
     if not force:
-        raise StillRunning(f"The daemon is still running after {drain_s + EXIT_MARGIN_S:.0f} s.")
+        raise StillRunning(f"The daemon is still running after {drain_s + margin_s:.0f} s.")
     kill(paths)
 
 
 def stop_gently(paths: Paths) -> None:
     """Stop the running daemon as `mlxd stop` does."""
-    _stop(paths, _config(paths).drain_s, force=False)
+    stop_daemon(paths, _config(paths).drain_s, force=False)
 
 
 def kill(paths: Paths) -> None:
@@ -143,6 +151,6 @@ def restart(force: bool) -> None:
     paths = resolve_paths()
     config = load_config(paths)
     if lock.is_held(paths.lock_file):
-        _stop(paths, config.drain_s, force=force)
+        stop_daemon(paths, config.drain_s, force=force)
     _start(paths, [])
     click.echo(f"mlxd is running at {paths.socket}", err=True)

@@ -59,8 +59,8 @@ def uninstall() -> None:
     service = current_service(paths)
     if service.state().installed and lock.is_held(paths.lock_file):
         stop_gently(paths)
+    remove([starter.start_lock(paths)])
     if service.uninstall():
-        remove([starter.start_lock(paths)])
         click.echo(f"The {service.manager} service is gone.", err=True)
         click.echo(f"      Kept: {paths.config_dir}, {paths.state_dir}, {paths.log_dir}", err=True)
     else:

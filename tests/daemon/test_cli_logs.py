@@ -1,0 +1,66 @@
+"""`mlxd logs`: the end of the log, and what follows, across rotation."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxd.daemon.cli import logs as module
+from mlxd.daemon.cli.logs import tail
+from mlxd.protocol.paths import Paths
+from support.places import MLXD, mlxd
+
+
+@given(
+    text=st.text(alphabet="ab\n", max_size=60),
+    count=st.integers(0, 12),
+    block=st.integers(1, 7),
+)
+def test_the_tail_is_the_same_for_every_block_size(
+    tmp_path_factory: pytest.TempPathFactory, text: str, count: int, block: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "tail.log"
+    path.write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK_BYTES", block)
+        expected = text.splitlines(keepends=True)[-count:] if count else []
+        assert tail(path, count).decode() == "".join(expected)
+
+
+def test_the_last_lines_are_shown(environ: dict[str, str], own_paths: Paths) -> None:
+    own_paths.log_dir.mkdir()
+    own_paths.log_file.write_text("".join(f"line {n}\n" for n in range(100)))
+    assert mlxd(environ, "logs", "-n", "2").stdout == "line 98\nline 99\n"
+    assert len(mlxd(environ, "logs").stdout.splitlines()) == 20
+
+
+def test_no_log_yet_is_said(environ: dict[str, str]) -> None:
+    done = mlxd(environ, "logs")
+    assert done.returncode == 0
+    assert "There is no log yet" in done.stderr
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as stream:
+        stream.write(text)
+
+
+def test_what_follows_is_shown_across_rotation(environ: dict[str, str], own_paths: Paths) -> None:
+    own_paths.log_dir.mkdir()
+    log = own_paths.log_file
+    log.write_text("old\n")
+    with subprocess.Popen(
+        [*MLXD, "logs", "-f", "-n", "1"], env=environ, stdout=subprocess.PIPE, text=True
+    ) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "old\n"
+        append(log, "added\n")
+        assert follower.stdout.readline() == "added\n"
+        log.rename(log.with_suffix(".1"))
+        log.write_text("rotated\n")
+        assert follower.stdout.readline() == "rotated\n"
+        follower.terminate()

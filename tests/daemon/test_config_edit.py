@@ -1,0 +1,98 @@
+"""Adding to config.toml: everything else stays as it was, or nothing is written at all."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxd.daemon.config import ConfigError, read_config_file
+from mlxd.daemon.config_edit import capture_environment, captured_environment, with_entries
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+HERE = Path("config.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# mine\npreload = false",
+        "[environment]\nA = '1'\n\n[aliases]\nx = 'y'\n",
+        "[aliases]\nx = 'y'\n",
+        "[ environment ] # places\n",
+        "[models.a]\nrepo = 'x/y' # [environment]\n",
+    ],
+)
+def test_entries_are_added_and_the_rest_stays(text: str) -> None:
+    edited = with_entries(text, "environment", {"HF_HOME": "/x"}, HERE)
+    assert tomllib.loads(edited)["environment"]["HF_HOME"] == "/x"
+    assert all(line in edited for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "environment = { A = '1' }\n",
+        "environment.A = '1'\n[aliases]\n",
+        'x = """\n[environment]\n"""\n[aliases]\n',
+    ],
+)
+def test_a_file_that_cannot_be_added_to_safely_is_left_alone(text: str) -> None:
+    with pytest.raises(ConfigError, match="does not dare") as caught:
+        with_entries(text, "environment", {"HF_HOME": "/x"}, HERE)
+    assert 'HF_HOME = "/x"' in caught.value.hint
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_every_value_survives(value: str) -> None:
+    edited = with_entries("preload = true\n", "environment", {"A": value}, HERE)
+    assert tomllib.loads(edited) == {"preload": True, "environment": {"A": value}}
+
+
+def test_what_a_service_needs_is_captured_and_no_token() -> None:
+    environ = {"HF_HOME": "/x", "HTTPS_PROXY": "http://p", "HF_TOKEN": "secret", "HOME": "/h"}
+    assert captured_environment(environ) == {"HF_HOME": "/x", "HTTPS_PROXY": "http://p"}
+
+
+def test_a_moved_cache_folder_is_captured_as_the_hub_reads_it() -> None:
+    assert captured_environment({"XDG_CACHE_HOME": "/c"}) == {"HF_HOME": "/c/huggingface"}
+    environ = {"XDG_CACHE_HOME": "/c", "HF_HUB_CACHE": "/x"}
+    assert captured_environment(environ) == {"HF_HUB_CACHE": "/x"}
+
+
+def test_what_the_file_says_already_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[environment]\nHF_HOME = '/mine'\n")
+    environ = {"HF_HOME": "/shell", "NO_PROXY": "x"}
+    assert capture_environment(path, environ) == ["NO_PROXY"]
+    assert read_config_file(path)["environment"] == {"HF_HOME": "/mine", "NO_PROXY": "x"}
+    assert capture_environment(path, environ) == []
+
+
+def test_a_new_file_is_private_and_a_link_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "config.toml"
+    capture_environment(path, {"HF_HOME": "/x"})
+    assert path.stat().st_mode & 0o777 == 0o600
+    dotfiles = tmp_path / "dotfiles.toml"
+    dotfiles.write_text("preload = false\n")
+    link = tmp_path / "config.toml"
+    link.symlink_to(dotfiles)
+    capture_environment(link, {"HF_HOME": "/x"})
+    assert link.is_symlink()
+    assert "HF_HOME" in dotfiles.read_text()
+
+
+def test_a_damaged_file_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("= =")
+    with pytest.raises(ConfigError):
+        capture_environment(path, {"HF_HOME": "/x"})
+    assert path.read_text() == "= ="

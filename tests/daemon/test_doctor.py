@@ -1,0 +1,257 @@
+"""`mlxd doctor`: every check on a machine that is made up, and the command on this one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxd.daemon.config import Config, ConfigError
+from mlxd.daemon.doctor import ADVICE, Machine, examine, places, running, software
+from mlxd.daemon.doctor.table import CHECKS
+from mlxd.daemon.openblas import find_openblas
+from mlxd.launchd.service import Outcome, ServiceState
+from mlxd.protocol.paths import Paths
+from support.places import mlxd
+
+
+@dataclass
+class FakeService:
+    """A service manager that answers what it is told to."""
+
+    current: ServiceState
+    manager: str = "systemd"
+
+    def state(self) -> ServiceState:
+        return self.current
+
+    def install(self) -> bool:
+        raise AssertionError("a doctor changes nothing")
+
+    uninstall = install
+
+    def start(self) -> None:
+        raise AssertionError("a doctor changes nothing")
+
+    stop = start
+
+
+def answering(**answers: str) -> Callable[[Sequence[str], Mapping[str, str]], Outcome]:
+    """Return a runner: a word of the command to its output; anything else fails."""
+
+    def run(command: Sequence[str], _environ: Mapping[str, str]) -> Outcome:
+        line = " ".join(command)
+        return next((Outcome(0, out) for word, out in answers.items() if word in line), Outcome(1))
+
+    return run
+
+
+def probe(**about: Any) -> str:
+    return json.dumps({"device": "cpu", "metal": False, "gflops": 70.0, **about})
+
+
+@pytest.fixture
+def machine(own_paths: Paths, environ: dict[str, str]) -> Machine:
+    return Machine(
+        paths=own_paths,
+        config=Config(),
+        config_error=None,
+        service=FakeService(ServiceState("systemd", installed=False)),
+        environ=environ,
+        platform="linux",
+        run=answering(mlx=probe()),
+        free_bytes=lambda _path: 10**11,
+        total_memory_bytes=lambda: 16 * 10**9,
+    )
+
+
+def test_every_check_bears_its_name_in_the_table(machine: Machine) -> None:
+    assert [finding.check for finding in examine(machine)] == list(CHECKS)
+
+
+def test_whatever_is_not_well_has_a_next_step(machine: Machine) -> None:
+    for finding in examine(machine):
+        assert finding.verdict == "ok" or finding.next_step, finding
+
+
+def test_a_check_that_breaks_is_a_finding(machine: Machine) -> None:
+    def broken(_path: Path) -> int:
+        raise RuntimeError("oh")
+
+    found = {f.check: f for f in examine(replace(machine, free_bytes=broken))}
+    assert found["disk"].verdict == "fail"
+    assert "oh" in found["disk"].detail
+
+
+def test_an_engine_that_cannot_start_fails(machine: Machine) -> None:
+    def run(_command: Sequence[str], _environ: Mapping[str, str]) -> Outcome:
+        return Outcome(1, "Traceback\nImportError: libmlx.so")
+
+    finding = software.backend(replace(machine, run=run))
+    assert finding.verdict == "fail"
+    assert "libmlx.so" in finding.detail
+
+
+def test_a_gpu_is_enough(machine: Machine) -> None:
+    run = answering(mlx=probe(device="gpu", metal=True, gflops=3000))
+    finding = software.backend(replace(machine, platform="darwin", run=run))
+    assert finding.verdict == "ok"
+    assert "Metal" in finding.detail
+
+
+def test_a_mac_without_its_gpu_is_pointed_out(machine: Machine) -> None:
+    finding = software.backend(replace(machine, platform="darwin"))
+    assert finding.verdict == "warn"
+    assert "arm64" in finding.next_step
+
+
+def test_a_cpu_without_openblas_is_pointed_out(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(software, "find_openblas", lambda _platform: None)
+    finding = software.backend(machine)
+    assert finding.verdict == "warn"
+    assert "libopenblas0-pthread" in finding.next_step
+
+
+def test_openblas_is_preloaded_for_the_probe_as_for_the_engine(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def run(_command: Sequence[str], environ: Mapping[str, str]) -> Outcome:
+        seen.append(environ.get("LD_PRELOAD"))
+        return Outcome(0, probe())
+
+    monkeypatch.setattr(software, "find_openblas", lambda _platform: Path("/lib/blas.so"))
+    assert software.backend(replace(machine, run=run)).verdict == "ok"
+    assert seen == ["/lib/blas.so"]
+
+
+def test_the_first_openblas_that_is_there_is_taken(tmp_path: Path) -> None:
+    there = tmp_path / "libopenblas.so.0"
+    there.touch()
+    candidates = (str(tmp_path / "none"), str(there))
+    assert find_openblas("linux", candidates) == there
+    assert find_openblas("darwin", candidates) is None
+    assert find_openblas("linux", candidates[:1]) is None
+
+
+def test_a_mac_s_wired_limit_and_pressure_are_read(machine: Machine) -> None:
+    run = answering(wired_limit="12000", pressure_level="1")
+    finding = software.memory(replace(machine, platform="darwin", run=run))
+    assert (finding.verdict, finding.detail) == ("ok", "16.0 GB, wired limit 12.6 GB")
+    run = answering(wired_limit="0", pressure_level="4")
+    finding = software.memory(replace(machine, platform="darwin", run=run))
+    assert finding.verdict == "warn"
+    assert "critical" in finding.detail
+
+
+def test_a_budget_beyond_the_machine_is_pointed_out(machine: Machine) -> None:
+    config = Config(memory_budget_bytes=64 * 10**9)
+    assert software.memory(replace(machine, config=config)).verdict == "warn"
+
+
+def test_little_memory_is_pointed_out(machine: Machine) -> None:
+    small = replace(machine, total_memory_bytes=lambda: 4 * 10**9)
+    assert software.memory(small).verdict == "warn"
+
+
+def test_a_damaged_configuration_fails_with_its_line(machine: Machine) -> None:
+    error = ConfigError("config.toml, line 3: preload must be true or false.")
+    finding = places.configuration(replace(machine, config_error=error))
+    assert finding.verdict == "fail"
+    assert "line 3" in finding.detail
+
+
+def test_a_misspelt_variable_is_pointed_out(machine: Machine) -> None:
+    finding = places.configuration(replace(machine, environ={"MLXD_PRELAOD": "0"}))
+    assert finding.verdict == "warn"
+    assert finding.next_step == "Did you mean MLXD_PRELOAD?"
+
+
+def test_the_socket_s_folder_must_be_closed_to_others(machine: Machine) -> None:
+    folder = machine.paths.socket.parent
+    assert places.socket_folder(machine).verdict == "ok"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    finding = places.socket_folder(machine)
+    assert (finding.verdict, finding.next_step) == ("fail", f"chmod 700 {folder}")
+    folder.chmod(0o700)
+    assert places.socket_folder(machine).verdict == "ok"
+    assert places.socket_folder(replace(machine, uid=os.getuid() + 1)).verdict == "fail"
+    machine.paths.socket.touch()
+    machine.paths.socket.chmod(0o666)
+    assert places.socket_folder(machine).verdict == "warn"
+
+
+def test_a_link_in_place_of_the_socket_s_folder_fails(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    machine.paths.socket.parent.symlink_to(tmp_path / "elsewhere")
+    assert places.socket_folder(machine).verdict == "fail"
+
+
+def test_an_incomplete_model_is_named_with_the_remedy(machine: Machine) -> None:
+    (Path(machine.environ["HF_HUB_CACHE"]) / "models--org--half" / "snapshots" / "a").mkdir(
+        parents=True
+    )
+    finding = places.models(machine)
+    assert finding.verdict == "warn"
+
+
+def test_a_default_model_that_is_not_there_fails(machine: Machine) -> None:
+    gone = replace(machine, config=Config(default_model="org/gone"))
+    found = {finding.check: finding for finding in examine(gone)}
+    assert found["default model"].verdict == "fail"
+    assert "mlx models pull org/gone" in found["default model"].next_step
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(10**11, "ok"), (10**9, "warn"), (10**6, "fail")])
+def test_the_disk_is_judged_by_what_is_free(machine: Machine, free: int, verdict: str) -> None:
+    assert places.disk(replace(machine, free_bytes=lambda _path: free)).verdict == verdict
+
+
+def test_words_outside_the_log_are_pointed_out(machine: Machine) -> None:
+    machine.paths.log_dir.mkdir()
+    (machine.paths.log_dir / "mlxd.err").write_text("Fatal Python error\n")
+    assert places.crashes(machine).verdict == "warn"
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        (ServiceState("launchd", installed=False), "ok"),
+        (ServiceState("launchd", installed=True, loaded=True), "ok"),
+        (ServiceState("launchd", installed=True, loaded=False), "warn"),
+    ],
+)
+def test_the_service_is_judged(machine: Machine, state: ServiceState, verdict: str) -> None:
+    assert running.service(replace(machine, service=FakeService(state))).verdict == verdict
+
+
+def test_a_service_that_waits_needs_no_daemon(machine: Machine) -> None:
+    assert running.daemon(machine).verdict == "warn"
+    waiting = FakeService(ServiceState("systemd", installed=True, loaded=True))
+    assert running.daemon(replace(machine, service=waiting)).verdict == "ok"
+
+
+def test_the_command_tells_what_it_found(environ: dict[str, str]) -> None:
+    done = mlxd(environ, "doctor")
+    assert "Python 3." in done.stdout
+    assert "Traceback" not in done.stderr
+    report = json.loads(mlxd(environ, "doctor", "--json").stdout)
+    assert [check["check"] for check in report["checks"]] == list(CHECKS)
+    assert (done.returncode == 1) == (report["verdict"] == "fail")
+
+
+def test_the_documentation_has_every_symptom_and_remedy() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text("utf-8")
+    for symptom, _remedy in ADVICE:
+        assert f"## {symptom}" in page
+    for name in CHECKS:
+        assert f"| {name} |" in page

@@ -1,0 +1,41 @@
+"""An environment of its own for one test: nothing of the real home is read or written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+FAKE_DAEMON = [sys.executable, str(Path(__file__).with_name("fake_daemon.py"))]
+MLXD = [sys.executable, "-m", "mlxd.daemon.cli"]
+
+
+def own_environ(folder: Path) -> dict[str, str]:
+    """Return the environment of a user whose whole world lies below `folder`."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "HOME": str(folder),
+        "XDG_CONFIG_HOME": str(folder / "xdg-config"),
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "MLXD_SOCKET": str(folder / "run" / "s"),
+        "MLXD_CONFIG_DIR": str(folder / "config"),
+        "MLXD_STATE_DIR": str(folder / "state"),
+        "MLXD_CACHE_DIR": str(folder / "cache"),
+        "MLXD_LOG_DIR": str(folder / "log"),
+    }
+
+
+def mlxd(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command and return what it said."""
+    return subprocess.run(
+        [*MLXD, *arguments],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
