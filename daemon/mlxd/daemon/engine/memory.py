@@ -1,0 +1,102 @@
+"""How much memory the machine has, may be used, and is short of."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+UNLIMITED_BYTES = 2**60
+"""cgroup v1 says "no limit" with a huge number."""
+SHARE_OF_WORKING_SET = 0.85
+"""Of macOS's recommended working set: wiring all of it has ended in kernel panics."""
+SHARE_OF_MEMORY = 0.75
+"""Of memory on machines without a GPU limit: the rest belongs to everything else."""
+PRESSURE_LEVELS = {1: "normal", 2: "warning", 4: "critical"}  # kern.memorystatus_vm_pressure_level
+PSI_WARNING_PERCENT, PSI_CRITICAL_PERCENT = 10.0, 30.0
+"""Share of the last ten seconds in which some task waited for memory."""
+
+ReadText = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    total_bytes: int
+    available_bytes: int
+
+
+def read_text(path: str) -> str:
+    """Return a file's text, empty where it cannot be read."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def machine_memory(read: ReadText = read_text) -> Memory:
+    """Return the machine's memory, or the container's where that is less."""
+    if sys.platform == "darwin":
+        total = sysctl_int("hw.memsize") or 8 * 2**30
+        return Memory(total, total)
+    fields = dict.fromkeys(("MemTotal", "MemAvailable"), 0)
+    for line in read("/proc/meminfo").splitlines():
+        name, _, rest = line.partition(":")
+        if name in fields:
+            fields[name] = int(rest.split()[0]) * 1024
+    total = fields["MemTotal"] or 8 * 2**30
+    for path in CGROUP_LIMITS:
+        text = read(path).strip()
+        if text.isdigit() and int(text) < UNLIMITED_BYTES:
+            total = min(total, int(text))
+    return Memory(total, min(total, fields["MemAvailable"] or total))
+
+
+def default_budget_bytes(device_info: dict[str, Any], read: ReadText = read_text) -> int:
+    """Return what weights and KV caches may take together, where nothing is configured."""
+    recommended = device_info.get("max_recommended_working_set_size")
+    if recommended:
+        return int(recommended * SHARE_OF_WORKING_SET)
+    size = device_info.get("memory_size") or device_info.get("total_memory")
+    total = machine_memory(read).total_bytes
+    return int(min(int(size), total) * SHARE_OF_MEMORY if size else total * SHARE_OF_MEMORY)
+
+
+def pressure(read: ReadText = read_text) -> str:
+    """Return "normal", "warning" or "critical"."""
+    if sys.platform == "darwin":
+        level = sysctl_int("kern.memorystatus_vm_pressure_level")
+        return PRESSURE_LEVELS.get(level or 1, "normal")
+    some = psi_percent(read("/proc/pressure/memory"))
+    if some >= PSI_CRITICAL_PERCENT:
+        return "critical"
+    return "warning" if some >= PSI_WARNING_PERCENT else "normal"
+
+
+def psi_percent(text: str) -> float:
+    """Return `avg10` of the line `some` of Linux's pressure stall information; 0 if absent."""
+    for line in text.splitlines():
+        if line.startswith("some "):
+            for field in line.split()[1:]:
+                name, _, value = field.partition("=")
+                if name == "avg10":
+                    return float(value)
+    return 0.0
+
+
+def sysctl_int(name: str) -> int | None:
+    """Return an integer of macOS's sysctl, or None."""
+    library = ctypes.util.find_library("c")
+    if library is None:
+        return None
+    try:
+        libc = ctypes.CDLL(library)
+        value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
+        status = libc.sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0)
+    except (OSError, AttributeError):
+        return None
+    return int(value.value) if status == 0 else None

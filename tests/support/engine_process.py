@@ -1,0 +1,176 @@
+"""A real engine process, driven over its link as the front drives it."""
+
+from __future__ import annotations
+
+import glob
+import os
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlxd.daemon.engine.options import EngineOptions
+from mlxd.protocol.codec import Decoder, Encoding, encode
+from mlxd.protocol.messages import Notification, Request, Response
+from mlxd.protocol.methods import validate
+
+ROOT = Path(__file__).resolve().parents[2]
+POCKET = ROOT / "daemon" / "mlxd" / "daemon" / "models" / "pocket"
+OPENBLAS = glob.glob("/usr/lib/*/openblas-pthread/libopenblas.so.0")
+
+
+def engine_environment() -> dict[str, str]:
+    """Return the environment in which the front starts the engine."""
+    env = dict(os.environ)
+    roots = [str(ROOT / part) for part in ("protocol", "client", "daemon", "launchd")]
+    env["PYTHONPATH"] = os.pathsep.join(roots)
+    if OPENBLAS:
+        env["LD_PRELOAD"] = OPENBLAS[0]
+    return env
+
+
+class EngineProcess:
+    """Send requests, wait for events. Every wait ends by an event or by the socket's timeout."""
+
+    def __init__(self, options: EngineOptions | None = None, timeout_s: float = 60.0) -> None:
+        mine, theirs = socket.socketpair()
+        mine.settimeout(timeout_s)
+        self.sock = mine
+        with theirs:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "mlxd.daemon.engine",
+                    "--fd", str(theirs.fileno()),
+                    "--options", (options or EngineOptions()).to_json(),
+                ],
+                pass_fds=[theirs.fileno()],
+                env=engine_environment(),
+            )  # fmt: skip
+        self._decoder = Decoder(trusted=True)
+        self._messages: list[Any] = []
+        self._next_id = 0
+        self.notices: list[Notification] = []
+        self.events: defaultdict[int, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+        self.steps: list[list[Any]] = []
+
+    def close(self) -> None:
+        self.sock.close()
+        try:
+            self.process.wait(15)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    # ---- requests
+
+    def submit(
+        self,
+        method: str = "chat",
+        *,
+        model: dict[str, Any] | None = None,
+        conn: int = 1,
+        **params: Any,
+    ) -> int:
+        """Send a completion request; returns its id. Greedy unless told otherwise."""
+        self._next_id += 1
+        given = validate(method, {"temperature": 0.0, **params})
+        self._send(
+            Notification(
+                "submit",
+                {
+                    "rid": self._next_id,
+                    "method": method,
+                    "params": given,
+                    "model": model or {"name": "pocket", "path": str(POCKET)},
+                    "conn": conn,
+                    "priority": given["priority"],
+                },
+            )
+        )
+        return self._next_id
+
+    def ask(self, text: str, **params: Any) -> dict[str, Any]:
+        """Ask one question and return the result."""
+        return self.result(self.submit(messages=[{"role": "user", "content": text}], **params))
+
+    def cancel(self, rid: int, code: str = "cancelled") -> None:
+        self._send(Notification("cancel", {"rid": rid, "code": code}))
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Send a request and return its result; a refusal is returned as `{"error": …}`."""
+        self._next_id += 1
+        wanted = self._next_id
+        self._send(Request(wanted, method, params))
+        while True:
+            message = self._next()
+            if isinstance(message, Response) and message.id == wanted:
+                return {"error": message.error} if message.error else message.result
+
+    # ---- what comes back
+
+    def result(self, rid: int) -> dict[str, Any]:
+        """Wait for the end of a request; an error is returned as `{"error": …}`."""
+        while True:
+            for kind, payload in self.events[rid]:
+                if kind == "end":
+                    return payload
+                if kind == "error":
+                    return {"error": payload}
+            self._next()
+
+    def wait_event(self, rid: int, kind: str) -> dict[str, Any]:
+        """Wait until the request has an event of this type, and return the first."""
+        while True:
+            for found, payload in self.events[rid]:
+                if found == kind:
+                    return payload
+            self._next()
+
+    def wait_notice(self, method: str) -> dict[str, Any]:
+        """Wait for a notification such as `hello` or `bye`."""
+        while True:
+            for notice in self.notices:
+                if notice.method == method:
+                    return notice.params
+            self._next()
+
+    def text_of(self, rid: int) -> str:
+        """Return the answer text that came as deltas so far."""
+        return "".join(
+            payload["text"]
+            for kind, payload in self.events[rid]
+            if kind == "delta" and payload["channel"] == "answer"
+        )
+
+    def _send(self, message: Any) -> None:
+        self.sock.sendall(encode(message, Encoding.MSGPACK))
+
+    def _next(self) -> Any:
+        while not self._messages:
+            data = self.sock.recv(1 << 18)
+            if not data:
+                raise EOFError("the engine has gone")
+            self._decoder.feed(data)
+            self._messages += list(self._decoder)
+        message = self._messages.pop(0)
+        if isinstance(message, Notification) and message.method == "step":
+            self.steps.append(message.params["events"])
+            for rid, kind, payload in message.params["events"]:
+                self.events[rid].append((kind, payload))
+        elif isinstance(message, Notification):
+            self.notices.append(message)
+        return message
+
+
+@contextmanager
+def running_engine(options: EngineOptions | None = None) -> Iterator[EngineProcess]:
+    """A real engine for the time of a block."""
+    engine = EngineProcess(options)
+    try:
+        yield engine
+    finally:
+        engine.close()
