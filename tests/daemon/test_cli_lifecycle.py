@@ -124,6 +124,25 @@ def test_a_socket_path_that_is_too_long_is_told(environ: dict[str, str]) -> None
     assert "MLXD_SOCKET" in done.stderr
 
 
+def test_a_folder_that_is_a_file_is_told_without_a_traceback(
+    environ: dict[str, str], own_paths: Paths
+) -> None:
+    own_paths.log_dir.mkdir()
+    (own_paths.log_dir / "mlxd.err").mkdir()
+    done = mlxd(environ, "start")
+    assert done.returncode == 1
+    assert "Is a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1"])
+def test_a_poor_locale_and_no_home_are_enough(environ: dict[str, str], locale: str) -> None:
+    bare = {key: value for key, value in environ.items() if key != "HOME"}
+    done = mlxd({**bare, "LC_ALL": locale, "PYTHONIOENCODING": "ascii"}, "doctor")
+    assert "Traceback" not in done.stderr
+    assert "packages" in done.stdout
+
+
 def test_a_wrong_flag_says_what_it_must_be(environ: dict[str, str]) -> None:
     done = mlxd(environ, "start", "--max-queue", "0")
     assert done.returncode == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ def test_the_tail_is_the_same_for_every_block_size(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BLOCK_BYTES", block)
         expected = text.splitlines(keepends=True)[-count:] if count else []
-        assert tail(path, count).decode() == "".join(expected)
+        with path.open("rb") as stream:
+            assert tail(stream, count).decode() == "".join(expected)
+            assert stream.read() == b""
 
 
 def test_the_last_lines_are_shown(environ: dict[str, str], own_paths: Paths) -> None:
@@ -57,10 +60,13 @@ def test_what_follows_is_shown_across_rotation(environ: dict[str, str], own_path
         [*MLXD, "logs", "-f", "-n", "1"], env=environ, stdout=subprocess.PIPE, text=True
     ) as follower:
         assert follower.stdout is not None
+        watchdog = threading.Timer(60, follower.kill)
+        watchdog.start()
         assert follower.stdout.readline() == "old\n"
         append(log, "added\n")
         assert follower.stdout.readline() == "added\n"
         log.rename(log.with_suffix(".1"))
         log.write_text("rotated\n")
         assert follower.stdout.readline() == "rotated\n"
+        watchdog.cancel()
         follower.terminate()

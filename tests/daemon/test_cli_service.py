@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from mlxd.daemon import lock, starter
+from mlxd.daemon.cli.lifecycle import stop_daemon
 from mlxd.daemon.config import read_config_file
+from mlxd.daemon.version import version
 from mlxd.protocol.paths import Paths
 from support.places import FAKE_DAEMON, mlxd
 
@@ -105,3 +107,15 @@ def test_a_damaged_configuration_is_told_before_anything_is_installed(
     own_paths.config_file.write_text("= =")
     assert mlxd(served, "install").returncode == 2
     assert units(served) == []
+
+
+def test_an_upgrade_replaces_the_old_process(served: dict[str, str], own_paths: Paths) -> None:
+    mlxd(served, "install")
+    starter.start(own_paths, FAKE_DAEMON, {**served, "FAKE_VERSION": version()})
+    assert "restarted" not in mlxd(served, "install").stderr
+    assert lock.is_held(own_paths.lock_file)
+    stop_daemon(own_paths, 0, force=False)
+    starter.start(own_paths, FAKE_DAEMON, {**served, "FAKE_VERSION": "0.0.1"})
+    assert "It was restarted: 0.0.1" in mlxd(served, "install").stderr
+    assert not lock.is_held(own_paths.lock_file)
+    assert "start mlxd.socket mlxd.service" in (Path(served["HOME"]) / "calls").read_text()

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from mlxd.daemon.cli.doctor import ADVICE, Machine, examine, places, running, software
+from mlxd.daemon.cli.doctor.table import CHECKS
 from mlxd.daemon.config import Config, ConfigError
-from mlxd.daemon.doctor import ADVICE, Machine, examine, places, running, software
-from mlxd.daemon.doctor.table import CHECKS
 from mlxd.daemon.openblas import find_openblas
 from mlxd.launchd.service import Outcome, ServiceState
 from mlxd.protocol.paths import Paths

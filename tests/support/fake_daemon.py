@@ -74,7 +74,7 @@ def answer(connection: socket.socket, trouble: str) -> bool:
 
 RESULTS: dict[str, dict[str, Any]] = {
     "ping": {"pong": True},
-    "hello": {"server": "mlxd", "version": "0.1.0", "protocol": 1},
+    "hello": {"server": "mlxd", "version": os.environ.get("FAKE_VERSION", "0"), "protocol": 1},
     "shutdown": {"stopping": True},
     "status": {"state": "ready", "pid": os.getpid(), "uptime_s": 61.0},
 }

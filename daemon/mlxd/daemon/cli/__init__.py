@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +19,7 @@ COMMANDS = {
     "restart": "mlxd.daemon.cli.lifecycle:restart",
     "status": "mlxd.daemon.cli.status:status",
     "logs": "mlxd.daemon.cli.logs:logs",
-    "doctor": "mlxd.daemon.cli.doctor:doctor",
+    "doctor": "mlxd.daemon.cli.doctor.command:doctor",
     "install": "mlxd.daemon.cli.service:install",
     "uninstall": "mlxd.daemon.cli.service:uninstall",
 }
@@ -66,6 +68,10 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with an exit status of the table in the docs."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a terminal without → is no reason to die
     try:
         sys.exit(cli.main(args=arguments, prog_name="mlxd", standalone_mode=False) or 0)
     except click.exceptions.Abort:
@@ -79,8 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(describe(exc), err=True)
         sys.exit(exc.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader left (`mlxd logs | head`): nobody to tell
+        # The reader left (`mlxd logs | head`). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        click.echo(f"mlxd: {where}{exc.strerror or exc}.\n      See: mlxd doctor", err=True)
+        sys.exit(1)
 
 
 def describe(error: MlxdError) -> str:

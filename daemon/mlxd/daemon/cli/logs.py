@@ -29,54 +29,50 @@ def logs(follow: bool, lines: int) -> None:
     """
     path = resolve_paths().log_file
     out = sys.stdout.buffer
-    if not path.exists():
+    stream = _open(path)
+    if stream is None:
         click.echo(f"mlxd: There is no log yet at {path}. Start the daemon: mlxd start", err=True)
     else:
-        out.write(tail(path, lines))
+        out.write(tail(stream, lines))
         out.flush()
-    if follow:
-        for added in additions(path):
-            out.write(added)
-            out.flush()
+    for added in additions(path, stream) if follow else ():
+        out.write(added)
+        out.flush()
 
 
-def tail(path: Path, lines: int) -> bytes:
-    """Return the last `lines` lines of a file, reading no more of it than they need."""
-    if lines == 0:
-        return b""
-    with path.open("rb") as stream:
-        position = stream.seek(0, os.SEEK_END)
-        found = b""
-        while position > 0 and found.count(b"\n") <= lines:
-            step = min(_BLOCK_BYTES, position)
-            position -= step
-            stream.seek(position)
-            found = stream.read(step) + found
-    return b"".join(found.splitlines(keepends=True)[-lines:])
+def tail(stream: BinaryIO, lines: int) -> bytes:
+    """Return the last `lines` lines, reading no more than they need; leaves `stream` at its end."""
+    end = position = stream.seek(0, os.SEEK_END)
+    found = b""
+    while lines and position > 0 and found.count(b"\n") <= lines:
+        step = min(_BLOCK_BYTES, position)
+        position -= step
+        stream.seek(position)
+        found = stream.read(step) + found
+    # Where the tail ends, the rest begins: what was added meanwhile is neither lost nor doubled.
+    stream.seek(end)
+    return b"".join(found.splitlines(keepends=True)[-lines:]) if lines else b""
 
 
-def additions(path: Path) -> Iterator[bytes]:
-    """Yield what is written to `path` from now on, across rotation. Never ends by itself."""
-    stream = _open(path, at_end=True)
+def additions(path: Path, stream: BinaryIO | None) -> Iterator[bytes]:
+    """Yield what follows in `stream`, then in the files that take its place. Never ends."""
     while True:
         if stream is not None and (added := stream.read()):
             yield added
             continue
         if stream is None or _was_replaced(stream, path):
             if stream is not None:
+                yield stream.read()  # what was written between the last look and the rotation
                 stream.close()
-            stream = _open(path, at_end=False)
+            stream = _open(path)
         time.sleep(_POLL_S)
 
 
-def _open(path: Path, *, at_end: bool) -> BinaryIO | None:
+def _open(path: Path) -> BinaryIO | None:
     try:
-        stream = path.open("rb")
+        return path.open("rb")
     except FileNotFoundError:
         return None
-    if at_end:
-        stream.seek(0, os.SEEK_END)
-    return stream
 
 
 def _was_replaced(stream: BinaryIO, path: Path) -> bool:

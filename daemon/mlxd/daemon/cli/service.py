@@ -6,12 +6,13 @@ import os
 
 import click
 
-from mlxd.daemon import lock, starter
+from mlxd.daemon import control, lock, starter
 from mlxd.daemon.cli.lifecycle import stop_gently
 from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import load_config
 from mlxd.daemon.config_edit import capture_environment
-from mlxd.launchd.service import remove
+from mlxd.daemon.version import version
+from mlxd.launchd.service import Service, remove
 from mlxd.protocol.paths import Paths, resolve_paths
 
 
@@ -43,6 +44,18 @@ def install(at_login: bool | None) -> None:
     when = "at login" if wanted else "for the first request"
     verb = "is installed" if changed else "was installed already"
     click.echo(f"mlxd {verb} as a {service.manager} service and starts {when}.", err=True)
+    _renew(paths, service)
+
+
+def _renew(paths: Paths, service: Service) -> None:
+    """After an upgrade the unit is the same and the process is old."""
+    if not lock.is_held(paths.lock_file):
+        return
+    about = control.request(paths.socket, "hello", {"client": "mlxd install"})
+    if about.get("version") != version():
+        stop_gently(paths)
+        service.start()
+        click.echo(f"It was restarted: {about.get('version')} → {version()}", err=True)
 
 
 def _make_room(paths: Paths) -> None:

@@ -73,7 +73,7 @@ ADVICE: tuple[tuple[str, str], ...] = (
 
 def examine(machine: Machine) -> list[Finding]:
     """Run every check; one that breaks is a finding, too."""
-    from mlxd.daemon.doctor.table import CHECKS
+    from mlxd.daemon.cli.doctor.table import CHECKS
 
     return [_run(name, check, machine) for name, check in CHECKS.items()]
 

@@ -8,8 +8,8 @@ import stat
 import time
 from pathlib import Path
 
+from mlxd.daemon.cli.doctor import Finding, Machine
 from mlxd.daemon.config import SETTINGS
-from mlxd.daemon.doctor import Finding, Machine
 from mlxd.daemon.models.catalog import Catalog
 
 LITTLE_SPACE = 5 * 10**9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlxd.daemon.doctor import Check, places, running, software
+from mlxd.daemon.cli.doctor import Check, places, running, software
 
 CHECKS: dict[str, Check] = {
     "packages": software.packages,

@@ -6,9 +6,9 @@ import json
 
 import click
 
+from mlxd.daemon.cli.doctor import ADVICE, Finding, Machine, Verdict, examine, worst
 from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import Config, load_config
-from mlxd.daemon.doctor import ADVICE, Finding, Machine, Verdict, examine, worst
 from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.paths import resolve_paths
 

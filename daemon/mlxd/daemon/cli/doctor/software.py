@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mlxd.daemon.doctor import Finding, Machine
+from mlxd.daemon.cli.doctor import Finding, Machine
 from mlxd.daemon.openblas import find_openblas
 from mlxd.daemon.version import version
 
