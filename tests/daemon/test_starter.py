@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from mlxd.daemon import control, lock, starter
+from mlxd.daemon.lock import POLL_S
 from mlxd.protocol.errors import DaemonUnreachable
 from mlxd.protocol.paths import Paths, resolve_paths
 from support.places import FAKE_DAEMON
@@ -129,6 +132,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     code = f"""
 import sys
+import threading
 from pathlib import Path
 from mlxd.daemon import lock
 with lock.exclusive(Path({str(path)!r})):
@@ -146,3 +150,24 @@ with lock.exclusive(Path({str(path)!r})):
         holder.kill()
         assert lock.wait_released(path, 10)
     assert not lock.is_held(tmp_path / "nothing")
+
+
+def test_a_lock_is_taken_once_and_names_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    descriptor = lock.take(path)
+    assert descriptor is not None
+    assert lock.take(path) is None
+    assert lock.holder(path) == os.getpid()
+    os.close(descriptor)
+    assert lock.holder(path) is None
+
+
+def test_glances_at_a_lock_keep_nobody_from_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    glance = os.open(path, os.O_RDONLY)
+    fcntl.flock(glance, fcntl.LOCK_SH)
+    threading.Timer(POLL_S, os.close, [glance]).start()
+    descriptor = lock.take(path)
+    assert descriptor is not None
+    os.close(descriptor)

@@ -7,7 +7,6 @@ shutdown, `slow` takes a second to be ready.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import sys
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlxd.daemon import starter
+from mlxd.daemon import lock, starter
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import Request, Response
 from mlxd.protocol.paths import Paths, resolve_paths
@@ -27,14 +26,9 @@ def main() -> int:
     if trouble == "fail":
         print("mlxd: The model is broken.\n      Get another one.", file=sys.stderr)
         return 5
-    lock = os.open(paths.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if lock.take(paths.lock_file) is None:
         print("mlxd: Another one is running.", file=sys.stderr)
         return 1
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
     with (paths.log_dir / "births").open("a") as births:
         births.write(f"{os.getpid()}\n")
     if trouble == "slow":

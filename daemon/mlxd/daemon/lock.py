@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 POLL_S = 0.02
+_GLANCES = 10
 
 
 @contextlib.contextmanager
@@ -21,6 +22,27 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def take(path: Path) -> int | None:
+    """Take the lock at `path` for life and write this process's id into it; None: it is held.
+
+    Returns the descriptor that holds it. A glance by `is_held` also occupies the lock for a moment:
+    that is waited out.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    for _ in range(_GLANCES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(POLL_S)
+            continue
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def is_held(path: Path) -> bool:
