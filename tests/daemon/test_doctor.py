@@ -228,6 +228,7 @@ def test_words_outside_the_log_are_pointed_out(machine: Machine) -> None:
         (ServiceState("launchd", installed=False), "ok"),
         (ServiceState("launchd", installed=True, loaded=True), "ok"),
         (ServiceState("launchd", installed=True, loaded=False), "warn"),
+        (ServiceState("launchd", installed=True, loaded=True, current=False), "warn"),
     ],
 )
 def test_the_service_is_judged(machine: Machine, state: ServiceState, verdict: str) -> None:

@@ -227,3 +227,14 @@ def test_a_machine_without_launchctl_is_told(spec: ServiceSpec, tmp_path: Path) 
     agent = LaunchdService(spec, tmp_path / "agents", os.getuid(), run_command)
     with pytest.raises(ServiceError, match="no launchctl"):
         agent.install()
+
+
+def test_files_of_another_installation_are_noticed(
+    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    assert agent.state().current
+    newer = service(dataclasses.replace(spec, python="/new/python"), launchd)
+    assert not newer.state().current
+    assert newer.install()
+    assert newer.state().current

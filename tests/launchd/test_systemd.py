@@ -202,3 +202,11 @@ def test_the_platform_chooses_the_manager(spec: ServiceSpec) -> None:
     chosen = service_for(spec, environ, platform="linux")
     assert isinstance(chosen, SystemdService)
     assert chosen.unit_paths[0] == Path("/home/a/conf/systemd/user/mlxd.socket")
+
+
+def test_files_of_another_installation_are_noticed(spec: ServiceSpec, systemd: FakeSystemd) -> None:
+    service(spec, systemd).install()
+    newer = service(dataclasses.replace(spec, python="/new/python"), systemd)
+    assert not newer.state().current
+    assert newer.install()
+    assert newer.state().current

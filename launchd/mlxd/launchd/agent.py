@@ -6,6 +6,7 @@ print` prints is no interface and is never read, only whether it finds the job.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlxd.launchd.service import (
     Runner,
     ServiceError,
     ServiceState,
+    has_content,
     prepare,
     refused,
     remove,
@@ -69,8 +71,17 @@ class LaunchdService:
     def state(self) -> ServiceState:
         """Return where the agent stands."""
         installed = self._plist.exists()
-        at_login = installed and b"RunAtLoad" in self._plist.read_bytes()
-        return ServiceState(self.manager, installed, self._domain_with_job() is not None, at_login)
+        if not installed:
+            return ServiceState(self.manager, installed)
+        at_login = b"RunAtLoad" in self._plist.read_bytes()
+        loaded = self._domain_with_job() is not None
+        return ServiceState(self.manager, installed, loaded, at_login, self._is_current(at_login))
+
+    def _is_current(self, at_login: bool) -> bool:
+        spec = dataclasses.replace(self._spec, at_login=at_login)
+        return has_content(self._plist, agent_bytes(spec)) and has_content(
+            spec.launcher, spec.launcher_text().encode()
+        )
 
     def install(self) -> bool:
         """Write launcher and property list, load the agent; False where all was in place."""

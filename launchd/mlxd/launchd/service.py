@@ -34,13 +34,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """Where the service stands. `disabled`: the user switched it off."""
+    """Where the service stands. `current`: its files are what this installation would write."""
 
     manager: str
     installed: bool
     loaded: bool = False
     at_login: bool = False
-    disabled: bool = False
+    current: bool = True
 
 
 Runner = Callable[[Sequence[str]], Outcome]
@@ -143,6 +143,14 @@ def prepare(spec: ServiceSpec) -> bool:
     for folder in private:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return write_file(spec.launcher, spec.launcher_text().encode(), 0o755)
+
+
+def has_content(path: Path, content: bytes) -> bool:
+    """Return whether the file at `path` is there with exactly this content."""
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def remove(paths: Sequence[Path]) -> bool:

@@ -9,6 +9,7 @@ from mlxd.launchd.service import (
     Runner,
     ServiceError,
     ServiceState,
+    has_content,
     prepare,
     refused,
     remove,
@@ -49,6 +50,8 @@ class SystemdService:
             installed,
             loaded=self._ask("is-active", "--quiet", SOCKET_UNIT),
             at_login=self._ask("is-enabled", "--quiet", SERVICE_UNIT),
+            current=all(has_content(path, content) for path, content in self._contents())
+            and has_content(self._spec.launcher, self._spec.launcher_text().encode()),
         )
 
     def install(self) -> bool:

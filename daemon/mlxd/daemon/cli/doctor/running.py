@@ -36,6 +36,9 @@ def service(machine: Machine) -> Finding:
         return Finding("service", "ok", f"No {name}; install one: mlxd install")
     if not state.loaded:
         return Finding("service", "warn", f"The {name} is not loaded", "mlxd install")
+    if not state.current:
+        detail = f"The {name} was installed by another version or another Python"
+        return Finding("service", "warn", detail, "mlxd install")
     when = "at login" if state.at_login else "for the first request"
     return Finding("service", "ok", f"The {name} starts mlxd {when}")
 
