@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -161,7 +161,7 @@ class DecodeBatch:
         assert self._next is not None, "step needs rows"
         current, info = self._next, self._info
         self._launch(current)
-        tokens: list[int] = current.tolist()
+        tokens = cast(list[int], current.tolist())
         return self._emitted(tokens, info)
 
     def cache_of(self, uid: int) -> Cache:
@@ -270,7 +270,7 @@ class DecodeBatch:
     def _apply_constraints(self, logits: mx.array, inputs: mx.array) -> mx.array:
         # The forward pass runs while the masks are made from the tokens that went into it.
         mx.async_eval(logits)
-        tokens: list[int] = inputs.tolist()
+        tokens = cast(list[int], inputs.tolist())
         width = logits.shape[-1]
         allowed = np.ones((len(self.rows), width), dtype=np.bool_)
         for index, row in enumerate(self.rows):

@@ -119,7 +119,7 @@ class Loader:
         """Return the bytes of weights that this model does not share with its base."""
         total = sum(array.nbytes for _, array in tree_flatten(self._model.parameters()))
         shared = self._base.bytes if self._base is not None else 0
-        return max(0, total - shared)
+        return max(0, int(total) - shared)
 
     def _open(self) -> Any:
         model, _config = load_model(

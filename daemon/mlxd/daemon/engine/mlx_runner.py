@@ -121,7 +121,8 @@ class Runner:
             job.max_tokens = context - prompt_tokens
             job.notes.append(f"max_tokens lowered to {job.max_tokens} by the context of {context}")
         tokens = (prompt_tokens + job.max_tokens) * job.params["n"]
-        need, free = tokens * host.kv_bytes_per_token, self.scheduler.kv_budget_bytes
+        need = int(tokens * host.kv_bytes_per_token)
+        free = self.scheduler.kv_budget_bytes
         if need > free:
             raise OutOfMemory(
                 f"The request may need {need / 1e9:.2f} GB for its KV cache and "

@@ -152,9 +152,9 @@ def kv_bytes_per_token(config: dict[str, Any], item_bytes: int) -> int | None:
     hidden = inner.get("hidden_size") or inner.get("n_embd")
     if not head_dim and hidden and heads:
         head_dim = hidden // heads
-    if not all(isinstance(value, int) for value in (layers, kv_heads, head_dim)):
+    if not (isinstance(layers, int) and isinstance(kv_heads, int) and isinstance(head_dim, int)):
         return None
-    return int(2 * layers * kv_heads * head_dim * item_bytes)
+    return 2 * layers * kv_heads * head_dim * item_bytes
 
 
 def fingerprint(folder: Path, adapter: str | None = None) -> str:

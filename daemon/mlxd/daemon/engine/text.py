@@ -82,7 +82,7 @@ class TextSplitter:
         if self.channel is Channel.TOOL:
             return (marks.tool_end,) if marks.tool_end else ()
         if self.channel is Channel.REASONING:
-            found = (marks.think_end, marks.tool_start)
+            found: tuple[str, ...] = (marks.think_end, marks.tool_start)
         else:
             found = (marks.think_start, marks.tool_start, *self.stops)
         return tuple(mark for mark in found if mark)

@@ -1,0 +1,242 @@
+"""From a request to its handler, by a table that one can see."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from mlxd.daemon.front.connection import Connection
+from mlxd.daemon.front.supervisor import as_error
+from mlxd.daemon.models.catalog import ModelRef
+from mlxd.daemon.version import version
+from mlxd.protocol import PROTOCOL_VERSION
+from mlxd.protocol.errors import (
+    InvalidParams,
+    InvalidRequest,
+    MethodNotFound,
+    MlxdError,
+    Overloaded,
+)
+from mlxd.protocol.messages import MessageId, Notification, Request
+from mlxd.protocol.methods import METHODS, validate
+
+if TYPE_CHECKING:
+    from mlxd.daemon.front.main import Front
+
+Params = dict[str, Any]
+Answer = Any
+Handler = Callable[["Front", Connection, MessageId, Params], Answer]
+
+LATER: Any = object()
+"""A handler returns this if the answer comes by another way."""
+
+
+def handle(front: Front, conn: Connection, message: Request | Notification) -> None:
+    """Serve one message. Every request is answered exactly once, here or later."""
+    if isinstance(message, Notification):
+        if message.method == "cancel":
+            _cancel_notified(front, conn, message.params)
+        return
+    try:
+        _check_room(front, conn, message)
+        params = validate(message.method, message.params)
+        handler = HANDLERS.get(message.method)
+        if handler is None:
+            raise MethodNotFound(f"This build does not have the method {message.method} yet.")
+        front.metrics.requests[message.method] += 1
+        answer = handler(front, conn, message.id, params)
+    except Exception as exc:  # a handler's mistake must not end the connection's other requests
+        conn.respond(message.id, error=_logged(front, message.method, exc))
+        return
+    if isinstance(answer, Awaitable):
+        task = asyncio.ensure_future(_finish(front, conn, message, answer))
+        conn.in_flight[message.id] = task
+    elif answer is not LATER:
+        conn.respond(message.id, answer)
+
+
+async def _finish(front: Front, conn: Connection, message: Request, answer: Awaitable[Any]) -> None:
+    result: Any = None
+    error: MlxdError | None = None
+    try:
+        result = await answer
+    except asyncio.CancelledError:
+        conn.in_flight.pop(message.id, None)
+        raise
+    except Exception as exc:
+        error = _logged(front, message.method, exc)
+    conn.in_flight.pop(message.id, None)
+    conn.respond(message.id, result, error)
+
+
+def _logged(front: Front, method: str, exc: Exception) -> MlxdError:
+    error = as_error(exc)
+    if error.code == "internal":
+        front.log("internal error", level="error", method=method, error=type(exc).__name__)
+    return error
+
+
+def _check_room(front: Front, conn: Connection, message: Request) -> None:
+    if message.id in conn.in_flight:
+        raise InvalidRequest(f"The id {message.id!r} belongs to a request that is in flight.")
+    limit = front.config.max_requests_per_connection
+    if len(conn.in_flight) >= limit:
+        raise Overloaded(
+            f"{limit} requests are in flight on this connection.",
+            hint="Wait for an answer, or open another connection.",
+            data={"retry_after_s": 1.0, "max_requests_per_connection": limit},
+        )
+
+
+# ---- about the daemon
+
+
+def _hello(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    config = front.config
+    return {
+        "server": "mlxd",
+        "version": version(),
+        "protocol": PROTOCOL_VERSION,
+        "capabilities": sorted(HANDLERS),
+        "limits": {
+            "max_message_bytes": config.max_message_bytes,
+            "max_depth": config.max_depth,
+            "max_requests_per_connection": config.max_requests_per_connection,
+            "max_connections": config.max_connections,
+            "max_queue": config.max_queue,
+        },
+    }
+
+
+def _ping(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    return {"pong": True}
+
+
+def _status(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    return front.status()
+
+
+async def _metrics(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    engine: dict[str, Any] = {}
+    if front.supervisor.running:
+        engine = await front.supervisor.call("stats", {})
+    gauges = {
+        "connections": len(front.connections),
+        "requests_in_flight": len(front.requests),
+        "requests_running": front.requests.running,
+        "engine_restarts": front.supervisor.restarts,
+        "uptime_seconds": round(front.uptime_s(), 3),
+    }
+    return {"text": front.metrics.text(gauges, engine)}
+
+
+def _shutdown(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    conn.respond(msgid, {"stopping": True, "pid": os.getpid()})
+    front.begin_shutdown(params["drain_s"])
+    return LATER
+
+
+# ---- completions
+
+
+def _complete(method: str) -> Handler:
+    def handler(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+        for name in ("conversation", "scope", "log"):
+            if params.get(name) is not None:
+                raise InvalidParams(
+                    name,
+                    "conversations are not stored by this build",
+                    hint="Send the whole conversation in messages.",
+                )
+        front.requests.submit(conn, msgid, method, params, _model(front, params).to_map())
+        return LATER
+
+    return handler
+
+
+def _cancel(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    by_tag = params["tag"] is not None
+    wanted = params["tag"] if by_tag else params["id"]
+    return {"cancelled": front.requests.cancel(conn, wanted, by_tag=by_tag)}
+
+
+def _cancel_notified(front: Front, conn: Connection, params: Params) -> None:
+    """A notification is not answered, so that a bad one cannot be refused either."""
+    for name in ("id", "tag"):
+        wanted = params.get(name)
+        if isinstance(wanted, (int, str)):
+            front.requests.cancel(conn, wanted, by_tag=name == "tag")
+
+
+# ---- models
+
+
+def _model(front: Front, params: Params) -> ModelRef:
+    return front.catalog.resolve(
+        params.get("model"),
+        adapter=params.get("adapter"),
+        trust_remote_code=bool(params.get("trust_remote_code")),
+    )
+
+
+async def _load(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    ref = _model(front, params)
+    asked = {"keep_alive_s": params["keep_alive_s"], "pin": params["pin"]}
+    return await front.supervisor.call("load", {"model": ref.to_map(), **asked})
+
+
+async def _unload(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    name = _model(front, params).name
+    if not front.supervisor.running:
+        return {"unloaded": False, "pending_requests": 0}
+    return await front.supervisor.call("unload", {"name": name})
+
+
+async def _ps(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    if not front.supervisor.running:
+        return {"models": []}
+    return await front.supervisor.call("ps", {})
+
+
+def _with_tokenizer(method: str) -> Handler:
+    async def handler(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+        given = {key: value for key, value in params.items() if key != "model"}
+        model = _model(front, params).to_map()
+        return await front.supervisor.call(method, {"model": model, **given})
+
+    return handler
+
+
+def _models_list(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    default = front.config.default_model
+    records = [dataclasses.asdict(record) for record in front.catalog.list()]
+    return {"models": records, "default": default, "aliases": dict(front.config.aliases)}
+
+
+def _models_show(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    return dataclasses.asdict(front.catalog.show(params["model"]))
+
+
+HANDLERS: dict[str, Handler] = {
+    "hello": _hello,
+    "ping": _ping,
+    "status": _status,
+    "metrics": _metrics,
+    "shutdown": _shutdown,
+    "chat": _complete("chat"),
+    "generate": _complete("generate"),
+    "fill": _complete("fill"),
+    "prefill": _complete("prefill"),
+    "cancel": _cancel,
+    "tokenize": _with_tokenizer("tokenize"),
+    "detokenize": _with_tokenizer("detokenize"),
+    "load": _load,
+    "unload": _unload,
+    "ps": _ps,
+    "models.list": _models_list,
+    "models.show": _models_show,
+}
+assert HANDLERS.keys() <= METHODS.keys(), "a handler without a method"

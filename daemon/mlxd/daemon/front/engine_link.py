@@ -1,0 +1,141 @@
+"""One engine process and the socket to it."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from mlxd.protocol.codec import Decoder, Encoding, encode
+from mlxd.protocol.messages import BadRequest, Message
+
+OPENBLAS = "/usr/lib/*/openblas-pthread/libopenblas.so.0"
+LINK_BUFFER_BYTES = 1 << 20
+STDERR_TAIL_BYTES = 4096
+STDERR_MAX_BYTES = 1 << 20
+
+
+def engine_command(options: Mapping[str, Any]) -> list[str]:
+    """Return what starts an engine, without its `--fd`. MLXD_ENGINE_COMMAND (JSON) replaces it."""
+    if replaced := os.environ.get("MLXD_ENGINE_COMMAND"):
+        return [str(part) for part in json.loads(replaced)]
+    return [sys.executable, "-m", "mlxd.daemon.engine", "--options", json.dumps(options)]
+
+
+def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the engine's environment.
+
+    On Linux without a GPU the BLAS of MLX's wheel is the reference one, fifty times slower than
+    OpenBLAS: where that is installed it is loaded first.
+    """
+    env = dict(environ)
+    # The hub is the front's business: an engine never waits for the network.
+    env.setdefault("HF_HUB_OFFLINE", "1")
+    env.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if sys.platform == "linux" and (found := glob.glob(OPENBLAS)):
+        kept = env.get("LD_PRELOAD", "")
+        if "openblas" not in kept:
+            env["LD_PRELOAD"] = " ".join([*found[:1], *kept.split()])
+    return env
+
+
+class EngineLink(asyncio.Protocol):
+    """Messages from the engine go to `received`; `ended` is told once, when it has gone."""
+
+    def __init__(
+        self,
+        command: list[str],
+        stderr_path: Path,
+        received: Callable[[EngineLink, Message], None],
+        ended: Callable[[EngineLink], None],
+    ) -> None:
+        self._received = received
+        self._ended = ended
+        self._decoder = Decoder(trusted=True)
+        self._transport: asyncio.Transport | None = None
+        self._stderr_path = stderr_path
+        self.said_bye = False
+        mine, theirs = socket.socketpair()
+        for end in (mine, theirs):
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, LINK_BUFFER_BYTES)
+        self._socket = mine
+        with theirs, _stderr(stderr_path) as errors:
+            self._stderr_start = errors.tell()
+            self.process = subprocess.Popen(
+                [*command, "--fd", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                pass_fds=(theirs.fileno(),),
+                env=engine_environment(os.environ),
+                start_new_session=True,
+            )
+
+    async def connect(self) -> None:
+        """Attach the socket to the running loop."""
+        self._socket.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self, sock=self._socket)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def send(self, message: Message) -> None:
+        """Write one message; what an engine that died does not get is sent to the next one."""
+        if self._transport is not None:
+            self._transport.write(encode(message, Encoding.MSGPACK))
+
+    def kill(self) -> None:
+        """End the process at once; `ended` follows."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+
+    def hang_up(self) -> None:
+        """Close the link: the engine finishes its step and exits."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def last_words(self) -> str:
+        """Return the end of what this process wrote to stderr."""
+        try:
+            with self._stderr_path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self._stderr_start, size - STDERR_TAIL_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    # ---- asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._decoder.feed(data)
+        for message in self._decoder:
+            assert not isinstance(message, BadRequest)
+            self._received(self, message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._ended(self)
+
+
+def _stderr(path: Path) -> Any:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    if path.exists() and path.stat().st_size > STDERR_MAX_BYTES:
+        flags |= os.O_TRUNC
+    file = os.fdopen(os.open(path, flags, 0o600), "ab")
+    file.seek(0, os.SEEK_END)
+    return file

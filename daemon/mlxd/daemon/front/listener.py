@@ -1,0 +1,168 @@
+"""The listening socket: one daemon per socket, for its owner only, without a race."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxd.daemon import lock
+from mlxd.protocol.errors import MlxdError, PermissionDenied
+from mlxd.protocol.paths import Paths
+
+BACKLOG = 512  # macOS caps it at 128 by itself
+PROBE_TIMEOUT_S = 1.0
+LOCAL_PEERCRED = 1  # <sys/un.h> on macOS; level 0 is SOL_LOCAL
+
+
+class AlreadyRunning(MlxdError):
+    """Another daemon owns the socket. `data.pid` is its process, as far as known."""
+
+    code = "already_running"
+    exit_code = 1
+    default_hint = "Use it as it is, or: mlxd restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Listening sockets; `inode` is that of our own socket file, None for adopted ones."""
+
+    sockets: tuple[socket.socket, ...]
+    path: Path
+    lock_descriptor: int
+    inode: int | None
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket file if it is still ours."""
+        for sock in self.sockets:
+            sock.close()
+        if self.inode is not None:
+            with contextlib.suppress(OSError):
+                if os.lstat(self.path).st_ino == self.inode:
+                    self.path.unlink()
+        os.close(self.lock_descriptor)
+
+
+def open_listener(paths: Paths, adopted: list[socket.socket] | None = None) -> Listener:
+    """Listen at `paths.socket`, or take over the sockets of launchd or systemd.
+
+    Raises:
+        AlreadyRunning: another daemon holds the lock or answers on the socket.
+        PermissionDenied: the socket's folder is not ours alone.
+    """
+    path = paths.socket
+    check_folder(path.parent)
+    descriptor = _lock(paths.lock_file)
+    try:
+        if adopted:
+            for sock in adopted:
+                sock.setblocking(False)
+            return Listener(tuple(adopted), path, descriptor, None)
+        _remove_stale(path)
+        sock = _bind(path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Listener((sock,), path, descriptor, os.lstat(path).st_ino)
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder, for its owner only; refuse one that somebody else could have prepared."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = os.lstat(folder)
+    hint = f"Remove it, or set MLXD_SOCKET to a path in a folder of your own: {folder}"
+    if not stat.S_ISDIR(status.st_mode):
+        raise PermissionDenied(f"{folder} is not a folder but a link or file.", hint=hint)
+    if status.st_uid != os.geteuid():
+        raise PermissionDenied(f"{folder} belongs to user {status.st_uid}.", hint=hint)
+    if status.st_mode & 0o022:
+        raise PermissionDenied(
+            f"Others may write into {folder}.", hint=f"Make it yours alone: chmod 700 {folder}"
+        )
+    if status.st_mode & 0o055 and folder.name == "mlxd":
+        folder.chmod(0o700)
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise _already_running(lock.holder(path)) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def _already_running(pid: int | None) -> AlreadyRunning:
+    who = f" as process {pid}" if pid else ""
+    return AlreadyRunning(f"mlxd is running already{who}.", data={"pid": pid})
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise PermissionDenied(
+            f"{path} is in the way and is no socket.", hint=f"Move it away: {path}"
+        )
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_TIMEOUT_S)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError, TimeoutError):
+            pass
+        else:
+            raise _already_running(None)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def _bind(path: Path) -> socket.socket:
+    """Bind under another name and rename, so that nobody ever connects to a half-made socket."""
+    temporary = path.with_name(f".{os.getpid()}")
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        sock.bind(str(temporary))
+        os.chmod(temporary, 0o600)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+        os.rename(temporary, path)
+    except BaseException:
+        sock.close()
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    return sock
+
+
+def peer_uid(sock: socket.socket) -> int | None:
+    """Return the user at the other end, by the kernel's word; None where it cannot be told."""
+    try:
+        if sys.platform == "darwin":
+            # struct xucred: version, uid, ngroups, 16 groups
+            raw = sock.getsockopt(0, LOCAL_PEERCRED, 76)
+            return int(struct.unpack("=IIh2x16I", raw)[1])
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+        return int(struct.unpack("iII", raw)[1])
+    except OSError:
+        return None
+
+
+def peer_allowed(uid: int | None, *, adopted: bool) -> bool:
+    """Whether that user may talk to us: the owner only.
+
+    Under launchd, which connects on behalf of others while it starts us, root is seen too.
+    """
+    return uid == os.geteuid() or (adopted and uid == 0)

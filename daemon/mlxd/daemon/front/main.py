@@ -1,0 +1,251 @@
+"""The front's process: everything put together, from the first signal handler to the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mlxd.daemon.config import Config
+from mlxd.daemon.front import dispatch, listener
+from mlxd.daemon.front.connection import Connection, descriptor_limit
+from mlxd.daemon.front.engine_link import engine_command
+from mlxd.daemon.front.listener import Listener, open_listener
+from mlxd.daemon.front.log import open_log, reopen, writer
+from mlxd.daemon.front.metrics import Metrics
+from mlxd.daemon.front.requests import Requests
+from mlxd.daemon.front.supervisor import Supervisor
+from mlxd.daemon.models.catalog import Catalog
+from mlxd.daemon.version import version
+from mlxd.protocol import PROTOCOL_VERSION
+from mlxd.protocol.codec import Limits
+from mlxd.protocol.errors import MlxdError, Overloaded, PermissionDenied
+from mlxd.protocol.paths import Paths
+
+SWEEP_S = 0.25
+"""How often half-closed and half-sent connections are looked at, while there are any."""
+
+
+def serve(
+    config: Config,
+    paths: Paths,
+    *,
+    listen_sockets: list[socket.socket] | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> int:
+    """Run the daemon until it is told to stop; returns its exit code.
+
+    Raises:
+        AlreadyRunning, PermissionDenied: the socket cannot be ours.
+    """
+    opened = open_listener(paths, listen_sockets)
+    try:
+        asyncio.run(Front(config, paths, opened).run(on_ready))
+    finally:
+        opened.close()
+    return 0
+
+
+class Front:
+    """The daemon's parts and what they share. Handlers get this."""
+
+    def __init__(self, config: Config, paths: Paths, opened: Listener) -> None:
+        self.config = config
+        self.paths = paths
+        self.catalog = Catalog(config)
+        self.metrics = Metrics()
+        self.connections: set[Connection] = set()
+        self._listener = opened
+        self._logger = open_log(paths.log_file, config.log_level)
+        self.log = writer(self._logger)
+        self._serials = itertools.count(1)
+        self._started_s = time.monotonic()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._drain_s = config.drain_s
+        self._limits = Limits(config.max_message_bytes, config.max_depth)
+        self._sweeping: asyncio.TimerHandle | None = None
+        self.supervisor = Supervisor(
+            engine_command(self._engine_options()),
+            paths.log_dir / "engine.err",
+            progress_timeout_s=config.engine_progress_timeout_s,
+            on_step=self._step,
+            on_death=lambda why: self.requests.engine_died(why),
+            on_bye=lambda: self.requests.resubmit(),
+            busy=lambda: len(self.requests) > 0,
+            log=self.log,
+        )
+        self.requests = Requests(
+            max_queue=config.max_queue,
+            send=self.supervisor.send,
+            metrics=self.metrics,
+            log=self.log,
+        )
+
+    async def run(self, on_ready: Callable[[], None] | None) -> None:
+        """Accept connections until asked to stop; then let running requests finish."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.begin_shutdown, None)
+        loop.add_signal_handler(signal.SIGHUP, reopen, self._logger)
+        loop.set_exception_handler(self._unexpected)
+        descriptor_limit()
+        servers = [await self._listen(loop, sock) for sock in self._listener.sockets]
+        self.log("ready", pid=os.getpid(), version=version(), socket=str(self.paths.socket))
+        if on_ready is not None:
+            on_ready()
+        preload = loop.create_task(self._preload()) if self.config.preload else None
+        await self._stop.wait()
+        for server in servers:
+            server.close()
+        if preload is not None:
+            preload.cancel()
+        await self._drain()
+
+    async def _listen(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket
+    ) -> asyncio.AbstractServer:
+        extra: dict[str, Any] = {}
+        if sys.version_info >= (3, 13):
+            extra["cleanup_socket"] = False
+        return await loop.create_unix_server(
+            self._connection, sock=sock, backlog=listener.BACKLOG, **extra
+        )
+
+    # ---- connections
+
+    def _connection(self) -> Connection:
+        return Connection(
+            next(self._serials),
+            self._limits,
+            lambda conn, message: dispatch.handle(self, conn, message),
+            self._opened,
+            self._lost,
+        )
+
+    def _opened(self, conn: Connection) -> bool:
+        uid = listener.peer_uid(conn.socket)
+        error: MlxdError | None = None
+        if not listener.peer_allowed(uid, adopted=self._listener.inode is None):
+            error = PermissionDenied("This daemon serves its own user only.")
+        elif len(self.connections) >= self.config.max_connections:
+            limit = self.config.max_connections
+            error = Overloaded(f"{limit} connections are open.", data={"max_connections": limit})
+        if error is not None:
+            self.log("refused", level="warning", code=error.code, uid=uid)
+            conn.respond(None, error=error)
+            return False
+        self.connections.add(conn)
+        self._sweep_later()
+        return True
+
+    def _lost(self, conn: Connection) -> None:
+        self.connections.discard(conn)
+        self.requests.connection_lost(conn)
+        for task in list(conn.in_flight.values()):
+            if isinstance(task, asyncio.Task):
+                task.cancel()
+
+    def _sweep_later(self) -> None:
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Notice callers that have gone, and messages that never get complete."""
+        self._sweeping = None
+        now = asyncio.get_running_loop().time()
+        for conn in list(self.connections):
+            if conn.half_closed and conn.has_hung_up():
+                conn.abort()
+            began = conn.partial_since
+            if began is not None and now - began > self.config.message_timeout_s:
+                conn.abort()
+        if self.connections:
+            self._sweep_later()
+
+    # ---- the engine
+
+    def _step(self, events: list[Any]) -> None:
+        self.requests.step(events)
+
+    def _engine_options(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "memory_budget_bytes": config.memory_budget_bytes,
+            "keep_alive_s": config.keep_alive_s,
+            "prefix_cache_memory_bytes": config.prefix_cache_memory_bytes,
+            "prefix_cache_disk_bytes": config.prefix_cache_disk_bytes,
+            "prefix_cache_dir": str(self.paths.cache_dir / "prompts"),
+        }
+
+    async def _preload(self) -> None:
+        """Warm the default model, so that the first answer is a warm one."""
+        try:
+            ref = self.catalog.resolve(None)
+            params = {"model": ref.to_map(), "keep_alive_s": None, "pin": False}
+            result = await self.supervisor.call("load", params)
+            self.log("preloaded", model=result["model"], load_s=result["load_s"])
+        except MlxdError as error:
+            self.log("preload failed", level="warning", code=error.code, message=error.message)
+
+    # ---- state and end
+
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def state(self) -> str:
+        if self._stop.is_set():
+            return "draining"
+        return "ready"
+
+    def status(self) -> dict[str, Any]:
+        """Answer the method `status`."""
+        running = self.requests.running
+        return {
+            "version": version(),
+            "protocol": PROTOCOL_VERSION,
+            "pid": os.getpid(),
+            "uptime_s": round(self.uptime_s(), 3),
+            "state": self.state(),
+            "socket": str(self.paths.socket),
+            "default_model": self.config.default_model,
+            "engine": self.supervisor.status(),
+            "models": self.supervisor.residents,
+            "requests": {"running": running, "queued": len(self.requests) - running},
+            "connections": len(self.connections),
+        }
+
+    def begin_shutdown(self, drain_s: float | None) -> None:
+        """Stop after what is running, at most `drain_s` later. A second call stops at once."""
+        if self._stop.is_set():
+            self._hurry.set()
+        elif drain_s is not None:
+            self._drain_s = drain_s
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        self.log("stopping", requests=len(self.requests))
+        self.requests.refuse_waiting()
+        finished = asyncio.ensure_future(self.requests.idle.wait())
+        hurried = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait(
+            {finished, hurried}, timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        finished.cancel()
+        hurried.cancel()
+        self.requests.refuse_all()
+        for conn in list(self.connections):
+            conn.close()
+        await self.supervisor.stop()
+        self.log("stopped")
+
+    def _unexpected(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something failed outside of any request, such as accept for want of descriptors."""
+        exc = context.get("exception")
+        self.log("unexpected", level="error", message=context.get("message", ""), error=repr(exc))

@@ -1,0 +1,249 @@
+"""The life of a completion request: admitted, submitted, streamed, answered exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlxd.daemon.front.connection import Connection
+from mlxd.daemon.front.log import Log
+from mlxd.daemon.front.metrics import Metrics
+from mlxd.protocol.errors import (
+    Cancelled,
+    EngineDied,
+    MlxdError,
+    Overloaded,
+    ShuttingDown,
+    error_from_map,
+)
+from mlxd.protocol.messages import Message, MessageId, Notification
+
+REPLAYS_MAX = 2
+OUTPUT = frozenset({"delta", "tool_call"})
+
+
+@dataclass(slots=True)
+class Completion:
+    """One request of a caller that the engine works on."""
+
+    rid: int
+    conn: Connection
+    msgid: MessageId
+    method: str
+    params: dict[str, Any]
+    model: dict[str, Any]
+    on_result: Callable[[dict[str, Any]], None] | None = None
+    started_s: float = field(default_factory=time.monotonic)
+    output: bool = False
+    replays: int = 0
+    ending: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def event_id(self) -> MessageId:
+        tag: MessageId = self.params["tag"]
+        return self.msgid if tag is None else tag
+
+    def submit_message(self) -> Notification:
+        """Return what asks the engine for it."""
+        return Notification(
+            "submit",
+            {
+                "rid": self.rid,
+                "method": self.method,
+                "params": self.params,
+                "model": self.model,
+                "conn": self.conn.serial,
+                "priority": self.params["priority"],
+            },
+        )
+
+
+class Requests:
+    """All completions in flight. `send` reaches the engine."""
+
+    def __init__(
+        self, *, max_queue: int, send: Callable[[Message], None], metrics: Metrics, log: Log
+    ) -> None:
+        self._max_queue = max_queue
+        self._send = send
+        self._metrics = metrics
+        self._log = log
+        self._ids = itertools.count(1)
+        self._active: dict[int, Completion] = {}
+        self._by_key: dict[str, Completion] = {}
+        self._dirty: set[Connection] = set()
+        self.draining = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    @property
+    def running(self) -> int:
+        """How many have output already."""
+        return sum(1 for one in self._active.values() if one.output)
+
+    def submit(
+        self,
+        conn: Connection,
+        msgid: MessageId,
+        method: str,
+        params: dict[str, Any],
+        model: dict[str, Any],
+    ) -> None:
+        """Admit a request and hand it to the engine.
+
+        Raises:
+            ShuttingDown, Overloaded: it is not admitted.
+        """
+        if self.draining:
+            raise ShuttingDown("The daemon is stopping.")
+        if len(self._active) >= self._max_queue:
+            raise Overloaded(
+                f"{len(self._active)} requests are waiting or running.",
+                data={"retry_after_s": self._retry_after_s(), "queue": len(self._active)},
+            )
+        one = Completion(next(self._ids), conn, msgid, method, params, model)
+        self._active[one.rid] = one
+        self.idle.clear()
+        conn.in_flight[msgid] = one
+        if (key := params["supersede"]) is not None:
+            self._supersede(key, one)
+        if (deadline_s := params["deadline_s"]) is not None:
+            loop = asyncio.get_running_loop()
+            one.timer = loop.call_later(deadline_s, self._end_by, one, "deadline_exceeded")
+        if params["stream"]:
+            conn.event({"id": one.event_id, "type": "queued", "position": len(self._active) - 1})
+            conn.flush()
+        self._send(one.submit_message())
+
+    def cancel(self, conn: Connection, wanted: MessageId, *, by_tag: bool) -> bool:
+        """Stop a request of this connection; its own answer says so. False: there is none."""
+        for one in list(conn.in_flight.values()):
+            if isinstance(one, Completion) and wanted == (
+                one.params["tag"] if by_tag else one.msgid
+            ):
+                self._end_by(one, "cancelled")
+                return True
+        return False
+
+    def connection_lost(self, conn: Connection) -> None:
+        """Stop the work for a caller who has gone."""
+        for one in list(conn.in_flight.values()):
+            if isinstance(one, Completion):
+                self._end_by(one, "cancelled")
+        self._dirty.discard(conn)
+
+    def step(self, events: list[Any]) -> None:
+        """Pass on what a turn of the engine brought; one write per connection."""
+        for rid, kind, payload in events:
+            one = self._active.get(rid)
+            if one is None:
+                continue
+            if kind == "end":
+                self._finish(one, payload)
+            elif kind == "error":
+                self._fail(one, error_from_map(payload))
+            else:
+                one.output = one.output or kind in OUTPUT
+                if one.params["stream"] and one.conn.open:
+                    one.conn.event({"id": one.event_id, "type": kind, **payload})
+                    self._dirty.add(one.conn)
+        for conn in self._dirty:
+            conn.flush()
+        self._dirty.clear()
+
+    def engine_died(self, why: str) -> list[Message]:
+        """End what had output; return the rest, to be submitted anew."""
+        again: list[Message] = []
+        for one in list(self._active.values()):
+            one.replays += 1
+            if one.ending:
+                self._fail(one, Cancelled("The request was cancelled."))
+            elif one.output or one.replays > REPLAYS_MAX:
+                self._fail(one, EngineDied(f"The engine died while it answered: {why}."))
+            else:
+                again.append(one.submit_message())
+        return again
+
+    def resubmit(self) -> list[Message]:
+        """Return everything, for an engine that ended by itself as a request came in."""
+        return [one.submit_message() for one in self._active.values()]
+
+    def refuse_waiting(self) -> None:
+        """End what has no output yet, since the daemon is stopping."""
+        self.draining = True
+        for one in list(self._active.values()):
+            if not one.output:
+                self._tell_engine(one, "cancelled")
+                self._fail(one, ShuttingDown("The daemon is stopping."))
+
+    def refuse_all(self) -> None:
+        """End everything that the time for stopping did not suffice for."""
+        for one in list(self._active.values()):
+            self._tell_engine(one, "cancelled")
+            self._fail(one, ShuttingDown("The daemon stopped before the answer was complete."))
+
+    def _supersede(self, key: str, one: Completion) -> None:
+        older = self._by_key.get(key)
+        self._by_key[key] = one
+        if older is not None:
+            self._end_by(older, "superseded")
+
+    def _end_by(self, one: Completion, code: str) -> None:
+        """Ask the engine to stop; its answer, with the usage so far, ends the request."""
+        if not one.ending and one.rid in self._active:
+            one.ending = True
+            self._tell_engine(one, code)
+
+    def _tell_engine(self, one: Completion, code: str) -> None:
+        self._send(Notification("cancel", {"rid": one.rid, "code": code}))
+
+    def _finish(self, one: Completion, result: dict[str, Any]) -> None:
+        self._forget(one)
+        self._metrics.outcomes["ok"] += 1
+        self._metrics.finished(result)
+        timing, usage = result["timing"], result["usage"]
+        self._log("request", **self._facts(one), outcome="ok", **usage, **timing)
+        one.conn.respond(one.msgid, result)
+
+    def _fail(self, one: Completion, error: MlxdError) -> None:
+        self._forget(one)
+        self._metrics.outcomes[error.code] += 1
+        seconds = round(time.monotonic() - one.started_s, 6)
+        self._log("request", **self._facts(one), outcome=error.code, seconds=seconds)
+        one.conn.respond(one.msgid, error=error)
+
+    def _forget(self, one: Completion) -> None:
+        self._active.pop(one.rid, None)
+        if not self._active:
+            self.idle.set()
+        one.conn.in_flight.pop(one.msgid, None)
+        if one.timer is not None:
+            one.timer.cancel()
+        key = one.params["supersede"]
+        if key is not None and self._by_key.get(key) is one:
+            del self._by_key[key]
+
+    @staticmethod
+    def _facts(one: Completion) -> dict[str, Any]:
+        return {
+            "rid": one.rid,
+            "conn": one.conn.serial,
+            "method": one.method,
+            "model": one.model["name"],
+            "priority": one.params["priority"],
+            "replays": one.replays,
+        }
+
+    def _retry_after_s(self) -> float:
+        """Estimate from what requests took so far."""
+        duration = self._metrics.duration
+        count = sum(duration.counts)
+        return round(duration.total / count, 3) if count else 1.0

@@ -1,0 +1,286 @@
+"""Keeps an engine at hand: starts it on need, restarts it after a crash, ends one that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlxd.daemon.front.engine_link import EngineLink
+from mlxd.protocol.errors import EngineDied, Internal, MlxdError, error_from_map
+from mlxd.protocol.messages import Message, Notification, Request, Response
+
+CRASH_WINDOW_S = 60.0
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 30.0
+WATCH_PERIOD_S = 2.0
+STOP_GRACE_S = 8.0
+"""The engine finishes its step and writes prompts that are to survive."""
+BURIAL_GRACE_S = 2.0
+POLL_S = 0.02
+CALL_RETRIES = 1
+"""An engine may die under a call that has no effects: it is asked again once."""
+
+
+class Call:
+    """A request to the engine that waits for its response."""
+
+    def __init__(self, method: str, params: dict[str, Any]) -> None:
+        self.method = method
+        self.params = params
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.tries = 0
+
+
+class Supervisor:
+    """`on_step` gets the events of the engine's turns; `on_death(why)` says that it died, and
+    returns the requests to submit to the next one; `on_bye()` likewise after a planned end.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        stderr_path: Path,
+        *,
+        progress_timeout_s: float,
+        on_step: Callable[[list[Any]], None],
+        on_death: Callable[[str], list[Message]],
+        on_bye: Callable[[], list[Message]],
+        busy: Callable[[], bool],
+        log: Callable[..., None],
+    ) -> None:
+        self._command = command
+        self._stderr_path = stderr_path
+        self._progress_timeout_s = progress_timeout_s
+        self._on_step = on_step
+        self._on_death = on_death
+        self._on_bye = on_bye
+        self._busy = busy
+        self._log = log
+        self._link: EngineLink | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._waiting: list[Message] = []
+        self._calls: dict[int, Call] = {}
+        self._ids = itertools.count(1)
+        self._crashes: deque[float] = deque(maxlen=16)
+        self._progress_s = time.monotonic()
+        self._stopping = False
+        self._killed_for = ""
+        self._watch: asyncio.TimerHandle | None = None
+        self._burial: asyncio.Task[None] | None = None
+        self.hello: dict[str, Any] = {}
+        self.residents: list[dict[str, Any]] = []
+        self.restarts = 0
+        self.last_exit = ""
+
+    # ---- what the front calls
+
+    @property
+    def running(self) -> bool:
+        return self._link is not None
+
+    @property
+    def pid(self) -> int | None:
+        return self._link.pid if self._link is not None else None
+
+    def send(self, message: Message) -> None:
+        """Send to the engine, starting one if there is none."""
+        if self._link is not None and self._starting is None:
+            if not self._busy_before():
+                self._progress_s = time.monotonic()
+            self._link.send(message)
+        else:
+            self._waiting.append(message)
+            self._ensure()
+
+    async def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Ask the engine and return its result. Raises what it answers, or EngineDied."""
+        call = Call(method, params)
+        self._send_call(call)
+        return await call.future
+
+    def status(self) -> dict[str, Any]:
+        """Return what `status` says of the engine."""
+        state = "running" if self._link else ("starting" if self._starting else "stopped")
+        keys = ("device", "backend", "blas", "mlx", "mlx_lm", "memory_budget_bytes")
+        return {
+            "state": state,
+            "pid": self.pid,
+            "restarts": self.restarts,
+            "last_exit": self.last_exit,
+            **{key: self.hello[key] for key in keys if key in self.hello},
+        }
+
+    async def stop(self) -> None:
+        """End the engine: it may finish its step, then it is killed."""
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
+        link = self._link
+        if link is None:
+            return
+        link.hang_up()
+        await _wait(link.process, STOP_GRACE_S)
+
+    # ---- starting
+
+    def _busy_before(self) -> bool:
+        return self._busy() or bool(self._calls)
+
+    def _ensure(self) -> None:
+        if self._link is None and self._starting is None and not self._stopping:
+            self._starting = asyncio.get_running_loop().create_task(self._start())
+
+    async def _start(self) -> None:
+        await asyncio.sleep(self._backoff_s())
+        try:
+            link = EngineLink(self._command, self._stderr_path, self._received, self._ended)
+            await link.connect()
+        except OSError as exc:
+            self._starting = None
+            self._died(f"it could not be started: {exc}")
+            return
+        self._log("engine started", engine_pid=link.pid)
+        self._link, self._starting = link, None
+        self._progress_s = time.monotonic()
+        waiting, self._waiting = self._waiting, []
+        for message in waiting:
+            link.send(message)
+        if self._watch is None:
+            self._schedule_watch()
+
+    def _backoff_s(self) -> float:
+        now = time.monotonic()
+        recent = sum(1 for when in self._crashes if now - when < CRASH_WINDOW_S)
+        if recent <= 1:
+            return 0.0
+        return float(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (recent - 2)))
+
+    # ---- what comes back
+
+    def _received(self, link: EngineLink, message: Message) -> None:
+        if isinstance(message, Response):
+            self._answered(message)
+        elif isinstance(message, Notification):
+            self._progress_s = time.monotonic()
+            if message.method == "step":
+                self._on_step(message.params["events"])
+            elif message.method == "resident":
+                self.residents = message.params["models"]
+            elif message.method == "hello":
+                self.hello = message.params
+            elif message.method == "bye":
+                link.said_bye = True
+
+    def _answered(self, response: Response) -> None:
+        call = self._calls.pop(response.id, None) if isinstance(response.id, int) else None
+        if call is None or call.future.done():
+            return
+        if response.error is not None:
+            call.future.set_exception(error_from_map(response.error))
+        else:
+            call.future.set_result(response.result)
+
+    def _send_call(self, call: Call) -> None:
+        call_id = next(self._ids)
+        self._calls[call_id] = call
+        self.send(Request(call_id, call.method, call.params))
+
+    # ---- ends
+
+    def _ended(self, link: EngineLink) -> None:
+        """The link is closed; the process is ending or has been killed."""
+        self._link = None
+        self.residents = []
+        self._burial = asyncio.get_running_loop().create_task(self._buried(link))
+
+    async def _buried(self, link: EngineLink) -> None:
+        status = await _wait(link.process, BURIAL_GRACE_S)
+        if self._stopping:
+            return
+        if link.said_bye and status == 0:
+            self.last_exit = "nothing was resident"
+            self._log("engine ended", reason=self.last_exit)
+            self._again(self._on_bye(), retry=True)
+            return
+        why = self._killed_for or _describe(status)
+        words = link.last_words()
+        self._killed_for = ""
+        self._died(f"{why}{': ' + words.splitlines()[-1][:300] if words else ''}")
+
+    def _died(self, why: str) -> None:
+        self._crashes.append(time.monotonic())
+        self.restarts += 1
+        self.last_exit = why
+        self._log("engine died", reason=why, level="error")
+        self._again(self._on_death(why), retry=False)
+
+    def _again(self, messages: list[Message], *, retry: bool) -> None:
+        """Hand what is unanswered to the next engine, if there is anything."""
+        calls, self._calls = list(self._calls.values()), {}
+        # Requests to the dead engine that were still waiting here are among what is sent anew.
+        self._waiting = list(messages)
+        for call in calls:
+            call.tries += 0 if retry else 1
+            if call.tries <= CALL_RETRIES:
+                self._send_call(call)
+            elif not call.future.done():
+                call.future.set_exception(EngineDied(f"The engine died: {self.last_exit}."))
+        if self._waiting:
+            self._ensure()
+
+    # ---- watching
+
+    def _schedule_watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(WATCH_PERIOD_S, self._look)
+
+    def _look(self) -> None:
+        """Kill an engine that has work and makes no progress."""
+        self._watch = None
+        if self._stopping:
+            return
+        silent_s = time.monotonic() - self._progress_s
+        if not self._busy_before():
+            self._progress_s = time.monotonic()
+        elif self._link is not None and silent_s > self._progress_timeout_s:
+            self._killed_for = f"no progress for {silent_s:.0f} s, so it was killed"
+            self._link.kill()
+        if self._link is not None:
+            self._schedule_watch()
+
+
+async def _wait(process: subprocess.Popen[bytes], grace_s: float) -> int:
+    """Return the exit status; a process whose link is closed but that lingers is killed."""
+    for _ in range(int(grace_s / POLL_S)):
+        status = process.poll()
+        if status is not None:
+            return status
+        await asyncio.sleep(POLL_S)
+    process.kill()
+    return await asyncio.get_running_loop().run_in_executor(None, process.wait)
+
+
+def _describe(status: int) -> str:
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = str(-status)
+        return f"killed by {name}"
+    return f"exit status {status}"
+
+
+def as_error(exc: BaseException) -> MlxdError:
+    """Return an error for the wire from whatever was raised."""
+    if isinstance(exc, MlxdError):
+        return exc
+    return Internal(f"{type(exc).__name__}: {exc}")
