@@ -62,7 +62,7 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _rows(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in record.items():
-        if key in _HIDDEN or value is None:
+        if key in _HIDDEN or value is None or value == "":
             continue
         if isinstance(value, dict):
             yield from _rows(value, f"{prefix}{key} ")

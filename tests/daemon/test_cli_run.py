@@ -1,0 +1,148 @@
+"""`mlxd run` and `start` with the real front: in the foreground, as a daemon, under systemd."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mlxd.daemon import control, lock
+from mlxd.daemon.cli.run import run
+from mlxd.daemon.config import Config
+from mlxd.protocol.paths import Paths
+from support.places import MLXD, mlxd
+
+ACTIVATE = shutil.which("systemd-socket-activate")
+
+
+@pytest.fixture
+def cold(environ: dict[str, str]) -> dict[str, str]:
+    """Return an environment in which no model is loaded: only the front is of interest here."""
+    return {**environ, "MLXD_PRELOAD": "off"}
+
+
+@pytest.fixture
+def foreground(cold: dict[str, str], own_paths: Paths) -> Iterator[subprocess.Popen[str]]:
+    ready, tell = os.pipe()
+    with subprocess.Popen(
+        [*MLXD, "run"],
+        env={**cold, "MLXD_READY_FD": str(tell)},
+        pass_fds=(tell,),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(tell)
+        assert os.read(ready, 100) == b"ready\n"
+        os.close(ready)
+        yield process
+        process.kill()
+
+
+def test_sigterm_ends_it_with_0(foreground: subprocess.Popen[str], own_paths: Paths) -> None:
+    assert lock.holder(own_paths.lock_file) == foreground.pid
+    foreground.send_signal(signal.SIGTERM)
+    assert foreground.wait(30) == 0
+    assert not own_paths.socket.exists()
+
+
+def test_a_second_one_finds_the_first(
+    foreground: subprocess.Popen[str], cold: dict[str, str]
+) -> None:
+    done = mlxd(cold, "run")
+    assert done.returncode == 1
+    assert str(foreground.pid) in done.stderr
+    assert "running already" in mlxd(cold, "start").stderr
+
+
+def test_start_status_restart_stop(cold: dict[str, str], own_paths: Paths) -> None:
+    done = mlxd(cold, "start")
+    assert done.returncode == 0, done.stderr
+    first = lock.holder(own_paths.lock_file)
+    assert mlxd(cold, "status").returncode == 0
+    assert mlxd(cold, "logs").stdout
+    done = mlxd(cold, "restart")
+    assert done.returncode == 0, done.stderr
+    assert lock.holder(own_paths.lock_file) not in (None, first)
+    assert mlxd(cold, "stop").returncode == 0
+    assert mlxd(cold, "status").returncode == 3
+
+
+def test_a_failure_of_the_child_is_told_where_it_was_started(
+    cold: dict[str, str], own_paths: Paths
+) -> None:
+    own_paths.socket.parent.mkdir(mode=0o700)
+    own_paths.socket.write_text("not a socket")
+    done = mlxd(cold, "start")
+    assert done.returncode not in (0, 3)
+    assert "in the way" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_fifty_starts_at_once_give_one_daemon(cold: dict[str, str], own_paths: Paths) -> None:
+    starts = [
+        subprocess.Popen([*MLXD, "start"], env=cold, stderr=subprocess.PIPE) for _ in range(50)
+    ]
+    outcomes = [(start.communicate(timeout=300)[1], start.returncode) for start in starts]
+    assert [status for _, status in outcomes] == [0] * 50, outcomes
+    assert len([said for said, _ in outcomes if b"already" not in said]) == 1
+
+
+@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
+def test_systemd_s_socket_is_served_and_systemd_is_told(
+    cold: dict[str, str], own_paths: Paths, tmp_path: Path
+) -> None:
+    own_paths.socket.parent.mkdir(mode=0o700)
+    address = str(tmp_path / "notify")
+    variables = {**cold, "NOTIFY_SOCKET": address}
+    passed = [f"--setenv={name}" for name in variables]
+    command = [str(ACTIVATE), "-l", str(own_paths.socket), *passed, *MLXD, "run"]
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+        subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        systemd.bind(address)
+        systemd.settimeout(60)
+        assert process.stderr is not None
+        assert "Listening" in process.stderr.readline()
+        assert control.request(own_paths.socket, "ping") == {"pong": True}
+        assert systemd.recv(100).startswith(b"READY=1")
+        process.terminate()
+        process.stderr.read()
+        assert process.wait(60) == 0
+    assert own_paths.socket.exists(), "the socket belongs to systemd"
+
+
+def test_settings_and_environment_of_the_file_reach_the_daemon(
+    own_paths: Paths, cold: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Config] = []
+
+    def serve(config: Config, _paths: Paths, **_rest: Any) -> int:
+        seen.append(config)
+        assert os.environ["HF_ENDPOINT"] == "http://mirror"
+        assert os.environ["HTTPS_PROXY"] == "http://of-the-shell"
+        return 0
+
+    monkeypatch.setenv("HF_ENDPOINT", "so that it is unset again afterwards")
+    monkeypatch.delenv("HF_ENDPOINT")
+    own_paths.config_dir.mkdir()
+    own_paths.config_file.write_text(
+        "[environment]\nHF_ENDPOINT = 'http://mirror'\nHTTPS_PROXY = 'http://of-the-file'\n"
+    )
+    monkeypatch.setattr("mlxd.daemon.front.main.serve", serve)
+    variables = {**cold, "HTTPS_PROXY": "http://of-the-shell"}
+    done = CliRunner().invoke(
+        run, ["--max-queue", "7"], env=variables, catch_exceptions=False, standalone_mode=False
+    )
+    assert done.return_value == 0
+    assert (seen[0].max_queue, seen[0].preload) == (7, False)
