@@ -100,7 +100,7 @@ class Engine:
         for message in self._received(wait=False):
             self._take_in(message)
         turn = self.scheduler.plan()
-        while turn.idle and not self._loadable() and not self._events and not self._stopping:
+        while turn.idle and not (self._loadable() or self._to_tell() or self._stopping):
             for message in self._received(wait=True):
                 self._take_in(message)
             self._housekeeping()
@@ -108,6 +108,9 @@ class Engine:
                 break
             turn = self.scheduler.plan()
         return turn
+
+    def _to_tell(self) -> bool:
+        return bool(self._events) or self._residents_changed
 
     def _run(self, turn: Turn) -> None:
         if turn.lane is not None:
