@@ -231,5 +231,5 @@ def test_a_record_s_unknown_parts_are_shown_too() -> None:
         "uptime 1 h 2 min",
         "engine pid 7",
         "engine memory budget 8.0 GB",
-        "model pocket, 12.0 MB, idle 4 s, pinned",
+        "model pocket, 12.0 MB, pinned",
     ]

@@ -138,3 +138,72 @@ def test_the_real_systemd_socket_activate_hands_over_its_socket(tmp_path: Path) 
             assert caller.recv(100) == b"HELLO"
         process.stderr.read()
         assert process.wait(30) == 0
+
+
+LAUNCHD_C = """
+#include <stdlib.h>
+#include <string.h>
+int launch_activate_socket(const char *name, int **fds, size_t *count) {
+    if (strcmp(name, "Listener")) return 2;
+    if (!getenv("FAKE_FD")) return 37;
+    *fds = malloc(sizeof(int));
+    (*fds)[0] = atoi(getenv("FAKE_FD"));
+    *count = 1;
+    return 0;
+}
+"""
+ADOPT = """
+import os
+from mlxd.launchd.activation import ActivationError, adopt_sockets
+try:
+    print([adopted.fileno() for adopted in adopt_sockets(os.environ)])
+except ActivationError as error:
+    print(error.message)
+"""
+
+
+@pytest.fixture(scope="module")
+def libxpc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a library with launchd's function, by its C signature."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler and LD_PRELOAD")
+    folder = tmp_path_factory.mktemp("xpc")
+    (folder / "xpc.c").write_text(LAUNCHD_C)
+    library = folder / "libxpc.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "xpc.c"], check=True)
+    return library
+
+
+def adopt(libxpc: Path | None, *descriptors: int) -> str:
+    environ = {"PYTHONPATH": ":".join(sys.path), "XPC_SERVICE_NAME": LABEL}
+    if libxpc is not None:
+        environ["LD_PRELOAD"] = str(libxpc)
+    if descriptors:
+        environ["FAKE_FD"] = str(descriptors[0])
+    done = subprocess.run(
+        [sys.executable, "-c", ADOPT],
+        env=environ,
+        pass_fds=descriptors,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_launchd_s_function_is_called_by_its_c_signature(
+    libxpc: Path, listener: socket.socket
+) -> None:
+    with listener:
+        assert adopt(libxpc, listener.fileno()) == f"[{listener.fileno()}]"
+
+
+def test_launchd_s_error_code_is_its_result(libxpc: Path) -> None:
+    assert "taken over before" in adopt(libxpc)
+
+
+def test_a_system_without_launchd_has_no_such_function() -> None:
+    if sys.platform == "darwin":
+        pytest.skip("this system has launchd")
+    assert "not started by launchd" in adopt(None)

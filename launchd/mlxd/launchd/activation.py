@@ -11,9 +11,10 @@ from mlxd.launchd import LABEL, SOCKET_NAME
 from mlxd.protocol.errors import MlxdError
 
 SYSTEMD_FIRST_FD = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
+NO_SUCH_PROCESS = 3
 _LAUNCHD_REASONS = {
     2: f"its property list has no socket named {SOCKET_NAME}",
-    3: "the process was not started by launchd",
+    NO_SUCH_PROCESS: "the process was not started by launchd",
     37: "the socket was taken over before",
 }
 """What launch_activate_socket(3) returns: ENOENT, ESRCH and EALREADY of macOS."""
@@ -60,9 +61,15 @@ def launchd_descriptors(environ: Mapping[str, str], activate: Activate) -> list[
 
 
 def launch_activate_socket(name: str) -> list[int]:
-    """Return the descriptors of the agent's socket `name`. Exists on macOS only."""
+    """Return the descriptors of the agent's socket `name`.
+
+    Raises:
+        OSError: with launchd's own error code as errno.
+    """
     library = ctypes.CDLL(None)
-    function = library.launch_activate_socket
+    function = getattr(library, "launch_activate_socket", None)
+    if function is None:
+        raise OSError(NO_SUCH_PROCESS, "this system has no launchd")
     function.restype = ctypes.c_int
     function.argtypes = [
         ctypes.c_char_p,

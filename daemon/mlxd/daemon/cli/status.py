@@ -91,8 +91,6 @@ def _model(model: Any) -> str:
         words.append(size(model["bytes"]))
     if model.get("requests"):
         words.append(f"{model['requests']} requests")
-    elif model.get("idle_s") is not None:
-        words.append(f"idle {duration(model['idle_s'])}")
     if model.get("pinned"):
         words.append("pinned")
     return ", ".join(words)
