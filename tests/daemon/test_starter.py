@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, environ: dict[
         starter.start(resolve_paths(environ), FAKE_DAEMON, environ)
 
 
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_process(tmp_path: Path, environ: dict[str, str]) -> None:
     path = tmp_path / "lock"
     code = f"""
 import sys
@@ -140,7 +140,7 @@ with lock.exclusive(Path({str(path)!r})):
     sys.stdin.read()
 """
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()

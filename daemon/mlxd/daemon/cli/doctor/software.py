@@ -46,7 +46,8 @@ def packages(_machine: Machine) -> Finding:
             missing.append(name)
     if missing:
         step = f"{sys.executable} -m pip install {' '.join(missing)}"
-        return Finding("packages", "fail", f"Missing: {', '.join(missing)}", step)
+        detail = f"Missing: {', '.join(missing)}; there are {', '.join(found)}"
+        return Finding("packages", "fail", detail, step)
     return Finding("packages", "ok", ", ".join(found))
 
 
