@@ -1,0 +1,1 @@
+"""The way of an ordinary `mlx ask`: nothing is imported that the request does not need."""

@@ -1,0 +1,284 @@
+"""`mlx ask|generate|fill`, the ordinary case: parse, send, print. Everything else goes to click.
+
+Runs under `python -I -S`: only built-in modules, `_socket`, and the two files beside this one.
+"""
+
+import posix
+import sys
+
+import _socket
+from mlx_options import EXIT_CODES, POCKET_NOTE, parse, request_params
+from mlx_wire import More, pack, unpack
+
+COMMANDS = {"ask": "chat", "generate": "generate", "fill": "fill"}
+FIRST_WORD_S = 15.0
+"""A daemon says at once that a request is queued; launchd holds a crashed one back for 10 s."""
+READ_BYTES = 65536
+
+
+def main(arguments):
+    """Serve one command line; never returns."""
+    command = arguments[0] if arguments else ""
+    parsed = parse(arguments[1:], command == "fill") if command in COMMANDS else None
+    if parsed is None:
+        full(arguments)
+    values, words = parsed
+    params = None
+    text = read_prompt(words) if command != "fill" else ""
+    if command != "fill" or ("prefix" in values and not words):
+        params = request_params(command, values, text)
+    if params is None or (command != "fill" and not text):
+        full(arguments, text)
+    if "model" in params:
+        params["model"] = absolute(params["model"])
+    params["stream"] = True
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        connection.connect(socket_path())
+    except OSError:
+        full(arguments, text)
+    try:
+        send(connection, pack([0, 1, COMMANDS[command], [params]]))
+        code = receive(connection, values)
+    except KeyboardInterrupt:
+        code = interrupted(connection)
+    except BrokenPipeError:
+        code = 0
+    posix._exit(code)
+
+
+def full(arguments, stdin_text=None):
+    """Hand the command to the full program; what stdin gave is passed on."""
+    if stdin_text and not posix.isatty(0):
+        give_back(stdin_text)
+    posix.execv(sys.executable, [sys.executable, "-I", "-m", "mlxd.client.cli", *arguments])
+
+
+def give_back(text):
+    """Put what was read from stdin into an unnamed file, and that in stdin's place."""
+    from_words = STDIN[0] if STDIN else b""
+    path = b"/tmp/.mlx-stdin-%d" % posix.getpid()
+    descriptor = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL, 0o600)
+    posix.unlink(path)
+    while from_words:
+        from_words = from_words[posix.write(descriptor, from_words) :]
+    posix.lseek(descriptor, 0, 0)
+    posix.dup2(descriptor, 0)
+
+
+STDIN = []
+
+
+def read_prompt(words):
+    """Return the words, with stdin behind them; stdin alone where there are none."""
+    text = " ".join(words)
+    try:
+        if posix.isatty(0):
+            return text
+        parts = []
+        while part := posix.read(0, READ_BYTES):
+            parts.append(part)
+    except OSError:
+        return text
+    raw = b"".join(parts)
+    STDIN.append(raw)
+    piped = raw.decode("utf-8", "surrogateescape")
+    if not piped.strip():
+        return text
+    return text + "\n\n" + piped if text else piped
+
+
+def absolute(model):
+    """Return a folder's absolute path; anything else as it is."""
+    if model[:1] == "/" or ("/" not in model and model[:1] != "."):
+        return model
+    try:
+        posix.stat(model + "/config.json")
+    except OSError:
+        return model
+    return posix.getcwd() + "/" + model
+
+
+def state_dir():
+    """Return where mlxd keeps its state, as `mlxd.protocol.paths` says."""
+    env = posix.environ
+    if env.get(b"MLXD_STATE_DIR"):
+        return env[b"MLXD_STATE_DIR"]
+    home = env.get(b"HOME") or b"/"
+    if sys.platform == "darwin":
+        return home + b"/Library/Application Support/mlxd"
+    base = env.get(b"XDG_STATE_HOME", b"")
+    return (base if base.strip() else home + b"/.local/state") + b"/mlxd"
+
+
+def socket_path():
+    """Return the daemon's socket, as `mlxd.protocol.paths` says."""
+    env = posix.environ
+    chosen = env.get(b"MLXD_SOCKET")
+    if chosen:
+        return chosen
+    if env.get(b"XDG_RUNTIME_DIR"):
+        return env[b"XDG_RUNTIME_DIR"] + b"/mlxd/mlxd.sock"
+    return state_dir() + b"/mlxd.sock"
+
+
+def send(connection, data):
+    while data:
+        data = data[connection.send(data) :]
+
+
+def receive(connection, values):
+    """Print the answer as it comes; returns the exit code."""
+    connection.settimeout(FIRST_WORD_S)
+    printer = Printer(values)
+    data = b""
+    while True:
+        try:
+            part = connection.recv(READ_BYTES)
+        except TimeoutError:
+            return complain("The daemon accepts connections but does not answer.",
+                            "See what it does: mlxd status, mlxd logs -n 50", 3)  # fmt: skip
+        if not part:
+            return printer.broken("The daemon went away before the answer was complete.",
+                                  "Ask again. If it happens again: mlxd logs -n 50", 8)  # fmt: skip
+        connection.settimeout(None)
+        data += part
+        at = 0
+        try:
+            while True:
+                message, at = unpack(data, at)
+                if message[0] == 2:
+                    printer.event(message[2][0])
+                else:
+                    return printer.finish(message[2], message[3])
+        except More:
+            data = data[at:]
+
+
+class Printer:
+    """The answer on stdout; everything else on stderr."""
+
+    def __init__(self, values):
+        self.values = values
+        self.terminal = posix.isatty(1)
+        self.quiet = values.get("no_stream")
+        self.last = ""
+        self.dim = False
+        self.visible = None
+
+    def event(self, event):
+        if event["type"] == "delta":
+            if event["channel"] == "answer":
+                if not self.quiet:
+                    self.write(event["text"])
+            elif self.values.get("thinking") and posix.isatty(2):
+                self.think(event["text"])
+
+    def think(self, text):
+        self.dim = True
+        tell("\x1b[2m" + self.clean(text) + "\x1b[0m")
+
+    def write(self, text):
+        if self.dim:
+            self.dim = False
+            tell("\n")
+        self.last = text or self.last
+        if self.terminal:
+            text = self.clean(text)
+        put(1, text)
+
+    def clean(self, text):
+        """Make control characters visible: a model's output must not steer a terminal."""
+        if self.visible is None:
+            self.visible = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
+            self.visible[127] = 0x2421
+            self.visible.update(dict.fromkeys(range(128, 160), 0xFFFD))
+        return text.translate(self.visible)
+
+    def newline(self):
+        if self.last and self.last[-1] != "\n":
+            put(1, "\n")
+
+    def broken(self, message, hint, code):
+        self.newline()
+        return complain(message, hint, code)
+
+    def finish(self, error, result):
+        if error is not None:
+            return self.broken(error["message"], error["hint"], EXIT_CODES.get(error["code"], 1))
+        if self.quiet:
+            self.write(result["choices"][0]["text"])
+        self.newline()
+        for note in result["applied"]["notes"]:
+            tell("mlx: " + note + "\n")
+        if result["choices"][0]["finish_reason"] == "length" and self.terminal:
+            tell("mlx: cut at max_tokens; more with --max-tokens N\n")
+        if self.values.get("verbose"):
+            tell(statistics(result))
+        if result["applied"]["model"] == "pocket":
+            introduce()
+        return 0
+
+
+def statistics(result):
+    """Return the line that `-v` prints."""
+    usage, timing = result["usage"], result["timing"]
+    return (
+        "%s: %d prompt tokens (%d cached), %d tokens, first after %.0f ms, %.1f tokens/s, seed %d\n"
+        % (
+            result["applied"]["model"],
+            usage["prompt_tokens"],
+            usage["cached_tokens"],
+            usage["completion_tokens"],
+            1000 * timing["time_to_first_token_s"],
+            timing["tokens_per_s"],
+            result["applied"]["seed"],
+        )
+    )
+
+
+def introduce():
+    """Say once per user what the built-in model is."""
+    folder = state_dir()
+    for _ in range(2):
+        try:
+            flags = posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY
+            posix.close(posix.open(folder + b"/pocket-introduced", flags, 0o600))
+        except FileNotFoundError:
+            try:
+                posix.mkdir(folder, 0o700)
+            except OSError:
+                return
+        except OSError:
+            return
+        else:
+            tell(POCKET_NOTE)
+            return
+
+
+def interrupted(connection):
+    """Ctrl-C: tell the daemon, which stops within a step."""
+    try:
+        send(connection, pack([2, "cancel", [{"id": 1}]]))
+    except OSError:
+        pass
+    tell("\n")
+    return 130
+
+
+def complain(message, hint, code):
+    tell("mlx: " + message + "\n     " + hint + "\n")
+    return code
+
+
+def tell(text):
+    try:
+        put(2, text)
+    except OSError:
+        pass
+
+
+def put(descriptor, text):
+    data = text.encode("utf-8", "replace")
+    while data:
+        data = data[posix.write(descriptor, data) :]

@@ -1,0 +1,164 @@
+"""The options of ask, generate, fill and chat: one table for the fast path and for click.
+
+Plain tuples, since every import costs start-up time: (name, flags, kind, help). The name is that
+of the protocol's parameter, where there is one. Kinds: int, float, str, true, false, each (may be
+given several times); with a `*` behind, the fast path leaves the command to the full program.
+"""
+
+OPTIONS = (
+    ("model", ("-m", "--model"), "str", "Model: name, alias, Hugging Face id or folder."),
+    ("system", ("-s", "--system"), "str", "System prompt."),
+    ("preset", ("--preset",), "str", "Sampling preset: precise, code, chat or creative."),
+    ("max_tokens", ("--max-tokens",), "int", "The most tokens to emit."),
+    ("temperature", ("--temperature", "--temp"), "float", "Randomness; 0 is greedy."),
+    ("top_p", ("--top-p",), "float", "Keep the most likely tokens up to this mass."),
+    ("top_k", ("--top-k",), "int", "Keep this many of the most likely tokens; 0: all."),
+    ("min_p", ("--min-p",), "float", "Drop tokens below this share of the best one."),
+    ("min_tokens_to_keep", ("--min-tokens-to-keep",), "int", "What min-p always keeps."),
+    ("repetition_penalty", ("--repetition-penalty",), "float", "Above 1: repeat less."),
+    ("repetition_context_size", ("--repetition-context-size",), "int", "Tokens looked back on."),
+    ("presence_penalty", ("--presence-penalty",), "float", "Against tokens that occurred."),
+    ("frequency_penalty", ("--frequency-penalty",), "float", "Against every occurrence."),
+    ("xtc_probability", ("--xtc-probability",), "float", "Chance of excluding the top choices."),
+    ("xtc_threshold", ("--xtc-threshold",), "float", "Probability from which XTC excludes."),
+    ("seed", ("--seed",), "int", "Makes sampling repeatable."),
+    ("stop", ("--stop",), "each", "Text that ends the answer; may be given several times."),
+    ("n", ("-n", "--n"), "int*", "How many answers."),
+    ("logprobs", ("--logprobs",), "int*", "Report log-probabilities, with that many alternatives."),
+    ("logit_bias", ("--logit-bias",), "str*", "JSON map of token id to a number added."),
+    ("ignore_eos", ("--ignore-eos",), "true", "Go on past the end token."),
+    ("schema", ("--schema",), "str*", "JSON Schema: a file, JSON, or `name, age int`."),
+    ("regex", ("--regex",), "str", "Regular expression that the answer matches."),
+    ("grammar", ("--grammar",), "str*", "Lark grammar: a file, or the grammar itself."),
+    ("thinking", ("--think",), "true", "Let the model think first."),
+    ("thinking", ("--no-think",), "false", "Answer straight away."),
+    ("adapter", ("--adapter",), "str", "LoRA adapter: folder or configured name."),
+    ("keep_alive_s", ("--keep-alive",), "float", "Seconds the model stays warm; -1: forever."),
+    ("priority", ("--priority",), "str", "interactive, completion or batch."),
+    ("deadline_s", ("--timeout",), "float", "Seconds after which to give up."),
+    ("trust_remote_code", ("--trust-remote-code",), "true", "Only where config.toml allows it."),
+    ("json", ("--json",), "true*", "One JSON object with everything known about the answer."),
+    ("no_stream", ("--no-stream",), "true", "Print the answer when it is complete."),
+    ("extract", ("-x", "--extract"), "true*", "Print the first code block only."),
+    ("verbose", ("-v", "--verbose"), "true", "Statistics on stderr."),
+    ("file", ("-f", "--file"), "each*", "Put a file before the prompt; may be repeated; -: stdin."),
+)
+
+FILL_OPTIONS = (
+    ("prefix", ("--prefix",), "str", "Text before the gap."),
+    ("suffix", ("--suffix",), "str", "Text after the gap."),
+)
+
+PRESETS = {
+    "precise": (0.0, 0.95),
+    "code": (0.4, 0.95),
+    "chat": (0.7, 0.95),
+    "creative": (1.0, 1.0),
+}
+"""Name to (temperature, top_p)."""
+
+LOCAL = ("system", "preset", "json", "no_stream", "extract", "verbose", "file", "prefix", "suffix")
+"""What is not a parameter of the request by itself."""
+
+EXIT_CODES = {
+    "internal": 1,
+    "parse_error": 1,
+    "invalid_request": 6,
+    "method_not_found": 6,
+    "invalid_params": 6,
+    "model_not_found": 4,
+    "model_load_failed": 5,
+    "out_of_memory": 5,
+    "context_overflow": 6,
+    "constraint_invalid": 6,
+    "overloaded": 7,
+    "deadline_exceeded": 7,
+    "superseded": 7,
+    "cancelled": 130,
+    "engine_died": 8,
+    "shutting_down": 7,
+    "permission_denied": 6,
+}
+"""Error code to exit code; a test holds it against the protocol's own table."""
+
+POCKET_NOTE = (
+    "mlx: This is pocket, the small built-in model: it shows that everything works, and little "
+    "else.\n     Use a real one: mlx models pull NAME, then mlx ask -m NAME\n"
+)
+
+
+def by_flag(fill):
+    """Return the table by flag, for one command."""
+    table = {}
+    for name, flags, kind, _ in OPTIONS + (FILL_OPTIONS if fill else ()):
+        for flag in flags:
+            table[flag] = (name, kind)
+    return table
+
+
+def parse(arguments, fill=False):
+    """Return (values, words), or None where the full program must look at it."""
+    table = by_flag(fill)
+    values = {}
+    words = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            words.extend(rest)
+        elif argument[:1] != "-" or argument == "-":
+            words.append(argument)
+        else:
+            flag, equals, value = argument.partition("=")
+            if flag not in table or (equals and flag[:2] != "--"):
+                return None
+            name, kind = table[flag]
+            if kind[-1] == "*":
+                return None
+            if kind in ("true", "false"):
+                if equals:
+                    return None
+                values[name] = kind == "true"
+                continue
+            if not equals:
+                value = next(rest, None)
+                if value is None:
+                    return None
+            try:
+                _put(values, name, kind, value)
+            except ValueError:
+                return None
+    return values, words
+
+
+def _put(values, name, kind, value):
+    if kind == "each":
+        values.setdefault(name, []).append(value)
+    elif kind == "int":
+        values[name] = int(value)
+    elif kind == "float":
+        values[name] = float(value)
+    else:
+        values[name] = value
+
+
+def request_params(command, values, prompt):
+    """Return the request's parameters, or None where the full program must look at it."""
+    params = {name: value for name, value in values.items() if name not in LOCAL}
+    preset = values.get("preset")
+    if preset is not None:
+        if preset not in PRESETS:
+            return None
+        temperature, top_p = PRESETS[preset]
+        params.setdefault("temperature", temperature)
+        params.setdefault("top_p", top_p)
+    system = values.get("system")
+    if command == "ask":
+        params["messages"] = [{"role": "user", "content": prompt}]
+        if system is not None:
+            params["messages"].insert(0, {"role": "system", "content": system})
+    elif command == "generate":
+        params["prompt"] = prompt if system is None else system + "\n\n" + prompt
+    else:
+        params["prefix"] = values.get("prefix", "")
+        params["suffix"] = values.get("suffix", "")
+    return params
