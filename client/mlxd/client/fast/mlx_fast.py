@@ -3,11 +3,12 @@
 Runs under `python -I -S`: only built-in modules, `_socket`, and the two files beside this one.
 """
 
+import _socket
 import posix
 import sys
 
-import _socket
-from mlx_options import EXIT_CODES, POCKET_NOTE, parse, request_params
+from mlx_fast_text import introduce, put, socket_path, statistics, tell
+from mlx_options import EXIT_CODES, parse, request_params
 from mlx_wire import More, pack, unpack
 
 COMMANDS = {"ask": "chat", "generate": "generate", "fill": "fill"}
@@ -97,29 +98,6 @@ def absolute(model):
     except OSError:
         return model
     return posix.getcwd() + "/" + model
-
-
-def state_dir():
-    """Return where mlxd keeps its state, as `mlxd.protocol.paths` says."""
-    env = posix.environ
-    if env.get(b"MLXD_STATE_DIR"):
-        return env[b"MLXD_STATE_DIR"]
-    home = env.get(b"HOME") or b"/"
-    if sys.platform == "darwin":
-        return home + b"/Library/Application Support/mlxd"
-    base = env.get(b"XDG_STATE_HOME", b"")
-    return (base if base.strip() else home + b"/.local/state") + b"/mlxd"
-
-
-def socket_path():
-    """Return the daemon's socket, as `mlxd.protocol.paths` says."""
-    env = posix.environ
-    chosen = env.get(b"MLXD_SOCKET")
-    if chosen:
-        return chosen
-    if env.get(b"XDG_RUNTIME_DIR"):
-        return env[b"XDG_RUNTIME_DIR"] + b"/mlxd/mlxd.sock"
-    return state_dir() + b"/mlxd.sock"
 
 
 def send(connection, data):
@@ -214,46 +192,10 @@ class Printer:
         if result["choices"][0]["finish_reason"] == "length" and self.terminal:
             tell("mlx: cut at max_tokens; more with --max-tokens N\n")
         if self.values.get("verbose"):
-            tell(statistics(result))
+            tell(statistics(result) + "\n")
         if result["applied"]["model"] == "pocket":
             introduce()
         return 0
-
-
-def statistics(result):
-    """Return the line that `-v` prints."""
-    usage, timing = result["usage"], result["timing"]
-    return (
-        "%s: %d prompt tokens (%d cached), %d tokens, first after %.0f ms, %.1f tokens/s, seed %d\n"
-        % (
-            result["applied"]["model"],
-            usage["prompt_tokens"],
-            usage["cached_tokens"],
-            usage["completion_tokens"],
-            1000 * timing["time_to_first_token_s"],
-            timing["tokens_per_s"],
-            result["applied"]["seed"],
-        )
-    )
-
-
-def introduce():
-    """Say once per user what the built-in model is."""
-    folder = state_dir()
-    for _ in range(2):
-        try:
-            flags = posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY
-            posix.close(posix.open(folder + b"/pocket-introduced", flags, 0o600))
-        except FileNotFoundError:
-            try:
-                posix.mkdir(folder, 0o700)
-            except OSError:
-                return
-        except OSError:
-            return
-        else:
-            tell(POCKET_NOTE)
-            return
 
 
 def interrupted(connection):
@@ -269,16 +211,3 @@ def interrupted(connection):
 def complain(message, hint, code):
     tell("mlx: " + message + "\n     " + hint + "\n")
     return code
-
-
-def tell(text):
-    try:
-        put(2, text)
-    except OSError:
-        pass
-
-
-def put(descriptor, text):
-    data = text.encode("utf-8", "replace")
-    while data:
-        data = data[posix.write(descriptor, data) :]

@@ -81,11 +81,6 @@ EXIT_CODES = {
 }
 """Error code to exit code; a test holds it against the protocol's own table."""
 
-POCKET_NOTE = (
-    "mlx: This is pocket, the small built-in model: it shows that everything works, and little "
-    "else.\n     Use a real one: mlx models pull NAME, then mlx ask -m NAME\n"
-)
-
 
 def by_flag(fill):
     """Return the table by flag, for one command."""

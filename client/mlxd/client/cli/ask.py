@@ -1,0 +1,105 @@
+"""`mlx ask`, `generate` and `fill`, with everything that the fast path leaves out."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import click
+
+from mlxd.client.cli.daemon import connect
+from mlxd.client.cli.options import fill_options, given, params_of, prompt_of, shared_options
+from mlxd.client.cli.terminal import decorated, tell, write
+from mlxd.client.fast.mlx_fast_text import introduce, statistics
+
+METHODS = {"ask": "chat", "generate": "generate", "fill": "fill"}
+FENCE = re.compile(r"^(`{3,})[^\n]*\n(.*?)(?:^\1\s*$|\Z)", re.S | re.M)
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    '  mlx ask "Why is the sky blue?"\n'
+    '  git diff | mlx ask -s "You are terse." Summarise\n'
+    '  mlx ask --preset precise --schema "name, age int" "Invent a person"\n'
+    '  mlx ask -f main.py -x "Add type hints"\n'
+)
+@click.argument("words", nargs=-1, metavar="[PROMPT]...")
+@shared_options
+def ask(words: tuple[str, ...], **values: Any) -> int:
+    """Ask a question. What comes on stdin is appended, or is the question."""
+    return run("ask", words, given(values))
+
+
+@click.command(epilog='\b\nExample:\n  mlx generate "Once upon a time"\n')
+@click.argument("words", nargs=-1, metavar="[PROMPT]...")
+@shared_options
+def generate(words: tuple[str, ...], **values: Any) -> int:
+    """Continue a text as it is, without a chat template."""
+    return run("generate", words, given(values))
+
+
+@click.command(epilog="\b\nExample:\n  mlx fill --prefix 'def add(a, b): return ' --suffix ''\n")
+@fill_options
+def fill(**values: Any) -> int:
+    """Write what belongs between --prefix and --suffix."""
+    found = given(values)
+    if "prefix" not in found:
+        raise click.UsageError("Give the text before the gap: --prefix TEXT")
+    return run("fill", (), found)
+
+
+def run(command: str, words: tuple[str, ...], values: dict[str, Any]) -> int:
+    """Send the request and print what comes; returns the exit code."""
+    prompt = "" if command == "fill" else prompt_of(words, values.get("file", []))
+    if command != "fill" and not prompt.strip():
+        raise click.UsageError(f'What is the question? mlx {command} "…"')
+    params = params_of(command, values, prompt)
+    several = params.get("n", 1) > 1
+    silent = bool(values.get("json") or values.get("no_stream") or values.get("extract") or several)
+    with connect() as client, client.stream(METHODS[command], **params) as stream:
+        last = ""
+        for event in stream:
+            if event["type"] != "delta":
+                continue
+            if event["channel"] == "answer" and not silent:
+                write(event["text"])
+                last = event["text"] or last
+            elif event["channel"] == "reasoning" and values.get("thinking") and decorated():
+                click.echo(click.style(event["text"], dim=True), nl=False, err=True)
+        result = stream.result
+    return finish(result, values, last, silent=silent)
+
+
+def finish(result: dict[str, Any], values: dict[str, Any], last: str, *, silent: bool) -> int:
+    """Print what a stream has not printed, and what belongs on stderr."""
+    if values.get("json"):
+        click.echo(json.dumps(result, ensure_ascii=False))
+    elif silent:
+        last = _print_whole(result, extract=bool(values.get("extract")))
+    if last and not last.endswith("\n"):
+        write("\n")
+    for note in result["applied"]["notes"]:
+        tell(f"mlx: {note}")
+    if values.get("verbose"):
+        tell(statistics(result))
+    if result["applied"]["model"] == "pocket":
+        introduce()
+    return 0
+
+
+def _print_whole(result: dict[str, Any], *, extract: bool) -> str:
+    texts: list[str] = [choice["text"] for choice in result["choices"]]
+    if extract:
+        texts = [code_block(text) for text in texts]
+    if len(texts) > 1:
+        texts = [f"{number}. {text}\n" for number, text in enumerate(texts, 1)]
+    for text in texts:
+        write(text)
+    return texts[-1]
+
+
+def code_block(text: str) -> str:
+    """Return the first fenced code block; all of the text where there is none."""
+    found = FENCE.search(text)
+    return found.group(2) if found else text

@@ -1,0 +1,41 @@
+"""Reaching the daemon: connect, and start one where none runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mlxd.client.cli.terminal import spinner
+from mlxd.client.sync import Client
+from mlxd.protocol.errors import DaemonUnreachable
+
+
+def connect(timeout_s: float | None = None) -> Client:
+    """Return a connected client; starts the daemon unless MLXD_AUTOSTART=0.
+
+    Raises:
+        DaemonUnreachable: none runs and none could be started.
+    """
+    try:
+        return Client(timeout_s=timeout_s)
+    except DaemonUnreachable:
+        if os.environ.get("MLXD_AUTOSTART") == "0":
+            raise
+    with spinner("starting mlxd"):
+        _start()
+    return Client(timeout_s=timeout_s)
+
+
+def _start() -> None:
+    beside = Path(sys.executable).with_name("mlxd")
+    command = [str(beside)] if beside.exists() else [sys.executable, "-m", "mlxd.daemon.cli"]
+    done = subprocess.run(
+        [*command, "start"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    if done.returncode:
+        said = done.stderr.strip().removeprefix("mlxd: ") or f"exit status {done.returncode}"
+        raise DaemonUnreachable(
+            f"mlxd could not be started: {said}", hint="See what it says: mlxd run"
+        )
