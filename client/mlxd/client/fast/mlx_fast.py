@@ -67,7 +67,7 @@ def give_back(text):
     posix.dup2(descriptor, 0)
 
 
-STDIN = []
+STDIN: list[bytes] = []
 
 
 def read_prompt(words):

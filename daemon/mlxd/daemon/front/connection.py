@@ -76,9 +76,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The caller will send no more; it may still read (`printf … | nc -N -U …`)."""
         self.half_closed = True
-        if self.has_hung_up() or not self.in_flight:
-            return False
-        return True
+        return bool(self.in_flight) and not self.has_hung_up()
 
     def pause_writing(self) -> None:
         self._paused = True
