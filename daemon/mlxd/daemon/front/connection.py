@@ -15,6 +15,12 @@ from mlxd.protocol.errors import MlxdError, ParseError
 from mlxd.protocol.messages import BadRequest, Message, MessageId, Notification, Request, Response
 
 WRITE_HIGH_BYTES = 256 * 1024
+READ_PAUSE_BYTES = 4 * 2**20
+"""Unread answers of a caller from which no more requests are taken until it reads."""
+CLOSE_GRACE_S = 5.0
+"""How long a caller may take to read the last words before its connection is cut."""
+REFUSED_GRACE_S = 2.0
+"""How long a refused caller may take to say something that can be answered."""
 MACOS_BUFFER_BYTES = 512 * 1024  # the default there is 8 KiB
 
 Handle = Callable[["Connection", Request | Notification], None]
@@ -30,6 +36,7 @@ class Connection(asyncio.Protocol):
         handle: Handle,
         opened: Callable[[Connection], bool],
         lost: Callable[[Connection], None],
+        watch: Callable[[], None],
     ) -> None:
         self.serial = serial
         self.in_flight: dict[MessageId, Any] = {}
@@ -39,6 +46,9 @@ class Connection(asyncio.Protocol):
         self._handle = handle
         self._opened = opened
         self._lost = lost
+        self._watch = watch
+        self._refusal: MlxdError | None = None
+        self._cut: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._outgoing: list[bytes] = []
@@ -54,35 +64,48 @@ class Connection(asyncio.Protocol):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 self.socket.setsockopt(socket.SOL_SOCKET, option, MACOS_BUFFER_BYTES)
         if not self._opened(self):
-            self.close()
+            self._cut_later(REFUSED_GRACE_S)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
-            return
         self._decoder.feed(data)
+        taken = 0
         try:
             for message in self._decoder:
+                if self._closing:
+                    return
                 self._take(message)
+                taken += 1
         except ParseError as error:
-            self.respond(None, error=error)
-            self.close()
+            if not self._closing:
+                self.respond(None, error=error)
+                self.close()
             return
-        began = self._decoder.buffered_bytes > 0
-        if not began:
+        self._note_partial(progress=taken > 0)
+
+    def _note_partial(self, *, progress: bool) -> None:
+        """Remember since when a message has been incomplete."""
+        if self._decoder.buffered_bytes == 0:
             self.partial_since = None
-        elif self.partial_since is None:
+        elif progress or self.partial_since is None:
             self.partial_since = asyncio.get_running_loop().time()
+            self._watch()
 
     def eof_received(self) -> bool:
         """The caller will send no more; it may still read (`printf … | nc -N -U …`)."""
         self.half_closed = True
-        return bool(self.in_flight) and not self.has_hung_up()
+        if not self.in_flight or self.has_hung_up():
+            self._cut_later(CLOSE_GRACE_S)
+            return False
+        self._watch()
+        return True
 
     def pause_writing(self) -> None:
         self._paused = True
 
     def resume_writing(self) -> None:
         self._paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
         for event in self._events.take():
             self._queue(Notification("event", event))
         self.flush()
@@ -90,6 +113,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._transport = None
+        if self._cut is not None:
+            self._cut.cancel()
         self._lost(self)
 
     # ---- what the front calls
@@ -108,7 +133,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return True
         poll = select.poll()
-        poll.register(self.socket.fileno(), 0)
+        # macOS tells of a hang-up only to those who ask to write; Linux tells everybody.
+        poll.register(self.socket.fileno(), select.POLLOUT)
         return any(what & (select.POLLHUP | select.POLLERR) for _, what in poll.poll(0))
 
     def respond(
@@ -121,6 +147,14 @@ class Connection(asyncio.Protocol):
         self.flush()
         if self.half_closed and not self.in_flight:
             self.close()
+        elif self._transport is not None and (
+            self._transport.get_write_buffer_size() > READ_PAUSE_BYTES
+        ):
+            self._transport.pause_reading()
+
+    def refuse(self, error: MlxdError) -> None:
+        """Answer whatever comes first with `error`, in the caller's encoding, then close."""
+        self._refusal = error
 
     def event(self, event: Event) -> None:
         """Send an event with the next `flush`; while the caller is slow, merge it with others."""
@@ -144,6 +178,11 @@ class Connection(asyncio.Protocol):
         self._closing = True
         if self._transport is not None:
             self._transport.close()
+            self._cut_later(CLOSE_GRACE_S)
+
+    def _cut_later(self, grace_s: float) -> None:
+        if self._cut is None:
+            self._cut = asyncio.get_running_loop().call_later(grace_s, self.abort)
 
     def abort(self) -> None:
         """Close at once."""
@@ -152,7 +191,10 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _take(self, message: Message | BadRequest) -> None:
-        if isinstance(message, BadRequest):
+        if self._refusal is not None:
+            self.respond(getattr(message, "id", None), error=self._refusal)
+            self.close()
+        elif isinstance(message, BadRequest):
             self.respond(message.id, error=message.error)
         elif not isinstance(message, Response):
             self._handle(self, message)

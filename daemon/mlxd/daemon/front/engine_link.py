@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import glob
 import json
 import os
 import signal
@@ -14,10 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from mlxd.daemon.openblas import find_openblas
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import BadRequest, Message
 
-OPENBLAS = "/usr/lib/*/openblas-pthread/libopenblas.so.0"
 LINK_BUFFER_BYTES = 1 << 20
 STDERR_TAIL_BYTES = 4096
 STDERR_MAX_BYTES = 1 << 20
@@ -40,10 +39,9 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
     # The hub is the front's business: an engine never waits for the network.
     env.setdefault("HF_HUB_OFFLINE", "1")
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if sys.platform == "linux" and (found := glob.glob(OPENBLAS)):
-        kept = env.get("LD_PRELOAD", "")
-        if "openblas" not in kept:
-            env["LD_PRELOAD"] = " ".join([*found[:1], *kept.split()])
+    kept = env.get("LD_PRELOAD", "")
+    if "openblas" not in kept and (found := find_openblas()):
+        env["LD_PRELOAD"] = " ".join([str(found), *kept.split()])
     return env
 
 
@@ -68,9 +66,16 @@ class EngineLink(asyncio.Protocol):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, option, LINK_BUFFER_BYTES)
         self._socket = mine
-        with theirs, _stderr(stderr_path) as errors:
+        try:
+            self.process = self._spawn(command, theirs)
+        except OSError:
+            mine.close()
+            raise
+
+    def _spawn(self, command: list[str], theirs: socket.socket) -> subprocess.Popen[bytes]:
+        with theirs, _stderr(self._stderr_path) as errors:
             self._stderr_start = errors.tell()
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [*command, "--fd", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=errors,

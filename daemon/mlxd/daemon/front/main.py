@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -30,6 +31,9 @@ from mlxd.protocol.paths import Paths
 
 SWEEP_S = 0.25
 """How often half-closed and half-sent connections are looked at, while there are any."""
+
+PARTING_S = 2.0
+"""How long callers may take to read their last answers when the daemon stops."""
 
 
 def serve(
@@ -68,6 +72,7 @@ class Front:
         self._started_s = time.monotonic()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._all_lost = asyncio.Event()
         self._drain_s = config.drain_s
         self._limits = Limits(config.max_message_bytes, config.max_depth)
         self._sweeping: asyncio.TimerHandle | None = None
@@ -127,6 +132,7 @@ class Front:
             lambda conn, message: dispatch.handle(self, conn, message),
             self._opened,
             self._lost,
+            self._sweep_later,
         )
 
     def _opened(self, conn: Connection) -> bool:
@@ -139,14 +145,15 @@ class Front:
             error = Overloaded(f"{limit} connections are open.", data={"max_connections": limit})
         if error is not None:
             self.log("refused", level="warning", code=error.code, uid=uid)
-            conn.respond(None, error=error)
+            conn.refuse(error)
             return False
         self.connections.add(conn)
-        self._sweep_later()
         return True
 
     def _lost(self, conn: Connection) -> None:
         self.connections.discard(conn)
+        if not self.connections:
+            self._all_lost.set()
         self.requests.connection_lost(conn)
         for task in list(conn.in_flight.values()):
             if isinstance(task, asyncio.Task):
@@ -160,13 +167,13 @@ class Front:
         """Notice callers that have gone, and messages that never get complete."""
         self._sweeping = None
         now = asyncio.get_running_loop().time()
-        for conn in list(self.connections):
-            if conn.half_closed and conn.has_hung_up():
-                conn.abort()
+        watched = [c for c in self.connections if c.half_closed or c.partial_since is not None]
+        for conn in watched:
             began = conn.partial_since
-            if began is not None and now - began > self.config.message_timeout_s:
+            late = began is not None and now - began > self.config.message_timeout_s
+            if late or (conn.half_closed and conn.has_hung_up()):
                 conn.abort()
-        if self.connections:
+        if watched:
             self._sweep_later()
 
     # ---- the engine
@@ -240,10 +247,18 @@ class Front:
         finished.cancel()
         hurried.cancel()
         self.requests.refuse_all()
+        await asyncio.gather(self._part(), self.supervisor.stop())
+        self.log("stopped")
+
+    async def _part(self) -> None:
+        """Close every connection once its caller has read the last answer."""
+        if not self.connections:
+            return
+        self._all_lost.clear()
         for conn in list(self.connections):
             conn.close()
-        await self.supervisor.stop()
-        self.log("stopped")
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._all_lost.wait(), PARTING_S)
 
     def _unexpected(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something failed outside of any request, such as accept for want of descriptors."""
