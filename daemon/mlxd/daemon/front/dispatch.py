@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from mlxd.daemon.models.catalog import ModelRef
 from mlxd.daemon.version import version
 from mlxd.protocol import PROTOCOL_VERSION
 from mlxd.protocol.errors import (
+    Cancelled,
     InvalidParams,
     InvalidRequest,
     MethodNotFound,
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 Params = dict[str, Any]
 Answer = Any
 Handler = Callable[["Front", Connection, MessageId, Params], Answer]
+
+STATS_TIMEOUT_S = 2.0
+"""An engine in the middle of a long step is left out of the metrics."""
+
+AT_ONCE = frozenset({"hello", "ping", "status", "cancel", "shutdown"})
+"""Answered at once, so that they are not counted: a full connection can still cancel."""
 
 LATER: Any = object()
 """A handler returns this if the answer comes by another way."""
@@ -64,8 +71,7 @@ async def _finish(front: Front, conn: Connection, message: Request, answer: Awai
     try:
         result = await answer
     except asyncio.CancelledError:
-        conn.in_flight.pop(message.id, None)
-        raise
+        error = Cancelled("The request was cancelled.")
     except Exception as exc:
         error = _logged(front, message.method, exc)
     conn.in_flight.pop(message.id, None)
@@ -83,6 +89,8 @@ def _check_room(front: Front, conn: Connection, message: Request) -> None:
     if message.id in conn.in_flight:
         raise InvalidRequest(f"The id {message.id!r} belongs to a request that is in flight.")
     limit = front.config.max_requests_per_connection
+    if message.method in AT_ONCE:
+        return
     if len(conn.in_flight) >= limit:
         raise Overloaded(
             f"{limit} requests are in flight on this connection.",
@@ -122,7 +130,8 @@ def _status(front: Front, conn: Connection, msgid: MessageId, params: Params) ->
 async def _metrics(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
     engine: dict[str, Any] = {}
     if front.supervisor.running:
-        engine = await front.supervisor.call("stats", {})
+        with contextlib.suppress(asyncio.TimeoutError):
+            engine = await asyncio.wait_for(front.supervisor.call("stats", {}), STATS_TIMEOUT_S)
     gauges = {
         "connections": len(front.connections),
         "requests_in_flight": len(front.requests),
@@ -144,14 +153,17 @@ def _shutdown(front: Front, conn: Connection, msgid: MessageId, params: Params) 
 
 def _complete(method: str) -> Handler:
     def handler(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+        # `log: false` asks for what happens anyway.
         for name in ("conversation", "scope", "log"):
-            if params.get(name) is not None:
+            if params.get(name) not in (None, False):
                 raise InvalidParams(
                     name,
                     "conversations are not stored by this build",
                     hint="Send the whole conversation in messages.",
                 )
-        front.requests.submit(conn, msgid, method, params, _model(front, params).to_map())
+        model = _model(front, params).to_map()
+        front.supervisor.check_health()
+        front.requests.submit(conn, msgid, method, params, model)
         return LATER
 
     return handler
@@ -160,7 +172,7 @@ def _complete(method: str) -> Handler:
 def _cancel(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
     by_tag = params["tag"] is not None
     wanted = params["tag"] if by_tag else params["id"]
-    return {"cancelled": front.requests.cancel(conn, wanted, by_tag=by_tag)}
+    return {"cancelled": _cancel_one(front, conn, wanted, by_tag=by_tag)}
 
 
 def _cancel_notified(front: Front, conn: Connection, params: Params) -> None:
@@ -168,7 +180,14 @@ def _cancel_notified(front: Front, conn: Connection, params: Params) -> None:
     for name in ("id", "tag"):
         wanted = params.get(name)
         if isinstance(wanted, (int, str)):
-            front.requests.cancel(conn, wanted, by_tag=name == "tag")
+            _cancel_one(front, conn, wanted, by_tag=name == "tag")
+
+
+def _cancel_one(front: Front, conn: Connection, wanted: MessageId, *, by_tag: bool) -> bool:
+    task = None if by_tag else conn.in_flight.get(wanted)
+    if isinstance(task, asyncio.Task):
+        return task.cancel()
+    return front.requests.cancel(conn, wanted, by_tag=by_tag)
 
 
 # ---- models
@@ -210,14 +229,15 @@ def _with_tokenizer(method: str) -> Handler:
     return handler
 
 
-def _models_list(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+async def _models_list(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    # On a thread: a large cache on a slow disk must not hold up streams.
+    records = [record.to_map() for record in await asyncio.to_thread(front.catalog.list)]
     default = front.config.default_model
-    records = [dataclasses.asdict(record) for record in front.catalog.list()]
     return {"models": records, "default": default, "aliases": dict(front.config.aliases)}
 
 
-def _models_show(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-    return dataclasses.asdict(front.catalog.show(params["model"]))
+async def _models_show(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    return (await asyncio.to_thread(front.catalog.show, params["model"])).to_map()
 
 
 HANDLERS: dict[str, Handler] = {

@@ -83,12 +83,13 @@ class Front:
             on_step=self._step,
             on_death=lambda why: self.requests.engine_died(why),
             on_bye=lambda: self.requests.resubmit(),
-            busy=lambda: len(self.requests) > 0,
+            busy=lambda: self.requests.busy,
             log=self.log,
         )
         self.requests = Requests(
             max_queue=config.max_queue,
             send=self.supervisor.send,
+            withdraw=self.supervisor.withdraw,
             metrics=self.metrics,
             log=self.log,
         )

@@ -13,7 +13,7 @@ from mlxd.daemon.front.connection import Connection
 from mlxd.daemon.front.log import Log
 from mlxd.daemon.front.metrics import Metrics
 from mlxd.protocol.errors import (
-    Cancelled,
+    ERRORS,
     EngineDied,
     MlxdError,
     Overloaded,
@@ -23,6 +23,13 @@ from mlxd.protocol.errors import (
 from mlxd.protocol.messages import Message, MessageId, Notification
 
 REPLAYS_MAX = 2
+ENDING_GRACE_S = 2.0
+"""How long the engine may take to confirm an end, with the usage so far."""
+ENDINGS: dict[str, str] = {
+    "cancelled": "The request was cancelled.",
+    "superseded": "A newer request took this one's place.",
+    "deadline_exceeded": "The request's time is up.",
+}
 OUTPUT = frozenset({"delta", "tool_call"})
 
 
@@ -40,7 +47,7 @@ class Completion:
     started_s: float = field(default_factory=time.monotonic)
     output: bool = False
     replays: int = 0
-    ending: bool = False
+    ending: str = ""
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -59,30 +66,51 @@ class Completion:
                 "model": self.model,
                 "conn": self.conn.serial,
                 "priority": self.params["priority"],
+                "deadline_s": self.params["deadline_s"],
             },
         )
 
 
+def ended(code: str) -> MlxdError:
+    """Return the error of a request that ended for `code`, without the engine's word on usage."""
+    return ERRORS[code](ENDINGS[code], data={"usage": None})
+
+
 class Requests:
-    """All completions in flight. `send` reaches the engine."""
+    """All completions in flight. `send` reaches the engine; `withdraw` takes back a submit that
+    has not reached one.
+    """
 
     def __init__(
-        self, *, max_queue: int, send: Callable[[Message], None], metrics: Metrics, log: Log
+        self,
+        *,
+        max_queue: int,
+        send: Callable[[Message], None],
+        withdraw: Callable[[int], bool],
+        metrics: Metrics,
+        log: Log,
     ) -> None:
         self._max_queue = max_queue
         self._send = send
+        self._withdraw = withdraw
         self._metrics = metrics
         self._log = log
         self._ids = itertools.count(1)
         self._active: dict[int, Completion] = {}
         self._by_key: dict[str, Completion] = {}
         self._dirty: set[Connection] = set()
+        self._unconfirmed: set[int] = set()
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
 
     def __len__(self) -> int:
         return len(self._active)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the engine owes something, be it only the word that it has stopped."""
+        return bool(self._active or self._unconfirmed)
 
     @property
     def running(self) -> int:
@@ -145,6 +173,7 @@ class Requests:
         for rid, kind, payload in events:
             one = self._active.get(rid)
             if one is None:
+                self._unconfirmed.discard(rid)
                 continue
             if kind == "end":
                 self._finish(one, payload)
@@ -162,10 +191,11 @@ class Requests:
     def engine_died(self, why: str) -> list[Message]:
         """End what had output; return the rest, to be submitted anew."""
         again: list[Message] = []
+        self._unconfirmed.clear()
         for one in list(self._active.values()):
             one.replays += 1
             if one.ending:
-                self._fail(one, Cancelled("The request was cancelled."))
+                self._fail(one, ended(one.ending))
             elif one.output or one.replays > REPLAYS_MAX:
                 self._fail(one, EngineDied(f"The engine died while it answered: {why}."))
             else:
@@ -174,6 +204,10 @@ class Requests:
 
     def resubmit(self) -> list[Message]:
         """Return everything, for an engine that ended by itself as a request came in."""
+        self._unconfirmed.clear()
+        for one in list(self._active.values()):
+            if one.ending:
+                self._fail(one, ended(one.ending))
         return [one.submit_message() for one in self._active.values()]
 
     def refuse_waiting(self) -> None:
@@ -181,13 +215,13 @@ class Requests:
         self.draining = True
         for one in list(self._active.values()):
             if not one.output:
-                self._tell_engine(one, "cancelled")
+                self._stop_engine(one)
                 self._fail(one, ShuttingDown("The daemon is stopping."))
 
     def refuse_all(self) -> None:
         """End everything that the time for stopping did not suffice for."""
         for one in list(self._active.values()):
-            self._tell_engine(one, "cancelled")
+            self._stop_engine(one)
             self._fail(one, ShuttingDown("The daemon stopped before the answer was complete."))
 
     def _supersede(self, key: str, one: Completion) -> None:
@@ -198,9 +232,26 @@ class Requests:
 
     def _end_by(self, one: Completion, code: str) -> None:
         """Ask the engine to stop; its answer, with the usage so far, ends the request."""
-        if not one.ending and one.rid in self._active:
-            one.ending = True
-            self._tell_engine(one, code)
+        if one.ending or one.rid not in self._active:
+            return
+        if self._withdraw(one.rid):
+            self._fail(one, ended(code))
+            return
+        one.ending = code
+        self._tell_engine(one, code)
+        if one.timer is not None:
+            one.timer.cancel()
+        loop = asyncio.get_running_loop()
+        one.timer = loop.call_later(ENDING_GRACE_S, self._end_alone, one)
+
+    def _end_alone(self, one: Completion) -> None:
+        """Answer for an engine that is stuck in a long step, or for good."""
+        self._unconfirmed.add(one.rid)
+        self._fail(one, ended(one.ending))
+
+    def _stop_engine(self, one: Completion) -> None:
+        if not self._withdraw(one.rid):
+            self._tell_engine(one, "cancelled")
 
     def _tell_engine(self, one: Completion, code: str) -> None:
         self._send(Notification("cancel", {"rid": one.rid, "code": code}))

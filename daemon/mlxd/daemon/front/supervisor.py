@@ -23,6 +23,9 @@ WATCH_PERIOD_S = 2.0
 STOP_GRACE_S = 8.0
 """The engine finishes its step and writes prompts that are to survive."""
 BURIAL_GRACE_S = 2.0
+HEALTH_WAIT_S = 1.0
+"""A start that is further away than this refuses new requests, with the reason."""
+WORDS_LINES = 8
 POLL_S = 0.02
 CALL_RETRIES = 1
 """An engine may die under a call that has no effects: it is asked again once."""
@@ -74,6 +77,7 @@ class Supervisor:
         self._killed_for = ""
         self._watch: asyncio.TimerHandle | None = None
         self._burial: asyncio.Task[None] | None = None
+        self._start_at_s = 0.0
         self.hello: dict[str, Any] = {}
         self.residents: list[dict[str, Any]] = []
         self.restarts = 0
@@ -92,22 +96,43 @@ class Supervisor:
     def send(self, message: Message) -> None:
         """Send to the engine, starting one if there is none."""
         if self._link is not None and self._starting is None:
-            if not self._busy_before():
+            if self._watch is None:
                 self._progress_s = time.monotonic()
+                self._schedule_watch()
             self._link.send(message)
         else:
             self._waiting.append(message)
             self._ensure()
 
+    def withdraw(self, rid: int) -> bool:
+        """Take back a `submit` that no engine has got yet; False: one has."""
+        kept = [message for message in self._waiting if not _is_submit(message, rid)]
+        withdrawn = len(kept) < len(self._waiting)
+        self._waiting = kept
+        return withdrawn
+
+    def check_health(self) -> None:
+        """Raise EngineDied while engines die one after the other, rather than let callers wait."""
+        wait_s = self._start_at_s - time.monotonic()
+        if self._link is None and wait_s > HEALTH_WAIT_S:
+            raise EngineDied(
+                f"The engine keeps dying: {self.last_exit}.",
+                hint=f"The next try is in {wait_s:.0f} s. Look into the log: mlxd logs -n 50",
+                data={"retry_after_s": round(wait_s, 1), "restarts": self.restarts},
+            )
+
     async def call(self, method: str, params: dict[str, Any]) -> Any:
         """Ask the engine and return its result. Raises what it answers, or EngineDied."""
+        self.check_health()
         call = Call(method, params)
         self._send_call(call)
         return await call.future
 
     def status(self) -> dict[str, Any]:
         """Return what `status` says of the engine."""
-        state = "running" if self._link else ("starting" if self._starting else "stopped")
+        state = "running" if self._link else "starting" if self._starting else "stopped"
+        if state == "starting" and self._start_at_s > time.monotonic():
+            state = "backing off"
         keys = ("device", "backend", "blas", "mlx", "mlx_lm", "memory_budget_bytes")
         return {
             "state": state,
@@ -132,15 +157,16 @@ class Supervisor:
 
     # ---- starting
 
-    def _busy_before(self) -> bool:
-        return self._busy() or bool(self._calls)
-
     def _ensure(self) -> None:
-        if self._link is None and self._starting is None and not self._stopping:
+        # While the last one is being buried its requests are not sorted out yet.
+        idle = self._link is None and self._starting is None and self._burial is None
+        if idle and not self._stopping:
             self._starting = asyncio.get_running_loop().create_task(self._start())
 
     async def _start(self) -> None:
-        await asyncio.sleep(self._backoff_s())
+        backoff_s = self._backoff_s()
+        self._start_at_s = time.monotonic() + backoff_s
+        await asyncio.sleep(backoff_s)
         try:
             link = EngineLink(self._command, self._stderr_path, self._received, self._ended)
             await link.connect()
@@ -150,12 +176,9 @@ class Supervisor:
             return
         self._log("engine started", engine_pid=link.pid)
         self._link, self._starting = link, None
-        self._progress_s = time.monotonic()
         waiting, self._waiting = self._waiting, []
         for message in waiting:
-            link.send(message)
-        if self._watch is None:
-            self._schedule_watch()
+            self.send(message)
 
     def _backoff_s(self) -> float:
         now = time.monotonic()
@@ -167,10 +190,10 @@ class Supervisor:
     # ---- what comes back
 
     def _received(self, link: EngineLink, message: Message) -> None:
+        self._progress_s = time.monotonic()
         if isinstance(message, Response):
             self._answered(message)
         elif isinstance(message, Notification):
-            self._progress_s = time.monotonic()
             if message.method == "step":
                 self._on_step(message.params["events"])
             elif message.method == "resident":
@@ -200,10 +223,12 @@ class Supervisor:
         """The link is closed; the process is ending or has been killed."""
         self._link = None
         self.residents = []
+        self.hello = {}
         self._burial = asyncio.get_running_loop().create_task(self._buried(link))
 
     async def _buried(self, link: EngineLink) -> None:
         status = await _wait(link.process, BURIAL_GRACE_S)
+        self._burial = None
         if self._stopping:
             return
         if link.said_bye and status == 0:
@@ -212,15 +237,15 @@ class Supervisor:
             self._again(self._on_bye(), retry=True)
             return
         why = self._killed_for or _describe(status)
-        words = link.last_words()
+        words = link.last_words().splitlines()[-WORDS_LINES:]
         self._killed_for = ""
-        self._died(f"{why}{': ' + words.splitlines()[-1][:300] if words else ''}")
+        self._died(f"{why}{': ' + words[-1][:300] if words else ''}", words)
 
-    def _died(self, why: str) -> None:
+    def _died(self, why: str, words: list[str] | None = None) -> None:
         self._crashes.append(time.monotonic())
         self.restarts += 1
         self.last_exit = why
-        self._log("engine died", reason=why, level="error")
+        self._log("engine died", reason=why, stderr=words or [], level="error")
         self._again(self._on_death(why), retry=False)
 
     def _again(self, messages: list[Message], *, retry: bool) -> None:
@@ -241,20 +266,19 @@ class Supervisor:
 
     def _schedule_watch(self) -> None:
         loop = asyncio.get_running_loop()
-        self._watch = loop.call_later(WATCH_PERIOD_S, self._look)
+        period_s = min(WATCH_PERIOD_S, self._progress_timeout_s / 4)
+        self._watch = loop.call_later(period_s, self._look)
 
     def _look(self) -> None:
         """Kill an engine that has work and makes no progress."""
         self._watch = None
-        if self._stopping:
+        if self._stopping or self._link is None or not (self._busy() or self._calls):
             return
         silent_s = time.monotonic() - self._progress_s
-        if not self._busy_before():
-            self._progress_s = time.monotonic()
-        elif self._link is not None and silent_s > self._progress_timeout_s:
+        if silent_s > self._progress_timeout_s:
             self._killed_for = f"no progress for {silent_s:.0f} s, so it was killed"
             self._link.kill()
-        if self._link is not None:
+        else:
             self._schedule_watch()
 
 
@@ -267,6 +291,14 @@ async def _wait(process: subprocess.Popen[bytes], grace_s: float) -> int:
         await asyncio.sleep(POLL_S)
     process.kill()
     return await asyncio.get_running_loop().run_in_executor(None, process.wait)
+
+
+def _is_submit(message: Message, rid: int) -> bool:
+    return (
+        isinstance(message, Notification)
+        and message.method == "submit"
+        and message.params["rid"] == rid
+    )
 
 
 def _describe(status: int) -> str:
