@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 self.socket.setsockopt(socket.SOL_SOCKET, option, MACOS_BUFFER_BYTES)
         if not self._opened(self):
-            self._cut_later(REFUSED_GRACE_S)
+            asyncio.get_running_loop().call_later(REFUSED_GRACE_S, self._refuse_silent)
 
     def data_received(self, data: bytes) -> None:
         self._decoder.feed(data)
@@ -153,7 +153,10 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def refuse(self, error: MlxdError) -> None:
-        """Answer whatever comes first with `error`, in the caller's encoding, then close."""
+        """Answer whatever comes first with `error`, in the caller's encoding, then close.
+
+        A caller who says nothing is told so unasked, after a moment.
+        """
         self._refusal = error
 
     def event(self, event: Event) -> None:
@@ -179,6 +182,11 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
             self._cut_later(CLOSE_GRACE_S)
+
+    def _refuse_silent(self) -> None:
+        if self.open:
+            self.respond(None, error=self._refusal)
+            self.close()
 
     def _cut_later(self, grace_s: float) -> None:
         if self._cut is None:

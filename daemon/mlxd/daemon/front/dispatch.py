@@ -59,26 +59,25 @@ def handle(front: Front, conn: Connection, message: Request | Notification) -> N
         conn.respond(message.id, error=_logged(front, message.method, exc))
         return
     if isinstance(answer, Awaitable):
-        task = asyncio.ensure_future(_finish(front, conn, message, answer))
+        task = asyncio.ensure_future(answer)
         conn.in_flight[message.id] = task
+        # By callback: a task that is cancelled before it ran gets no chance to answer.
+        task.add_done_callback(lambda done: _answer(front, conn, message, done))
     elif answer is not LATER:
         conn.respond(message.id, answer)
 
 
-async def _finish(front: Front, conn: Connection, message: Request, answer: Awaitable[Any]) -> None:
-    result: Any = None
-    error: MlxdError | None = None
-    try:
-        result = await answer
-    except asyncio.CancelledError:
-        error = Cancelled("The request was cancelled.")
-    except Exception as exc:
-        error = _logged(front, message.method, exc)
+def _answer(front: Front, conn: Connection, message: Request, done: asyncio.Future[Any]) -> None:
     conn.in_flight.pop(message.id, None)
-    conn.respond(message.id, result, error)
+    if done.cancelled():
+        conn.respond(message.id, error=Cancelled("The request was cancelled."))
+    elif (exc := done.exception()) is not None:
+        conn.respond(message.id, error=_logged(front, message.method, exc))
+    else:
+        conn.respond(message.id, done.result())
 
 
-def _logged(front: Front, method: str, exc: Exception) -> MlxdError:
+def _logged(front: Front, method: str, exc: BaseException) -> MlxdError:
     error = as_error(exc)
     if error.code == "internal":
         front.log("internal error", level="error", method=method, error=type(exc).__name__)

@@ -1,0 +1,75 @@
+"""What becomes of requests when the engine dies, hangs or ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from support.daemon_process import daemon_with_fake_engine, user
+
+
+def test_a_killed_engine_ends_what_had_output_and_replays_the_rest(tmp_path: Path):
+    marker = tmp_path / "crashed"
+    with daemon_with_fake_engine(f"crash-once {marker}") as daemon, daemon.peer() as peer:
+        assert peer.call("chat", messages=user("3 tokens"))["usage"]["completion_tokens"] == 3
+        running = peer.send("chat", messages=user("endless"), stream=True)
+        peer.wait_event("delta")
+        started = time.monotonic()
+        os.kill(daemon.engine_pid(), signal.SIGKILL)
+        error = peer.answer(running)["error"]
+        assert error["code"] == "engine_died"
+        assert "SIGKILL" in error["message"]
+        assert time.monotonic() - started < 5
+        assert peer.call("chat", messages=user("3 tokens"))["usage"]["completion_tokens"] == 3
+        assert daemon.ask("status")["engine"]["restarts"] == 2
+
+
+def test_an_engine_that_always_dies_is_reported_with_the_reason():
+    with daemon_with_fake_engine("crash-at-submit") as daemon:
+        error = daemon.ask("chat", messages=user("3 tokens"))["error"]
+        assert error["code"] == "engine_died"
+        assert "SIGKILL" in daemon.ask("status")["engine"]["last_exit"]
+        assert daemon.ask("ping") == {"pong": True}
+
+
+def test_an_engine_that_cannot_start_is_reported():
+    with daemon_with_fake_engine("exit-now") as daemon:
+        error = daemon.ask("chat", messages=user("3 tokens"))["error"]
+        assert error["code"] == "engine_died"
+        assert "exit status 3" in error["message"]
+
+
+def test_an_engine_that_makes_no_progress_is_replaced():
+    with daemon_with_fake_engine("hang", MLXD_ENGINE_PROGRESS_TIMEOUT_S="1") as daemon:
+        error = daemon.ask("chat", messages=user("3 tokens"))["error"]
+        assert error["code"] == "engine_died"
+        assert "no progress" in daemon.ask("status")["engine"]["last_exit"]
+
+
+def test_a_request_that_meets_an_engine_on_its_way_out_is_served_by_the_next(tmp_path: Path):
+    with daemon_with_fake_engine(f"say-bye {tmp_path / 'left'}") as daemon:
+        result = daemon.ask("chat", messages=user("3 tokens"))
+        assert result["usage"]["completion_tokens"] == 3
+        assert daemon.ask("status")["engine"]["restarts"] == 0
+
+
+def test_calls_to_an_engine_that_died_are_asked_again():
+    with daemon_with_fake_engine() as daemon:
+        os.kill(daemon.engine_pid(), signal.SIGKILL)
+        assert daemon.ask("load")["model"] == "pocket"
+
+
+def test_the_engine_ends_with_the_daemon():
+    with daemon_with_fake_engine() as daemon:
+        pid = daemon.engine_pid()
+        daemon.stop(signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < deadline:
+            if not Path(f"/proc/{pid}/cmdline").read_bytes():
+                break  # a zombie: ended, and not yet collected
+        assert (
+            not Path(f"/proc/{pid}/cmdline").exists()
+            or not Path(f"/proc/{pid}/cmdline").read_bytes()
+        )

@@ -1,0 +1,165 @@
+"""A real daemon in a world of its own, and raw peers to talk to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlxd.daemon.starter import READY_FD, READY_WORD
+from mlxd.protocol.codec import Decoder, Encoding, encode
+from mlxd.protocol.messages import Notification, Request, Response
+from support.places import MLXD, own_environ
+
+FAKE_ENGINE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
+TIMEOUT_S = 60.0
+
+
+class Daemon:
+    """One `mlxd run`. `environ` is that of its user; `peer()` connects."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environ = {**own_environ(folder), **settings}
+        self.socket_path = self.environ["MLXD_SOCKET"]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it says that it accepts connections."""
+        ready, tell = os.pipe()
+        self.process = subprocess.Popen(
+            [*MLXD, "run"],
+            env={**self.environ, READY_FD: str(tell)},
+            pass_fds=(tell,),
+            stdin=subprocess.DEVNULL,
+        )
+        os.close(tell)
+        try:
+            assert select.select([ready], [], [], TIMEOUT_S)[0], "the daemon is not ready"
+            assert os.read(ready, 64) == READY_WORD
+        finally:
+            os.close(ready)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(TIMEOUT_S)
+
+    def peer(self, encoding: Encoding = Encoding.MSGPACK) -> Peer:
+        return Peer(self.socket_path, encoding)
+
+    def ask(self, method: str, **params: Any) -> Any:
+        """One request on a connection of its own; an error is returned as `{"error": …}`."""
+        with self.peer() as peer:
+            return peer.call(method, **params)
+
+    def engine_pid(self) -> int:
+        """Return the engine's process id, starting one if need be."""
+        self.ask("load")
+        pid: int = self.ask("status")["engine"]["pid"]
+        return pid
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        text = (self.folder / "log" / "mlxd.log").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+class Peer:
+    """A caller that speaks the wire by itself."""
+
+    def __init__(self, path: str, encoding: Encoding = Encoding.MSGPACK) -> None:
+        self.encoding = encoding
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(path)
+        self._decoder = Decoder()
+        self._messages: list[Any] = []
+        self._next_id = 0
+        self.events: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, method: str, **params: Any) -> int:
+        """Send a request and return its id."""
+        self._next_id += 1
+        self.raw(encode(Request(self._next_id, method, params), self.encoding))
+        return self._next_id
+
+    def notify(self, method: str, **params: Any) -> None:
+        self.raw(encode(Notification(method, params), self.encoding))
+
+    def raw(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def answer(self, request_id: int | None) -> Any:
+        """Wait for a response; an error is returned as `{"error": …}`. Events are kept."""
+        while True:
+            message = self.message()
+            if isinstance(message, Response) and message.id == request_id:
+                return {"error": message.error} if message.error else message.result
+
+    def call(self, method: str, **params: Any) -> Any:
+        return self.answer(self.send(method, **params))
+
+    def wait_event(self, kind: str) -> dict[str, Any]:
+        """Wait for the next event of this type that has not been seen yet."""
+        while True:
+            message = self.message()
+            if isinstance(message, Notification) and message.params["type"] == kind:
+                return message.params
+
+    def message(self) -> Any:
+        """Return the next message. EOFError where the daemon has hung up."""
+        while not self._messages:
+            data = self.sock.recv(1 << 16)
+            if not data:
+                raise EOFError
+            self._decoder.feed(data)
+            self._messages += list(self._decoder)
+        message = self._messages.pop(0)
+        if isinstance(message, Notification):
+            self.events.append(message.params)
+        return message
+
+
+@contextmanager
+def running_daemon(folder: Path | None = None, **settings: str) -> Iterator[Daemon]:
+    """A daemon for the time of a block; `settings` are environment variables."""
+    with tempfile.TemporaryDirectory(prefix="mlxd-") as temporary:
+        daemon = Daemon(folder or Path(temporary), settings)
+        daemon.start()
+        try:
+            yield daemon
+        finally:
+            assert daemon.process is not None
+            if daemon.process.poll() is None:
+                daemon.stop()
+            if daemon.process.poll() is None:
+                daemon.process.kill()
+
+
+@contextmanager
+def daemon_with_fake_engine(script: str = "", **settings: str) -> Iterator[Daemon]:
+    """A daemon whose engine is `fake_engine.py`, which does what `script` says."""
+    command = json.dumps([*FAKE_ENGINE, "--script", script])
+    with running_daemon(MLXD_ENGINE_COMMAND=command, MLXD_PRELOAD="false", **settings) as daemon:
+        yield daemon
+
+
+def user(text: str) -> list[dict[str, str]]:
+    """Return a conversation of one question."""
+    return [{"role": "user", "content": text}]
