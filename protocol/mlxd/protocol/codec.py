@@ -180,7 +180,8 @@ def _from_msgpack(value: Any) -> Message | BadRequest:
     match value:
         case [0, int() as msgid, str() as method, params] if _is_message_id(msgid):
             return _request(msgid, method, params)
-        case [1, int() as msgid, error, result] if _is_message_id(msgid):
+        # nil: the answer to bytes that were no request.
+        case [1, (int() | None) as msgid, error, result] if msgid is None or _is_message_id(msgid):
             return Response(msgid, error if isinstance(error, dict) else _error(error), result)
         case [2, str() as method, params]:
             given = _params(params)

@@ -328,7 +328,7 @@ def test_other_users_are_refused_by_the_kernels_word():
         Path(daemon.socket_path).chmod(0o666)
         nobody = subprocess.run(
             ["nc", "-U", daemon.socket_path],
-            stdin=subprocess.DEVNULL,
+            input=b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n',
             capture_output=True,
             timeout=20,
             user=65534,
