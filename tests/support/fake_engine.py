@@ -9,7 +9,8 @@ The last message of a `chat` (or the prompt of `generate`) says what to answer:
     stuck          nothing at all, and the process no longer reads its link
 
 `--script` says what goes wrong with the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
-`hang` (at a submit), `say-bye FILE` (once, instead of an answer), `deaf` (ignores cancel).
+`hang` (at a submit), `say-bye FILE` (once, instead of an answer), `deaf` (answers cancel with an event
+`prefill`, and goes on).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class FakeEngine:
                     self.answer(message)
                 elif isinstance(message, Notification) and message.method == "submit":
                     self.submit(message.params)
-                elif isinstance(message, Notification) and self.fault != "deaf":
+                elif isinstance(message, Notification):
                     self.cancel(message.params)
 
     def send(self, message: Message) -> None:
@@ -97,6 +98,9 @@ class FakeEngine:
 
     def cancel(self, params: dict[str, Any]) -> None:
         rid = params["rid"]
+        if self.fault == "deaf":
+            self.step(rid, "prefill", {"done": 0, "total": 1})
+            return
         usage = {"completion_tokens": self.tokens.get(rid, 0)}
         error = ERRORS[params["code"]]("It was ended.", data={"usage": usage})
         self.step(rid, "error", error.to_map())
