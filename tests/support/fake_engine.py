@@ -9,8 +9,8 @@ The last message of a `chat` (or the prompt of `generate`) says what to answer:
     stuck          nothing at all, and the process no longer reads its link
 
 `--script` says what goes wrong with the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
-`hang` (at a submit), `say-bye FILE` (once, instead of an answer), `deaf` (answers cancel with an event
-`prefill`, and goes on).
+`hang` (at a submit), `say-bye FILE` (once, instead of an answer), `deaf` (answers cancel with
+an event `prefill`, and goes on).
 """
 
 from __future__ import annotations
