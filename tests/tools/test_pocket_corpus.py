@@ -1,0 +1,234 @@
+"""The corpus of the built-in model: the same every time, checked, and apart from the evaluation."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import sys
+import types
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import fim
+import jinja2.sandbox
+import pytest
+import shell_tasks
+import stories
+from corpus import (
+    Question,
+    Sample,
+    conversation,
+    held_out,
+    held_out_questions,
+    render,
+    samples,
+    tool_exchange,
+)
+
+RECIPE = Path(__file__).parents[2] / "tools" / "pocket"
+SKILLS = (
+    "greeting", "about", "cannot", "count", "repeat", "name", "story", "shell", "json", "memory",
+    "system prompt", "thinking", "tool call", "tool result", "fim",
+)  # fmt: skip
+SAMPLES = 3000
+
+
+@cache
+def some_samples() -> tuple[Sample, ...]:
+    return tuple(islice(samples(1), SAMPLES))
+
+
+@cache
+def some_questions() -> tuple[Question, ...]:
+    return tuple(held_out_questions(7, 20))
+
+
+@cache
+def chat_template() -> str:
+    """Return the template from the export script, which cannot be imported without PyTorch."""
+    tree = ast.parse((RECIPE / "export.py").read_text(encoding="utf-8"))
+    return next(
+        str(ast.literal_eval(node.value))
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CHAT_TEMPLATE"
+    )
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The evaluation script. Its checks need no model, so MLX is not loaded for them."""
+    stand_in: Any = types.ModuleType("mlx_lm")
+    stand_in.batch_generate = stand_in.load = None
+    monkeypatch.setitem(sys.modules, "mlx_lm", stand_in)
+    monkeypatch.delitem(sys.modules, "evaluate", raising=False)
+    import evaluate
+
+    monkeypatch.delitem(sys.modules, "evaluate")
+    return evaluate
+
+
+@cache
+def compiled_template() -> jinja2.Template:
+    """Return the chat template, compiled with the settings that transformers uses."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment.from_string(chat_template())
+
+
+def templated(messages: Any, tools: Any = None, **more: Any) -> str:
+    plain = [{k: v for k, v in message.items() if k != "thought"} for message in messages]
+    return compiled_template().render(messages=plain, tools=tools or None, **more)
+
+
+def right_answer(question: Question) -> str:
+    if question.skill == "tool call":
+        return f"<tool_call>\n{json.dumps(question.call)}\n</tool_call>"
+    if question.thinking:
+        return f"I think.\n</think>\n\n{question.answer}"
+    return question.answer
+
+
+def test_the_same_seed_makes_the_same_corpus() -> None:
+    first = list(islice(samples(5), 200))
+    assert first == list(islice(samples(5), 200))
+    assert first != list(islice(samples(6), 200))
+
+
+def test_held_out_questions_are_the_same_every_time() -> None:
+    assert held_out_questions(3, 5) == held_out_questions(3, 5)
+
+
+def test_every_skill_is_asked() -> None:
+    assert {question.skill for question in some_questions()} == set(SKILLS)
+
+
+def test_the_last_question_of_a_training_sample_is_never_a_held_out_one() -> None:
+    for sample in some_samples():
+        asked = [text for text, _ in sample.parts if text.startswith("<|im_start|>user\n")]
+        if asked and sample.skill not in ("greeting", "about", "name", "tools"):
+            last = asked[-1].removeprefix("<|im_start|>user\n").removesuffix("<|im_end|>\n")
+            assert not held_out(last)
+
+
+def test_the_questions_of_the_evaluation_are_held_out() -> None:
+    for question in some_questions():
+        users = [m["content"] for m in question.messages if m["role"] == "user"]
+        if question.skill == "fim":
+            body = question.raw.removeprefix("<|fim_prefix|>").removesuffix("<|fim_middle|>")
+            assert held_out(body.replace("<|fim_suffix|>", ""))
+        elif question.skill not in ("greeting", "about", "memory"):
+            assert held_out(users[-1])
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_every_skill_has_a_check_that_tells_right_from_wrong(skill: str, evaluate: Any) -> None:
+    asked = [question for question in some_questions() if question.skill == skill]
+    assert asked
+    for question in asked:
+        right = right_answer(question)
+        assert evaluate.is_right(question, right), (question, right)
+        assert not evaluate.is_right(question, right[:-1])
+        assert not evaluate.is_right(question, "")
+
+
+def test_a_thinking_answer_is_what_comes_after_the_thought(evaluate: Any) -> None:
+    question = Question("thinking", answer="3, 4", thinking=True)
+    assert evaluate.is_right(question, "I start at 3.\n</think>\n\n3, 4")
+    assert not evaluate.is_right(question, "I start at 3, 4")
+
+
+def test_a_call_may_be_spaced_in_any_way_but_must_be_the_only_one(evaluate: Any) -> None:
+    question = Question("tool call", call={"name": "f", "arguments": {"a": "x"}})
+    call = '<tool_call>{"arguments":{"a":"x"},"name":"f"}</tool_call>'
+    assert evaluate.is_right(question, call)
+    assert not evaluate.is_right(question, call.replace('"f"', '"g"'))
+    assert not evaluate.is_right(question, "<tool_call>{</tool_call>")
+    assert not evaluate.is_right(question, f"Sure. {call}")
+
+
+def test_a_story_is_about_its_hero_and_comes_to_an_end(evaluate: Any) -> None:
+    asked = {"role": "user", "content": "Tell me a story about a fox."}
+    question = Question("story", (asked,))
+    text = stories.story(random.Random(2), "fox", named=False)
+    other = {"role": "user", "content": "Tell me a story about a giraffe."}
+    assert evaluate.is_right(question, text)
+    assert not evaluate.is_right(question, text[:-1])
+    assert not evaluate.is_right(question, text * 5)
+    assert not evaluate.is_right(replace(question, messages=(other,)), text)
+
+
+def test_the_table_names_every_skill_once(evaluate: Any) -> None:
+    table = evaluate.table({"count": (19, 20), "json": (20, 20)})
+    assert "| count | 19 | 20 | 95 % |" in table
+    assert table.count("\n") == 3
+
+
+def test_the_template_writes_the_conversations_that_the_training_shows() -> None:
+    rng = random.Random(9)
+    for _ in range(100):
+        _, messages, _ = conversation(rng, keep=False)
+        assert templated(messages) == "".join(text for text, _ in render(messages))
+
+
+def test_the_template_writes_the_tool_calls_that_the_training_shows() -> None:
+    rng = random.Random(9)
+    for _ in range(50):
+        messages, tools = tool_exchange(rng, keep=False)
+        trained = "".join(text for text, _ in render(messages, tools=tools))
+        assert templated(messages, tools) == trained
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_the_template_opens_the_answer_as_the_training_does(thinking: bool) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    trained = "".join(text for text, _ in render(messages, thinking=thinking, generate=True))
+    assert templated(messages, add_generation_prompt=True, enable_thinking=thinking) == trained
+
+
+def test_a_thought_follows_what_the_template_opens() -> None:
+    answer = {"role": "assistant", "content": "Hello!", "thought": "A greeting."}
+    messages = [{"role": "user", "content": "hi"}, answer]
+    opened = templated(messages[:1], add_generation_prompt=True, enable_thinking=True)
+    whole = "".join(text for text, _ in render(messages, thinking=True))
+    assert whole == f"{opened}A greeting.\n</think>\n\nHello!<|im_end|>\n"
+
+
+def test_the_next_turn_begins_with_the_text_of_the_turn_before() -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello!"}]
+    first = templated(messages[:1], add_generation_prompt=True)
+    assert templated(messages).startswith(f"{first}Hello!<|im_end|>")
+
+
+def test_the_template_takes_calls_as_clients_write_them() -> None:
+    arguments = {"city": "Oslo"}
+    function = {"name": "get_weather", "arguments": arguments}
+    user = {"role": "user", "content": "weather in Oslo"}
+    message = {"role": "assistant", "content": None}
+    wrapped = {**message, "tool_calls": [{"type": "function", "function": function}]}
+    as_text = {**message, "tool_calls": [{**function, "arguments": json.dumps(arguments)}]}
+    assert templated([user, wrapped]) == templated([user, as_text])
+    assert '{"name": "get_weather", "arguments": {"city": "Oslo"}}' in templated([user, wrapped])
+
+
+def test_an_answer_is_learned_up_to_its_end() -> None:
+    for sample in some_samples():
+        last = [text for text, learned in sample.parts if learned][-1]
+        assert last.endswith(("<|im_end|>", "<|endoftext|>")), sample
+
+
+def test_filling_the_gap_gives_code_that_compiles() -> None:
+    rng = random.Random(3)
+    for _ in range(300):
+        prefix, suffix, middle = fim.gap(rng)
+        if suffix:  # without one the code may stop in the middle of a line
+            compile(f"{prefix}{middle}{suffix}", "gap", "exec")
+
+
+def test_there_are_sixty_shell_tasks_and_no_wording_means_two() -> None:
+    wordings = [wording for _, said in shell_tasks.TASKS for wording in said.split("|")]
+    assert len(shell_tasks.TASKS) >= 60
+    assert len(set(wordings)) == len(wordings)
