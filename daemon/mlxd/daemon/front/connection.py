@@ -173,7 +173,9 @@ class Connection(asyncio.Protocol):
         if self._outgoing and self._transport is not None:
             data = b"".join(self._outgoing)
             self._outgoing.clear()
-            self._transport.write(data)
+            # A write that failed is told a turn later; until then asyncio complains of each more.
+            if not self._transport.is_closing():
+                self._transport.write(data)
 
     def close(self) -> None:
         """Close after what is queued has been sent."""

@@ -97,7 +97,7 @@ class EngineLink(asyncio.Protocol):
 
     def send(self, message: Message) -> None:
         """Write one message; what an engine that died does not get is sent to the next one."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode(message, Encoding.MSGPACK))
 
     def kill(self) -> None:
