@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxd.protocol.codec import Decoder, Encoding, Limits, encode
+from mlxd.protocol.errors import ERRORS, InvalidParams, MlxdError, ParseError, error_from_map
+from mlxd.protocol.messages import BadRequest, Notification, Request, Response
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import golden  # noqa: E402
+import spec  # noqa: E402
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | TEXT
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+PARAMS = st.dictionaries(TEXT, VALUES, max_size=4)
+IDS = st.integers(0, 2**32 - 1)
+MESSAGES = (
+    st.builds(Request, IDS, TEXT, PARAMS)
+    | st.builds(Notification, TEXT, PARAMS)
+    | st.builds(Response, IDS, st.none(), PARAMS)
+    | st.builds(lambda i, t: Response(i, InvalidParams("x", t).to_map(), None), IDS, TEXT)
+)
+
+
+def decoded(data: bytes, sizes: list[int], limits: Limits | None = None) -> list[Any]:
+    decoder, out = Decoder(limits), []
+    at = 0
+    for size in [*sizes, len(data)]:
+        decoder.feed(data[at : at + size])
+        out += list(decoder)
+        at += size
+    return out
+
+
+@settings(deadline=None)
+@given(
+    messages=st.lists(MESSAGES, min_size=1, max_size=4),
+    encoding=st.sampled_from(Encoding),
+    sizes=st.lists(st.integers(1, 9), max_size=60),
+)
+def test_messages_survive_any_chunking(messages, encoding, sizes):
+    data = b"".join(encode(message, encoding) for message in messages)
+    assert decoded(data, sizes) == messages
+
+
+@settings(deadline=None, max_examples=400)
+@given(start=st.sampled_from([b"\x93", b"\x94", b"{", b""]), data=st.binary(max_size=200))
+def test_garbage_gives_messages_or_a_parse_error_and_nothing_else(start, data):
+    decoder = Decoder(Limits(max_message_bytes=1000, max_depth=8))
+    try:
+        decoder.feed(start + data)
+        for message in decoder:
+            assert isinstance(message, (Request, Response, Notification, BadRequest))
+    except ParseError:
+        decoder.feed(b"\x94\x00\x01\xa4ping\x90")
+        assert list(decoder) == [], "after an error nothing comes out any more"
+
+
+@settings(deadline=None)
+@given(message=MESSAGES, at=st.integers(0, 200), byte=st.integers(0, 255))
+def test_a_damaged_byte_never_brings_anything_else_down(message, at, byte):
+    data = bytearray(encode(message, Encoding.MSGPACK))
+    data[at % len(data)] = byte
+    try:
+        decoded(bytes(data), [])
+    except ParseError:
+        return
+
+
+@pytest.mark.parametrize("vector", golden.INVALID, ids=str)
+def test_bombs_are_refused_before_memory_is_spent(vector: str):
+    tracemalloc.start()
+    with pytest.raises(ParseError):
+        decoded(golden.INVALID[vector], [])
+    assert tracemalloc.get_traced_memory()[1] < 500_000
+    tracemalloc.stop()
+
+
+def test_the_size_limit_is_exact():
+    data = encode(Request(1, "ping", {"x": "a" * 500}), Encoding.MSGPACK)
+    assert decoded(data, [], Limits(max_message_bytes=len(data)))
+    with pytest.raises(ParseError):
+        decoded(data, [], Limits(max_message_bytes=len(data) - 1))
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_the_depth_limit_is_exact(encoding: Encoding):
+    inner: Any = 1
+    for _ in range(5):
+        inner = [inner]
+    data = encode(Request(1, "ping", {"x": inner}), encoding)
+    depth = 5 + (3 if encoding is Encoding.MSGPACK else 2)
+    assert decoded(data, [], Limits(max_depth=depth))
+    with pytest.raises(ParseError):
+        decoded(data, [], Limits(max_depth=depth - 1))
+
+
+def test_a_long_message_in_small_pieces_is_not_scanned_again_and_again():
+    data = encode(Request(1, "generate", {"prompt": list(range(300)) * 20}), Encoding.MSGPACK)
+    assert len(decoded(data, [7] * (len(data) // 7))) == 1
+
+
+@pytest.mark.parametrize("params", [[], [{}], [[]], None])
+def test_no_parameters_may_be_said_in_several_ways(params: Any):
+    raw = msgpack.packb([0, 1, "ping", params])
+    assert decoded(raw, []) == [Request(1, "ping", {})]
+
+
+def test_wrong_parameters_can_be_answered():
+    (bad,) = decoded(msgpack.packb([0, 9, "ping", [1, 2]]), [])
+    assert isinstance(bad, BadRequest)
+    assert bad.id == 9
+
+
+def test_a_trusted_peer_is_read_without_a_scan():
+    decoder = Decoder(trusted=True)
+    message = Notification("step", {"events": [[1, "delta", {"text": "x"}]]})
+    data = encode(message, Encoding.MSGPACK) * 3
+    decoder.feed(data[:5])
+    assert list(decoder) == []
+    decoder.feed(data[5:])
+    assert list(decoder) == [message] * 3
+
+
+def test_errors_come_back_as_what_they_were():
+    for kind in ERRORS.values():
+        error = kind.__new__(kind)
+        MlxdError.__init__(error, "what")
+        again = error_from_map(error.to_map())
+        assert type(again) is kind
+        assert again.to_map() == error.to_map()
+        assert again.hint
+
+
+def test_the_golden_vectors_are_what_the_codec_writes_and_reads():
+    valid = json.loads((golden.GOLDEN / "valid.json").read_text(encoding="utf-8"))
+    assert valid == json.loads(golden.as_text(golden.valid_vectors()))
+    for vector, message in zip(valid, golden.VALID.values(), strict=True):
+        assert decoded(bytes.fromhex(vector["msgpack_hex"]), [1] * 9) == [message]
+        assert decoded(vector["json_line"].encode(), [1] * 9) == [message]
+    invalid = json.loads((golden.GOLDEN / "invalid.json").read_text(encoding="utf-8"))
+    assert invalid == golden.invalid_vectors()
+
+
+def test_the_tables_of_the_specification_are_those_of_the_code():
+    text = spec.SPEC.read_text(encoding="utf-8")
+    assert spec.rendered(text) == text
+
+
+def test_the_session_in_the_specification_is_what_the_codec_writes():
+    text = spec.SPEC.read_text(encoding="utf-8")
+    for message in (Request(1, "ping"), Response(1, None, {"pong": True})):
+        assert encode(message, Encoding.MSGPACK).hex(" ") in text
+        assert encode(message, Encoding.JSON).decode().strip() in text
