@@ -64,7 +64,11 @@ class Constraint:
 
 
 class ConstraintCompiler:
-    """Compiles for one tokenizer. Safe to call from several threads."""
+    """Compiles for one tokenizer. Safe to call from several threads.
+
+    Raises:
+        ConstraintInvalid: the tokenizer is none that llguidance can read.
+    """
 
     def __init__(
         self,
@@ -73,9 +77,15 @@ class ConstraintCompiler:
         eos_token_ids: list[int],
         cache_entries: int = CACHE_ENTRIES,
     ) -> None:
-        self._tokenizer = llguidance.hf.from_tokenizer(
-            hf_tokenizer, n_vocab=n_vocab, eos_token=eos_token_ids or None
-        )
+        try:
+            self._tokenizer = llguidance.hf.from_tokenizer(
+                hf_tokenizer, n_vocab=n_vocab, eos_token=eos_token_ids or None
+            )
+        except ValueError as exc:
+            raise ConstraintInvalid(
+                f"Constraints do not work with the model's tokenizer: {_reason(exc)}",
+                hint="Leave schema, regex and grammar out, or choose another model.",
+            ) from exc
         self._vocabulary = n_vocab
         self._entries = cache_entries
         self._cache: OrderedDict[str, Constraint] = OrderedDict()
@@ -89,7 +99,8 @@ class ConstraintCompiler:
         Raises:
             ConstraintInvalid: with the reason that llguidance gives.
         """
-        key = json.dumps([kind, source, whitespace_flexible], sort_keys=True)
+        # In the order given: the text has its properties in the order of the schema.
+        key = json.dumps([kind, source, whitespace_flexible])
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
@@ -124,7 +135,9 @@ def _grammar(kind: str, source: dict[str, Any] | bool | str, whitespace_flexible
     if kind == "schema":
         if source is False:
             raise ValueError("false allows nothing")
-        schema: dict[str, Any] = {} if isinstance(source, (bool, str)) else dict(source)
+        if isinstance(source, str):
+            raise TypeError("a JSON Schema is an object, true or false")
+        schema: dict[str, Any] = {} if source is True else dict(source)
         # Free white space is a place where a weak model loses itself.
         schema.setdefault("x-guidance", {"whitespace_flexible": whitespace_flexible})
         return str(matcher.grammar_from_json_schema(schema))

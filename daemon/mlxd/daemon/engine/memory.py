@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUP_ROOT = "/sys/fs/cgroup"
+CGROUP_V1_LIMIT = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
 UNLIMITED_BYTES = 2**60
 """cgroup v1 says "no limit" with a huge number."""
 SHARE_OF_WORKING_SET = 0.85
@@ -49,11 +50,26 @@ def machine_memory(read: ReadText = read_text) -> Memory:
         if name in fields:
             fields[name] = int(rest.split()[0]) * 1024
     total = fields["MemTotal"] or 8 * 2**30
-    for path in CGROUP_LIMITS:
+    for path in cgroup_limits(read):
         text = read(path).strip()
         if text.isdigit() and int(text) < UNLIMITED_BYTES:
             total = min(total, int(text))
     return Memory(total, min(total, fields["MemAvailable"] or total))
+
+
+def cgroup_limits(read: ReadText) -> list[str]:
+    """Return the files with the limits that hold for this process, its ancestors' included.
+
+    In a container the process's own group is the root; under systemd it is a slice below it.
+    """
+    paths = [f"{CGROUP_ROOT}/memory.max", CGROUP_V1_LIMIT]
+    for line in read("/proc/self/cgroup").splitlines():
+        if line.startswith("0::/"):
+            place = CGROUP_ROOT
+            for part in line[4:].split("/"):
+                place = f"{place}/{part}"
+                paths.append(f"{place}/memory.max")
+    return paths
 
 
 def default_budget_bytes(device_info: dict[str, Any], read: ReadText = read_text) -> int:
@@ -84,7 +100,10 @@ def psi_percent(text: str) -> float:
             for field in line.split()[1:]:
                 name, _, value = field.partition("=")
                 if name == "avg10":
-                    return float(value)
+                    try:
+                        return float(value)
+                    except ValueError:
+                        return 0.0
     return 0.0
 
 

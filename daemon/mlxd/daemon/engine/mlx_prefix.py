@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ class PrefixCache:
     def __init__(self, memory_bytes: int, disk_dir: Path | None, disk_bytes: int) -> None:
         self._index = PrefixIndex(memory_bytes)
         self._caches: dict[int, Cache] = {}
-        self._store = SnapshotStore(disk_dir, disk_bytes) if disk_dir and disk_bytes > 0 else None
-        self._durable: set[int] = set()
+        self._store: SnapshotStore | None = None
+        if disk_dir and disk_bytes > 0:
+            self._store = SnapshotStore(disk_dir, disk_bytes, made_by=f"mlx-lm {version('mlx-lm')}")
         self.counters: Counter[str] = Counter()
 
     def fetch(
@@ -118,7 +120,11 @@ class PrefixCache:
         snapshot = self._store.read(stored)
         if snapshot is None:
             return None
-        caches = rebuilt(snapshot)
+        try:
+            caches = rebuilt(snapshot)
+        except Exception:  # a class of mlx-lm that takes its state no longer raises what it likes
+            self._store.discard(stored)
+            return None
         entry_id = self._remember(key, snapshot.tokens, caches, snapshot.trimmable)
         if entry_id is None:
             return None
@@ -168,7 +174,7 @@ def _first_tokens(layer: KVCache, tokens: int) -> KVCache:
 
 
 def taken_apart(key: str, tokens: Tokens, caches: Cache, trimmable: bool) -> Snapshot:
-    """Return evaluated caches as host arrays, without copying where MLX's memory is host memory."""
+    """Return evaluated caches as arrays of the host's, which another thread may read."""
     leaves = [_leaf(path, value) for path, value in tree_flatten([c.state for c in caches])]
     classes = tuple(type(layer).__name__ for layer in caches)
     return Snapshot(key, tokens, classes, tuple(leaves), trimmable)
@@ -196,6 +202,14 @@ def rebuilt(snapshot: Snapshot) -> Cache:
         pairs.append((leaf.path, value))
     states = tree_unflatten(pairs)
     return [
-        getattr(cache_classes, name).from_state(state)
+        _cache_class(name).from_state(state)
         for name, state in zip(snapshot.classes, states, strict=True)
     ]
+
+
+def _cache_class(name: str) -> Any:
+    # A file must not be able to name anything but a cache.
+    found = getattr(cache_classes, name)
+    if not issubclass(found, cache_classes._BaseCache):
+        raise TypeError(f"{name} is no cache")
+    return found

@@ -88,7 +88,10 @@ def read_header(path: Path) -> dict[str, Any]:
         raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED) from exc
     if not isinstance(header, dict):
         raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED)
-    end = max((t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0)
+    try:
+        end = max((end for _, end in _offsets(header)), default=0)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED) from exc
     if 8 + length + end > size:
         raise ModelLoadFailed(
             f"{path} is cut off: {size} bytes of {8 + length + end}.", hint=_DAMAGED
@@ -111,11 +114,20 @@ def weights_bytes(folder: Path) -> int:
     """Return the bytes of all tensors in the folder."""
     total = 0
     for path in weight_files(folder):
-        for name, tensor in read_header(path).items():
-            if name != "__metadata__":
-                begin, end = tensor["data_offsets"]
-                total += end - begin
+        total += sum(end - begin for begin, end in _offsets(read_header(path)))
     return total
+
+
+def _offsets(header: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return where each tensor's bytes begin and end."""
+    found = []
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            begin, end = tensor["data_offsets"]
+            if not 0 <= begin <= end:
+                raise ValueError(f"{name} ends before it begins")
+            found.append((begin, end))
+    return found
 
 
 def estimate_resident_bytes(folder: Path) -> int:
@@ -135,8 +147,21 @@ def context_tokens(config: dict[str, Any]) -> int | None:
     for key in ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length"):
         value = inner.get(key)
         if isinstance(value, int) and value > 0:
-            return value
+            return _scaled(value, inner.get("rope_scaling"))
     return None
+
+
+def _scaled(tokens: int, scaling: Any) -> int:
+    """Return the context with RoPE scaling, where the configuration still states the original.
+
+    Most configurations state the scaled length; those of Qwen's YaRN recipe keep both apart.
+    """
+    if not isinstance(scaling, dict):
+        return tokens
+    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+    if original == tokens and isinstance(factor, (int, float)) and factor > 1:
+        return int(tokens * factor)
+    return tokens
 
 
 def kv_bytes_per_token(config: dict[str, Any], item_bytes: int) -> int | None:

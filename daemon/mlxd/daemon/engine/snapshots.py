@@ -27,6 +27,12 @@ SUFFIX = ".kv"
 HEADER_MAX_BYTES = 2**20
 WRITE_DELAY_S = 0.5
 """Turns follow each other quickly; what is replaced within this time is never written."""
+WRITE_GAIN_TOKENS = 64
+"""What a snapshot must add to the files of its model to be worth writing."""
+DROP_WAIT_S = 5.0
+"""How long deleting a model's files waits for one that is being written."""
+PENDING_MAX_BYTES = 512 * 2**20
+"""Host copies that wait for the disk; beyond it the oldest are given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,9 @@ class DamagedSnapshot(Exception):
 class SnapshotStore:
     """Reads on the caller's thread, writes on one of its own."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, made_by: str = "") -> None:
         self._folder = folder
+        self._made_by = made_by
         self._files: dict[int, Path] = {}
         self._index = PrefixIndex(max_bytes)
         self._pending: dict[Path, Snapshot] = {}
@@ -94,26 +101,39 @@ class SnapshotStore:
         if path is None:
             return None
         try:
-            snapshot = read_snapshot(path)
+            snapshot = read_snapshot(path, self._made_by)
+            if snapshot.key != match.entry.key or not _equal(snapshot.tokens, match.entry.tokens):
+                raise DamagedSnapshot("another prompt's")
             with contextlib.suppress(OSError):
                 os.utime(path)
             with self._wake, contextlib.suppress(KeyError):
                 self._index.touch(match.entry.id)
             return snapshot
         except (DamagedSnapshot, OSError):
-            self.dropped += 1
-            self._forget(match.entry)
+            self.discard(match)
             return None
 
+    def discard(self, match: Match) -> None:
+        """Delete a file that turned out to be of no use."""
+        self.dropped += 1
+        self._forget(match.entry)
+
     def put(self, snapshot: Snapshot) -> None:
-        """Write the snapshot soon, unless one that contains it is there or comes first."""
+        """Write the snapshot soon, unless the files there, or one that follows, do nearly as well."""
+        size = len(snapshot.tokens)
         with self._wake:
-            if self.note or self._index.covered(snapshot.key, snapshot.tokens):
+            if self.note or snapshot.nbytes > self._index.max_bytes:
+                return
+            known = self._index.longest(snapshot.key, snapshot.tokens, most=size)
+            if known is not None and size - known.tokens < WRITE_GAIN_TOKENS:
                 return
             for path, other in list(self._pending.items()):
                 if other.key == snapshot.key and other.trimmable and _begins(snapshot, other):
                     del self._pending[path]
             self._pending[self._path_for(snapshot)] = snapshot
+            waiting = sum(one.nbytes for one in self._pending.values())
+            while waiting > PENDING_MAX_BYTES:
+                waiting -= self._pending.pop(next(iter(self._pending))).nbytes
             self._wake.notify_all()
 
     def drop_key(self, key: str) -> None:
@@ -123,6 +143,7 @@ class SnapshotStore:
                 self._index.remove(entry.id)
                 self._files.pop(entry.id, None)
             self._pending = {p: s for p, s in self._pending.items() if s.key != key}
+            self._wake.wait_for(lambda: not self._writing, DROP_WAIT_S)
         shutil.rmtree(self._folder / key, ignore_errors=True)
 
     def flush(self, timeout_s: float) -> bool:
@@ -151,8 +172,9 @@ class SnapshotStore:
             with self._wake:
                 self._writing = False
                 self._wake.notify_all()
+                idle = not self._pending
                 self._wake.wait_for(lambda: bool(self._pending))
-                if not self._closing:
+                if idle and not self._closing:
                     # Only a flush ends this pause early.
                     self._wake.wait_for(lambda: self._closing, WRITE_DELAY_S)
                 if not self._pending:
@@ -163,18 +185,30 @@ class SnapshotStore:
             self._write(path, snapshot)
 
     def _write(self, path: Path, snapshot: Snapshot) -> None:
+        key, tokens, trimmable = snapshot.key, snapshot.tokens, snapshot.trimmable
         try:
-            size = write_snapshot(path, snapshot)
+            head, blobs = packed(snapshot, self._made_by)
+            size = len(head) + sum(len(blob) for blob in blobs)
+            self._make_room(size)
+            _write_atomically(path, [head, *blobs])
         except OSError as exc:
             self._disable(exc)
             return
+        except Exception:  # a state that cannot be written down must not end the thread
+            self.dropped += 1
+            return
         self.written += 1
         with self._wake:
-            gone = self._index.contained(snapshot.key, snapshot.tokens)
-            if not snapshot.trimmable:
-                gone = []
-            self._add(path, snapshot.key, snapshot.tokens, size, snapshot.trimmable)
+            gone = self._index.contained(key, tokens) if trimmable else []
+            self._add(path, key, tokens, size, trimmable)
             gone += self._index.over_budget()
+        for entry in gone:
+            self._forget(entry)
+
+    def _make_room(self, size: int) -> None:
+        """Delete what was used longest ago before a file of `size` bytes is written."""
+        with self._wake:
+            gone = self._index.over_budget(max(0, self._index.max_bytes - size))
         for entry in gone:
             self._forget(entry)
 
@@ -189,7 +223,7 @@ class SnapshotStore:
                 stray.unlink()
         for _, path in sorted(found):
             try:
-                header, tokens = read_head(path)
+                header, tokens = read_head(path, self._made_by)
                 with self._wake:
                     self._add(path, header["key"], tokens, header["size"], header["trimmable"])
             except (DamagedSnapshot, OSError):
@@ -224,6 +258,10 @@ class SnapshotStore:
         print(self.note, file=sys.stderr, flush=True)
 
 
+def _equal(first: Tokens, second: Tokens) -> bool:
+    return len(first) == len(second) and bool((first == second).all())
+
+
 def _begins(longer: Snapshot, shorter: Snapshot) -> bool:
     size = len(shorter.tokens)
     return len(longer.tokens) >= size and bool((longer.tokens[:size] == shorter.tokens).all())
@@ -232,8 +270,8 @@ def _begins(longer: Snapshot, shorter: Snapshot) -> bool:
 # ---- files
 
 
-def write_snapshot(path: Path, snapshot: Snapshot) -> int:
-    """Write to a temporary file and rename; returns the bytes."""
+def packed(snapshot: Snapshot, made_by: str) -> tuple[bytes, list[bytes]]:
+    """Return the head of the file, and what follows it."""
     blobs: list[bytes] = []
     described: list[dict[str, Any]] = []
     for leaf in snapshot.leaves:
@@ -255,6 +293,7 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> int:
     tokens = snapshot.tokens.tobytes()
     header = {
         "key": snapshot.key,
+        "made_by": made_by,
         "count": len(snapshot.tokens),
         "tokens_crc": zlib.crc32(tokens),
         "classes": snapshot.classes,
@@ -263,10 +302,11 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> int:
     }
     text = json.dumps(header).encode()
     head = MAGIC + len(text).to_bytes(4, "little") + zlib.crc32(text).to_bytes(4, "little") + text
-    return _write_atomically(path, [head, tokens, *blobs])
+    return head, [tokens, *blobs]
 
 
-def _write_atomically(path: Path, parts: list[bytes]) -> int:
+def _write_atomically(path: Path, parts: list[bytes]) -> None:
+    """Write to a temporary file and rename: a file is whole, or not there."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_suffix(".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -279,10 +319,9 @@ def _write_atomically(path: Path, parts: list[bytes]) -> int:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    return sum(len(part) for part in parts)
 
 
-def _read_header(read: Callable[[int], bytes], size: int) -> dict[str, Any]:
+def _read_header(read: Callable[[int], bytes], size: int, made_by: str) -> dict[str, Any]:
     start = read(16)
     if start[:8] != MAGIC:
         raise DamagedSnapshot("not a snapshot")
@@ -293,6 +332,9 @@ def _read_header(read: Callable[[int], bytes], size: int) -> dict[str, Any]:
     if zlib.crc32(text) != int.from_bytes(start[12:16], "little"):
         raise DamagedSnapshot("header damaged")
     header: dict[str, Any] = json.loads(text)
+    if header.get("made_by") != made_by:
+        # The state of a cache class may change from one version of mlx-lm to the next.
+        raise DamagedSnapshot("made by another version")
     arrays = sum(leaf.get("nbytes", 0) for leaf in header["leaves"])
     if 16 + length + 4 * header["count"] + arrays != size:
         raise DamagedSnapshot("length differs")
@@ -307,17 +349,17 @@ def _read_tokens(read: Callable[[int], bytes], header: dict[str, Any]) -> Tokens
     return np.frombuffer(raw, dtype=np.uint32)
 
 
-def read_head(path: Path) -> tuple[dict[str, Any], Tokens]:
+def read_head(path: Path, made_by: str) -> tuple[dict[str, Any], Tokens]:
     """Return header and tokens only. Raises DamagedSnapshot, OSError."""
     with path.open("rb") as file:
-        header = _read_header(file.read, path.stat().st_size)
+        header = _read_header(file.read, path.stat().st_size, made_by)
         return header, _read_tokens(file.read, header)
 
 
-def read_snapshot(path: Path) -> Snapshot:
+def read_snapshot(path: Path, made_by: str) -> Snapshot:
     """Return the whole snapshot, every sum checked. Raises DamagedSnapshot, OSError."""
     with path.open("rb") as file:
-        header = _read_header(file.read, path.stat().st_size)
+        header = _read_header(file.read, path.stat().st_size, made_by)
         tokens = _read_tokens(file.read, header)
         leaves = tuple(_read_leaf(file.read, raw) for raw in header["leaves"])
     return Snapshot(header["key"], tokens, tuple(header["classes"]), leaves, header["trimmable"])

@@ -1,0 +1,159 @@
+"""The fast path against the full program, the protocol's tables and the paths of both sides."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxd.client.cli.options import fill_options, params_of, shared_options
+from mlxd.client.cli.options import given as given_options
+from mlxd.client.fast import mlx_options, mlx_wire
+from mlxd.protocol.errors import ERRORS
+from mlxd.protocol.methods import METHODS, SAMPLING
+from mlxd.protocol.paths import SocketPathTooLong, resolve_paths
+from support.commands import BIN
+
+FAST = Path(mlx_options.__file__).parent
+FLAGS = [flag for _, flags, _, _ in mlx_options.OPTIONS for flag in flags]
+
+
+@click.command()
+@click.argument("words", nargs=-1)
+@shared_options
+@click.pass_context
+def full(ctx: click.Context, words: tuple[str, ...], **values: object) -> None:
+    ctx.obj = (given_options(values), list(words))
+
+
+def by_click(arguments: list[str]) -> tuple[dict[str, object], list[str]] | None:
+    try:
+        context = full.make_context("ask", list(arguments))
+        full.invoke(context)
+    except click.UsageError:
+        return None
+    found: tuple[dict[str, object], list[str]] = context.obj
+    return found
+
+
+WORDS = st.one_of(
+    st.sampled_from(FLAGS), st.sampled_from(FLAGS), st.sampled_from(["--", "-", "0.5", "7", "x y"]),
+    st.builds(lambda flag, value: f"{flag}={value}", st.sampled_from(FLAGS), st.sampled_from("1x")),
+    st.text(max_size=4),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=500)
+@given(arguments=st.lists(WORDS, max_size=7))
+def test_both_parsers_understand_a_line_alike(arguments: list[str]):
+    fast = mlx_options.parse(arguments)
+    if fast is None or "--help" in arguments:
+        return  # handed over: click alone decides
+    assert by_click(arguments) == fast
+
+
+def test_ordinary_lines_are_not_handed_over():
+    line = ["-m", "x", "--temp=0.5", "--stop", "a", "--stop", "b", "--no-think", "-v", "why", "so"]
+    values, words = mlx_options.parse(line)
+    assert values == {"model": "x", "temperature": 0.5, "stop": ["a", "b"], "thinking": False,
+                      "verbose": True}  # fmt: skip
+    assert words == ["why", "so"]
+
+
+def test_presets_give_way_to_what_is_said():
+    values = {"preset": "code", "temperature": 0.1}
+    params = params_of("ask", values, "hi")
+    assert (params["temperature"], params["top_p"]) == (0.1, 0.95)
+
+
+def test_every_sampling_parameter_has_its_option():
+    options = {name for name, *_ in mlx_options.OPTIONS}
+    assert {param.name for param in SAMPLING} <= options
+    known = {param.name for param in METHODS["chat"].params}
+    assert options - known == set(mlx_options.LOCAL) - {"prefix", "suffix"}
+
+
+def test_exit_codes_are_those_of_the_protocol():
+    assert {code: kind.exit_code for code, kind in ERRORS.items()} == mlx_options.EXIT_CODES
+
+
+def test_fill_has_its_own_options():
+    assert {p.name for p in fill_options(click.command()(lambda **_: None)).params} >= {"prefix"}
+
+
+ENVIRONMENTS = [
+    {},
+    {"HOME": "/home/u"},
+    {"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/1"},
+    {"HOME": "/home/u", "XDG_RUNTIME_DIR": ""},
+    {"HOME": "/home/u", "XDG_STATE_HOME": "/state"},
+    {"HOME": "/home/u", "XDG_STATE_HOME": ""},
+    {"HOME": "/home/u", "MLXD_STATE_DIR": "/s"},
+    {"HOME": "/home/u", "MLXD_SOCKET": "/x/y.sock", "XDG_RUNTIME_DIR": "/run/user/1"},
+]
+
+
+@pytest.mark.parametrize("environ", ENVIRONMENTS[1:], ids=str)
+def test_both_find_the_same_socket(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    for name in list(os.environ):
+        if name.startswith(("XDG_", "MLXD_", "HOME")):
+            monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    try:
+        expected = str(resolve_paths().socket)
+    except SocketPathTooLong:
+        return
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import mlx_fast_text as text; "
+        "print(text.socket_path().decode())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, str(FAST)],
+        env=environ, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == expected
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(
+        st.characters(exclude_categories=["Cs"]), max_size=5), inner, max_size=20),
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(value=VALUES)
+def test_the_small_codec_agrees_with_msgpack(value):
+    import msgpack
+
+    packed = mlx_wire.pack(value)
+    assert msgpack.unpackb(packed, strict_map_key=False) == value
+    theirs = msgpack.packb(value)
+    assert mlx_wire.unpack(theirs, 0) == (value, len(theirs))
+    for size in range(len(theirs)):
+        with pytest.raises(mlx_wire.More):
+            mlx_wire.unpack(theirs[:size], 0)
+
+
+def test_an_ordinary_start_loads_few_modules():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import mlx_fast; "
+        "print('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [str(BIN / "python"), "-I", "-S", "-c", code, str(FAST)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = set(done.stdout.split())
+    forbidden = {"click", "asyncio", "dataclasses", "platformdirs", "re", "json", "msgpack", "os",
+                 "site", "socket", "typing"}  # fmt: skip
+    assert not loaded & forbidden
+    assert len(loaded) < 45

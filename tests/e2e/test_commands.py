@@ -1,0 +1,275 @@
+"""The real commands, in pipes and on a terminal, against the real daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon import lock
+from mlxd.protocol.paths import resolve_paths
+from support.commands import BIN, Run, runner
+from support.daemon_process import Daemon, running_daemon
+from support.places import mlxd, own_environ
+
+POCKET_NOTE = "small built-in model"
+
+
+def test_ask_prints_the_answer_and_nothing_else(mlx: Run):
+    mlx("ask", "hello")
+    done = mlx("ask", "--temp", "0", "Count from 3 to 7.")
+    assert (done.stdout, done.stderr, done.returncode) == ("3, 4, 5, 6, 7\n", "", 0)
+
+
+@pytest.mark.parametrize("way", [(), ("--json",), ("--no-stream",), ("-x",), ("-n", "1")])
+def test_the_fast_path_and_the_full_program_print_the_same_answer(mlx: Run, way: tuple[str, ...]):
+    done = mlx("ask", "--temp", "0", *way, "Count from 3 to 7.")
+    if way == ("--json",):
+        assert json.loads(done.stdout)["choices"][0]["text"] == "3, 4, 5, 6, 7"
+    else:
+        assert done.stdout == "3, 4, 5, 6, 7\n"
+
+
+def test_stdin_is_the_prompt_or_is_appended(mlx: Run):
+    assert mlx("ask", "--temp", "0", stdin="Count from 3 to 7.").stdout == "3, 4, 5, 6, 7\n"
+    tokens = [
+        json.loads(mlx("ask", "--json", "--max-tokens", "1", *words, stdin=piped).stdout)
+        for words, piped in ((("Summarise",), "a diff"), (("Summarise\n\na diff",), None))
+    ]
+    assert tokens[0]["usage"]["prompt_tokens"] == tokens[1]["usage"]["prompt_tokens"]
+
+
+def test_the_built_in_model_says_once_what_it_is(daemon: Daemon, tmp_path: Path):
+    run = runner({**daemon.environ, "MLXD_STATE_DIR": str(tmp_path / "new")})
+    assert POCKET_NOTE in run("ask", "hello").stderr
+    assert run("ask", "hello").stderr == ""
+
+
+def test_verbose_tells_statistics_on_stderr(mlx: Run):
+    done = mlx("ask", "-v", "--temp", "0", "Count from 3 to 7.")
+    assert "tokens/s" in done.stderr
+    assert done.stdout == "3, 4, 5, 6, 7\n"
+
+
+def test_generate_and_fill(mlx: Run):
+    assert mlx("generate", "--temp", "0", "--max-tokens", "8", "Once upon a time").stdout
+    done = mlx("fill", "--temp", "0", "--prefix", "def add(a, b):\n    return ", "--suffix", "\n")
+    assert done.stdout == "a + b\n"
+
+
+def test_system_prompts_presets_and_schemas(mlx: Run):
+    done = mlx("ask", "-s", "Answer in upper case.", "--preset", "precise", "Repeat: red fox")
+    assert done.stdout == "RED FOX\n"
+    done = mlx("ask", "--schema", "name, age int", "--max-tokens", "200", "Invent a person")
+    assert set(json.loads(done.stdout)) == {"name", "age"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("ask", "-m", "nope", "hi"), 4, "mlx models pull"),
+        (("ask", "--temp", "99", "hi"), 6, "temperature"),
+        (("ask", "--regex", "(", "hi"), 6, "regex"),
+        (("ask",), 2, "question"),
+        (("ask", "--tempp", "1", "hi"), 2, "--temp"),
+        (("nonsense",), 2, "nonsense"),
+        (("ask", "--timeout", "0.001", "Tell me a story about a fox."), 7, "--timeout"),
+        (("ask", "-f", "missing.txt", "hi"), 6, "missing.txt"),
+        (("rpc", "nope"), 6, "nope"),
+    ],
+)
+def test_failures_say_what_to_do_and_have_their_exit_codes(mlx: Run, arguments, code, words):
+    done = mlx(*arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert done.stdout == ""
+
+
+def test_binary_input_is_refused(mlx: Run, tmp_path: Path):
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\0\xff")
+    done = mlx("ask", "-f", str(tmp_path / "image.png"), "hi")
+    assert done.returncode == 6
+    assert "binary" in done.stderr
+
+
+def test_files_are_named_and_fenced(mlx: Run, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("Count from 3 to 7.\n")
+    done = mlx("ask", "--json", "-f", str(tmp_path / "a.txt"), "--max-tokens", "4", "Do it")
+    assert json.loads(done.stdout)["usage"]["prompt_tokens"] > 20
+
+
+def test_several_answers_are_numbered(mlx: Run):
+    done = mlx("ask", "-n", "2", "--temp", "0", "Count from 3 to 5.")
+    assert done.stdout == "1. 3, 4, 5\n2. 3, 4, 5\n"
+
+
+def test_ps_load_unload_models_and_rpc(mlx: Run):
+    assert "pocket" in mlx("load").stdout
+    assert json.loads(mlx("ps", "--json").stdout)[0]["model"] == "pocket"
+    assert "pocket" in mlx("ps").stdout
+    assert "builtin" in mlx("models", "list").stdout
+    assert "qwen3" in mlx("models", "show").stdout
+    assert json.loads(mlx("rpc", "ping").stdout) == {"pong": True}
+    assert "Unloaded" in mlx("unload", "pocket").stdout
+
+
+def test_chat_reads_lines_clears_and_leaves(mlx: Run):
+    lines = "My name is Ada.\n\nWhat is my name?\nclear\nCount from 2 to 4.\nquit\nnever\n"
+    done = mlx("chat", "--temp", "0", stdin=lines)
+    assert done.returncode == 0
+    answers = done.stdout.splitlines()
+    assert "Ada" in answers[1]
+    assert answers[2] == "2, 3, 4"
+    assert len(answers) == 3
+    assert "cleared" in done.stderr
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, environ: dict[str, str], *command: str) -> None:
+        pid, self.descriptor = pty.fork()
+        if pid == 0:
+            os.execve(command[0], list(command), environ)
+        self.pid = pid
+        self.output = b""
+
+    def until(self, wanted: bytes) -> None:
+        """Read until `wanted` is on the screen."""
+        while wanted not in self.output:
+            assert select.select([self.descriptor], [], [], 60)[0], self.output
+            self.output += os.read(self.descriptor, 4096)
+
+    def type(self, text: bytes) -> None:
+        os.write(self.descriptor, text)
+
+    def end(self) -> int:
+        """Read to the end and return the exit status."""
+        while True:
+            try:
+                part = os.read(self.descriptor, 4096)
+            except OSError:
+                break
+            if not part:
+                break
+            self.output += part
+        os.close(self.descriptor)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_ctrl_c_stops_the_answer_and_exits_130(daemon: Daemon, environ_of: dict[str, str]):
+    command = ["ask", "--ignore-eos", "--max-tokens", "9000", "Count from 1 to 99."]
+    terminal = Terminal(environ_of, str(BIN / "mlx"), *command)
+    terminal.until(b"2, 3")
+    terminal.type(b"\x03")
+    assert terminal.end() == 130
+    deadline = time.monotonic() + 20
+    while daemon.ask("status")["requests"]["running"] and time.monotonic() < deadline:
+        pass
+    assert daemon.ask("status")["requests"] == {"running": 0, "queued": 0}
+
+
+def test_chat_on_a_terminal_survives_ctrl_c_and_leaves_at_ctrl_d(environ_of: dict[str, str]):
+    terminal = Terminal(environ_of, str(BIN / "mlx"), "chat", "--temp", "0", "--ignore-eos",
+                        "--max-tokens", "9000")  # fmt: skip
+    terminal.until(b"> ")
+    terminal.type(b"Count from 3 to 9.\n")
+    terminal.until(b"3, 4, 5")
+    terminal.type(b"\x03")
+    terminal.until(b"(stopped)")
+    terminal.until(b"> ")
+    terminal.type(b"\x04")
+    assert terminal.end() == 0
+
+
+def test_a_reader_that_has_enough_is_no_error(daemon: Daemon):
+    done = subprocess.run(
+        f"{BIN / 'mlx'} ask --temp 0 'Count from 1 to 60.' </dev/null | head -c 4",
+        shell=True, env=daemon.environ, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("1, 2", "")
+
+
+def test_mlx_works_through_a_link(daemon: Daemon, tmp_path: Path):
+    link = tmp_path / "bin" / "ask-me"
+    link.parent.mkdir()
+    link.symlink_to(BIN / "mlx")
+    done = subprocess.run(
+        [str(link), "ask", "--temp", "0", "Count from 3 to 7."],
+        env=daemon.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "3, 4, 5, 6, 7\n"
+
+
+# ---- daemons of their own
+
+
+def test_ask_starts_a_daemon_where_none_runs(tmp_path: Path):
+    environ = own_environ(tmp_path)
+    run = runner(environ)
+    refused = run("ask", "hi", MLXD_AUTOSTART="0")
+    assert refused.returncode == 3
+    assert "mlxd start" in refused.stderr
+    done = run("ask", "--temp", "0", stdin="Count from 3 to 7.")
+    try:
+        assert done.stdout == "3, 4, 5, 6, 7\n", done.stderr
+    finally:
+        assert mlxd(environ, "stop").returncode == 0
+    assert lock.holder(resolve_paths(environ).lock_file) is None
+
+
+def test_a_killed_engine_ends_the_answer_with_exit_8_and_the_next_one_works():
+    with running_daemon() as daemon:
+        pid = daemon.engine_pid()
+        process = subprocess.Popen(
+            [str(BIN / "mlx"), "ask", "--ignore-eos", "--max-tokens", "9000", "Count from 1 to 9."],
+            env=daemon.environ, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.read(4)
+        started = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        _, stderr = process.communicate(timeout=30)
+        assert process.returncode == 8
+        assert time.monotonic() - started < 5
+        assert b"engine" in stderr
+        done = runner(daemon.environ)("ask", "--temp", "0", "Count from 3 to 7.")
+        assert done.stdout == "3, 4, 5, 6, 7\n"
+
+
+def test_the_preloaded_model_is_warm_and_an_empty_engine_gives_its_memory_back():
+    with running_daemon(MLXD_KEEP_ALIVE_S="0.5") as daemon:
+        pid = daemon.engine_pid()
+        deadline = time.monotonic() + 60
+        while daemon.ask("status")["engine"]["state"] != "stopped":
+            assert time.monotonic() < deadline, "the engine did not end"
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline, "the engine's process is still there"
+        assert daemon.ask("ps") == {"models": []}
+        assert "choices" in daemon.ask("chat", messages=[{"role": "user", "content": "hello"}])
+
+
+def test_remembered_prompts_survive_a_restart(tmp_path: Path):
+    messages = [{"role": "user", "content": "Repeat after me: " + "green lake stone " * 20}]
+    with running_daemon(tmp_path) as daemon:
+        cold = daemon.ask("chat", messages=messages, temperature=0)
+    with running_daemon(tmp_path) as daemon:
+        warm = daemon.ask("chat", messages=messages, temperature=0)
+    assert cold["usage"]["cached_tokens"] == 0
+    assert warm["usage"]["cached_tokens"] == warm["usage"]["prompt_tokens"] - 1
+    assert warm["choices"][0]["text"] == cold["choices"][0]["text"]
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_the_numbers():
+    with running_daemon(MLXD_MEMORY_BUDGET_BYTES="4000000", MLXD_PRELOAD="false") as daemon:
+        error = daemon.ask("chat", messages=[{"role": "user", "content": "hi"}])["error"]
+    assert error["code"] == "out_of_memory"
+    assert error["data"]["need_bytes"] > error["data"]["budget_bytes"] == 4_000_000
