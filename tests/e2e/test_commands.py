@@ -89,7 +89,8 @@ def test_failures_say_what_to_do_and_have_their_exit_codes(mlx: Run, arguments, 
     done = mlx(*arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
-    assert done.stdout == ""
+    # Time may run out in the middle of an answer; every other refusal comes before it.
+    assert done.stdout == "" or code == 7
 
 
 def test_binary_input_is_refused(mlx: Run, tmp_path: Path):

@@ -127,6 +127,18 @@ def test_wrong_parameters_can_be_answered():
     assert bad.id == 9
 
 
+def test_a_string_that_never_ends_costs_no_more_than_its_length():
+    line = b'{"a":"' + b'\\"' * 500_000 + b"\n"
+    with pytest.raises(ParseError):
+        decoded(line, [])  # backtracking would take hours
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 30, "-" + "9" * 20])
+def test_numbers_that_cannot_be_passed_on_are_refused(number: str):
+    with pytest.raises(ParseError):
+        decoded(b'{"id":1,"method":"ping","params":{"x":%s}}\n' % number.encode(), [])
+
+
 def test_a_trusted_peer_is_read_without_a_scan():
     decoder = Decoder(trusted=True)
     message = Notification("step", {"events": [[1, "delta", {"text": "x"}]]})

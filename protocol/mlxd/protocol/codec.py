@@ -228,7 +228,8 @@ def _request(message_id: int | str | None, method: str, raw: Any) -> Request | B
 
 # ---- JSON-RPC 2.0
 
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+# Unrolled, and content with a string that never ends: linear whatever comes.
+_STRUCTURE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.S)
 _OPENING = (b"[", b"{")
 
 
@@ -243,7 +244,12 @@ def _parse_json(line: bytes, max_depth: int) -> Any:
         elif token[0] != 0x22:
             depth -= 1
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(
+            line.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_int=_integer_of_64_bits,
+            parse_float=_finite,
+        )
         # A lone surrogate has no UTF-8 form: it could never be passed on or answered.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as exc:
@@ -253,6 +259,21 @@ def _parse_json(line: bytes, max_depth: int) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _integer_of_64_bits(text: str) -> int:
+    # More could not be passed on as MessagePack.
+    value = int(text)
+    if not -(2**63) <= value < 2**64:
+        raise ValueError("an integer has at most 64 bits")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is beyond a double")
+    return value
 
 
 def _from_json(value: Any) -> Message | BadRequest:

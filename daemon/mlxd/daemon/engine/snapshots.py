@@ -119,7 +119,7 @@ class SnapshotStore:
         self._forget(match.entry)
 
     def put(self, snapshot: Snapshot) -> None:
-        """Write the snapshot soon, unless the files there, or one that follows, do nearly as well."""
+        """Write the snapshot soon, unless a file, or one that follows, does nearly as well."""
         size = len(snapshot.tokens)
         with self._wake:
             if self.note or snapshot.nbytes > self._index.max_bytes:
