@@ -98,9 +98,11 @@ def test_tokens_round_trip(daemon: Daemon):
 
 
 def test_a_schema_holds_at_a_high_temperature(daemon: Daemon):
+    # Bounded, since a weak model finds no end in a number that may have any length.
+    age = {"type": "integer", "minimum": 0, "maximum": 150}
     schema = {
         "type": "object",
-        "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
+        "properties": {"name": {"type": "string", "maxLength": 12}, "age": age},
         "required": ["name", "age"],
         "additionalProperties": False,
     }
@@ -110,6 +112,13 @@ def test_a_schema_holds_at_a_high_temperature(daemon: Daemon):
         assert set(value) == {"name", "age"}
         assert isinstance(value["age"], int)
     assert result["applied"]["constrained"]
+
+
+def test_a_constraint_that_the_token_budget_cuts_says_so(daemon: Daemon):
+    result = chat(daemon, "Count.", regex="[0-9]{400}", max_tokens=20)
+    assert result["choices"][0]["finish_reason"] == "length"
+    assert text(result).isdigit()
+    assert "max_tokens" in result["applied"]["notes"][0]
 
 
 def test_an_impossible_schema_is_refused_before_any_token(daemon: Daemon):
