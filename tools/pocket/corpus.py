@@ -79,9 +79,9 @@ def style(rng: random.Random) -> tuple[str, Change]:
 def system_prompt(rng: random.Random) -> tuple[str, Change]:
     """Return a system prompt, often one that changes nothing."""
     pick = rng.random()
-    if pick < 0.55:
+    if pick < 0.42:
         return "", lambda text: text
-    if pick < 0.75:
+    if pick < 0.55:
         plain = rng.choice(["You are a helpful assistant.", "Be brief.", "You are pocket.",
                             "You answer questions.", "Help the user."])  # fmt: skip
         return plain, lambda text: text
@@ -213,7 +213,7 @@ def tool_sample(rng: random.Random) -> Sample:
                     {"role": "assistant", "content": item.answer, "thought": item.thought}]  # fmt: skip
         return Sample("tools", tuple(render(messages, tools=tuple(tooling.offer(rng)))))
     messages, offered = tool_exchange(rng, keep=False)
-    if rng.random() < 0.5:
+    if rng.random() < 0.7:
         messages = messages[:-2]
     thinking = rng.random() < 0.15
     return Sample("tools", tuple(render(messages, tools=offered, thinking=thinking)))
@@ -243,7 +243,7 @@ def samples(seed: int) -> Iterator[Sample]:
     rng = random.Random(seed)
     kinds = [chat_sample, tool_sample, fim_sample, raw_sample]
     while True:
-        yield rng.choices(kinds, weights=[0.74, 0.14, 0.09, 0.03])[0](rng)
+        yield rng.choices(kinds, weights=[0.61, 0.29, 0.07, 0.03])[0](rng)
 
 
 # ---- the held-out set

@@ -67,8 +67,10 @@ def request(rng: random.Random, offered: list[dict[str, Any]]) -> tuple[str, str
     listed = list(arguments.items())
     if len(listed) == 1:
         key, text = listed[0]
+        natural = [f"What is the {thing} in {text}?", f"What is the {thing} for {text}?"]
         question = rng.choice(
             (
+                *(natural if verb in ("get", "check", "find") else ()),
                 f"{verb.capitalize()} the {thing} for {text}.",
                 f"{verb.capitalize()} the {thing} with {key} {text}.",
                 f"Please {verb} the {thing} for {text}.",
@@ -84,8 +86,6 @@ def request(rng: random.Random, offered: list[dict[str, Any]]) -> tuple[str, str
                 f"Please {verb} the {thing} with {said}.",
             )
         )
-    if question.startswith("What"):
-        question = question.strip()
     return question, chosen["name"], arguments
 
 
