@@ -89,16 +89,31 @@ DELIVERY: tuple[Param, ...] = (
     ),
 )
 
+CONVERSATION: tuple[Param, ...] = (
+    Param("conversation", "string", "Stored conversation: an id, `last` (of the scope), or `new`."),
+    Param("scope", "string", "Where it belongs: a terminal or a folder."),
+    Param(
+        "log",
+        "boolean",
+        "Store the exchange; absent: if it has a conversation or a scope, as configured.",
+    ),
+)
 CHAT: tuple[Param, ...] = (
     Param("messages", "messages", "The conversation so far.", REQUIRED),
     Param("tools", "tools", "Functions that the model may call."),
     Param("template_kwargs", "map", "Extra variables for the chat template."),
-    Param("conversation", "string", "Id of a stored conversation to continue, or `new`."),
-    Param("scope", "string", "Where a new conversation belongs: a terminal or a folder."),
-    Param("log", "boolean", "Store the exchange; absent: as configured."),
+    *CONVERSATION,
+    Param(
+        "history",
+        "string",
+        "`stored`: what the conversation has comes before `messages`; `given`: they are all of it.",
+        "stored",
+        choices=("stored", "given"),
+    ),
 )
 GENERATE: tuple[Param, ...] = (
     Param("prompt", "text or token ids", "Continued as it is.", REQUIRED),
+    *CONVERSATION,
 )
 FILL: tuple[Param, ...] = (
     Param("prefix", "string", "Text before the gap.", REQUIRED),
@@ -171,7 +186,7 @@ _ALL = (
         "prefill",
         "Compute and keep the prompt's KV; emit no token.",
         "{usage, timing, applied}",
-        (MODEL, *_optional(CHAT), *_optional(GENERATE), *_optional(FILL), *SAMPLING, *DELIVERY),
+        (MODEL, *_optional(CHAT), *_optional(GENERATE[:1]), *_optional(FILL), *SAMPLING, *DELIVERY),
     ),
     Method(
         "cancel",
@@ -291,6 +306,15 @@ _ALL = (
         ),
     ),
     Method(
+        "conversations.truncate",
+        "Forget the last turns of a conversation.",
+        "{removed}",
+        (
+            Param("id", "string", "Conversation id.", REQUIRED),
+            Param("turns", "integer", "How many.", 1, 1, 10_000),
+        ),
+    ),
+    Method(
         "conversations.remove",
         "Delete conversations.",
         "{removed}",
@@ -359,6 +383,8 @@ def check_together(method_name: str, params: Params) -> None:
         _exactly_one(params, ("messages", "prompt", "prefix"))
     elif method_name == "tokenize":
         _exactly_one(params, ("text", "messages"))
+    elif method_name == "conversations.remove":
+        _exactly_one({**params, "all": params["all"] or None}, ("id", "all"))
     elif method_name == "cancel":
         _exactly_one(params, ("id", "tag"))
     if method_name in COMPLETION_METHODS and params["priority"] is None:

@@ -165,7 +165,7 @@ def test_unknown_notifications_are_ignored(daemon: Daemon):
         ("chat", {}, "invalid_params", "messages"),
         ("chat", {"messages": user("x"), "model": "pockte"}, "model_not_found", "pockte"),
         ("chat", {"messages": user("x"), "trust_remote_code": True}, "permission_denied", ""),
-        ("chat", {"messages": user("x"), "conversation": "new"}, "invalid_params", "conversation"),
+        ("chat", {"messages": user("x"), "conversation": "zzz"}, "invalid_params", "'zzz'"),
     ],
 )
 def test_errors_are_typed_and_end_with_the_next_step(daemon: Daemon, method, params, code, word):

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mlxd.daemon.front import conversations
 from mlxd.daemon.front.connection import Connection
 from mlxd.daemon.front.supervisor import as_error
 from mlxd.daemon.models.catalog import ModelRef
@@ -15,7 +17,6 @@ from mlxd.daemon.version import version
 from mlxd.protocol import PROTOCOL_VERSION
 from mlxd.protocol.errors import (
     Cancelled,
-    InvalidParams,
     InvalidRequest,
     MethodNotFound,
     MlxdError,
@@ -25,6 +26,7 @@ from mlxd.protocol.messages import MessageId, Notification, Request
 from mlxd.protocol.methods import METHODS, validate
 
 if TYPE_CHECKING:
+    from mlxd.daemon.conversations.store import Turn
     from mlxd.daemon.front.main import Front
 
 Params = dict[str, Any]
@@ -68,6 +70,8 @@ def handle(front: Front, conn: Connection, message: Request | Notification) -> N
 
 
 def _answer(front: Front, conn: Connection, message: Request, done: asyncio.Future[Any]) -> None:
+    if not done.cancelled() and done.exception() is None and done.result() is LATER:
+        return
     conn.in_flight.pop(message.id, None)
     if done.cancelled():
         conn.respond(message.id, error=Cancelled("The request was cancelled."))
@@ -152,20 +156,39 @@ def _shutdown(front: Front, conn: Connection, msgid: MessageId, params: Params) 
 
 def _complete(method: str) -> Handler:
     def handler(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-        # `log: false` asks for what happens anyway.
-        for name in ("conversation", "scope", "log"):
-            if params.get(name) not in (None, False):
-                raise InvalidParams(
-                    name,
-                    "conversations are not stored by this build",
-                    hint="Send the whole conversation in messages.",
-                )
-        model = _model(front, params).to_map()
-        front.supervisor.check_health()
-        front.requests.submit(conn, msgid, method, params, model)
-        return LATER
+        wanted = params.get("conversation")
+        if wanted in (None, "new"):
+            turn = conversations.new_turn(front, method, params)
+            _submit(front, conn, msgid, method, params, turn)
+            return LATER
+        return _continue(front, conn, msgid, method, params)
 
     return handler
+
+
+async def _continue(
+    front: Front, conn: Connection, msgid: MessageId, method: str, params: Params
+) -> Answer:
+    """Bring along what was said before; only this waits for the disk."""
+    turn = await conversations.continued(front, method, params)
+    conn.in_flight.pop(msgid, None)
+    _submit(front, conn, msgid, method, params, turn)
+    return LATER
+
+
+def _submit(
+    front: Front,
+    conn: Connection,
+    msgid: MessageId,
+    method: str,
+    params: Params,
+    turn: Turn | None,
+) -> None:
+    model = _model(front, params)
+    if turn is not None:
+        turn = replace(turn, model=model.name)
+    front.supervisor.check_health()
+    front.requests.submit(conn, msgid, method, params, model.to_map(), turn)
 
 
 def _cancel(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
@@ -257,5 +280,6 @@ HANDLERS: dict[str, Handler] = {
     "ps": _ps,
     "models.list": _models_list,
     "models.show": _models_show,
+    **conversations.HANDLERS,
 }
 assert HANDLERS.keys() <= METHODS.keys(), "a handler without a method"

@@ -20,6 +20,7 @@ from mlxd.daemon.front.engine_link import engine_command
 from mlxd.daemon.front.listener import Listener, open_listener
 from mlxd.daemon.front.log import open_log, reopen, writer
 from mlxd.daemon.front.metrics import Metrics
+from mlxd.daemon.front.recorder import Recorder
 from mlxd.daemon.front.requests import Requests
 from mlxd.daemon.front.supervisor import Supervisor
 from mlxd.daemon.models.catalog import Catalog
@@ -68,6 +69,7 @@ class Front:
         self._listener = opened
         self._logger = open_log(paths.log_file, config.log_level)
         self.log = writer(self._logger)
+        self.recorder = Recorder(paths.conversations_db, self.log)
         self._serials = itertools.count(1)
         self._started_s = time.monotonic()
         self._stop = asyncio.Event()
@@ -91,6 +93,7 @@ class Front:
             send=self.supervisor.send,
             withdraw=self.supervisor.withdraw,
             metrics=self.metrics,
+            recorder=self.recorder,
             log=self.log,
         )
 
@@ -227,6 +230,7 @@ class Front:
             "models": self.supervisor.residents,
             "requests": {"running": running, "queued": len(self.requests) - running},
             "connections": len(self.connections),
+            "conversations": self.recorder.status(),
         }
 
     def begin_shutdown(self, drain_s: float | None) -> None:
@@ -248,7 +252,7 @@ class Front:
         finished.cancel()
         hurried.cancel()
         self.requests.refuse_all()
-        await asyncio.gather(self._part(), self.supervisor.stop())
+        await asyncio.gather(self._part(), self.supervisor.stop(), self.recorder.close())
         self.log("stopped")
 
     async def _part(self) -> None:

@@ -7,11 +7,12 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxd.daemon.front.connection import Connection
 from mlxd.daemon.front.log import Log
 from mlxd.daemon.front.metrics import Metrics
+from mlxd.daemon.front.recorder import Recorder, Recording
 from mlxd.protocol.errors import (
     ERRORS,
     EngineDied,
@@ -21,6 +22,9 @@ from mlxd.protocol.errors import (
     error_from_map,
 )
 from mlxd.protocol.messages import Message, MessageId, Notification
+
+if TYPE_CHECKING:
+    from mlxd.daemon.conversations.store import Turn
 
 REPLAYS_MAX = 2
 ENDING_GRACE_S = 2.0
@@ -43,7 +47,7 @@ class Completion:
     method: str
     params: dict[str, Any]
     model: dict[str, Any]
-    on_result: Callable[[dict[str, Any]], None] | None = None
+    recording: Recording | None = None
     started_s: float = field(default_factory=time.monotonic)
     output: bool = False
     replays: int = 0
@@ -76,6 +80,12 @@ def ended(code: str) -> MlxdError:
     return ERRORS[code](ENDINGS[code], data={"usage": None})
 
 
+def _keep(recording: Recording, delta: dict[str, Any]) -> None:
+    """Keep the text of an answer that may yet break off."""
+    if delta["channel"] == "answer" and delta["index"] == 0:
+        recording.parts.append(delta["text"])
+
+
 class Requests:
     """All completions in flight. `send` reaches the engine; `withdraw` takes back a submit that
     has not reached one.
@@ -88,12 +98,14 @@ class Requests:
         send: Callable[[Message], None],
         withdraw: Callable[[int], bool],
         metrics: Metrics,
+        recorder: Recorder,
         log: Log,
     ) -> None:
         self._max_queue = max_queue
         self._send = send
         self._withdraw = withdraw
         self._metrics = metrics
+        self._recorder = recorder
         self._log = log
         self._ids = itertools.count(1)
         self._active: dict[int, Completion] = {}
@@ -124,8 +136,9 @@ class Requests:
         method: str,
         params: dict[str, Any],
         model: dict[str, Any],
+        turn: Turn | None = None,
     ) -> None:
-        """Admit a request and hand it to the engine.
+        """Admit a request and hand it to the engine; `turn` is what is stored of it.
 
         Raises:
             ShuttingDown, Overloaded: it is not admitted.
@@ -137,7 +150,8 @@ class Requests:
                 f"{len(self._active)} requests are waiting or running.",
                 data={"retry_after_s": self._retry_after_s(), "queue": len(self._active)},
             )
-        one = Completion(next(self._ids), conn, msgid, method, params, model)
+        recording = None if turn is None else self._recorder.begin(turn)
+        one = Completion(next(self._ids), conn, msgid, method, params, model, recording)
         self._active[one.rid] = one
         self.idle.clear()
         conn.in_flight[msgid] = one
@@ -181,6 +195,8 @@ class Requests:
                 self._fail(one, error_from_map(payload))
             else:
                 one.output = one.output or kind in OUTPUT
+                if one.recording is not None and kind == "delta":
+                    _keep(one.recording, payload)
                 if one.params["stream"] and one.conn.open:
                     one.conn.event({"id": one.event_id, "type": kind, **payload})
                     self._dirty.add(one.conn)
@@ -260,6 +276,8 @@ class Requests:
         self._forget(one)
         self._metrics.outcomes["ok"] += 1
         self._metrics.finished(result)
+        if one.recording is not None:
+            self._recorder.finish(one.recording, result)
         timing, usage = result["timing"], result["usage"]
         self._log("request", **self._facts(one), outcome="ok", **usage, **timing)
         one.conn.respond(one.msgid, result)
@@ -267,6 +285,8 @@ class Requests:
     def _fail(self, one: Completion, error: MlxdError) -> None:
         self._forget(one)
         self._metrics.outcomes[error.code] += 1
+        if one.recording is not None:
+            self._recorder.fail(one.recording, error.code)
         seconds = round(time.monotonic() - one.started_s, 6)
         self._log("request", **self._facts(one), outcome=error.code, seconds=seconds)
         one.conn.respond(one.msgid, error=error)

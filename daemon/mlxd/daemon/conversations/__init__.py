@@ -1,0 +1,1 @@
+"""Conversations on disk: SQLite, of this user only."""

@@ -1,0 +1,71 @@
+"""The database's shape, as a list of migrations. A database knows how many of them it has had."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from mlxd.protocol.errors import MlxdError
+
+MIGRATIONS = (
+    """
+    CREATE TABLE conversations (
+        id TEXT PRIMARY KEY,
+        kind TEXT NOT NULL,        -- chat | generate
+        scope TEXT NOT NULL,       -- the terminal or folder it belongs to; '' for none
+        title TEXT NOT NULL,
+        system TEXT,
+        model TEXT NOT NULL,
+        created REAL NOT NULL,     -- seconds since the epoch
+        updated REAL NOT NULL
+    );
+    CREATE INDEX conversations_by_scope ON conversations (scope, updated);
+    CREATE INDEX conversations_by_time ON conversations (updated);
+    CREATE TABLE turns (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        state TEXT NOT NULL,       -- answering | done | broken
+        error TEXT,                -- code of the error that broke it
+        model TEXT NOT NULL,
+        created REAL NOT NULL,
+        messages TEXT NOT NULL,    -- JSON: what was asked; a prompt is one message without a role
+        question TEXT NOT NULL,    -- its text, for the search
+        answer TEXT NOT NULL,
+        reasoning TEXT NOT NULL,
+        tool_calls TEXT NOT NULL,  -- JSON
+        usage TEXT NOT NULL        -- JSON
+    );
+    CREATE INDEX turns_by_conversation ON turns (conversation, number);
+    CREATE VIRTUAL TABLE words USING fts5 (
+        question, answer, content='turns', content_rowid='number', tokenize='unicode61'
+    );
+    CREATE TRIGGER turns_added AFTER INSERT ON turns BEGIN
+        INSERT INTO words (rowid, question, answer) VALUES (new.number, new.question, new.answer);
+    END;
+    CREATE TRIGGER turns_removed AFTER DELETE ON turns BEGIN
+        INSERT INTO words (words, rowid, question, answer)
+        VALUES ('delete', old.number, old.question, old.answer);
+    END;
+    CREATE TRIGGER turns_changed AFTER UPDATE ON turns BEGIN
+        INSERT INTO words (words, rowid, question, answer)
+        VALUES ('delete', old.number, old.question, old.answer);
+        INSERT INTO words (rowid, question, answer) VALUES (new.number, new.question, new.answer);
+    END;
+    """,
+)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database up to date, each step whole or not at all.
+
+    Raises:
+        MlxdError: a newer mlxd wrote it.
+        sqlite3.DatabaseError: it is damaged, or cannot be written.
+    """
+    (had,) = connection.execute("PRAGMA user_version").fetchone()
+    if had > len(MIGRATIONS):
+        raise MlxdError(
+            "A newer mlxd wrote the stored conversations.",
+            hint="Upgrade this one, or set conversations = false.",
+        )
+    for number, script in enumerate(MIGRATIONS[had:], had + 1):
+        connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")

@@ -1,0 +1,314 @@
+"""Stored conversations. Blocking; used from one thread (`mlxd.daemon.front.recorder`).
+
+A turn is what was asked since the last answer, and that answer. It is written when it begins, as
+`answering`, and again when it ends, so that whatever kills the daemon leaves the finished turns
+intact and the broken one marked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlxd.daemon.conversations.schema import migrate
+from mlxd.protocol.errors import InvalidParams, MlxdError
+
+Message = dict[str, Any]
+Record = dict[str, Any]
+
+ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+"""Thirty-two letters that are not mistaken for one another."""
+ID_LETTERS = 8
+TITLE_CHARACTERS = 80
+BUSY_S = 5.0
+NOT_FOUND_HINT = "See what there is: mlx log list"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a request adds to a conversation, which is made where there is none of that id."""
+
+    kind: str
+    conversation: str
+    scope: str
+    system: str | None
+    model: str
+    messages: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a continued conversation brings along."""
+
+    id: str
+    model: str
+    messages: list[Message] = field(default_factory=list)
+
+
+def new_id() -> str:
+    """Return an id that people can type."""
+    return "".join(ALPHABET[byte % len(ALPHABET)] for byte in os.urandom(ID_LETTERS))
+
+
+class Store:
+    """The database. `damaged` is where an unreadable one was put aside, if there was one."""
+
+    def __init__(self, path: Path) -> None:
+        self.damaged: Path | None = None
+        self._path = path
+        try:
+            self._db = self._open()
+        except sqlite3.DatabaseError as exc:
+            # A full disk or a folder without rights is no damage: keep the file where it is.
+            if isinstance(exc, sqlite3.OperationalError):
+                raise
+            self.damaged = _put_aside(path)
+            self._db = self._open()
+        self._db.execute("UPDATE turns SET state = 'broken', error = 'engine_died' "
+                         "WHERE state = 'answering'")  # fmt: skip
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        db = sqlite3.connect(
+            self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            # WAL: a reader does not wait; one fsync per checkpoint, not per turn.
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("PRAGMA foreign_keys = ON")
+            # What was removed is overwritten: a deleted conversation is gone from the file.
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            migrate(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        self._db.close()
+
+    # ---- writing
+
+    def begin(self, turn: Turn) -> int:
+        """Store a turn that is being answered; returns its number."""
+        now = time.time()
+        name = turn.conversation
+        question = "\n".join(_text(message) for message in turn.messages)
+        with self._transaction():
+            self._create(turn, question, now)
+            self._db.execute(
+                "UPDATE conversations SET updated = ?, model = ?, scope = coalesce(?, scope), "
+                "system = coalesce(?, system) WHERE id = ?",
+                (now, turn.model, turn.scope or None, turn.system, name),
+            )
+            row = self._db.execute(
+                "INSERT INTO turns (conversation, state, model, created, messages, question, "
+                "answer, reasoning, tool_calls, usage) "
+                "VALUES (?, 'answering', ?, ?, ?, ?, '', '', '[]', '{}')",
+                (name, turn.model, now, json.dumps(turn.messages), question),
+            )
+        assert row.lastrowid is not None
+        return row.lastrowid
+
+    def finish(self, number: int, choice: dict[str, Any], usage: dict[str, Any]) -> None:
+        """Complete a turn with the answer's first choice."""
+        self._db.execute(
+            "UPDATE turns SET state = 'done', answer = ?, reasoning = ?, tool_calls = ?, usage = ? "
+            "WHERE number = ?",
+            (
+                choice["text"],
+                choice.get("reasoning") or "",
+                json.dumps(choice.get("tool_calls") or []),
+                json.dumps(usage),
+                number,
+            ),
+        )
+
+    def fail(self, number: int, code: str, partial: str) -> None:
+        """Mark a turn that ended with an error; `partial` is what had been answered."""
+        self._db.execute(
+            "UPDATE turns SET state = 'broken', error = ?, answer = ? WHERE number = ?",
+            (code, partial, number),
+        )
+
+    def truncate(self, name: str, turns: int) -> int:
+        """Forget the last turns of a conversation; returns how many went."""
+        found = self._find(name)["id"]
+        with self._transaction():
+            gone = self._db.execute(
+                "DELETE FROM turns WHERE number IN (SELECT number FROM turns "
+                "WHERE conversation = ? ORDER BY number DESC LIMIT ?)",
+                (found, turns),
+            )
+        return gone.rowcount
+
+    def remove(self, name: str | None) -> int:
+        """Delete one conversation, or all of them; returns how many."""
+        found = None if name is None else self._find(name)["id"]
+        with self._transaction():
+            gone = self._db.execute(
+                "DELETE FROM conversations WHERE ? IS NULL OR id = ?", (found, found)
+            )
+            # The index keeps the words of what was deleted until it is rewritten.
+            self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
+        return gone.rowcount
+
+    # ---- reading
+
+    def history(self, wanted: str, scope: str, kind: str) -> History:
+        """Return what to continue: an id (or its beginning), or `last` of the scope.
+
+        Raises:
+            InvalidParams: there is no such conversation.
+        """
+        found = self._last(scope, kind) if wanted == "last" else self._find(wanted)
+        if found["kind"] != kind:
+            raise InvalidParams(
+                "conversation", f"{found['id']} belongs to {found['kind']}, not to {kind}",
+                hint=NOT_FOUND_HINT,
+            )  # fmt: skip
+        messages: list[Message] = []
+        if found["system"]:
+            messages.append({"role": "system", "content": found["system"]})
+        for turn in self._turns(found["id"]):
+            # A turn that broke before its first word left nothing to go on from.
+            if turn["answer"] or turn["tool_calls"]:
+                messages += turn["messages"]
+                messages.append(_answer(turn))
+        return History(found["id"], found["model"], messages)
+
+    def recent(self, limit: int, scope: str | None = None) -> list[Record]:
+        """Return conversations, the newest first."""
+        rows = self._db.execute(
+            "SELECT c.*, (SELECT count(*) FROM turns WHERE conversation = c.id) AS turns "
+            "FROM conversations c WHERE ? IS NULL OR scope = ? ORDER BY updated DESC, id LIMIT ?",
+            (scope, scope, limit),
+        )
+        return _records(rows)
+
+    def show(self, name: str) -> Record:
+        """Return one conversation with its turns."""
+        found = self._find(name)
+        return {**found, "turns": self._turns(found["id"])}
+
+    def search(self, query: str, limit: int) -> list[Record]:
+        """Return conversations in which all words occur, the best match first."""
+        words = " ".join('"' + word.replace('"', '""') + '"*' for word in query.split())
+        if not words:
+            return []
+        rows = self._db.execute(
+            "WITH hits AS MATERIALIZED (SELECT rowid AS number, rank AS best, "
+            "snippet(words, -1, '', '', '…', 12) AS snippet FROM words WHERE words MATCH ?) "
+            "SELECT c.*, hits.snippet, min(hits.best) AS best, "
+            "(SELECT count(*) FROM turns WHERE conversation = c.id) AS turns "
+            "FROM hits JOIN turns t USING (number) JOIN conversations c ON c.id = t.conversation "
+            "GROUP BY c.id ORDER BY best LIMIT ?",
+            (words, limit),
+        )
+        return _records(rows)
+
+    # ---- inside
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Any:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            # A full disk may have rolled back already.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _create(self, turn: Turn, question: str, now: float) -> None:
+        title = " ".join(question.split())[:TITLE_CHARACTERS]
+        new = (turn.conversation, turn.kind, turn.scope, title, turn.system, turn.model, now, now)
+        self._db.execute("INSERT OR IGNORE INTO conversations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", new)
+
+    def _find(self, name: str) -> Record:
+        rows = self._db.execute(
+            "SELECT * FROM conversations WHERE substr(id, 1, ?) = ? LIMIT 2", (len(name), name)
+        )
+        found = _records(rows)
+        if not name or not found:
+            raise InvalidParams("id", f"there is no conversation {name!r}", hint=NOT_FOUND_HINT)
+        if len(found) > 1 and found[0]["id"] != name:
+            raise InvalidParams("id", f"{name!r} begins several ids", hint="Give one more letter.")
+        return found[0]
+
+    def _last(self, scope: str, kind: str) -> Record:
+        rows = self._db.execute(
+            "SELECT * FROM conversations WHERE scope = ? AND kind = ? "
+            "ORDER BY updated DESC LIMIT 1",
+            (scope, kind),
+        )
+        found = _records(rows)
+        if not found:
+            where = "terminal" if scope.startswith("tty:") else "folder"
+            raise InvalidParams(
+                "conversation", f"nothing was asked in this {where} yet, so nothing can go on",
+                hint="Ask without -c, or name a conversation: mlx log list",
+            )  # fmt: skip
+        return found[0]
+
+    def _turns(self, name: str) -> list[Record]:
+        rows = self._db.execute(
+            "SELECT * FROM turns WHERE conversation = ? ORDER BY number", (name,)
+        )
+        turns = _records(rows)
+        for turn in turns:
+            for key in ("messages", "tool_calls", "usage"):
+                turn[key] = json.loads(turn[key])
+            del turn["question"], turn["conversation"]
+        return turns
+
+
+def _records(rows: sqlite3.Cursor) -> list[Record]:
+    names = [column[0] for column in rows.description]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _text(message: Message) -> str:
+    """Return the words of a message; content may be text, parts, or nothing beside tool calls."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+
+
+def _answer(turn: Record) -> Message:
+    answer: Message = {"role": "assistant", "content": turn["answer"]}
+    if turn["tool_calls"]:
+        answer["tool_calls"] = turn["tool_calls"]
+    return answer
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename a damaged database; nothing is deleted."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    kept = path.with_name(f"{path.name}.damaged-{stamp}-{os.getpid()}")
+    path.rename(kept)
+    for suffix in ("-wal", "-shm"):
+        side = path.with_name(path.name + suffix)
+        if side.exists():
+            side.rename(kept.with_name(kept.name + suffix))
+    return kept
+
+
+def explain(exc: Exception) -> str:
+    """Return why a conversation cannot be stored, in a few words."""
+    if isinstance(exc, MlxdError):
+        return exc.message
+    text = str(exc)
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__

@@ -1,0 +1,160 @@
+"""Puts conversations on disk without the event loop ever waiting for it.
+
+One thread owns the database, so that what is asked of it happens in order: a conversation that is
+continued right after an answer has that answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlxd.daemon.front.log import Log
+
+if TYPE_CHECKING:
+    from mlxd.daemon.conversations.store import Store, Turn
+
+T = TypeVar("T")
+CLOSE_S = 3.0
+
+
+@dataclass(slots=True)
+class Recording:
+    """A turn that is being stored. `number` and `problem` are set by the database's thread."""
+
+    turn: Turn
+    number: int | None = None
+    problem: str = ""
+    parts: list[str] = field(default_factory=list)
+
+
+class Recorder:
+    """Conversations of one daemon. The database is opened when it is first needed."""
+
+    def __init__(self, path: Path, log: Log) -> None:
+        self._path = path
+        self._log = log
+        self._store: Store | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self.problem = ""
+
+    async def call(self, work: Callable[[Store], T]) -> T:
+        """Return what `work` makes of the database."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker(), lambda: work(self._opened()))
+
+    def begin(self, turn: Turn) -> Recording:
+        """Store a turn that is about to be answered."""
+        recording = Recording(turn)
+        self._later(self._begin, recording)
+        return recording
+
+    def finish(self, recording: Recording, result: dict[str, Any]) -> None:
+        """Store the answer; the result says in which conversation, or why in none."""
+        if recording.problem:
+            note = f"This answer is not stored: {recording.problem}. See mlxd doctor."
+            result["applied"]["notes"].append(note)
+        else:
+            result["conversation"] = recording.turn.conversation
+            self._later(self._finish, recording, result["choices"][0], result["usage"])
+
+    def fail(self, recording: Recording, code: str) -> None:
+        """Mark a turn whose answer broke off."""
+        self._later(self._fail, recording, code)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `status` says of the stored conversations."""
+        return {"file": str(self._path), "problem": self.problem or None}
+
+    async def close(self) -> None:
+        """Write what is still to be written."""
+        if self._thread is not None:
+            closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(closing, CLOSE_S)
+            self._thread.shutdown(wait=False)
+
+    # ---- on the thread
+
+    def _begin(self, recording: Recording) -> None:
+        try:
+            recording.number = self._opened().begin(recording.turn)
+            self.problem = ""
+        except Exception as exc:
+            recording.problem = self._failed(exc)
+
+    def _finish(self, recording: Recording, choice: dict[str, Any], usage: dict[str, Any]) -> None:
+        if recording.number is not None:
+            with self._reporting():
+                self._opened().finish(recording.number, choice, usage)
+
+    def _fail(self, recording: Recording, code: str) -> None:
+        if recording.number is not None:
+            with self._reporting():
+                self._opened().fail(recording.number, code, "".join(recording.parts))
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            # Imported here: an idle daemon whose callers store nothing needs no SQLite.
+            from mlxd.daemon.conversations.store import Store
+
+            self._store = Store(self._path)
+            if self._store.damaged is not None:
+                kept = str(self._store.damaged)
+                self._log("conversations damaged", level="error", kept=kept)
+        return self._store
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Any:
+        try:
+            yield
+        except Exception as exc:
+            self._failed(exc)
+
+    def _failed(self, exc: Exception) -> str:
+        from mlxd.daemon.conversations.store import explain
+
+        self.problem = explain(exc)
+        self._log("conversation not stored", level="error", error=self.problem)
+        return self.problem
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    # ---- off the thread
+
+    def _worker(self) -> ThreadPoolExecutor:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="conversations")
+        return self._thread
+
+    def _later(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._worker().submit(work, *arguments)
+
+
+def full_scope(scope: str | None) -> str:
+    """Return a scope that no other terminal gets: their names are used again after a boot."""
+    if not scope:
+        return ""
+    return f"{scope}:{boot()}" if scope.startswith("tty:") else scope
+
+
+@functools.lru_cache(1)
+def boot() -> str:
+    """Return something that differs from boot to boot."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if sys.platform == "darwin":
+            command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+            return subprocess.check_output(command, text=True, timeout=5).strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""

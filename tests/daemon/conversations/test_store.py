@@ -1,0 +1,172 @@
+"""Stored conversations, on a real database."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon.conversations.schema import MIGRATIONS
+from mlxd.daemon.conversations.store import Store, Turn, new_id
+from mlxd.protocol.errors import InvalidParams, MlxdError
+
+ASK = Turn("chat", "aaaa", "tty:1", None, "pocket", [{"role": "user", "content": "my name is Ada"}])
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "conversations.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Store:
+    return Store(path)
+
+
+def answered(store: Store, turn: Turn, text: str) -> None:
+    store.finish(store.begin(turn), {"text": text}, USAGE)
+
+
+def asked(turn: Turn, text: str, **changes: str) -> Turn:
+    return replace(turn, messages=[{"role": "user", "content": text}], **changes)
+
+
+def test_a_conversation_is_continued_with_all_that_was_said(store: Store):
+    answered(store, replace(ASK, system="Be brief."), "Hello Ada.")
+    answered(store, asked(ASK, "what is my name?"), "Ada.")
+    history = store.history("last", "tty:1", "chat")
+    assert (history.id, history.model) == ("aaaa", "pocket")
+    assert [m["content"] for m in history.messages] == [
+        "Be brief.", "my name is Ada", "Hello Ada.", "what is my name?", "Ada."
+    ]  # fmt: skip
+
+
+def test_last_means_the_last_of_this_terminal(store: Store):
+    answered(store, ASK, "mine")
+    answered(store, asked(ASK, "other", conversation="bbbb", scope="tty:2"), "theirs")
+    assert store.history("last", "tty:1", "chat").id == "aaaa"
+    assert store.history("last", "tty:2", "chat").id == "bbbb"
+    with pytest.raises(InvalidParams, match="nothing was asked in this terminal"):
+        store.history("last", "tty:3", "chat")
+    with pytest.raises(InvalidParams, match="nothing was asked in this folder"):
+        store.history("last", "dir:/tmp", "chat")
+
+
+def test_a_conversation_moves_to_where_it_is_continued(store: Store):
+    answered(store, ASK, "one")
+    answered(store, replace(ASK, scope="tty:2"), "two")
+    assert store.history("last", "tty:2", "chat").id == "aaaa"
+
+
+def test_text_and_chat_are_not_mixed(store: Store):
+    answered(store, ASK, "one")
+    with pytest.raises(InvalidParams, match="belongs to chat"):
+        store.history("aaaa", "", "generate")
+
+
+def test_an_id_may_be_shortened_while_it_is_clear(store: Store):
+    answered(store, replace(ASK, conversation="abcd"), "one")
+    answered(store, replace(ASK, conversation="abef"), "two")
+    assert store.show("abc")["id"] == "abcd"
+    with pytest.raises(InvalidParams, match="begins several"):
+        store.show("ab")
+    with pytest.raises(InvalidParams, match="no conversation 'zz'"):
+        store.show("zz")
+
+
+def test_a_daemon_that_was_killed_leaves_finished_turns_and_a_broken_one(path: Path):
+    first = Store(path)
+    answered(first, ASK, "Hello Ada.")
+    first.begin(asked(ASK, "and now?"))
+    # No close: what a killed process leaves.
+    turns = Store(path).show("aaaa")["turns"]
+    assert [(turn["state"], turn["answer"]) for turn in turns] == [
+        ("done", "Hello Ada."),
+        ("broken", ""),
+    ]
+
+
+def test_what_broke_off_keeps_its_words_and_its_reason(store: Store):
+    store.fail(store.begin(ASK), "cancelled", "Hello A")
+    (turn,) = store.show("aaaa")["turns"]
+    assert (turn["state"], turn["error"], turn["answer"]) == ("broken", "cancelled", "Hello A")
+    assert [m["content"] for m in store.history("aaaa", "", "chat").messages][-1] == "Hello A"
+
+
+def test_a_turn_without_a_word_is_not_sent_again(store: Store):
+    store.fail(store.begin(ASK), "engine_died", "")
+    assert store.history("aaaa", "", "chat").messages == []
+
+
+def test_search_finds_whole_conversations_by_the_beginnings_of_words(store: Store):
+    answered(store, ASK, "Hello Ada.")
+    answered(store, asked(ASK, "a red fox", conversation="bbbb"), "It jumps.")
+    assert [found["id"] for found in store.search("fox", 5)] == ["bbbb"]
+    assert [found["id"] for found in store.search("jum", 5)] == ["bbbb"]
+    assert store.search("fox Ada", 5) == []
+    assert store.search('"; drop table', 5) == store.search("  ", 5) == []
+
+
+def test_search_forgets_what_was_removed(store: Store, path: Path):
+    answered(store, asked(ASK, "the secret word is xylophone"), "ok")
+    assert store.remove("aaaa") == 1
+    assert store.search("xylophone", 5) == []
+    store.close()
+    assert b"xylophone" not in path.read_bytes()
+
+
+def test_truncate_takes_the_last_turns(store: Store):
+    for text in ("one", "two", "three"):
+        answered(store, asked(ASK, text), text.upper())
+    assert store.truncate("aaaa", 2) == 2
+    assert [turn["answer"] for turn in store.show("aaaa")["turns"]] == ["ONE"]
+
+
+def test_recent_is_newest_first_and_removed_all(store: Store):
+    for name in ("one", "two"):
+        answered(store, asked(ASK, name, conversation=name), "x")
+    assert [c["id"] for c in store.recent(9)] == ["two", "one"]
+    assert [c["turns"] for c in store.recent(9)] == [1, 1]
+    assert store.remove(None) == 2
+    assert store.recent(9) == []
+
+
+def test_only_the_user_can_read_it(store: Store, path: Path):
+    answered(store, ASK, "x")
+    modes = {stat.S_IMODE(os.stat(file).st_mode) for file in path.parent.glob("conversations.db*")}
+    assert modes == {0o600}
+
+
+@pytest.mark.parametrize("damage", [b"garbage" * 1000, "header", "page"])
+def test_a_damaged_database_is_kept_aside(path: Path, damage: bytes | str):
+    store = Store(path)
+    answered(store, ASK, "x")
+    store.close()
+    whole = path.read_bytes()
+    ruined = {"header": b"SQLite", "page": whole[:1024]}.get(str(damage), damage)
+    assert isinstance(ruined, bytes)
+    path.write_bytes(ruined)
+    again = Store(path)
+    assert again.damaged is not None
+    assert again.damaged.read_bytes() == ruined
+    answered(again, ASK, "new")
+    assert len(again.show("aaaa")["turns"]) == 1
+
+
+def test_a_database_of_a_newer_mlxd_is_left_alone(path: Path):
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    db.close()
+    with pytest.raises(MlxdError, match="newer mlxd"):
+        Store(path)
+    assert not list(path.parent.glob("*damaged*"))
+
+
+def test_ids_differ():
+    assert len({new_id() for _ in range(1000)}) == 1000

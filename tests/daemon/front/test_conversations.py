@@ -1,0 +1,152 @@
+"""Conversations over the socket, with an engine process that does what it is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.daemon_process import Daemon, daemon_with_fake_engine, user
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with daemon_with_fake_engine() as running:
+        yield running
+
+
+def chat(daemon: Daemon, text: str, **params: Any) -> Any:
+    return daemon.ask("chat", messages=user(text), **params)
+
+
+def turns(daemon: Daemon, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = daemon.ask("conversations.show", id=name)["turns"]
+    return found
+
+
+def test_an_answer_belongs_to_a_conversation_and_is_continued(daemon: Daemon):
+    first = chat(daemon, "2 tokens", scope="tty:7")
+    second = chat(daemon, "3 tokens", scope="tty:7", conversation="last")
+    assert second["conversation"] == first["conversation"]
+    found = turns(daemon, first["conversation"])
+    assert [turn["messages"] for turn in found] == [user("2 tokens"), user("3 tokens")]
+    assert [turn["answer"] for turn in found] == ["w0 w1 ", "w0 w1 w2 "]
+    assert {turn["state"] for turn in found} == {"done"}
+
+
+def test_the_terminal_of_another_boot_is_another(daemon: Daemon):
+    chat(daemon, "1 tokens", scope="tty:7")
+    (record,) = daemon.ask("conversations.list")["conversations"]
+    assert record["scope"].startswith("tty:7:")
+    assert len(daemon.ask("conversations.list", scope="tty:7")["conversations"]) == 1
+
+
+@pytest.mark.parametrize("params", [{}, {"scope": "tty:7", "log": False}])
+def test_what_is_not_to_be_stored_is_not(daemon: Daemon, params: dict[str, Any]):
+    assert "conversation" not in chat(daemon, "1 tokens", **params)
+    assert daemon.ask("conversations.list") == {"conversations": []}
+
+
+def test_the_setting_turns_it_off_and_a_request_on():
+    with daemon_with_fake_engine(MLXD_CONVERSATIONS="false") as daemon:
+        assert "conversation" not in chat(daemon, "1 tokens", scope="tty:7")
+        assert chat(daemon, "1 tokens", log=True)["conversation"]
+
+
+def test_a_given_history_is_recorded_by_its_last_question_only(daemon: Daemon):
+    first = chat(daemon, "1 tokens", conversation="new")
+    messages = [
+        {"role": "system", "content": "s"},
+        *user("1 tokens"),
+        {"role": "assistant", "content": "w0"},
+        *user("2 tokens"),
+    ]
+    name = first["conversation"]
+    daemon.ask("chat", messages=messages, conversation=name, history="given")
+    assert [turn["messages"] for turn in turns(daemon, name)] == [
+        user("1 tokens"),
+        user("2 tokens"),
+    ]
+
+
+def test_a_text_goes_on_where_it_ended(daemon: Daemon):
+    first = daemon.ask("generate", prompt="2 tokens ", scope="dir:/x")
+    # The stand-in reads the first word of the whole prompt: it must be the first text's.
+    more = daemon.ask("generate", prompt=" and on", scope="dir:/x", conversation="last")
+    assert more["usage"]["completion_tokens"] == 2
+    assert more["conversation"] == first["conversation"]
+
+
+def test_nothing_to_continue_is_an_error_with_the_next_step(daemon: Daemon):
+    error = chat(daemon, "hi", conversation="last", scope="tty:1")["error"]
+    assert error["code"] == "invalid_params"
+    assert "mlx log list" in error["hint"]
+    assert chat(daemon, "hi", conversation="last")["error"]["data"] == {"param": "scope"}
+    assert chat(daemon, "hi", conversation="nope")["error"]["code"] == "invalid_params"
+
+
+def test_a_cancelled_answer_is_kept_and_marked(daemon: Daemon):
+    with daemon.peer() as peer:
+        running = peer.send("chat", messages=user("endless"), stream=True, scope="tty:1")
+        peer.wait_event("delta")
+        peer.notify("cancel", id=running)
+        assert peer.answer(running)["error"]["code"] == "cancelled"
+    (record,) = daemon.ask("conversations.list")["conversations"]
+    (turn,) = turns(daemon, record["id"])
+    assert (turn["state"], turn["error"]) == ("broken", "cancelled")
+    assert turn["answer"].startswith("on ")
+
+
+def test_a_killed_daemon_leaves_the_finished_turns_intact(tmp_path: Path):
+    with daemon_with_fake_engine() as daemon:
+        name = chat(daemon, "2 tokens", conversation="new")["conversation"]
+        with daemon.peer() as peer:
+            peer.send("chat", messages=user("endless"), stream=True, conversation=name)
+            peer.wait_event("delta")
+            daemon.stop(signal.SIGKILL)
+        daemon.start()
+        states = [(turn["state"], turn["answer"]) for turn in turns(daemon, name)]
+    assert states == [("done", "w0 w1 "), ("broken", "")]
+
+
+def test_a_damaged_database_is_kept_aside_and_the_daemon_goes_on(daemon: Daemon):
+    state = daemon.folder / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "conversations.db").write_bytes(b"no database" * 999)
+    assert chat(daemon, "1 tokens", conversation="new")["conversation"]
+    assert len(list(state.glob("conversations.db.damaged-*"))) == 1
+    assert any(line["event"] == "conversations damaged" for line in daemon.log_lines())
+
+
+def test_what_cannot_be_stored_is_said_and_answered_all_the_same(daemon: Daemon):
+    state = daemon.folder / "state"
+    (state / "conversations.db").mkdir(parents=True)
+    with daemon.peer() as peer:
+        first = peer.call("chat", messages=user("9 tokens"), conversation="new")
+    assert first["usage"]["completion_tokens"] == 9
+    assert "conversation" not in first
+    assert "not stored" in first["applied"]["notes"][0]
+    assert daemon.ask("status")["conversations"]["problem"]
+
+
+def test_truncate_search_and_remove(daemon: Daemon):
+    name = chat(daemon, "1 tokens", conversation="new")["conversation"]
+    chat(daemon, "2 tokens", conversation=name)
+    hits = daemon.ask("conversations.search", query="tokens")["conversations"]
+    assert [hit["id"] for hit in hits] == [name]
+    assert daemon.ask("conversations.truncate", id=name) == {"removed": 1}
+    assert len(turns(daemon, name)) == 1
+    assert daemon.ask("conversations.remove", id=name) == {"removed": 1}
+    assert daemon.ask("conversations.show", id=name)["error"]["code"] == "invalid_params"
+    assert daemon.ask("conversations.remove")["error"]["code"] == "invalid_params"
+
+
+def test_an_idle_daemon_opens_no_database(daemon: Daemon):
+    daemon.ask("ping")
+    pid = daemon.ask("status")["pid"]
+    opened = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    assert not any(name.endswith(".db") for name in opened)
