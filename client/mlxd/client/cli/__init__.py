@@ -20,6 +20,8 @@ COMMANDS = {
     "load": ("models", "load"),
     "unload": ("models", "unload"),
     "models": ("models", "models"),
+    "log": ("log", "log"),
+    "templates": ("templates", "templates"),
     "rpc": ("rpc", "rpc"),
 }
 """Command to (module, function); imported when it is called."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from mlxd.client.cli import templates
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import fill_options, given, params_of, prompt_of, shared_options
-from mlxd.client.cli.terminal import decorated, tell, write
+from mlxd.client.cli.terminal import Answer, decorated, tell, visible
 from mlxd.client.fast.mlx_fast_text import introduce, statistics
 
 METHODS = {"ask": "chat", "generate": "generate", "fill": "fill"}
@@ -23,6 +24,8 @@ FENCE = re.compile(r"^(`{3,})[^\n]*\n(.*?)(?:^\1\s*$|\Z)", re.S | re.M)
     '  git diff | mlx ask -s "You are terse." Summarise\n'
     '  mlx ask --preset precise --schema "name, age int" "Invent a person"\n'
     '  mlx ask -f main.py -x "Add type hints"\n'
+    '  mlx ask -c "And in French?"\n'
+    "  git diff --staged | mlx ask -t commit\n"
 )
 @click.argument("words", nargs=-1, metavar="[PROMPT]...")
 @shared_options
@@ -51,34 +54,53 @@ def fill(**values: Any) -> int:
 
 def run(command: str, words: tuple[str, ...], values: dict[str, Any]) -> int:
     """Send the request and print what comes; returns the exit code."""
-    prompt = "" if command == "fill" else prompt_of(words, values.get("file", []))
-    if command != "fill" and not prompt.strip():
-        raise click.UsageError(f'What is the question? mlx {command} "…"')
+    prompt = "" if command == "fill" else whole_prompt(command, words, values)
     params = params_of(command, values, prompt)
+    if values.get("events") and not values.get("json"):
+        raise click.UsageError("--stream goes with --json.")
     several = params.get("n", 1) > 1
     silent = bool(values.get("json") or values.get("no_stream") or values.get("extract") or several)
-    with connect() as client, client.stream(METHODS[command], **params) as stream:
-        last = ""
-        for event in stream:
-            if event["type"] != "delta":
-                continue
-            if event["channel"] == "answer" and not silent:
-                write(event["text"])
-                last = event["text"] or last
-            elif event["channel"] == "reasoning" and values.get("thinking") and decorated():
-                click.echo(click.style(event["text"], dim=True), nl=False, err=True)
-        result = stream.result
-    return finish(result, values, last, silent=silent)
+    answer = Answer(plain=bool(values.get("plain")) or command != "ask")
+    try:
+        with connect() as client, client.stream(METHODS[command], **params) as stream:
+            for event in stream:
+                if values.get("events"):
+                    click.echo(json.dumps(event, ensure_ascii=False))
+                elif event["type"] == "delta":
+                    _show(event, answer, values, silent=silent)
+            result = stream.result
+    finally:
+        answer.close()
+    return finish(result, values, silent=silent)
 
 
-def finish(result: dict[str, Any], values: dict[str, Any], last: str, *, silent: bool) -> int:
+def whole_prompt(command: str, words: tuple[str, ...], values: dict[str, Any]) -> str:
+    """Return words, files and stdin, in a template or edited where that is wanted."""
+    prompt = prompt_of(words, values.get("file", []))
+    if "template" in values:
+        prompt = templates.apply(values, prompt)
+    elif "param" in values:
+        raise click.UsageError("-p gives a field of a template; name one with -t.")
+    if values.get("edit"):
+        prompt = click.edit(prompt, require_save=False, extension=".md") or ""
+    if not prompt.strip() and not (command == "generate" and "continue" in values):
+        raise click.UsageError(f'What is the question? mlx {command} "…"')
+    return prompt
+
+
+def _show(event: dict[str, Any], answer: Answer, values: dict[str, Any], *, silent: bool) -> None:
+    if event["channel"] == "answer" and not silent:
+        answer.write(event["text"])
+    elif event["channel"] == "reasoning" and values.get("thinking") and decorated():
+        click.echo(click.style(visible(event["text"]), dim=True), nl=False, err=True)
+
+
+def finish(result: dict[str, Any], values: dict[str, Any], *, silent: bool) -> int:
     """Print what a stream has not printed, and what belongs on stderr."""
     if values.get("json"):
         click.echo(json.dumps(result, ensure_ascii=False))
     elif silent:
-        last = _print_whole(result, extract=bool(values.get("extract")))
-    if last and not last.endswith("\n"):
-        write("\n")
+        _print_whole(result, values)
     for note in result["applied"]["notes"]:
         tell(f"mlx: {note}")
     if values.get("verbose"):
@@ -88,15 +110,16 @@ def finish(result: dict[str, Any], values: dict[str, Any], last: str, *, silent:
     return 0
 
 
-def _print_whole(result: dict[str, Any], *, extract: bool) -> str:
+def _print_whole(result: dict[str, Any], values: dict[str, Any]) -> None:
     texts: list[str] = [choice["text"] for choice in result["choices"]]
-    if extract:
+    if values.get("extract"):
         texts = [code_block(text) for text in texts]
     if len(texts) > 1:
-        texts = [f"{number}. {text}\n" for number, text in enumerate(texts, 1)]
+        texts = [f"{number}. {text.rstrip()}\n" for number, text in enumerate(texts, 1)]
+    answer = Answer(plain=bool(values.get("plain") or values.get("extract")) or len(texts) > 1)
     for text in texts:
-        write(text)
-    return texts[-1]
+        answer.write(text)
+    answer.close()
 
 
 def code_block(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`mlx chat`: a conversation. clear · quit, exit, q · an empty line is ignored."""
+"""`mlx chat`: a conversation. clear · quit, exit, q · an empty line is ignored · /help."""
 
 from __future__ import annotations
 
@@ -7,111 +7,99 @@ from typing import Any
 
 import click
 
-from mlxd.client.cli.daemon import connect
-from mlxd.client.cli.options import given, params_of, shared_options
-from mlxd.client.cli.terminal import decorated, tell, write
+from mlxd.client.cli.chat_commands import COMMANDS, Leave, help_text, run_command
+from mlxd.client.cli.conversation import Conversation
+from mlxd.client.cli.options import given, shared_options
+from mlxd.client.cli.prompt import read_lines
+from mlxd.client.cli.terminal import Answer, decorated, tell, visible
 from mlxd.client.fast.mlx_fast_text import introduce, statistics
-from mlxd.client.sync import Client
-from mlxd.protocol.errors import DaemonUnreachable, EngineDied, MlxdError
+from mlxd.protocol.errors import MlxdError
 
-LEAVE = frozenset({"quit", "exit", "q"})
+WORDS = {"clear": "/clear", "quit": "/quit", "exit": "/quit", "q": "/quit"}
+"""What the words without a slash mean."""
+NOT_HERE = ("file", "template", "param", "edit", "json", "events", "extract", "n")
 
 
-@click.command(epilog="\b\nInside: clear (forget everything), quit, exit or q (leave).\n")
+@click.command(
+    epilog="\b\nInside: /help shows the commands. Ctrl-C stops an answer, Ctrl-D leaves.\n"
+)
 @shared_options
 def chat(**values: Any) -> int:
     """Talk with a model. It remembers until you clear or leave."""
     found = given(values)
-    Conversation(found).run()
+    for name in NOT_HERE:
+        if name in found:
+            flag = f"--{name}" if name != "events" else "--stream"
+            raise click.UsageError(f"{flag} has no meaning in a chat; use mlx ask.")
+    Chat(found).run()
     return 0
 
 
-class Conversation:
-    """The messages so far, kept on this side: a daemon that restarts loses none of them."""
+class Chat:
+    """Reads lines, answers them, and does what the commands say."""
 
     def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
-        self._params = params_of("ask", values, "")
-        self._system = [m for m in self._params.pop("messages") if m["role"] == "system"]
-        self._messages: list[dict[str, Any]] = list(self._system)
-        self._client: Client | None = None
+        self.values = values
+        self.conversation = Conversation(values)
+        self.last_answer = ""
         self._introduced = False
 
     def run(self) -> None:
         """Read lines until the end."""
         if sys.stdin.isatty():
-            tell("Type a message. clear: start over. quit, exit, q or Ctrl-D: leave.")
-        while True:
-            try:
-                line = self._read()
-            except (EOFError, KeyboardInterrupt):
-                tell("")
-                return
+            tell("Type a message; /help shows the commands, Ctrl-D leaves.")
+        if turns := self.conversation.answers:
+            tell(f"({turns} {'answer' if turns == 1 else 'answers'} so far)")
+        for line in read_lines(self.conversation, sorted(COMMANDS)):
             word = line.strip()
-            if word.lower() in LEAVE:
+            word = WORDS.get(word.lower(), word)
+            if not word:
+                continue
+            try:
+                self._do(word)
+            except Leave:
                 return
-            if word.lower() == "clear":
-                self._messages = list(self._system)
-                tell("The conversation is cleared.")
-            elif word:
-                self._say(word)
 
-    def _read(self) -> str:
-        if sys.stdin.isatty():
-            return input("> ")
-        line = sys.stdin.readline()
-        if not line:
-            raise EOFError
-        return line
-
-    def _say(self, text: str) -> None:
-        """Ask, print the answer, remember both. A failure leaves the conversation as it was."""
-        question = {"role": "user", "content": text}
+    def _do(self, word: str) -> None:
         try:
-            result = self._answer([*self._messages, question])
-        except KeyboardInterrupt:
-            self._hang_up()
-            tell("\n(stopped)")
-            return
+            if word.startswith("/") and word.split()[0] in COMMANDS:
+                run_command(self, word)
+            elif word.startswith("/") and len(word.split()) == 1:
+                tell(f"There is no command {word}.\n{help_text()}")
+            else:
+                self.say(word)
         except MlxdError as error:
-            self._hang_up()
             tell(f"mlx: {error.message}\n     {error.hint}")
+
+    def say(self, text: str) -> None:
+        """Ask, and print the answer as it comes. Ctrl-C stops the answer and keeps the chat."""
+        answer = Answer(plain=bool(self.values.get("plain")))
+        try:
+            result = self.conversation.say(text, lambda event: self._show(event, answer))
+        except KeyboardInterrupt:
+            answer.close()
+            tell("(stopped)")
             return
-        choice = result["choices"][0]
-        self._messages += [question, {"role": "assistant", "content": choice["text"]}]
-        if self._values.get("verbose"):
+        except BaseException:
+            answer.close()
+            raise
+        answer.close()
+        self._told(result)
+
+    def _show(self, event: dict[str, Any], answer: Answer) -> None:
+        if event["type"] != "delta":
+            return
+        if event["channel"] == "answer":
+            answer.write(event["text"])
+        elif decorated() and self.conversation.params.get("thinking"):
+            click.echo(click.style(visible(event["text"]), dim=True), nl=False, err=True)
+
+    def _told(self, result: dict[str, Any]) -> None:
+        self.last_answer = result["choices"][0]["text"]
+        for note in result["applied"]["notes"]:
+            tell(f"mlx: {note}")
+        if self.values.get("verbose"):
             tell(statistics(result))
         if result["applied"]["model"] == "pocket" and not self._introduced:
             self._introduced = True
             introduce()
-
-    def _answer(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        try:
-            return self._stream(messages)
-        except (DaemonUnreachable, EngineDied):
-            # The daemon may have been restarted between two questions: once more, then it is news.
-            self._hang_up()
-            return self._stream(messages)
-
-    def _stream(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        if self._client is None:
-            self._client = connect()
-        last = "\n"
-        with self._client.stream("chat", messages=messages, **self._params) as stream:
-            for event in stream:
-                if event["type"] != "delta":
-                    continue
-                if event["channel"] == "answer":
-                    write(event["text"])
-                    last = event["text"] or last
-                elif decorated() and self._params.get("thinking"):
-                    click.echo(click.style(event["text"], dim=True), nl=False, err=True)
-            result: dict[str, Any] = stream.result
-        if not last.endswith("\n"):
-            write("\n")
-        return result
-
-    def _hang_up(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None

@@ -9,22 +9,8 @@ import click
 
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import absolute
+from mlxd.client.cli.tables import print_table, size
 from mlxd.client.cli.terminal import spinner
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
 
 
 @click.command()
@@ -38,7 +24,7 @@ def ps(as_json: bool) -> None:
         return
     rows = [_ps_row(model) for model in models]
     if rows:
-        _table(("MODEL", "SIZE", "IDLE", "KEEPS", "REQUESTS"), rows)
+        print_table(("MODEL", "SIZE", "IDLE", "KEEPS", "REQUESTS"), rows)
     else:
         click.echo("No model is in memory. The next question loads one.", err=True)
 
@@ -49,7 +35,7 @@ def _ps_row(model: dict[str, Any]) -> tuple[str, ...]:
         keeps = "forever"
     return (
         model["model"],
-        _size(model["bytes"]),
+        size(model["bytes"]),
         f"{model['idle_s']:.0f} s",
         keeps,
         str(model["requests"]),
@@ -65,7 +51,7 @@ def load(model: str | None, keep_alive: float | None, pin: bool) -> None:
     name = absolute(model) if model else None
     with connect() as client, spinner("loading"):
         result = client.load(name, keep_alive_s=keep_alive, pin=pin or None)
-    click.echo(f"{result['model']}: {_size(result['bytes'])} in {result['load_s']:.1f} s")
+    click.echo(f"{result['model']}: {size(result['bytes'])} in {result['load_s']:.1f} s")
 
 
 @click.command()
@@ -97,12 +83,12 @@ def list_models(as_json: bool) -> None:
     rows: list[tuple[str, ...]] = [
         (
             record["name"] + (" *" if record["name"] == found["default"] else ""),
-            _size(record["bytes"] or 0),
+            size(record["bytes"] or 0),
             record["source"],
         )
         for record in found["models"]
     ]
-    _table(("MODEL", "SIZE", "SOURCE"), rows)
+    print_table(("MODEL", "SIZE", "SOURCE"), rows)
 
 
 @models.command("show")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from mlxd.client.fast.mlx_fast_text import scope
 from mlxd.client.fast.mlx_options import FILL_OPTIONS, OPTIONS, PRESETS, request_params
 from mlxd.protocol.errors import InvalidParams
 
@@ -58,7 +59,11 @@ def params_of(command: str, values: dict[str, Any], prompt: str) -> dict[str, An
     preset = values.get("preset")
     if preset is not None and preset not in PRESETS:
         raise click.BadParameter(f"must be one of {', '.join(PRESETS)}", param_hint="--preset")
-    params = request_params(command, values, prompt)
+    if "continue" in values and "conversation" in values:
+        raise click.UsageError("Give -c or --conversation, not both.")
+    if command == "fill" and not values.keys().isdisjoint(("continue", "conversation", "log")):
+        raise click.UsageError("fill belongs to no conversation.")
+    params = request_params(command, values, prompt, scope())
     assert params is not None
     if "schema" in params:
         params["schema"] = schema(params["schema"])

@@ -8,6 +8,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlxd.client.cli.markdown import MarkdownStream
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAME_S = 0.08
@@ -23,7 +27,12 @@ def visible(text: str) -> str:
 
 def decorated() -> bool:
     """Whether stderr is a terminal that wants decoration."""
-    return sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return sys.stderr.isatty() and coloured()
+
+
+def coloured() -> bool:
+    """Whether the environment wants colours (no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def tell(text: str) -> None:
@@ -35,6 +44,33 @@ def write(text: str) -> None:
     """Print a part of the answer at once."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+class Answer:
+    """An answer on stdout as it comes: Markdown on a terminal that wants it, else plain."""
+
+    def __init__(self, *, plain: bool = False) -> None:
+        self._last = ""
+        self._rendered: MarkdownStream | None = None
+        if not plain and sys.stdout.isatty() and coloured():
+            from mlxd.client.cli.markdown import MarkdownStream
+
+            self._rendered = MarkdownStream()
+
+    def write(self, text: str) -> None:
+        """Print a part."""
+        self._last = text[-1:] or self._last
+        if self._rendered is not None:
+            self._rendered.write(visible(text))
+        else:
+            write(text)
+
+    def close(self) -> None:
+        """End the line."""
+        if self._rendered is not None:
+            self._rendered.close()
+        elif self._last not in ("", "\n"):
+            write("\n")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import _socket
 import posix
 import sys
 
-from mlx_fast_text import introduce, put, socket_path, statistics, tell
+from mlx_fast_text import introduce, put, scope, socket_path, statistics, tell
 from mlx_options import EXIT_CODES, parse, request_params
 from mlx_wire import More, pack, unpack
 
@@ -15,6 +15,9 @@ COMMANDS = {"ask": "chat", "generate": "generate", "fill": "fill"}
 FIRST_WORD_S = 15.0
 """A daemon says at once that a request is queued; launchd holds a crashed one back for 10 s."""
 READ_BYTES = 65536
+PLAIN_CHARACTERS = 60
+"""A short line is printed as it is; longer ones are broken between words by the renderer."""
+MARKUP = frozenset("*_`#|>[~\n")
 
 
 def main(arguments):
@@ -27,7 +30,7 @@ def main(arguments):
     params = None
     text = read_prompt(words) if command != "fill" else ""
     if command != "fill" or ("prefix" in values and not words):
-        params = request_params(command, values, text)
+        params = request_params(command, values, text, scope())
     if params is None or (command != "fill" and not text):
         full(arguments, text)
     if "model" in params:
@@ -133,12 +136,29 @@ def receive(connection, values):
             data = data[at:]
 
 
+def wants_plain(values):
+    env = posix.environ
+    return values.get("plain") or env.get(b"NO_COLOR") or env.get(b"TERM", b"dumb") == b"dumb"
+
+
+def rendering(shown):
+    """Return what renders Markdown; imported late, since it costs a tenth of a second."""
+    import site
+
+    site.main()
+    from mlxd.client.cli.markdown import MarkdownStream
+
+    return MarkdownStream(shown)
+
+
 class Printer:
     """The answer on stdout; everything else on stderr."""
 
     def __init__(self, values):
         self.values = values
         self.terminal = posix.isatty(1)
+        self.rendered = None
+        self.plain = not self.terminal or wants_plain(values)
         self.quiet = values.get("no_stream")
         self.last = ""
         self.dim = False
@@ -160,9 +180,18 @@ class Printer:
         if self.dim:
             self.dim = False
             tell("\n")
-        self.last = text or self.last
         if self.terminal:
             text = self.clean(text)
+        if self.rendered is not None:
+            self.rendered.write(text)
+            return
+        self.last += text
+        if self.plain:
+            self.last = self.last[-1:]
+        elif len(self.last) > PLAIN_CHARACTERS or not MARKUP.isdisjoint(text):
+            self.rendered = rendering(self.last[: len(self.last) - len(text)])
+            self.rendered.write(text)
+            return
         put(1, text)
 
     def clean(self, text):
@@ -174,7 +203,9 @@ class Printer:
         return text.translate(self.visible)
 
     def newline(self):
-        if self.last and self.last[-1] != "\n":
+        if self.rendered is not None:
+            self.rendered.close()
+        elif self.last and self.last[-1] != "\n":
             put(1, "\n")
 
     def broken(self, message, hint, code):

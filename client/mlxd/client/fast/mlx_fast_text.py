@@ -32,6 +32,20 @@ def socket_path():
     return state_dir() + b"/mlxd.sock"
 
 
+def scope():
+    """Return what "the last conversation" belongs to: this terminal, or else this folder.
+
+    A terminal is its device and its session, since devices are used again.
+    """
+    try:
+        for descriptor in (0, 1, 2):
+            if posix.isatty(descriptor):
+                return "tty:%d.%d" % (posix.fstat(descriptor).st_rdev, posix.getsid(0))
+        return "dir:" + posix.getcwd()
+    except OSError:
+        return ""
+
+
 def statistics(result):
     """Return the line that `-v` prints."""
     usage, timing = result["usage"], result["timing"]

@@ -37,7 +37,15 @@ OPTIONS = (
     ("priority", ("--priority",), "str", "interactive, completion or batch."),
     ("deadline_s", ("--timeout",), "float", "Seconds after which to give up."),
     ("trust_remote_code", ("--trust-remote-code",), "true", "Only where config.toml allows it."),
+    ("continue", ("-c", "--continue"), "true", "Go on with this terminal's last conversation."),
+    ("conversation", ("--conversation",), "str", "Go on with this conversation: its id."),
+    ("log", ("--no-log",), "false", "Do not store this exchange."),
+    ("template", ("-t", "--template"), "str*", "Put the prompt into a template: its name."),
+    ("param", ("-p", "--param"), "each*", "A template's field, as NAME=VALUE."),
+    ("edit", ("-e", "--edit"), "true*", "Write the prompt in $EDITOR."),
     ("json", ("--json",), "true*", "One JSON object with everything known about the answer."),
+    ("events", ("--stream",), "true*", "With --json: events as they come, a line each."),
+    ("plain", ("--plain",), "true", "Do not render Markdown on a terminal."),
     ("no_stream", ("--no-stream",), "true", "Print the answer when it is complete."),
     ("extract", ("-x", "--extract"), "true*", "Print the first code block only."),
     ("verbose", ("-v", "--verbose"), "true", "Statistics on stderr."),
@@ -57,7 +65,10 @@ PRESETS = {
 }
 """Name to (temperature, top_p)."""
 
-LOCAL = ("system", "preset", "json", "no_stream", "extract", "verbose", "file", "prefix", "suffix")
+LOCAL = frozenset((
+    "system", "preset", "continue", "template", "param", "edit", "json", "events", "plain",
+    "no_stream", "extract", "verbose", "file", "prefix", "suffix",
+))  # fmt: skip
 """What is not a parameter of the request by itself."""
 
 EXIT_CODES = {
@@ -136,9 +147,18 @@ def _put(values, name, kind, value):
         values[name] = value
 
 
-def request_params(command, values, prompt):
+def request_params(command, values, prompt, scope=""):
     """Return the request's parameters, or None where the full program must look at it."""
     params = {name: value for name, value in values.items() if name not in LOCAL}
+    if values.get("continue"):
+        if "conversation" in params:
+            return None
+        params["conversation"] = "last"
+    if command == "fill":
+        if "conversation" in params or "log" in params:
+            return None
+    elif scope:
+        params["scope"] = scope
     preset = values.get("preset")
     if preset is not None:
         if preset not in PRESETS:

@@ -1,0 +1,204 @@
+"""A conversation as this side knows it; the daemon that answers it may come and go."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlxd.client.cli.daemon import connect
+from mlxd.client.cli.options import absolute, params_of
+from mlxd.client.sync import Client
+from mlxd.protocol.errors import (
+    DaemonUnreachable,
+    EngineDied,
+    InvalidParams,
+    MlxdError,
+    ShuttingDown,
+)
+
+Message = dict[str, Any]
+T = TypeVar("T")
+OnEvent = Callable[[dict[str, Any]], None]
+STARTING_OVER = (DaemonUnreachable, EngineDied, ShuttingDown)
+
+
+def _answer(text: str, tool_calls: list[Message]) -> Message:
+    answer: Message = {"role": "assistant", "content": text}
+    if tool_calls:
+        answer["tool_calls"] = tool_calls
+    return answer
+
+
+class Conversation:
+    """The messages so far, kept here, so that a restart of the daemon loses none of them.
+
+    Every question is sent with all that came before; the daemon stores it as a turn of
+    `stored`, the id that it gave to the first one.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.params = params_of("ask", values, "")
+        self.system: str | None = values.get("system")
+        del self.params["messages"]
+        self.messages: list[Message] = []
+        self.stored: str | None = None
+        self._client: Client | None = None
+        wanted = self.params.pop("conversation", None)
+        if wanted is not None:
+            self.open(wanted)
+
+    @property
+    def answers(self) -> int:
+        """How often it was answered."""
+        return sum(message["role"] == "assistant" for message in self.messages)
+
+    @property
+    def model(self) -> str | None:
+        """The model that is asked for; None is the daemon's default one."""
+        return self.params.get("model")
+
+    @model.setter
+    def model(self, name: str | None) -> None:
+        if name is None:
+            self.params.pop("model", None)
+        else:
+            self.params["model"] = absolute(name)
+
+    def all_messages(self) -> list[Message]:
+        lead = [{"role": "system", "content": self.system}] if self.system else []
+        return [*lead, *self.messages]
+
+    def say(self, text: str, on_event: OnEvent) -> dict[str, Any]:
+        """Ask, and remember question and answer. A failure leaves everything as it was."""
+        question = {"role": "user", "content": text}
+        result = self._answer([*self.all_messages(), question], on_event)
+        choice = result["choices"][0]
+        self.messages += [question, _answer(choice["text"], choice["tool_calls"])]
+        self.stored = result.get("conversation", self.stored)
+        return result
+
+    def clear(self) -> None:
+        """Begin a new conversation; what is stored stays stored."""
+        self.messages, self.stored = [], None
+
+    def undo(self) -> str | None:
+        """Forget the last question and its answer; returns the question."""
+        asked = [at for at, message in enumerate(self.messages) if message["role"] == "user"]
+        if not asked:
+            return None
+        question = self.messages[asked[-1]]["content"]
+        del self.messages[asked[-1] :]
+        if self.stored is not None:
+            # What cannot be taken back there is still taken back here.
+            with contextlib.suppress(MlxdError):
+                self.request("conversations.truncate", id=self.stored, turns=1)
+        return str(question)
+
+    def open(self, wanted: str) -> None:
+        """Go on with a stored conversation: an id, or `last` of this terminal.
+
+        Raises:
+            InvalidParams: there is none.
+        """
+        if wanted == "last":
+            scope = self.params.get("scope", "")
+            found = self.request("conversations.list", limit=1, scope=scope)["conversations"]
+            if not found:
+                raise InvalidParams("", "Nothing was asked here yet.", hint="mlx log list")
+            wanted = found[0]["id"]
+        record = self.request("conversations.show", id=wanted)
+        if record["kind"] != "chat":
+            raise InvalidParams("", f"{record['id']} is no chat.", hint="mlx log list")
+        self.messages = []
+        for turn in record["turns"]:
+            if turn["answer"] or turn["tool_calls"]:
+                self.messages += [*turn["messages"], _answer(turn["answer"], turn["tool_calls"])]
+        self.stored, self.system = record["id"], self.system or record["system"]
+        self.model = self.model or record["model"]
+
+    def save(self, path: Path) -> None:
+        """Write the conversation: JSON, or Markdown where the name ends in .md."""
+        if path.suffix == ".md":
+            parts = [f"**{m['role']}**\n\n{m['content']}\n" for m in self.all_messages()]
+            path.write_text("\n".join(parts), encoding="utf-8")
+        else:
+            whole = {"model": self.model, "messages": self.all_messages()}
+            path.write_text(json.dumps(whole, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote as JSON.
+
+        Raises:
+            InvalidParams: it is something else.
+        """
+        try:
+            messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
+            checked = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            problem = f"{path} cannot be read as a conversation: {exc}"
+            raise InvalidParams(
+                "", problem, hint="Give a file that /save wrote, or an id."
+            ) from exc
+        self.clear()
+        self.system = next((m["content"] for m in checked if m["role"] == "system"), None)
+        self.messages = [m for m in checked if m["role"] != "system"]
+
+    def tokens(self) -> int:
+        """Return how many tokens the conversation has, under the model's template."""
+        messages = self.all_messages()
+        if not messages:
+            return 0
+        asked = {"model": self.model} if self.model else {}
+        return int(self.request("tokenize", messages=messages, **asked)["count"])
+
+    def request(self, method: str, **params: Any) -> Any:
+        """Ask the daemon for something else, on the conversation's connection."""
+        return self._again(lambda client: client.request(method, **params))
+
+    def hang_up(self) -> None:
+        """Close the connection, which stops what is being answered on it."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _answer(self, messages: list[Message], on_event: OnEvent) -> dict[str, Any]:
+        params = {
+            **self.params,
+            "messages": messages,
+            "conversation": self.stored,
+            "history": "given",
+        }
+        begun = False
+
+        def ask(client: Client) -> dict[str, Any]:
+            nonlocal begun
+            with client.stream("chat", **params) as stream:
+                for event in stream:
+                    begun = begun or event["type"] == "delta"
+                    on_event(event)
+                result: dict[str, Any] = stream.result
+            return result
+
+        # Once something was printed, asking again would print it twice.
+        return self._again(ask, may_repeat=lambda: not begun)
+
+    def _again(
+        self, ask: Callable[[Client], T], may_repeat: Callable[[], bool] = lambda: True
+    ) -> T:
+        """Ask; where the daemon was restarted since the last question, once more."""
+        try:
+            self._client = self._client or connect()
+            return ask(self._client)
+        except STARTING_OVER:
+            self.hang_up()
+            if not may_repeat():
+                raise
+            self._client = connect()
+            return ask(self._client)
+        except BaseException:
+            # The stream was not read to its end: its rest must not be taken for the next answer.
+            self.hang_up()
+            raise

@@ -1,0 +1,130 @@
+"""Markdown on a terminal as it streams.
+
+What is finished (every block but the last) is printed once and for all and scrolls away; the open
+block at the bottom is drawn anew with every part, from the first row that changed. So nothing
+flickers, and a table or a list looks right as soon as its rows are there.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from typing import ClassVar
+
+from markdown_it import MarkdownIt
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Heading, Markdown, MarkdownElement
+from rich.text import Text
+
+FRAME_S = 0.04
+SYNCHRONISED = "\x1b[?2026h", "\x1b[?2026l"
+"""Terminals that know it show what is between at once; others ignore it."""
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class LeftHeading(Heading):
+    """A heading at the left margin: centred ones jump while they are written."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.text.justify = "left"
+        yield Text("# ", style="dim") + self.text if self.tag == "h1" else self.text
+
+
+class AnswerMarkdown(Markdown):
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "heading_open": LeftHeading,
+    }
+
+
+class MarkdownStream:
+    """Renders what `write` gets. `shown` is text that stands on the terminal already, raw."""
+
+    def __init__(self, shown: str = "", console: Console | None = None) -> None:
+        self._console = console or Console(file=sys.stdout, force_terminal=True, highlight=False)
+        self._parser = MarkdownIt().enable("strikethrough").enable("table")
+        self._source = shown
+        self._live: list[str] = [""] * self._rows_of(shown)
+        self._gone = 0
+        self._first = True
+        self._painted_s = 0.0
+
+    def write(self, text: str) -> None:
+        """Add a part of the answer."""
+        self._source += text
+        now = time.monotonic()
+        if now - self._painted_s >= FRAME_S:
+            self._painted_s = now
+            self._paint(final=False)
+
+    def close(self) -> None:
+        """Draw what is left, and go to a new line."""
+        self._paint(final=True)
+
+    def _rows_of(self, text: str) -> int:
+        width = self._console.width
+        return sum(max(1, -(-cell_len(line) // width)) for line in text.split("\n"))
+
+    def _paint(self, *, final: bool) -> None:
+        finished, self._source = (self._source, "") if final else self._split()
+        out = [SYNCHRONISED[0]]
+        if finished.strip():
+            out.append(self._replace(self._render(finished)[self._gone :]) + "\n")
+            self._live, self._gone, self._first = [], 0, False
+        elif final and self._live not in ([], [""]):
+            out.append("\n")
+        if self._source.strip():
+            rows = self._render(self._source)[self._gone :]
+            out.append(self._replace(rows))
+            # Rows above the screen cannot be drawn again.
+            over = max(0, len(rows) - (self._console.height - 1))
+            self._gone += over
+            self._live = rows[over:]
+        out.append(SYNCHRONISED[1])
+        file = self._console.file
+        file.write("".join(out))
+        file.flush()
+
+    def _replace(self, rows: list[str]) -> str:
+        """Return what draws `rows` over the live ones; the cursor stays at the end of the last."""
+        same = 0
+        while same < min(len(rows), len(self._live) - 1) and rows[same] == self._live[same]:
+            same += 1
+        up = len(self._live) - 1 - same
+        move = "\r" + (f"\x1b[{up}A" if up > 0 else "") if self._live else ""
+        if same < len(rows):
+            return move + "\x1b[J" + "\n".join(rows[same:])
+        # Fewer rows than before: take the rest away, and go back to the end of the last.
+        back = f"\x1b[A\x1b[{max(1, self._console.width)}C" if same else ""
+        return move + "\x1b[J" + back
+
+    def _split(self) -> tuple[str, str]:
+        """Return the finished blocks and the open one."""
+        starts = [
+            token.map[0]
+            for token in self._parser.parse(self._source)
+            if token.level == 0 and token.map is not None
+        ]
+        if len(starts) < 2:
+            return "", self._source
+        lines = self._source.splitlines(keepends=True)
+        cut = starts[-1]
+        return "".join(lines[:cut]), "".join(lines[cut:])
+
+    def _render(self, source: str) -> list[str]:
+        with self._console.capture() as captured:
+            self._console.print(AnswerMarkdown(source, code_theme="ansi_dark", hyperlinks=False))
+        rows = [row.rstrip(" ") for row in captured.get().split("\n")]
+        while rows and not _seen(rows[0]):
+            rows.pop(0)
+        while rows and not _seen(rows[-1]):
+            rows.pop()
+        return rows if self._first else ["", *rows]
+
+
+def _seen(row: str) -> bool:
+    return bool(COLOUR.sub("", row).strip())

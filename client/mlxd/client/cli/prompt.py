@@ -1,0 +1,117 @@
+"""Reading what a person types in `mlx chat`: prompt_toolkit on a terminal, plain lines else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxd.client.cli.terminal import tell
+from mlxd.protocol.errors import MlxdError
+from mlxd.protocol.paths import resolve_paths
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+
+    from mlxd.client.cli.conversation import Conversation
+
+
+def read_lines(conversation: Conversation, commands: list[str]) -> Iterator[str]:
+    """Yield what is typed, until the end. On a terminal with history and completion."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        yield from sys.stdin
+        return
+    session = _session(conversation, commands)
+    while True:
+        try:
+            line = session.prompt("> ", prompt_continuation="  ")
+        except KeyboardInterrupt:
+            continue  # what was typed is dropped, the chat goes on
+        except EOFError:
+            return
+        yield line
+
+
+def _session(conversation: Conversation, commands: list[str]) -> PromptSession[str]:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+    from prompt_toolkit.output import create_output
+
+    return PromptSession(
+        history=_history(),
+        completer=_completer(conversation, commands),
+        complete_while_typing=False,
+        auto_suggest=AutoSuggestFromHistory(),
+        key_bindings=_keys(),
+        enable_open_in_editor=True,
+        # The prompt is no answer: stdout stays clean.
+        output=create_output(stdout=sys.stderr),
+    )
+
+
+def _history() -> Any:
+    """Return history across sessions, in a file that only the user can read."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    path: Path = resolve_paths(os.environ).state_dir / "chat-history"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+    except OSError as exc:
+        tell(f"mlx: what you type is not kept: {path}: {exc.strerror}")
+        return InMemoryHistory()
+    return FileHistory(str(path))
+
+
+def _completer(conversation: Conversation, commands: list[str]) -> Any:
+    from prompt_toolkit.completion import Completer, Completion, PathCompleter
+    from prompt_toolkit.document import Document
+
+    class CommandCompleter(Completer):
+        """Completes commands, the models of /model, and the files of /save and /load."""
+
+        def get_completions(self, document: Document, complete_event: Any) -> Iterator[Completion]:
+            text = document.text_before_cursor
+            command, blank, rest = text.partition(" ")
+            if not blank and text.startswith("/"):
+                yield from (Completion(c, -len(text)) for c in commands if c.startswith(text))
+            elif command == "/model":
+                names = _model_names(conversation)
+                yield from (Completion(n, -len(rest)) for n in names if rest in n)
+            elif command in ("/save", "/load"):
+                inner = Document(rest, len(rest))
+                yield from PathCompleter(expanduser=True).get_completions(inner, complete_event)
+
+    return CommandCompleter()
+
+
+def _model_names(conversation: Conversation) -> list[str]:
+    try:
+        found = conversation.request("models.list")
+    except MlxdError:
+        return []
+    return [record["name"] for record in found["models"]]
+
+
+def _keys() -> Any:
+    """Return the bindings: Enter sends; Alt-Enter, or a backslash before Enter, is a new line."""
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.document.char_before_cursor == "\\":
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    return keys

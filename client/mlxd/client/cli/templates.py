@@ -1,0 +1,196 @@
+"""Named prompts: `mlx ask -t NAME`. Files of the user's configuration folder, and some of our own.
+
+A template is TOML: `prompt` with `{input}` and `{name}` fields, perhaps `description`, `system`,
+and `[options]` with what the command line could say (`temperature = 0.2`, `preset = "code"`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlxd.client.cli.terminal import tell
+from mlxd.client.fast.mlx_options import LOCAL, OPTIONS
+from mlxd.protocol.errors import InvalidParams
+from mlxd.protocol.paths import resolve_paths
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SHIPPED = Path(__file__).parents[1] / "templates"
+FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+NAME = re.compile(r"[\w][\w.-]*")
+TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "true": (bool,),
+    "false": (bool,),
+    "each": (list,),
+}
+NOT_OPTIONS = (LOCAL - {"preset", "extract", "plain"}) | {"conversation", "log"}
+ALLOWED = {name: kind.rstrip("*") for name, _, kind, _ in OPTIONS if name not in NOT_OPTIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One template; `fields` are those that -p must give, `options` what it sets."""
+
+    name: str
+    path: Path
+    prompt: str
+    description: str = ""
+    system: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> list[str]:
+        texts = self.prompt + (self.system or "")
+        return sorted({name for name in FIELD.findall(texts) if name != "input"})
+
+
+def user_folder() -> Path:
+    """Return where a user's own templates lie."""
+    return resolve_paths(os.environ).config_dir / "templates"
+
+
+def names() -> dict[str, Path]:
+    """Return name to file; a user's own come before ours."""
+    found: dict[str, Path] = {}
+    for folder in (SHIPPED, user_folder()):
+        if folder.is_dir():
+            found |= {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return dict(sorted(found.items()))
+
+
+def find(name: str) -> Template:
+    """Return a template.
+
+    Raises:
+        InvalidParams: there is none of that name, or it is no template.
+    """
+    known = names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "See them: mlx templates list"
+        raise InvalidParams("--template", f"there is no template {name!r}", hint=hint)
+    return _read(name, known[name])
+
+
+def _read(name: str, path: Path) -> Template:
+    def wrong(problem: str) -> InvalidParams:
+        return InvalidParams(
+            "", f"{path}: {problem}", hint=f"Correct it: mlx templates edit {name}"
+        )
+
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise wrong(str(exc)) from exc
+    if unknown := found.keys() - {"prompt", "description", "system", "options"}:
+        raise wrong(f"unknown key {min(unknown)!r}")
+    if not isinstance(found.get("prompt"), str):
+        raise wrong("prompt is missing, or is no text")
+    for key, value in found.get("options", {}).items():
+        if key not in ALLOWED:
+            raise wrong(f"options.{key} is not an option of mlx ask")
+        if not isinstance(value, TYPES[ALLOWED[key]]):
+            raise wrong(f"options.{key} must be {TYPES[ALLOWED[key]][-1].__name__}")
+    return Template(name, path, **found)
+
+
+def apply(values: dict[str, Any], text: str) -> str:
+    """Return the prompt of the template in `values`, which gets its options and system prompt.
+
+    What the command line says wins over the template.
+
+    Raises:
+        InvalidParams: a field is missing or unknown.
+    """
+    template = find(values["template"])
+    given = _given(values.get("param", []))
+    _check(template, given, text)
+    fields = {**given, "input": text}
+    if template.system is not None:
+        values.setdefault("system", _fill(template.system, fields))
+    for name, value in template.options.items():
+        values.setdefault(name, value)
+    return _fill(template.prompt, fields)
+
+
+def _given(params: list[str]) -> dict[str, str]:
+    given = {}
+    for param in params:
+        name, equals, value = param.partition("=")
+        if not equals:
+            raise InvalidParams("--param", f"{param!r} is not NAME=VALUE")
+        given[name] = value
+    return given
+
+
+def _check(template: Template, given: dict[str, str], text: str) -> None:
+    missing = [name for name in template.fields if name not in given]
+    unknown = [name for name in given if name not in template.fields]
+    if missing or unknown:
+        problem = f"needs {missing[0]}" if missing else f"has no field {unknown[0]!r}"
+        hint = (
+            f"Give it: -p {missing[0]}=…"
+            if missing
+            else f"See it: mlx templates show {template.name}"
+        )
+        raise InvalidParams("--param", f"the template {template.name} {problem}", hint=hint)
+    if "{input}" in template.prompt and not text.strip():
+        raise click.UsageError(f"The template {template.name} needs a text: as words, -f or stdin.")
+
+
+def _fill(text: str, fields: dict[str, str]) -> str:
+    # In one pass: what a field brings is not looked at again.
+    return FIELD.sub(lambda match: fields.get(match.group(1), match.group(0)), text).strip()
+
+
+@click.group("templates")
+def templates() -> None:
+    """Named prompts for `mlx ask -t NAME`."""
+
+
+@templates.command("list")
+def list_templates() -> None:
+    """List the templates."""
+    width = max(len(name) for name in names())
+    for name, path in names().items():
+        mine = "" if path.parent == SHIPPED else " (yours)"
+        click.echo(f"{name.ljust(width)}  {_read(name, path).description}{mine}")
+
+
+@templates.command("show")
+@click.argument("name")
+def show_template(name: str) -> None:
+    """Print the template NAME."""
+    template = find(name)
+    tell(str(template.path))
+    click.echo(template.path.read_text(encoding="utf-8").rstrip())
+
+
+@templates.command("edit")
+@click.argument("name")
+def edit_template(name: str) -> None:
+    """Open the template NAME in $EDITOR; a new one, or your own copy of one of ours."""
+    if not NAME.fullmatch(name):
+        raise click.BadParameter("is letters, digits, dots and dashes", param_hint="NAME")
+    path = user_folder() / f"{name}.toml"
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        start = names().get(name, SHIPPED / "explain.toml")
+        path.write_text(start.read_text(encoding="utf-8"), encoding="utf-8")
+    click.edit(filename=str(path))
+    _read(name, path)
+    tell(f"Use it: mlx ask -t {name}")
