@@ -82,7 +82,8 @@ def whole_prompt(command: str, words: tuple[str, ...], values: dict[str, Any]) -
     elif "param" in values:
         raise click.UsageError("-p gives a field of a template; name one with -t.")
     if values.get("edit"):
-        prompt = click.edit(prompt, require_save=False, extension=".md") or ""
+        # Editors end a file with a new line; nobody means it as a part of the prompt.
+        prompt = (click.edit(prompt, require_save=False, extension=".md") or "").rstrip("\n")
     if not prompt.strip() and not (command == "generate" and "continue" in values):
         raise click.UsageError(f'What is the question? mlx {command} "…"')
     return prompt

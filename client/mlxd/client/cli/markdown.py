@@ -7,6 +7,7 @@ flickers, and a table or a list looks right as soon as its rows are there.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import time
@@ -70,13 +71,15 @@ class MarkdownStream:
         return sum(max(1, -(-cell_len(line) // width)) for line in text.split("\n"))
 
     def _paint(self, *, final: bool) -> None:
-        finished, self._source = (self._source, "") if final else self._split()
+        blocks = self._blocks()
+        self._source = "" if final else blocks.pop()
         out = [SYNCHRONISED[0]]
-        if finished.strip():
-            out.append(self._replace(self._render(finished)[self._gone :]) + "\n")
+        for block in blocks:
+            rows = self._render(block)
+            if not rows and self._live in ([], [""]):
+                continue  # blank lines, or what Markdown does not show
+            out.append(self._replace(rows[self._gone :]) + "\n")
             self._live, self._gone, self._first = [], 0, False
-        elif final and self._live not in ([], [""]):
-            out.append("\n")
         if self._source.strip():
             rows = self._render(self._source)[self._gone :]
             out.append(self._replace(rows))
@@ -85,9 +88,8 @@ class MarkdownStream:
             self._gone += over
             self._live = rows[over:]
         out.append(SYNCHRONISED[1])
-        file = self._console.file
-        file.write("".join(out))
-        file.flush()
+        self._console.file.write("".join(out))
+        self._console.file.flush()
 
     def _replace(self, rows: list[str]) -> str:
         """Return what draws `rows` over the live ones; the cursor stays at the end of the last."""
@@ -102,18 +104,16 @@ class MarkdownStream:
         back = f"\x1b[A\x1b[{max(1, self._console.width)}C" if same else ""
         return move + "\x1b[J" + back
 
-    def _split(self) -> tuple[str, str]:
-        """Return the finished blocks and the open one."""
+    def _blocks(self) -> list[str]:
+        """Return the source block by block; what is not the last one is finished."""
         starts = [
             token.map[0]
             for token in self._parser.parse(self._source)
-            if token.level == 0 and token.map is not None
+            if token.level == 0 and token.map is not None and token.nesting >= 0
         ]
-        if len(starts) < 2:
-            return "", self._source
-        lines = self._source.splitlines(keepends=True)
-        cut = starts[-1]
-        return "".join(lines[:cut]), "".join(lines[cut:])
+        lines = self._source.split("\n")
+        edges = [0, *sorted(set(starts[1:])), len(lines)]
+        return ["\n".join(lines[start:end]) for start, end in itertools.pairwise(edges)]
 
     def _render(self, source: str) -> list[str]:
         with self._console.capture() as captured:
@@ -123,7 +123,7 @@ class MarkdownStream:
             rows.pop(0)
         while rows and not _seen(rows[-1]):
             rows.pop()
-        return rows if self._first else ["", *rows]
+        return ["", *rows] if rows and not self._first else rows
 
 
 def _seen(row: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.sample_utils import make_logits_processors
+from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
 
 from mlxd.daemon.engine.job import Choice, Job, markers_of
 from mlxd.daemon.engine.mlx_batch import Emitted, Row
@@ -24,10 +25,22 @@ def new_choice(host: Host, job: Job, index: int) -> Choice:
     return Choice(
         index=index,
         splitter=TextSplitter(markers, tuple(job.params.get("stop") or ()), channel),
-        detokenizer=wrapper.detokenizer,
+        detokenizer=_detokenizer(wrapper, trims=job.method == "chat"),
         tool_parser=wrapper.tool_parser,
         tools=job.params.get("tools"),
     )
+
+
+def _detokenizer(wrapper: Any, *, trims: bool) -> Any:
+    """Return a detokenizer. mlx-lm's leave out a space before the first word.
+
+    That is right for an answer, and wrong for a text that is continued or a gap that is filled.
+    """
+    detokenizer = wrapper.detokenizer
+    if not trims and isinstance(detokenizer, (BPEStreamingDetokenizer, SPMStreamingDetokenizer)):
+        # They trim while there is no text; this is text that has been given out already.
+        detokenizer.text, detokenizer.offset = " ", 1
+    return detokenizer
 
 
 def new_row(host: Host, job: Job, choice: Choice, uid: int) -> Row:

@@ -1,0 +1,161 @@
+"""`mlx chat` on a terminal and in a pipe, against a real daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from support.commands import BIN, runner
+from support.daemon_process import Daemon, running_daemon
+from support.terminal import Terminal, terminal
+
+CHAT = [str(BIN / "mlx"), "chat", "--temp", "0"]
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Daemon]:
+    with running_daemon() as running:
+        yield running
+
+
+def chat(own: Daemon, *arguments: str) -> AbstractContextManager[Terminal]:
+    return terminal([*CHAT, *arguments], own.environ)
+
+
+def say(screen: Terminal, line: str, wanted: str) -> None:
+    screen.wait_prompt(">")
+    screen.send(line + "\r")
+    screen.wait(wanted)
+
+
+def test_it_remembers_until_it_is_cleared_and_leaves_by_any_word(own: Daemon):
+    for word in ("quit", "exit", "q", "/quit", "\x04"):
+        with chat(own) as screen:
+            say(screen, "My name is Ada.", "Nice to meet you, Ada!")
+            say(screen, "What is my name?", "Your name is Ada.")
+            say(screen, "clear", "is cleared")
+            say(screen, "/tokens", "0 of 16384 tokens")
+            screen.wait_prompt(">")
+            screen.send(word + "\r" if len(word) > 1 or word == "q" else word)
+            screen.end()
+            assert screen.exit_code == 0
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_chat(own: Daemon):
+    with chat(own) as screen:
+        say(screen, "My name is Ada.", "Ada!")
+        say(screen, "Count from 0 to 99.", "0, 1, 2")
+        screen.send("\x03")
+        screen.wait("(stopped)")
+        say(screen, "What is my name?", "Your name is Ada.")
+
+
+def test_it_survives_a_restart_of_the_daemon(own: Daemon):
+    with chat(own) as screen:
+        say(screen, "My name is Ada.", "Ada!")
+        own.stop()
+        own.start()
+        say(screen, "What is my name?", "Your name is Ada.")
+
+
+def test_a_killed_engine_is_said_and_the_chat_goes_on(own: Daemon):
+    with chat(own) as screen:
+        say(screen, "My name is Ada.", "Ada!")
+        os.kill(own.engine_pid(), signal.SIGKILL)
+        say(screen, "What is my name?", "Your name is Ada.")
+
+
+def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path):
+    with chat(own) as screen:
+        say(screen, "/system Answer in upper case.", "System prompt: Answer in upper case.")
+        say(screen, "Repeat after me: the red fox", "THE RED FOX")
+        say(screen, "/undo", "Forgotten: Repeat after me")
+        say(screen, "/system -", "(none)")
+        say(screen, "Repeat after me: a blue bird", "a blue bird")
+        say(screen, "/set temperature 0.5", "temperature 0.5")
+        say(screen, "/set temprature 1", "there is no setting")
+        say(screen, "/set top_p 7", "at most 1")
+        say(screen, "/model nonesuch", "nonesuch")
+        say(screen, "/model pocket", "pocket answers from now on")
+        say(screen, "/tokens", "of 16384 tokens")
+        say(screen, f"/save {tmp_path}/talk.json", "Saved as")
+        say(screen, "/clear", "is cleared")
+        say(screen, f"/load {tmp_path}/talk.json", "1 answers so far")
+        say(screen, "/retry", "a blue bird")
+        say(screen, "/copy", "Copied")
+        say(screen, "/wat", "There is no command /wat.")
+        say(screen, "/help", "forget everything and start over")
+    saved = (tmp_path / "talk.json").read_text()
+    assert "a blue bird" in saved
+    assert "red fox" not in saved
+
+
+def test_commands_and_models_are_completed(own: Daemon):
+    with chat(own) as screen:
+        screen.wait_prompt(">")
+        screen.send("/tok\t")
+        screen.wait("> /tokens")
+        screen.send("\r")
+        screen.wait("0 of 16384 tokens")
+        screen.wait_prompt(">")
+        screen.send("/model poc\t")
+        screen.wait("> /model pocket")
+        screen.send("\r")
+        screen.wait("pocket answers from now on")
+
+
+def test_history_outlives_the_session_and_is_the_users_alone(own: Daemon):
+    with chat(own) as screen:
+        say(screen, "Repeat after me: the purple hippo", "the purple hippo")
+        screen.send("\x04")
+        screen.end()
+    with chat(own) as screen:
+        screen.wait_prompt(">")
+        screen.send("\x1b[A")
+        screen.wait("Repeat after me: the purple hippo")
+    kept = Path(own.environ["MLXD_STATE_DIR"]) / "chat-history"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_several_lines_are_one_message(own: Daemon):
+    with chat(own) as screen:
+        screen.wait_prompt(">")
+        screen.send("Repeat after me: one\x1b\r two\r")
+        screen.wait("   two")
+        screen.wait_prompt(">")
+    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    (turn,) = own.ask("conversations.show", id=record["id"])["turns"]
+    assert turn["messages"][0]["content"] == "Repeat after me: one\n two"
+
+
+def test_it_is_stored_as_one_conversation_and_continued(own: Daemon):
+    with chat(own) as screen:
+        say(screen, "My name is Ada.", "Ada!")
+        say(screen, "Count from 1 to 3.", "1, 2, 3")
+    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    assert record["turns"] == 2
+    with chat(own, "--conversation", record["id"]) as screen:
+        screen.wait("(2 answers so far)")
+        say(screen, "What is my name?", "Your name is Ada.")
+    (again,) = own.ask("conversations.list", limit=1)["conversations"]
+    assert (again["id"], again["turns"]) == (record["id"], 3)
+
+
+def test_in_a_pipe_it_answers_line_by_line_and_nothing_else(own: Daemon):
+    done = runner(own.environ)(
+        "chat", "--temp", "0", stdin="My name is Ada.\n\nWhat is my name?\nq\nignored\n"
+    )
+    assert done.stdout == "Nice to meet you, Ada!\nYour name is Ada.\n"
+    assert done.returncode == 0
+
+
+def test_options_without_meaning_are_refused(own: Daemon):
+    done = runner(own.environ)("chat", "--json", stdin="")
+    assert done.returncode == 2
+    assert "use mlx ask" in done.stderr

@@ -1,0 +1,144 @@
+"""`mlx ask -c`, `--conversation`, `--no-log` and `mlx log`, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.commands import BIN, Run, runner
+from support.daemon_process import Daemon, running_daemon
+from support.terminal import terminal
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Daemon]:
+    with running_daemon() as running:
+        yield running
+
+
+@pytest.fixture
+def mlx(own: Daemon) -> Iterator[Run]:
+    yield runner(own.environ)
+    own.ask("conversations.remove", all=True)
+
+
+def in_folder(own: Daemon, folder: Path) -> Run:
+    """Return a runner without a terminal, in a folder of its own."""
+    environ = own.environ
+    run = runner(environ)
+
+    def here(*arguments: str, **more: str) -> object:
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            return run(*arguments, **more)
+        finally:
+            os.chdir(before)
+
+    return here
+
+
+def test_c_goes_on_with_this_folders_last_conversation(own: Daemon, mlx: Run, tmp_path: Path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    first, second = in_folder(own, one), in_folder(own, two)
+    first("ask", "--temp", "0", "My name is Ada.")
+    second("ask", "--temp", "0", "My name is Bob.")
+    assert first("ask", "-c", "--temp", "0", "What is my name?").stdout == "Your name is Ada.\n"
+    assert second("ask", "-c", "--temp", "0", "What is my name?").stdout == "Your name is Bob.\n"
+
+
+def test_the_full_program_continues_the_same_conversation(own: Daemon, mlx: Run, tmp_path: Path):
+    here = in_folder(own, tmp_path)
+    here("ask", "--temp", "0", "My name is Ada.")
+    done = here("ask", "-c", "--json", "--temp", "0", "What is my name?")
+    result = json.loads(done.stdout)
+    assert result["choices"][0]["text"] == "Your name is Ada."
+    assert len(own.ask("conversations.show", id=result["conversation"])["turns"]) == 2
+
+
+def test_nothing_to_continue_is_said(mlx: Run, own: Daemon, tmp_path: Path):
+    done = in_folder(own, tmp_path)("ask", "-c", "And now?")
+    assert done.returncode == 6
+    assert "nothing was asked in this folder yet" in done.stderr
+    assert "mlx log list" in done.stderr
+
+
+def test_two_terminals_are_two_conversations(own: Daemon, mlx: Run):
+    # Each shell is a session on a terminal of its own.
+    ask = f"{BIN}/mlx ask --temp 0"
+    shell = ["sh"]
+    environ = {**own.environ, "PS1": "$ "}
+    with terminal(shell, environ) as one, terminal(shell, environ) as two:
+        one.send(f"{ask} 'My name is Ada.'\n")
+        one.wait("meet you, Ada!")
+        two.send(f"{ask} 'My name is Bob.'\n")
+        two.wait("meet you, Bob!")
+        one.send(f"{ask} -c 'What is my name?'\n")
+        one.wait("Your name is Ada.")
+        two.send(f"cd /; {ask} -c 'What is my name?' | cat\n")
+        two.wait("Your name is Bob.")
+
+
+def test_no_log_leaves_nothing(own: Daemon, mlx: Run):
+    mlx("ask", "--no-log", "hello")
+    assert own.ask("conversations.list") == {"conversations": []}
+
+
+def test_conversation_takes_an_id_from_anywhere(own: Daemon, mlx: Run, tmp_path: Path):
+    in_folder(own, tmp_path)("ask", "--temp", "0", "My name is Ada.")
+    (record,) = own.ask("conversations.list")["conversations"]
+    done = mlx("ask", "--conversation", record["id"][:5], "--temp", "0", "What is my name?")
+    assert done.stdout == "Your name is Ada.\n"
+
+
+def test_c_and_conversation_together_are_a_usage_error(mlx: Run):
+    assert mlx("ask", "-c", "--conversation", "x", "hi").returncode == 2
+    assert mlx("fill", "--prefix", "x", "-c").returncode == 2
+
+
+def test_generate_goes_on_where_it_stopped(own: Daemon, mlx: Run):
+    whole = mlx("generate", "--temp", "0", "--max-tokens", "20", "--no-log", "Once upon a time")
+    first = mlx("generate", "--temp", "0", "--max-tokens", "10", "Once upon a time")
+    rest = mlx("generate", "-c", "--temp", "0", "--max-tokens", "10")
+    assert first.stdout.rstrip("\n") + rest.stdout.rstrip("\n") == whole.stdout.rstrip("\n")
+
+
+def test_log_lists_shows_finds_and_removes(own: Daemon, mlx: Run):
+    mlx("ask", "--temp", "0", "Repeat after me: the purple hippo")
+    mlx("ask", "--temp", "0", "Count from 3 to 7.")
+    listed = mlx("log", "list").stdout
+    assert listed.index("Count from 3 to 7.") < listed.index("Repeat after me")
+    name = next(line for line in mlx("log", "search", "hippo").stdout.splitlines()[1:]).split()[0]
+    shown = mlx("log", "show", name)
+    assert shown.stdout.splitlines()[-1] == "the purple hippo"
+    assert mlx("log", "rm", name).returncode == 0
+    assert "Nothing was found" in mlx("log", "search", "hippo").stderr
+    assert mlx("log", "rm").returncode == 2
+    assert mlx("log", "rm", "--all", "-y").returncode == 0
+    assert mlx("log", "list").stdout == ""
+
+
+def test_log_show_without_an_id_is_the_last_one_here(own: Daemon, mlx: Run, tmp_path: Path):
+    here = in_folder(own, tmp_path)
+    here("ask", "--temp", "0", "Count from 3 to 7.")
+    mlx("ask", "--temp", "0", "hello")
+    record = json.loads(here("log", "show", "--json").stdout)
+    assert [turn["answer"] for turn in record["turns"]] == ["3, 4, 5, 6, 7"]
+    assert here("log", "list", "--here", "--json").stdout.count('"id"') == 1
+
+
+def test_an_interrupted_answer_is_marked(own: Daemon, mlx: Run):
+    with terminal([str(BIN / "mlx"), "ask", "Count from 0 to 99."], own.environ) as screen:
+        screen.wait("0, 1, 2")
+        screen.send("\x03")
+        screen.end()
+    assert screen.exit_code == 130
+    (record,) = own.ask("conversations.list")["conversations"]
+    shown = mlx("log", "show", record["id"])
+    assert "(broke off: cancelled)" in shown.stderr
+    assert "0, 1, 2" in shown.stdout

@@ -1,0 +1,111 @@
+"""A program on a terminal of its own, whose screen can be read as text."""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import termios
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import pyte
+
+WAIT_S = 20.0
+SYNCHRONISED = re.compile(r"\x1b\[\?2026[hl]")
+
+
+class Terminal:
+    """A pseudo-terminal, its program, and what a person would see."""
+
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], columns: int, rows: int
+    ) -> None:
+        self.screen = pyte.HistoryScreen(columns, rows, history=1000, ratio=1)
+        self._stream = pyte.Stream(self.screen)
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+        self.raw = ""
+        self.exit_code: int | None = None
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe(command[0], list(command), dict(environ))
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def send(self, keys: str) -> None:
+        """Type."""
+        os.write(self._fd, keys.encode())
+
+    def wait(self, wanted: str, *, timeout_s: float = WAIT_S) -> str:
+        """Read until the text is on the screen or has scrolled off it; returns all of it."""
+        return self._until(lambda: wanted in self.text(), f"{wanted!r}", timeout_s)
+
+    def wait_prompt(self, prompt: str, *, timeout_s: float = WAIT_S) -> str:
+        """Read until the cursor is in a row that holds the prompt alone."""
+
+        def prompted() -> bool:
+            return self.screen.display[self.screen.cursor.y].strip() == prompt
+
+        return self._until(prompted, f"prompt {prompt!r}", timeout_s)
+
+    def end(self, *, timeout_s: float = WAIT_S) -> str:
+        """Read until the program ends; `exit_code` says how. Returns what is to be seen."""
+        deadline = time.monotonic() + timeout_s
+        while self._read(deadline):
+            pass
+        _, status = os.waitpid(self.pid, 0)
+        self.exit_code = os.waitstatus_to_exitcode(status)
+        return self.text()
+
+    def text(self) -> str:
+        """Return what scrolled away and what is on the screen."""
+        width = self.screen.columns
+        gone = ["".join(line[x].data for x in range(width)) for line in self.screen.history.top]
+        lines = [line.rstrip() for line in [*gone, *self.screen.display]]
+        return "\n".join(lines).rstrip()
+
+    def close(self) -> None:
+        if self.exit_code is None:
+            os.kill(self.pid, 9)
+            os.waitpid(self.pid, 0)
+        os.close(self._fd)
+
+    def _until(self, met: Callable[[], bool], what: str, timeout_s: float) -> str:
+        deadline = time.monotonic() + timeout_s
+        while not met():
+            assert self._read(deadline), f"ended without {what}:\n{self.text()}"
+        return self.text()
+
+    def _read(self, deadline: float) -> bool:
+        """Take what the program writes; False where it has ended."""
+        left = deadline - time.monotonic()
+        ready = select.select([self._fd], [], [], max(0.0, left))[0]
+        assert ready, f"nothing more comes:\n{self.text()}"
+        try:
+            data = os.read(self._fd, 1 << 16)
+        except OSError:
+            return False
+        text = self._decode(data)
+        self.raw += text
+        # A question for the cursor's place is answered, as terminals do.
+        if "\x1b[6n" in text:
+            cursor = self.screen.cursor
+            self.send(f"\x1b[{cursor.y + 1};{cursor.x + 1}R")
+        self._stream.feed(SYNCHRONISED.sub("", text))
+        return bool(data)
+
+
+@contextmanager
+def terminal(
+    command: Sequence[str], environ: Mapping[str, str], *, columns: int = 80, rows: int = 24
+) -> Iterator[Terminal]:
+    """A program on a terminal, for the time of a block."""
+    opened = Terminal(command, {"TERM": "xterm-256color", **environ}, columns, rows)
+    try:
+        yield opened
+    finally:
+        opened.close()
