@@ -14,9 +14,11 @@ FAST_MAY_IMPORT = {
 }  # fmt: skip
 
 
-def imported(path: Path) -> set[str]:
+def imported(path: Path, *, at_once: bool = False) -> set[str]:
+    """Return the top packages a file imports; only those at its first lines with `at_once`."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    for node in module.body if at_once else ast.walk(module):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -38,4 +40,6 @@ def test_only_the_engines_mlx_files_import_mlx(path: Path):
 
 def test_the_fast_path_imports_what_is_built_in_and_nothing_else():
     for path in (ROOT / "client/mlxd/client/fast").glob("mlx_*.py"):
-        assert imported(path) <= FAST_MAY_IMPORT, f"{path.name} would cost start-up time"
+        assert imported(path, at_once=True) <= FAST_MAY_IMPORT, (
+            f"{path.name}: start-up time"
+        )

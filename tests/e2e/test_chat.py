@@ -112,7 +112,8 @@ def test_commands_and_models_are_completed(own: Daemon):
 
 def test_history_outlives_the_session_and_is_the_users_alone(own: Daemon):
     with chat(own) as screen:
-        say(screen, "Repeat after me: the purple hippo", "the purple hippo")
+        say(screen, "Repeat after me: the purple hippo", "\nthe purple hippo")
+        screen.wait_prompt(">")
         screen.send("\x04")
         screen.end()
     with chat(own) as screen:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import time
@@ -18,6 +16,7 @@ from mlxd.protocol.paths import resolve_paths
 from support.commands import BIN, Run, runner
 from support.daemon_process import Daemon, running_daemon
 from support.places import mlxd, own_environ
+from support.terminal import terminal
 
 POCKET_NOTE = "small built-in model"
 
@@ -132,62 +131,17 @@ def test_chat_reads_lines_clears_and_leaves(mlx: Run):
     assert "cleared" in done.stderr
 
 
-class Terminal:
-    """A command on a terminal of its own."""
-
-    def __init__(self, environ: dict[str, str], *command: str) -> None:
-        pid, self.descriptor = pty.fork()
-        if pid == 0:
-            os.execve(command[0], list(command), environ)
-        self.pid = pid
-        self.output = b""
-
-    def until(self, wanted: bytes) -> None:
-        """Read until `wanted` is on the screen."""
-        while wanted not in self.output:
-            assert select.select([self.descriptor], [], [], 60)[0], self.output
-            self.output += os.read(self.descriptor, 4096)
-
-    def type(self, text: bytes) -> None:
-        os.write(self.descriptor, text)
-
-    def end(self) -> int:
-        """Read to the end and return the exit status."""
-        while True:
-            try:
-                part = os.read(self.descriptor, 4096)
-            except OSError:
-                break
-            if not part:
-                break
-            self.output += part
-        os.close(self.descriptor)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
 def test_ctrl_c_stops_the_answer_and_exits_130(daemon: Daemon, environ_of: dict[str, str]):
     command = ["ask", "--ignore-eos", "--max-tokens", "9000", "Count from 1 to 99."]
-    terminal = Terminal(environ_of, str(BIN / "mlx"), *command)
-    terminal.until(b"2, 3")
-    terminal.type(b"\x03")
-    assert terminal.end() == 130
+    with terminal([str(BIN / "mlx"), *command], environ_of) as screen:
+        screen.wait("2, 3")
+        screen.send("\x03")
+        screen.end()
+        assert screen.exit_code == 130
     deadline = time.monotonic() + 20
     while daemon.ask("status")["requests"]["running"] and time.monotonic() < deadline:
         pass
     assert daemon.ask("status")["requests"] == {"running": 0, "queued": 0}
-
-
-def test_chat_on_a_terminal_survives_ctrl_c_and_leaves_at_ctrl_d(environ_of: dict[str, str]):
-    terminal = Terminal(environ_of, str(BIN / "mlx"), "chat", "--temp", "0", "--ignore-eos",
-                        "--max-tokens", "9000")  # fmt: skip
-    terminal.until(b"> ")
-    terminal.type(b"Count from 3 to 9.\n")
-    terminal.until(b"3, 4, 5")
-    terminal.type(b"\x03")
-    terminal.until(b"(stopped)")
-    terminal.until(b"> ")
-    terminal.type(b"\x04")
-    assert terminal.end() == 0
 
 
 def test_a_reader_that_has_enough_is_no_error(daemon: Daemon):

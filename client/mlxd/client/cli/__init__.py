@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("ask", "generate"),
     "fill": ("ask", "fill"),
     "chat": ("chat", "chat"),
+    "batch": ("batch", "batch"),
     "ps": ("models", "ps"),
     "load": ("models", "load"),
     "unload": ("models", "unload"),

@@ -1,0 +1,140 @@
+"""`mlx batch`, against a real daemon that is stopped and killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.commands import BIN, runner
+from support.daemon_process import Daemon, running_daemon
+from support.terminal import terminal
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Daemon]:
+    with running_daemon() as running:
+        yield running
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.jsonl"
+    lines: list[Any] = [
+        "Count from 3 to 7.",
+        {"id": "fox", "prompt": "Repeat after me: the red fox"},
+        {"id": 3, "messages": [{"role": "user", "content": "Count from 1 to 3."}]},
+        {"prefix": "def add(a, b):\n    return ", "max_tokens": 8},
+        {"prompt": "Once upon", "method": "generate", "max_tokens": 2},
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    return path
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_line_is_answered_in_order(own: Daemon, source: Path):
+    done = runner(own.environ)("batch", str(source), "--temp", "0")
+    assert done.returncode == 0, done.stderr
+    found = records(done.stdout)
+    assert [record["line"] for record in found] == [1, 2, 3, 4, 5]
+    assert [record.get("id") for record in found] == [None, "fox", 3, None, None]
+    assert [record["text"] for record in found[:4]] == [
+        "3, 4, 5, 6, 7", "the red fox", "1, 2, 3", "a + b"
+    ]  # fmt: skip
+    assert own.ask("conversations.list") == {"conversations": []}
+
+
+def test_as_finished_does_not_wait_for_the_slow_one(own: Daemon, tmp_path: Path):
+    path = tmp_path / "in.jsonl"
+    slow = {"prompt": "Tell me a story about a fox.", "max_tokens": 200, "ignore_eos": True}
+    path.write_text("\n".join(json.dumps(line) for line in [slow, "hello", "hello"]))
+    done = runner(own.environ)("batch", str(path), "--as-finished", "--temp", "0")
+    assert [record["line"] for record in records(done.stdout)][-1] == 1
+
+
+def test_a_mistake_in_one_line_is_an_error_in_one_line(own: Daemon, tmp_path: Path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('"Count from 3 to 7."\nno json\n{"prompt": "x", "temprature": 1}\n7\n')
+    done = runner(own.environ)("batch", str(path), "--temp", "0")
+    found = records(done.stdout)
+    assert done.returncode == 6
+    assert [record["line"] for record in found if "error" in record] == [2, 3, 4]
+    assert "temprature" in found[2]["error"]["message"]
+    assert "3 of 4 failed" in done.stderr
+
+
+def test_a_second_run_asks_only_what_is_missing(own: Daemon, source: Path, tmp_path: Path):
+    out = tmp_path / "out.jsonl"
+    run = runner(own.environ)
+    assert run("batch", str(source), "-o", str(out), "--temp", "0").returncode == 0
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    whole = out.read_text()
+    lines = whole.splitlines(keepends=True)
+    broken = json.dumps({"line": 3, "id": 3, "error": {"code": "engine_died"}}) + "\n"
+    out.write_text("".join([lines[0], broken, lines[1], lines[3][:40]]))
+    again = run("batch", str(source), "-o", str(out), "--temp", "0")
+    assert "2 of 5 lines are answered already" in again.stderr
+    found = records(out.read_text())
+    assert sorted(record["line"] for record in found) == [1, 2, 3, 4, 5]
+    assert all("result" in record for record in found)
+
+
+def test_the_output_of_another_input_is_left_alone(own: Daemon, source: Path, tmp_path: Path):
+    out = tmp_path / "out.jsonl"
+    for text in ('{"line": 2, "id": "hen", "result": {}}\n', "my diary\n"):
+        out.write_text(text)
+        done = runner(own.environ)("batch", str(source), "-o", str(out))
+        assert done.returncode == 2
+        assert out.read_text() == text
+
+
+def test_it_goes_on_through_a_restart_and_a_killed_engine(own: Daemon, tmp_path: Path):
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text("".join(f'"Count from {n} to 99."\n' for n in range(24)))
+    command = [str(BIN / "mlx"), "batch", str(path), "-o", str(out), "--temp", "0", "-j", "4"]
+    process = subprocess.Popen(command, env=own.environ, stdin=subprocess.DEVNULL)
+    with own.peer() as peer:
+        while not out.exists() or out.read_text().count("\n") < 3:
+            peer.call("ping")
+    os.kill(own.engine_pid(), signal.SIGKILL)
+    own.stop(signal.SIGKILL)
+    own.start()
+    assert process.wait(120) == 0
+    found = records(out.read_text())
+    assert [record["line"] for record in found] == list(range(1, 25))
+    assert all("result" in record for record in found)
+
+
+def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(own: Daemon, tmp_path: Path):
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text("".join(f'"Count from {n} to 99."\n' for n in range(24)))
+    command = [str(BIN / "mlx"), "batch", str(path), "-o", str(out), "--temp", "0", "-j", "2"]
+    with terminal(command, own.environ) as screen:
+        screen.wait("/24")
+        while not out.exists() or out.read_text().count("\n") < 2:
+            own.ask("ping")
+        screen.send("\x03")
+        said = screen.end()
+    assert screen.exit_code == 130
+    assert "goes on from here" in said
+    kept = len(records(out.read_text()))
+    assert kept >= 2
+    done = runner(own.environ)("batch", str(path), "-o", str(out), "--temp", "0", "-j", "4")
+    assert f"{kept} of 24 lines" in done.stderr
+    assert len(records(out.read_text())) == 24
+
+
+def test_it_has_the_lowest_priority(own: Daemon, source: Path):
+    runner(own.environ)("batch", str(source))
+    priorities = [line["priority"] for line in own.log_lines() if line["event"] == "request"]
+    assert set(priorities[-5:]) == {"batch"}
