@@ -40,6 +40,4 @@ def test_only_the_engines_mlx_files_import_mlx(path: Path):
 
 def test_the_fast_path_imports_what_is_built_in_and_nothing_else():
     for path in (ROOT / "client/mlxd/client/fast").glob("mlx_*.py"):
-        assert imported(path, at_once=True) <= FAST_MAY_IMPORT, (
-            f"{path.name}: start-up time"
-        )
+        assert imported(path, at_once=True) <= FAST_MAY_IMPORT, f"{path.name}: start-up time"

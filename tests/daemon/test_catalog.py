@@ -161,7 +161,7 @@ def test_weights_of_another_format_are_named_with_the_remedy(tmp_path: Path) -> 
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelLoadFailed, match="PyTorch") as caught:
         catalog(tmp_path).resolve(str(folder))
-    assert "mlx models convert" in caught.value.hint
+    assert "safetensors only" in caught.value.hint
 
 
 def test_a_folder_is_a_model(tmp_path: Path) -> None:

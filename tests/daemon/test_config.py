@@ -18,6 +18,7 @@ def paths(tmp_path: Path) -> Paths:
         config_dir=tmp_path,
         state_dir=tmp_path / "state",
         cache_dir=tmp_path / "cache",
+        data_dir=tmp_path / "data",
         log_dir=tmp_path / "log",
     )
 

@@ -29,6 +29,8 @@ HERE = Path("config.toml")
         "[aliases]\nx = 'y'\n",
         "[ environment ] # places\n",
         "[models.a]\nrepo = 'x/y' # [environment]\n",
+        "environment.A = '1'\n[aliases]\n",
+        'x = """\n[environment]\n"""\n[aliases]\n',
     ],
 )
 def test_entries_are_added_and_the_rest_stays(text: str) -> None:
@@ -37,18 +39,22 @@ def test_entries_are_added_and_the_rest_stays(text: str) -> None:
     assert all(line in edited for line in text.splitlines())
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "environment = { A = '1' }\n",
-        "environment.A = '1'\n[aliases]\n",
-        'x = """\n[environment]\n"""\n[aliases]\n',
-    ],
-)
-def test_a_file_that_cannot_be_added_to_safely_is_left_alone(text: str) -> None:
+def test_a_file_that_cannot_be_added_to_safely_is_left_alone() -> None:
     with pytest.raises(ConfigError, match="does not dare") as caught:
-        with_entries(text, "environment", {"HF_HOME": "/x"}, HERE)
+        with_entries("environment = 3\n", "environment", {"HF_HOME": "/x"}, HERE)
     assert 'HF_HOME = "/x"' in caught.value.hint
+
+
+def test_an_entry_is_replaced_and_taken_away_and_comments_stay() -> None:
+    text = "# mine\ndefault_model = 'a' # why\n\n[aliases]\n# short\nq = 'a/b'\nr = 'c'\n"
+    edited = with_entries(text, "", {"default_model": "b"}, HERE)
+    edited = with_entries(edited, "aliases", {"q": None, "with space": "x/y"}, HERE)
+    assert tomllib.loads(edited) == {
+        "default_model": "b", "aliases": {"r": "c", "with space": "x/y"}
+    }  # fmt: skip
+    assert "# mine" in edited
+    assert "# why" in edited
+    assert "# short" in edited
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))

@@ -18,6 +18,7 @@ def paths(tmp_path: Path) -> Paths:
         socket=home / "state" / "mlxd.sock",
         config_dir=home / "config",
         state_dir=home / "state",
+        data_dir=home / "data",
         cache_dir=home / "cache",
         log_dir=home / "log",
     )

@@ -90,7 +90,7 @@ def test_no_value_waits_to_be_expanded(about: dict[str, Any]) -> None:
 
 
 def test_the_environment_holds_places_only(about: dict[str, Any]) -> None:
-    names = {"SOCKET", "CONFIG_DIR", "STATE_DIR", "CACHE_DIR", "LOG_DIR"}
+    names = {"SOCKET", "CONFIG_DIR", "STATE_DIR", "DATA_DIR", "CACHE_DIR", "LOG_DIR"}
     assert set(about["EnvironmentVariables"]) == {f"MLXD_{name}" for name in names}
     assert all(Path(value).is_absolute() for value in about["EnvironmentVariables"].values())
 

@@ -23,6 +23,7 @@ def own_environ(folder: Path) -> dict[str, str]:
         "MLXD_SOCKET": str(folder / "run" / "s"),
         "MLXD_CONFIG_DIR": str(folder / "config"),
         "MLXD_STATE_DIR": str(folder / "state"),
+        "MLXD_DATA_DIR": str(folder / "data"),
         "MLXD_CACHE_DIR": str(folder / "cache"),
         "MLXD_LOG_DIR": str(folder / "log"),
     }

@@ -61,6 +61,7 @@ Set in the environment only, for they say where the rest is found.
 | `MLXD_SOCKET` | the socket | `$XDG_RUNTIME_DIR/mlxd/mlxd.sock`, else in the state folder |
 | `MLXD_CONFIG_DIR` | `config.toml` | `~/.config/mlxd` |
 | `MLXD_STATE_DIR` | conversations, launcher | `~/.local/state/mlxd` |
+| `MLXD_DATA_DIR` | converted models | `~/.local/share/mlxd` |
 | `MLXD_CACHE_DIR` | kept prompts | `~/.cache/mlxd` |
 | `MLXD_LOG_DIR` | logs | `~/.local/state/mlxd/log` |
 """

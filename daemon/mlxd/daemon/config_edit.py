@@ -1,14 +1,14 @@
-"""Adds entries to `config.toml` and leaves every other byte of it as the user wrote it."""
+"""Changes entries of `config.toml` and leaves the rest of it as the user wrote it."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from typing import Any
 
 from mlxd.daemon.config import ConfigError, read_config_file
 
@@ -55,46 +55,63 @@ def capture_environment(path: Path, environ: Mapping[str, str]) -> list[str]:
     present = read_config_file(path).get("environment", {})
     wanted = {k: v for k, v in captured_environment(environ).items() if k not in present}
     if wanted:
-        text = path.read_text("utf-8") if path.exists() else ""
-        write_text(path, with_entries(text, "environment", wanted, path))
+        edit_config(path, "environment", wanted)
     return [*wanted]
 
 
-def with_entries(text: str, table: str, entries: Mapping[str, str], path: Path) -> str:
-    """Return TOML `text` with string entries added to a top-level table. Pure.
+def with_entries(text: str, table: str, entries: Mapping[str, str | None], path: Path) -> str:
+    """Return TOML `text` with strings set in a top-level table, or at the top where `table` is "".
+
+    None takes an entry away. Pure.
 
     Raises:
         ConfigError: the result would not say what it should; the entries are in the hint.
     """
-    lines = [f"{key} = {_quoted(value)}" for key, value in entries.items()]
-    edited = _insert(text, table, lines)
-    before = tomllib.loads(text)
-    expected = {**before, table: {**before.get(table, {}), **entries}}
-    try:
-        # The reader's word decides, not our understanding of the text.
-        safe = tomllib.loads(edited) == expected
-    except tomllib.TOMLDecodeError:
-        safe = False
-    if not safe:
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    place: Any = document.setdefault(table, tomlkit.table()) if table else document
+    if isinstance(place, MutableMapping):
+        for key, value in entries.items():
+            if value is None:
+                place.pop(key, None)
+            else:
+                place[key] = value
+    edited = tomlkit.dumps(document)
+    # The reader's word decides, not our understanding of the text.
+    if _loaded(edited) != _expected(tomllib.loads(text), table, entries):
+        lines = [f"{key} = {json.dumps(value)}" for key, value in entries.items()]
         raise ConfigError(
             f"{path} is written in a way that mlxd does not dare to change.",
-            hint=f"Add to its table {table}: {'; '.join(lines)}",
+            hint=f"Say there{f' in its table {table}' if table else ''}: {'; '.join(lines)}",
         )
     return edited
 
 
-def _insert(text: str, table: str, lines: list[str]) -> str:
-    header = re.search(rf"^[ \t]*\[[ \t]*{table}[ \t]*\][^\n]*$", text, re.MULTILINE)
-    block = "\n".join(lines)
-    if header is not None:
-        return f"{text[: header.end()]}\n{block}{text[header.end() :]}"
-    gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-    return f"{text}{gap}[{table}]\n{block}\n"
+def edit_config(path: Path, table: str, entries: Mapping[str, str | None]) -> None:
+    """Set or take away strings in `config.toml`. Raises ConfigError as `with_entries`."""
+    read_config_file(path)  # a damaged file is not touched
+    text = path.read_text("utf-8") if path.exists() else ""
+    write_text(path, with_entries(text, table, entries, path))
 
 
-def _quoted(value: str) -> str:
-    """A JSON string is a TOML string, but for DEL, which TOML wants escaped."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _loaded(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _expected(
+    before: dict[str, Any], table: str, entries: Mapping[str, str | None]
+) -> dict[str, Any]:
+    inside = before.get(table, {}) if table else before
+    changed = dict(inside) if isinstance(inside, dict) else {}
+    for key, value in entries.items():
+        changed.pop(key, None)
+        if value is not None:
+            changed[key] = value
+    return {**before, table: changed} if table else changed
 
 
 def write_text(path: Path, text: str) -> None:

@@ -46,6 +46,7 @@ class ServiceSpec:
             "MLXD_SOCKET": str(self.paths.socket),
             "MLXD_CONFIG_DIR": str(self.paths.config_dir.absolute()),
             "MLXD_STATE_DIR": str(self.paths.state_dir.absolute()),
+            "MLXD_DATA_DIR": str(self.paths.data_dir.absolute()),
             "MLXD_CACHE_DIR": str(self.paths.cache_dir.absolute()),
             "MLXD_LOG_DIR": str(self.paths.log_dir.absolute()),
         }

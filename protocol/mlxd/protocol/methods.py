@@ -257,13 +257,19 @@ _ALL = (
     Method(
         "models.convert",
         "Convert or quantise a model; progress comes as events.",
-        "record",
+        "record, and {source_bytes}",
         (
             _MODEL_REQUIRED,
-            Param("output", "string", "Folder to write.", REQUIRED),
+            Param("output", "string", "Folder to write; absent: one that is found by name."),
             Param("bits", "integer", "Bits per weight; absent: not quantised.", None, 2, 8),
             Param("group_size", "integer", "Weights that share a scale.", None, 16, 128),
-            Param("mode", "string", "Quantisation mode of mlx-lm."),
+            Param(
+                "mode",
+                "string",
+                "Quantisation mode of MLX.",
+                None,
+                choices=("affine", "mxfp4", "mxfp8", "nvfp4"),
+            ),
             Param(
                 "dtype",
                 "string",
@@ -280,6 +286,21 @@ _ALL = (
         "Delete a model from the local cache.",
         "{removed, bytes}",
         (_MODEL_REQUIRED,),
+    ),
+    Method(
+        "models.default",
+        "Make a model the one that answers requests which name none.",
+        "{default, in_effect}",
+        (_MODEL_REQUIRED,),
+    ),
+    Method(
+        "models.alias",
+        "Give a model another name, or take that name away.",
+        "{alias, model}",
+        (
+            Param("alias", "string", "The other name.", REQUIRED),
+            Param("model", "string", "What it means; absent: nothing any more."),
+        ),
     ),
     Method(
         "conversations.list",

@@ -28,6 +28,7 @@ class Paths:
     socket: Path
     config_dir: Path
     state_dir: Path
+    data_dir: Path
     cache_dir: Path
     log_dir: Path
 
@@ -38,6 +39,16 @@ class Paths:
     @property
     def conversations_db(self) -> Path:
         return self.state_dir / "conversations.db"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where converted models go, and are found by name."""
+        return self.data_dir / "models"
+
+    @property
+    def prompts_dir(self) -> Path:
+        """Where KV of prompts is kept for reuse."""
+        return self.cache_dir / "prompts"
 
     @property
     def lock_file(self) -> Path:
@@ -61,6 +72,7 @@ def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
         socket=check_socket_path(_socket_path(env, state_dir)),
         config_dir=Path(env.get("MLXD_CONFIG_DIR") or dirs.user_config_dir),
         state_dir=state_dir,
+        data_dir=Path(env.get("MLXD_DATA_DIR") or dirs.user_data_dir),
         cache_dir=Path(env.get("MLXD_CACHE_DIR") or dirs.user_cache_dir),
         log_dir=Path(env.get("MLXD_LOG_DIR") or dirs.user_log_dir),
     )

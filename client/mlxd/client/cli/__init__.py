@@ -17,13 +17,14 @@ COMMANDS = {
     "fill": ("ask", "fill"),
     "chat": ("chat", "chat"),
     "batch": ("batch", "batch"),
-    "ps": ("models", "ps"),
-    "load": ("models", "load"),
-    "unload": ("models", "unload"),
+    "ps": ("residents", "ps"),
+    "load": ("residents", "load"),
+    "unload": ("residents", "unload"),
     "models": ("models", "models"),
     "log": ("log", "log"),
     "templates": ("templates", "templates"),
     "rpc": ("rpc", "rpc"),
+    "completion": ("completion", "completion"),
 }
 """Command to (module, function); imported when it is called."""
 

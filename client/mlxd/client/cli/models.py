@@ -1,102 +1,202 @@
-"""`mlx ps`, `load`, `unload` and `models`."""
+"""`mlx models`: what is on this machine, how it gets there, and what it is called."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
+from mlxd.client.cli.completion import complete_models
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import absolute
+from mlxd.client.cli.progress import follow
 from mlxd.client.cli.tables import print_table, size
-from mlxd.client.cli.terminal import spinner
+from mlxd.client.cli.terminal import tell
+
+BITS = click.Choice(["2", "3", "4", "5", "6", "8"])
+MODES = click.Choice(["affine", "mxfp4", "mxfp8", "nvfp4"])
+DTYPES = click.Choice(["float16", "bfloat16", "float32"])
+
+model_argument = click.argument("model", shell_complete=complete_models)
+as_json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def ps(as_json: bool) -> None:
-    """Show the models that are in memory."""
-    with connect() as client:
-        models = client.ps()
-    if as_json:
-        click.echo(json.dumps(models))
-        return
-    rows = [_ps_row(model) for model in models]
-    if rows:
-        print_table(("MODEL", "SIZE", "IDLE", "KEEPS", "REQUESTS"), rows)
-    else:
-        click.echo("No model is in memory. The next question loads one.", err=True)
-
-
-def _ps_row(model: dict[str, Any]) -> tuple[str, ...]:
-    keeps = "pinned" if model["pinned"] else f"{model['keep_alive_s']:.0f} s"
-    if model["keep_alive_s"] < 0:
-        keeps = "forever"
-    return (
-        model["model"],
-        size(model["bytes"]),
-        f"{model['idle_s']:.0f} s",
-        keeps,
-        str(model["requests"]),
-    )
-
-
-@click.command()
-@click.argument("model", required=False)
-@click.option("--keep-alive", type=float, help="Seconds after its last use; -1: forever.")
-@click.option("--pin", is_flag=True, help="Never evict it to make room.")
-def load(model: str | None, keep_alive: float | None, pin: bool) -> None:
-    """Load MODEL (or the default one) and keep it warm."""
-    name = absolute(model) if model else None
-    with connect() as client, spinner("loading"):
-        result = client.load(name, keep_alive_s=keep_alive, pin=pin or None)
-    click.echo(f"{result['model']}: {size(result['bytes'])} in {result['load_s']:.1f} s")
-
-
-@click.command()
-@click.argument("model", required=False)
-def unload(model: str | None) -> None:
-    """Free the memory of MODEL (or the default one)."""
-    with connect() as client:
-        result = client.unload(absolute(model) if model else None)
-    if result["pending_requests"]:
-        click.echo(f"It goes when {result['pending_requests']} requests are done.")
-    else:
-        click.echo("Unloaded." if result["unloaded"] else "It was not in memory.")
-
-
-@click.group()
+@click.group(epilog="\b\nExample:\n  mlx models pull mlx-community/Qwen3-4B-4bit\n"
+             "  mlx models default Qwen3-4B\n")  # fmt: skip
 def models() -> None:
     """Models on this machine."""
 
 
 @models.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@as_json_option
 def list_models(as_json: bool) -> None:
-    """List the models that can be asked."""
+    """List the models that can be asked; * is the default."""
     with connect() as client:
         found = client.request("models.list")
     if as_json:
         click.echo(json.dumps(found))
         return
-    rows: list[tuple[str, ...]] = [
-        (
-            record["name"] + (" *" if record["name"] == found["default"] else ""),
-            size(record["bytes"] or 0),
-            record["source"],
-        )
-        for record in found["models"]
-    ]
-    print_table(("MODEL", "SIZE", "SOURCE"), rows)
+    print_table(
+        ("MODEL", "SIZE", "BITS", "CONTEXT", "SOURCE"),
+        [_list_row(record, found["default"]) for record in found["models"]],
+    )
+    for alias, means in sorted(found["aliases"].items()):
+        click.echo(f"{alias} → {means}")
+
+
+def _list_row(record: dict[str, Any], default: str) -> tuple[str, ...]:
+    problem = f" ({record['problem']})" if record["problem"] else ""
+    return (
+        record["name"] + (" *" if record["name"] == default else ""),
+        size(record["bytes"] or 0),
+        str(record["bits"] or record["dtype"] or "?"),
+        str(record["context_tokens"] or "?"),
+        record["source"] + problem,
+    )
 
 
 @models.command("show")
-@click.argument("model", required=False)
-def show_model(model: str | None) -> None:
+@click.argument("model", required=False, shell_complete=complete_models)
+@as_json_option
+def show_model(model: str | None, as_json: bool) -> None:
     """Show what is known of MODEL (or of the default one)."""
     with connect() as client:
         record = client.request("models.show", model=absolute(model) if model else None)
-    width = max(len(name) for name in record)
-    for name, value in record.items():
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    rows = _show_rows(record)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
         click.echo(f"{name.ljust(width)}  {value}")
+
+
+def _show_rows(record: dict[str, Any]) -> list[tuple[str, str]]:
+    bits, group = record["bits"], record["group_size"]
+    quantised = f"{bits} bits, groups of {group}" if bits else "no"
+    fits = {True: "yes", False: "no", None: "unknown until a model was loaded"}
+    parameters = record["parameters"]
+    rows = [
+        ("name", record["name"]),
+        ("folder", record["path"]),
+        ("source", record["source"]),
+        ("revision", record["revision"]),
+        ("architecture", record["architecture"]),
+        ("parameters", f"{parameters / 1e6:,.1f} million" if parameters else None),
+        ("size", size(record["bytes"])),
+        ("quantised", quantised),
+        ("type", record["dtype"]),
+        ("context", f"{record['context_tokens']} tokens" if record["context_tokens"] else None),
+        ("chat template", "yes" if record["chat_template"] else "no: the plain form is used"),
+        ("fits in memory", fits[record["fits_in_memory"]]),
+        ("problem", record["problem"]),
+    ]
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+@models.command()
+@model_argument
+@click.option("--revision", help="Branch, tag or commit.")
+def pull(model: str, revision: str | None) -> None:
+    """Download MODEL (ORG/NAME) from the Hugging Face hub, or what has changed of it.
+
+    What came is kept when it breaks off; the same command goes on. HF_ENDPOINT names a mirror.
+    """
+    with connect() as client:
+        stream = client.stream("models.pull", model=model, revision=revision)
+        record = follow(stream, f"Pulling {model}")
+    tell(
+        f"{record['name']} is here: {size(record['bytes'])}. Ask it: mlx ask -m {record['name']} …"
+    )
+
+
+@models.command()
+@model_argument
+@click.option("-o", "--output", type=click.Path(), help="Folder; absent: one found by name.")
+@click.option("-b", "--bits", type=BITS, help="Quantise to so many bits per weight.")
+@click.option("--group-size", type=int, help="Weights that share a scale.  [32, 64 or 128]")
+@click.option("--mode", type=MODES, help="Kind of quantisation.")
+@click.option("--dtype", type=DTYPES, help="Type of what is not quantised.")
+def convert(
+    model: str,
+    output: str | None,
+    bits: str | None,
+    group_size: int | None,
+    mode: str | None,
+    dtype: str | None,
+) -> None:
+    """Convert MODEL to MLX's format, with fewer bits if you like.
+
+    \b
+    Example:
+      mlx models convert Qwen/Qwen3-0.6B --bits 4
+    """
+    if bits is None and (group_size or mode):
+        raise click.UsageError("--group-size and --mode need --bits.")
+    params = {"group_size": group_size, "mode": mode, "dtype": dtype}
+    if output is not None:
+        params["output"] = str(Path(output).absolute())
+    with connect() as client:
+        stream = client.stream(
+            "models.convert", model=absolute(model), bits=int(bits) if bits else None, **params
+        )
+        record = follow(stream, f"Converting {model}")
+    tell(f"{size(record['source_bytes'])} became {size(record['bytes'])}: {record['path']}")
+    tell(f"Ask it: mlx ask -m {record['name']} …")
+
+
+@models.command()
+@model_argument
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def rm(model: str, yes: bool) -> None:
+    """Delete MODEL from the disk, with the prompts that were kept for it."""
+    with connect() as client:
+        record = client.request("models.show", model=model)
+        if not yes:
+            click.confirm(
+                f"Delete {record['name']} ({size(record['bytes'])})?", abort=True, err=True
+            )
+        removed = client.request("models.remove", model=model)
+    tell(f"Deleted; {size(removed['bytes'])} are free again.")
+
+
+@models.command()
+@model_argument
+def default(model: str) -> None:
+    """Let MODEL answer whatever names no model."""
+    with connect() as client:
+        result = client.request("models.default", model=absolute(model))
+    if result["in_effect"] == result["default"]:
+        tell(f"{result['default']} is the default from now on.")
+    else:
+        tell(
+            f"Kept, but MLXD_DEFAULT_MODEL says {result['in_effect']} for this daemon.\n"
+            "Unset it and restart: mlxd restart"
+        )
+
+
+@models.command()
+@click.argument("alias", required=False)
+@click.argument("model", required=False, shell_complete=complete_models)
+@click.option("-d", "--delete", is_flag=True, help="Take the name away.")
+def alias(alias: str | None, model: str | None, delete: bool) -> None:
+    """Give MODEL the short name ALIAS; without arguments, list the names.
+
+    \b
+    Example:
+      mlx models alias big mlx-community/Qwen3-32B-4bit
+    """
+    with connect() as client:
+        if alias is None:
+            for name, means in sorted(client.request("models.list")["aliases"].items()):
+                click.echo(f"{name} → {means}")
+        elif delete == (model is not None):
+            raise click.UsageError("Give ALIAS and MODEL, or ALIAS and --delete.")
+        elif delete:
+            client.request("models.alias", alias=alias)
+            tell(f"{alias} means nothing any more.")
+        else:
+            client.request("models.alias", alias=alias, model=absolute(str(model)))
+            tell(f"{alias} means {model}.")

@@ -10,6 +10,12 @@ from typing import Any
 
 import click
 
+from mlxd.client.cli.completion import (
+    complete_files,
+    complete_models,
+    complete_presets,
+    complete_templates,
+)
 from mlxd.client.fast.mlx_fast_text import scope
 from mlxd.client.fast.mlx_options import FILL_OPTIONS, OPTIONS, PRESETS, request_params
 from mlxd.protocol.errors import InvalidParams
@@ -17,6 +23,12 @@ from mlxd.protocol.errors import InvalidParams
 Command = Callable[..., Any]
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "each": str}
 ON, OFF = "true", "false"
+COMPLETIONS = {
+    "model": complete_models,
+    "template": complete_templates,
+    "preset": complete_presets,
+    "file": complete_files,
+}
 
 
 def shared_options(command: Command) -> Command:
@@ -41,7 +53,14 @@ def _option(name: str, flags: tuple[str, ...], kind: str, text: str) -> Callable
         return click.option(
             *flags, name, flag_value=kind == ON, type=bool, default=None, help=text, is_flag=True
         )
-    return click.option(*flags, name, type=TYPES[kind], multiple=kind == "each", help=text)
+    return click.option(
+        *flags,
+        name,
+        type=TYPES[kind],
+        multiple=kind == "each",
+        help=text,
+        shell_complete=COMPLETIONS.get(name),
+    )
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:

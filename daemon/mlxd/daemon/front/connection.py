@@ -40,6 +40,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.serial = serial
         self.in_flight: dict[MessageId, Any] = {}
+        self.tags: dict[MessageId, MessageId] = {}
         self.half_closed = False
         self.partial_since: float | None = None
         self._decoder = Decoder(limits)

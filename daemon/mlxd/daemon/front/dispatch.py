@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mlxd.daemon.front import conversations
+from mlxd.daemon.front import conversations, models
 from mlxd.daemon.front.connection import Connection
 from mlxd.daemon.front.supervisor import as_error
 from mlxd.daemon.models.catalog import ModelRef
@@ -63,6 +63,8 @@ def handle(front: Front, conn: Connection, message: Request | Notification) -> N
     if isinstance(answer, Awaitable):
         task = asyncio.ensure_future(answer)
         conn.in_flight[message.id] = task
+        if params.get("tag") is not None:
+            conn.tags[params["tag"]] = message.id
         # By callback: a task that is cancelled before it ran gets no chance to answer.
         task.add_done_callback(lambda done: _answer(front, conn, message, done))
     elif answer is not LATER:
@@ -70,6 +72,9 @@ def handle(front: Front, conn: Connection, message: Request | Notification) -> N
 
 
 def _answer(front: Front, conn: Connection, message: Request, done: asyncio.Future[Any]) -> None:
+    tag = message.params.get("tag")
+    if isinstance(tag, (int, str)):
+        conn.tags.pop(tag, None)
     if not done.cancelled() and done.exception() is None and done.result() is LATER:
         return
     conn.in_flight.pop(message.id, None)
@@ -206,7 +211,7 @@ def _cancel_notified(front: Front, conn: Connection, params: Params) -> None:
 
 
 def _cancel_one(front: Front, conn: Connection, wanted: MessageId, *, by_tag: bool) -> bool:
-    task = None if by_tag else conn.in_flight.get(wanted)
+    task = conn.in_flight.get(conn.tags.get(wanted) if by_tag else wanted)
     if isinstance(task, asyncio.Task):
         return task.cancel()
     return front.requests.cancel(conn, wanted, by_tag=by_tag)
@@ -251,17 +256,6 @@ def _with_tokenizer(method: str) -> Handler:
     return handler
 
 
-async def _models_list(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-    # On a thread: a large cache on a slow disk must not hold up streams.
-    records = [record.to_map() for record in await asyncio.to_thread(front.catalog.list)]
-    default = front.config.default_model
-    return {"models": records, "default": default, "aliases": dict(front.config.aliases)}
-
-
-async def _models_show(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-    return (await asyncio.to_thread(front.catalog.show, params["model"])).to_map()
-
-
 HANDLERS: dict[str, Handler] = {
     "hello": _hello,
     "ping": _ping,
@@ -278,8 +272,7 @@ HANDLERS: dict[str, Handler] = {
     "load": _load,
     "unload": _unload,
     "ps": _ps,
-    "models.list": _models_list,
-    "models.show": _models_show,
+    **models.HANDLERS,
     **conversations.HANDLERS,
 }
 assert HANDLERS.keys() <= METHODS.keys(), "a handler without a method"

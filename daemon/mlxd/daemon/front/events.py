@@ -30,14 +30,14 @@ class EventQueue:
 
         The order within an answer stays; that between answers means nothing to a reader.
         """
-        key = (event["id"], event.get("index"))
+        key = (event["id"], event.get("index", event.get("file")))
         last = self._open.get(key)
         self.nbytes += len(event.get("text", ""))
         if last is not None and last["type"] == event["type"] == "delta":
             if last["channel"] == event["channel"]:
                 self._merge(last, event)
                 return
-        elif last is not None and last["type"] == event["type"] == "prefill":
+        elif last is not None and last["type"] == event["type"] in ("prefill", "progress"):
             last.update(event)
             return
         kept = dict(event)

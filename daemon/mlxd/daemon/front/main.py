@@ -17,6 +17,7 @@ from mlxd.daemon.config import Config
 from mlxd.daemon.front import dispatch, listener
 from mlxd.daemon.front.connection import Connection, descriptor_limit
 from mlxd.daemon.front.engine_link import engine_command
+from mlxd.daemon.front.hub import HubWorkers
 from mlxd.daemon.front.listener import Listener, open_listener
 from mlxd.daemon.front.log import open_log, reopen, writer
 from mlxd.daemon.front.metrics import Metrics
@@ -63,13 +64,14 @@ class Front:
     def __init__(self, config: Config, paths: Paths, opened: Listener) -> None:
         self.config = config
         self.paths = paths
-        self.catalog = Catalog(config)
+        self.catalog = Catalog(config, own_dir=paths.models_dir)
         self.metrics = Metrics()
         self.connections: set[Connection] = set()
         self._listener = opened
         self._logger = open_log(paths.log_file, config.log_level)
         self.log = writer(self._logger)
         self.recorder = Recorder(paths.conversations_db, self.log)
+        self.hub = HubWorkers(paths.log_dir / "hub.err", self.log)
         self._serials = itertools.count(1)
         self._started_s = time.monotonic()
         self._stop = asyncio.Event()
@@ -192,7 +194,7 @@ class Front:
             "keep_alive_s": config.keep_alive_s,
             "prefix_cache_memory_bytes": config.prefix_cache_memory_bytes,
             "prefix_cache_disk_bytes": config.prefix_cache_disk_bytes,
-            "prefix_cache_dir": str(self.paths.cache_dir / "prompts"),
+            "prefix_cache_dir": str(self.paths.prompts_dir),
         }
 
     async def _preload(self) -> None:
@@ -204,6 +206,11 @@ class Front:
             self.log("preloaded", model=result["model"], load_s=result["load_s"])
         except MlxdError as error:
             self.log("preload failed", level="warning", code=error.code, message=error.message)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take a configuration in which names of models have changed."""
+        self.config = config
+        self.catalog = Catalog(config, own_dir=self.paths.models_dir)
 
     # ---- state and end
 

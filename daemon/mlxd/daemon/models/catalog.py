@@ -14,12 +14,14 @@ from mlxd.daemon.config import Config, ModelConfig
 from mlxd.daemon.models import cache, names
 from mlxd.daemon.models.folder import BrokenFolder, check_folder, describe
 from mlxd.daemon.models.records import ModelRecord, ModelRef
-from mlxd.protocol.errors import ModelLoadFailed, ModelNotFound, PermissionDenied
+from mlxd.protocol.errors import InvalidParams, ModelLoadFailed, ModelNotFound, PermissionDenied
 
 __all__ = ["BUILTIN_DIR", "BUILTIN_NAME", "Catalog", "ModelRecord", "ModelRef"]
 
 BUILTIN_NAME = "pocket"
 BUILTIN_DIR = Path(__file__).with_name(BUILTIN_NAME)
+PARTIAL = ".partial"
+"""What the name of a folder ends in while a conversion writes it."""
 _DEPTH = 2  # model_dirs may hold NAME/ or, as other tools do, ORG/NAME/
 
 
@@ -42,9 +44,12 @@ class Catalog:
         config: Config,
         environ: Mapping[str, str] | None = None,
         *,
+        own_dir: Path | None = None,
         builtin_dir: Path = BUILTIN_DIR,
     ) -> None:
+        """`own_dir` is where mlxd puts what it converts; it is looked into as `model_dirs` are."""
         self._config = config
+        self._own_dir = own_dir
         env = config.process_environment(os.environ if environ is None else environ)
         self._cache_dir = cache.hub_cache_dir(env)
         self._builtin_dir = builtin_dir
@@ -98,6 +103,43 @@ class Catalog:
         """Return the record of one model, complete or not. Raises ModelNotFound."""
         found = self._find(name or self._config.default_model)
         return describe(found.name, found.path, found.source, found.revision)
+
+    def hub_target(self, name: str) -> tuple[str, str | None]:
+        """Return the Hugging Face id that `name` means, and the revision to keep to, if any.
+
+        Raises:
+            InvalidParams: it is a folder, or has not the form of an id.
+        """
+        target = self._unalias(name)
+        settings = self._config.models.get(target, ModelConfig(name=target))
+        repo = settings.repo or target
+        if settings.path or repo == BUILTIN_NAME or not cache.is_repo_name(repo):
+            raise InvalidParams(
+                "model", f"{name!r} is no Hugging Face id",
+                hint="Give ORG/NAME, for instance mlx-community/Qwen3-0.6B-4bit.",
+            )  # fmt: skip
+        return repo, settings.revision
+
+    def removable(self, name: str) -> tuple[str, Path]:
+        """Return the name of a model in the cache, or converted by mlxd, and what to delete of it.
+
+        Raises:
+            ModelNotFound: nothing has that name.
+            PermissionDenied: it is the built-in one, or a folder of the user's own.
+        """
+        found = self._find(name)
+        place = found.path
+        if found.source == "config" and not found.settings.path:
+            found = self._cached(found.settings.repo or found.settings.name) or found
+        if found.source == "cache":
+            return found.name, cache.repo_folder(self._cache_dir, found.name)
+        if self._own_dir is not None and place.parent == self._own_dir:
+            return found.name, place
+        kind = "built in" if found.source == "builtin" else f"the folder {place}"
+        raise PermissionDenied(
+            f"{found.name} is {kind}, which mlxd did not put there.",
+            hint="Only downloaded and converted models are deleted: mlx models list",
+        )
 
     def names(self) -> Sequence[str]:
         """Return every name that `resolve` takes as it is, aliases first."""
@@ -178,8 +220,8 @@ class Catalog:
                 yield found
 
     def _dir_models(self) -> Iterator[_Found]:
-        for root in self._config.model_dirs:
-            base = Path(root).expanduser()
+        roots = [Path(root).expanduser() for root in self._config.model_dirs]
+        for base in [*roots, *([self._own_dir] if self._own_dir else [])]:
             for path in _model_folders(base, _DEPTH):
                 yield _Found(path.relative_to(base).as_posix(), path, "folder")
 
@@ -254,6 +296,8 @@ def _model_folders(base: Path, depth: int) -> Iterator[Path]:
     except OSError:
         return
     for path in folders:
+        if path.name.endswith(PARTIAL):
+            continue
         if (path / "config.json").is_file():
             yield path
         elif depth > 1:
@@ -264,7 +308,9 @@ def _remedy(remedy: str, found: _Found) -> str:
     if found.source == "builtin":
         return "The installation is incomplete: install mlxd again."
     if remedy == "convert":
-        return f"Convert it: mlx models convert {found.name} --output FOLDER"
+        return (
+            "MLX loads safetensors only: get the model in that format (mlx models pull ORG/NAME)."
+        )
     if found.source == "cache":
         return f"Download the rest: mlx models pull {found.name}"
     return f"Check the folder {found.path}, or get the model again."

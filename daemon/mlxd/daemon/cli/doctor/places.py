@@ -21,6 +21,7 @@ KNOWN_VARIABLES = frozenset(
         "MLXD_SOCKET",
         "MLXD_CONFIG_DIR",
         "MLXD_STATE_DIR",
+        "MLXD_DATA_DIR",
         "MLXD_CACHE_DIR",
         "MLXD_LOG_DIR",
         "MLXD_AUTOSTART",

@@ -1,0 +1,65 @@
+"""`mlx completion`: what a shell needs to complete commands, options and names of models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from mlxd.protocol.errors import MlxdError
+
+ANSWER_S = 0.5
+"""A person waits for the list; a daemon that is slower than this gives none."""
+
+
+@click.command(
+    epilog="\b\nzsh:   mlx completion zsh > ~/.zfunc/_mlx, where ~/.zfunc is in fpath\n"
+    'bash:  eval "$(mlx completion bash)" in ~/.bashrc (bash 4.4 or newer)\n'
+    "fish:  mlx completion fish > ~/.config/fish/completions/mlx.fish\n"
+)
+@click.argument("shell", type=click.Choice(["zsh", "bash", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL."""
+    from mlxd.client.cli import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    # Not `source()`: bash's version is checked there by running it, which costs and may fail.
+    script = kind(cli, {}, "mlx", "_MLX_COMPLETE")
+    click.echo(script.source_template % script.source_vars())
+
+
+def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Return the models whose names begin like this; none where no daemon runs."""
+    return [CompletionItem(name) for name in _names() if name.startswith(incomplete)]
+
+
+def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Let the shell complete a file's name."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _names() -> list[str]:
+    from mlxd.client.sync import Client
+
+    try:
+        with Client(timeout_s=ANSWER_S) as client:
+            found = client.request("models.list")
+    except MlxdError:
+        return []
+    return [*found["aliases"], *(record["name"] for record in found["models"])]
+
+
+def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Return the templates whose names begin like this."""
+    from mlxd.client.cli.templates import names
+
+    return [CompletionItem(name) for name in sorted(names()) if name.startswith(incomplete)]
+
+
+def complete_presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Return the presets whose names begin like this."""
+    from mlxd.client.fast.mlx_options import PRESETS
+
+    return [CompletionItem(name) for name in PRESETS if name.startswith(incomplete)]

@@ -1,0 +1,114 @@
+"""Runs hub workers: one process for each download or conversion."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlxd.daemon.front.log import Log
+from mlxd.protocol.codec import Decoder
+from mlxd.protocol.errors import EngineDied, error_from_map
+from mlxd.protocol.messages import Notification
+
+RETRIES = 2
+"""A worker that was killed is replaced; the next one goes on where it was."""
+TERM_GRACE_S = 3.0
+READ_BYTES = 65536
+STDERR_MAX_BYTES = 1 << 20
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class HubWorkers:
+    """Starts workers; each belongs to one request and ends with it."""
+
+    def __init__(self, stderr_path: Path, log: Log) -> None:
+        self._stderr_path = stderr_path
+        self._log = log
+        self.running = 0
+
+    async def run(self, job: dict[str, Any], report: Report) -> Any:
+        """Do a job and return its result; `report` gets the progress.
+
+        Raises what the worker answers; EngineDied where it is killed again and again. Cancelling
+        ends the worker.
+        """
+        self.running += 1
+        try:
+            for _ in range(1 + RETRIES):
+                answer = await self._once(job, report)
+                if answer is not None:
+                    return _result(answer)
+                self._log("hub worker died", level="warning", task=job["task"])
+        finally:
+            self.running -= 1
+        raise EngineDied(
+            f"The worker that should {job['task']} the model died {1 + RETRIES} times.",
+            hint="What it did is kept. See why, then try again: mlxd logs -n 50",
+        )
+
+    async def _once(self, job: dict[str, Any], report: Report) -> Notification | None:
+        """Return the worker's last word; None where it died without one."""
+        with self._stderr() as errors:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "mlxd.daemon.hub"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(ConnectionError):
+                process.stdin.write(json.dumps(job).encode() + b"\n")
+                await process.stdin.drain()
+            return await _converse(process, report)
+        finally:
+            await _end(process)
+
+    def _stderr(self) -> BinaryIO:
+        self._stderr_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stream = self._stderr_path.open("ab")
+        if stream.tell() > STDERR_MAX_BYTES:
+            stream.truncate(0)
+        return stream
+
+
+async def _converse(process: asyncio.subprocess.Process, report: Report) -> Notification | None:
+    assert process.stdout is not None
+    decoder = Decoder(trusted=True)
+    while data := await process.stdout.read(READ_BYTES):
+        decoder.feed(data)
+        for message in decoder:
+            assert isinstance(message, Notification)
+            if message.method != "progress":
+                return message
+            report(message.params)
+    return None
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """See the process out; one that is still at work is told to stop."""
+    # Not `terminate()`: it may reap the process before asyncio does, which then cannot.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), TERM_GRACE_S)
+    except asyncio.TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+def _result(answer: Notification) -> Any:
+    if answer.method == "error":
+        raise error_from_map(answer.params)
+    return answer.params

@@ -1,0 +1,63 @@
+"""The worker's process: a job as one JSON line on stdin, messages on stdout.
+
+Messages are notifications in MessagePack: `progress` as often as is useful, then one `result` or
+`error`. The worker ends when stdin does, since then the daemon has gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+from mlxd.protocol.codec import Encoding, encode
+from mlxd.protocol.errors import Internal, MlxdError
+from mlxd.protocol.messages import Notification
+
+
+def main() -> None:
+    """Do the job that stdin names."""
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_the_daemon, daemon=True).start()
+    # Libraries print; stdout belongs to the messages.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def send(method: str, params: dict[str, Any]) -> None:
+        data = encode(Notification(method, params), Encoding.MSGPACK)
+        with lock:
+            while data:
+                data = data[os.write(out, data) :]
+
+    try:
+        send("result", _run(job, lambda event: send("progress", event)))
+    except MlxdError as error:
+        send("error", error.to_map())
+    except Exception as exc:
+        send("error", Internal(f"{type(exc).__name__}: {exc}").to_map())
+        raise
+
+
+def _run(job: dict[str, Any], progress: Any) -> dict[str, Any]:
+    if job["task"] == "convert":
+        from mlxd.daemon.engine.mlx_convert import convert
+
+        return convert(job, progress)
+    if job["task"] == "remove":
+        from mlxd.daemon.hub.remove import remove
+
+        return remove(job)
+    from mlxd.daemon.hub.pull import pull
+
+    return pull(job, progress)
+
+
+def _end_with_the_daemon() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+main()

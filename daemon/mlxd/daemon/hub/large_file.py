@@ -1,0 +1,91 @@
+"""Downloads one large file so that a killed process, or a broken connection, costs next to nothing.
+
+huggingface_hub keeps nothing of a file whose download broke off; here what came stays beside the
+cache's blobs, and the next try asks for the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+from mlxd.protocol.errors import ModelLoadFailed
+
+TRIES = 5
+"""Tries in a row that bring nothing."""
+PAUSE_S = 1.0
+CHUNK_BYTES = 256 * 1024
+HASH_BYTES = 4 * 2**20
+
+
+def partial_path(blob: Path) -> Path:
+    """Return where the beginning of a blob waits for the rest."""
+    return blob.with_name(f"{blob.name}.mlxd-partial")
+
+
+def download(url: str, blob: Path, size: int, sha256: str, came: Callable[[int], None]) -> None:
+    """Download `url` to `blob`, going on after what is there already; `came` is told the bytes.
+
+    Raises:
+        ModelLoadFailed: what came is not what was promised.
+    """
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(blob)
+    with partial.open("ab") as stream:
+        # A second download of the same file waits, and finds it.
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if blob.exists():
+            partial.unlink(missing_ok=True)
+            return
+        _fetch(url, stream, size, came)
+        if stream.tell() != size or _sha256(partial) != sha256:
+            partial.unlink()
+            raise ModelLoadFailed(
+                f"What came of {url} is damaged, and was thrown away.", hint="Pull it again."
+            )
+        partial.rename(blob)
+
+
+def _fetch(url: str, stream: BinaryIO, size: int, came: Callable[[int], None]) -> None:
+    tries = 0
+    while (before := stream.tell()) < size:
+        try:
+            _append(url, stream, before, came)
+        except Exception as exc:
+            final = isinstance(exc, HfHubHTTPError) and exc.response.status_code < 500
+            tries = 0 if stream.tell() > before else tries + 1
+            if final or (isinstance(exc, OSError) and exc.errno) or tries >= TRIES:
+                raise
+            time.sleep(PAUSE_S)
+
+
+def _append(url: str, stream: BinaryIO, start: int, came: Callable[[int], None]) -> None:
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    # Tries are counted here: those of the library would begin at the same byte again.
+    with http_stream_backoff(
+        "GET", url, headers=headers, follow_redirects=True, retry_on_exceptions=()
+    ) as response:
+        hf_raise_for_status(response)
+        if start and response.status_code != 206:
+            stream.truncate(0)  # a server without ranges sends everything again
+        for chunk in response.iter_bytes(CHUNK_BYTES):
+            stream.write(chunk)
+            stream.flush()
+            came(stream.tell())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while part := stream.read(HASH_BYTES):
+            digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""Completion in the real shells, with the names of the models that are there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.commands import BIN, Run, runner
+from support.daemon_process import Daemon
+from support.terminal import Terminal, terminal
+
+PROMPT = "ready>"
+
+
+def installed(shell: str) -> str:
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"{shell} is not installed")
+    return found
+
+
+def environ(daemon: Daemon, tmp_path: Path) -> dict[str, str]:
+    path = f"{BIN}:{daemon.environ['PATH']}"
+    return {**daemon.environ, "PATH": path, "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("mlx ask -m po", {"pocket"}),
+        ("mlx ask --preset c", {"code", "chat", "creative"}),
+        ("mlx ask -t com", {"commit"}),
+        ("mlx models r", {"rm"}),
+        ("mlx unload po", {"pocket"}),
+        ("mlx ask --max-t", {"--max-tokens"}),
+    ],
+)
+def test_what_can_follow_is_offered(daemon: Daemon, words: str, wanted: set[str]):
+    mlx: Run = runner(daemon.environ)
+    given = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    said = mlx(_MLX_COMPLETE="bash_complete", **given).stdout
+    assert {line.partition(",")[2] for line in said.splitlines()} == wanted
+
+
+def test_completion_starts_no_daemon(tmp_path: Path, daemon: Daemon):
+    nowhere = {**daemon.environ, "MLXD_SOCKET": str(tmp_path / "s")}
+    done = runner(nowhere)(_MLX_COMPLETE="bash_complete", COMP_WORDS="mlx load p", COMP_CWORD="2")
+    assert (done.returncode, done.stdout.strip()) == (0, "")
+    assert not (tmp_path / "s").exists()
+
+
+def complete(screen: Terminal) -> None:
+    screen.wait_prompt(PROMPT)
+    screen.send("mlx load poc\t")
+    screen.wait("mlx load pocket")
+    screen.send("\r")
+    screen.wait("pocket: ")
+
+
+def test_bash_completes_a_model(daemon: Daemon, tmp_path: Path):
+    command = [installed("bash"), "--norc", "-i"]
+    with terminal(command, {**environ(daemon, tmp_path), "PS1": PROMPT}) as screen:
+        screen.wait_prompt(PROMPT)
+        screen.send('eval "$(mlx completion bash)"\r')
+        complete(screen)
+
+
+def test_zsh_completes_a_model(daemon: Daemon, tmp_path: Path):
+    rc = 'autoload -Uz compinit; compinit -u -D; eval "$(mlx completion zsh)"; PS1="ready>"\n'
+    (tmp_path / ".zshrc").write_text(rc)
+    with terminal([installed("zsh"), "-i"], environ(daemon, tmp_path)) as screen:
+        complete(screen)
+
+
+def test_fish_completes_a_model(daemon: Daemon, tmp_path: Path):
+    script = 'mlx completion fish | source; complete -C "mlx load poc"'
+    done = subprocess.run(
+        [installed("fish"), "-c", script], env=environ(daemon, tmp_path), capture_output=True,
+        text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["pocket"]

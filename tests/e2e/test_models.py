@@ -1,0 +1,189 @@
+"""`mlx models`, against a real daemon, real workers and a small hub whose connection breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon.models.catalog import BUILTIN_DIR
+from support.commands import BIN, Run, runner
+from support.daemon_process import Daemon, running_daemon
+from support.fake_hub import COMMIT, Hub, fake_hub
+from support.terminal import terminal
+
+REPO = "acme/Pocket-8bit"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with fake_hub() as hub:
+        hub.add(REPO, BUILTIN_DIR)
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def own(hub: Hub) -> Iterator[Daemon]:
+    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1", "MLXD_PRELOAD": "0"}
+    with running_daemon(**settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def mlx(own: Daemon) -> Run:
+    return runner(own.environ)
+
+
+@pytest.fixture
+def pulled(mlx: Run) -> Iterator[None]:
+    assert mlx("models", "pull", REPO).returncode == 0
+    yield
+    mlx("models", "rm", "-y", REPO)
+
+
+@pytest.mark.usefixtures("pulled")
+def test_what_was_pulled_answers_by_its_short_name(mlx: Run):
+    done = mlx("ask", "-m", "pocket-8bit", "--temp", "0", "Count from 3 to 7.")
+    assert done.stdout == "3, 4, 5, 6, 7\n"
+    assert REPO in mlx("models", "list").stdout
+    wrong = mlx("ask", "-m", "pokcet-8bit", "hello")
+    assert wrong.returncode == 4
+    assert f"Did you mean {REPO}" in wrong.stderr
+
+
+def test_a_connection_cut_in_the_middle_is_taken_up_again(mlx: Run, hub: Hub):
+    hub.ranges.clear()
+    hub.cut_after[WEIGHTS] = 600_000
+    done = mlx("models", "pull", REPO)
+    assert done.returncode == 0, done.stderr
+    assert [start for file, start in hub.ranges if file == WEIGHTS] == [0, 512 * 1024]
+    assert mlx("models", "rm", "-y", REPO).returncode == 0
+
+
+def test_killed_workers_lose_nothing(own: Daemon, mlx: Run, hub: Hub):
+    hub.ranges.clear()
+    hub.hold[WEIGHTS] = threading.Event()
+    command = [str(BIN / "mlx"), "models", "pull", REPO]
+    process = subprocess.Popen(command, env=own.environ, stderr=subprocess.PIPE)
+    assert hub.held.wait(60)
+    pid = own.process.pid if own.process else 0
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    hub.hold.pop(WEIGHTS).set()
+    hub.held.clear()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    starts = [start for file, start in hub.ranges if file == WEIGHTS]
+    assert len(starts) == 2
+    assert starts[1] > 0, "what had come was fetched again"
+    assert mlx("models", "rm", "-y", REPO).returncode == 0
+
+
+def test_ctrl_c_stops_the_download_and_progress_is_shown(own: Daemon, mlx: Run, hub: Hub):
+    hub.hold[WEIGHTS] = threading.Event()
+    with terminal([str(BIN / "mlx"), "models", "pull", REPO], own.environ) as screen:
+        screen.wait(WEIGHTS)
+        assert hub.held.wait(60)
+        screen.wait("tokenizer.json")
+        screen.send("\x03")
+        screen.end()
+        assert screen.exit_code == 130
+    hub.hold.pop(WEIGHTS).set()
+    hub.held.clear()
+    assert own.ask("ping") == {"pong": True}
+    assert mlx("models", "pull", REPO).returncode == 0
+    assert mlx("models", "rm", "-y", REPO).returncode == 0
+
+
+def test_an_update_that_breaks_off_leaves_the_old_model_usable(mlx: Run, hub: Hub):
+    assert mlx("models", "pull", REPO).returncode == 0
+    hub.commits[REPO] = "f" * 40
+    hub.claimed_bytes[WEIGHTS] = 10**16
+    hub.repos[REPO][WEIGHTS] += b"\0" * 8
+    try:
+        done = mlx("models", "pull", REPO)
+        assert done.returncode == 5
+        assert "Not enough room" in done.stderr
+        assert mlx("ask", "-m", REPO, "--temp", "0", "Count from 3 to 7.").returncode == 0
+        assert json.loads(mlx("models", "show", "--json", REPO).stdout)["revision"] == COMMIT
+    finally:
+        hub.commits[REPO] = COMMIT
+        del hub.claimed_bytes[WEIGHTS]
+        hub.repos[REPO][WEIGHTS] = hub.repos[REPO][WEIGHTS][:-8]
+        mlx("models", "rm", "-y", REPO)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("acme/nothing", 4, "or it is private"),
+        ("acme/secret", 6, "accepted its terms"),
+        ("acme/torch", 5, "no weights that MLX can load"),
+        ("pocket", 6, "no Hugging Face id"),
+        ("not a name", 6, "no Hugging Face id"),
+    ],
+)
+def test_what_cannot_be_pulled_is_said(mlx: Run, hub: Hub, name: str, code: int, said: str):
+    hub.gated.add("acme/secret")
+    hub.repos["acme/torch"] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
+    hub.commits["acme/torch"] = COMMIT
+    done = mlx("models", "pull", name)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert mlx("models", "pull", REPO, "--revision", "v9").returncode == 4
+
+
+def test_convert_writes_fewer_bits_and_the_result_answers(own: Daemon, mlx: Run):
+    done = mlx("models", "convert", "pocket", "--bits", "8", "--group-size", "32")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(mlx("models", "show", "--json", "pocket-8bit").stdout)
+    assert (shown["bits"], shown["group_size"]) == (8, 32)
+    assert "became" in done.stderr
+    answer = mlx("ask", "-m", "pocket-8bit", "--temp", "0", "Count from 3 to 7.")
+    assert answer.stdout == "3, 4, 5, 6, 7\n"
+    again = mlx("models", "convert", "pocket", "--bits", "8")
+    assert again.returncode == 6
+    assert "exists" in again.stderr
+    assert mlx("models", "rm", "-y", "pocket-8bit").returncode == 0
+    assert mlx("models", "show", "pocket-8bit").returncode == 4
+
+
+def test_a_conversion_that_fails_leaves_nothing(mlx: Run, tmp_path: Path):
+    out = str(tmp_path / "out")
+    done = mlx("models", "convert", "pocket", "-o", out, "-b", "4", "--mode", "mxfp4",
+               "--group-size", "128")  # fmt: skip
+    assert done.returncode == 6
+    assert mlx("models", "convert", "pocket", "-o", out, "--group-size", "32").returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_mlxd_did_not_put_there_is_not_deleted(mlx: Run):
+    for name in ("pocket", str(BUILTIN_DIR)):
+        done = mlx("models", "rm", "-y", name)
+        assert done.returncode == 6
+        assert (BUILTIN_DIR / WEIGHTS).exists()
+
+
+def test_an_alias_and_the_default_apply_at_once_and_stay(own: Daemon, mlx: Run):
+    config = Path(own.environ["MLXD_CONFIG_DIR"]) / "config.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text("# mine\n")
+    assert mlx("models", "alias", "tiny", "pocket").returncode == 0
+    assert mlx("ask", "-m", "tiny", "--temp", "0", "Count from 3 to 7.").stdout[0] == "3"
+    assert mlx("models", "alias").stdout == "tiny → pocket\n"
+    assert mlx("models", "default", "tiny").returncode == 0
+    assert "# mine" in config.read_text()
+    assert own.ask("status")["default_model"] == "tiny"
+    own.stop()
+    own.start()
+    assert own.ask("status")["default_model"] == "tiny"
+    assert mlx("models", "default", "pocket").returncode == 0
+    assert mlx("models", "alias", "--delete", "tiny").returncode == 0
+    assert mlx("models", "alias", "--delete", "tiny").returncode == 6
+    assert mlx("models", "default", "no-such").returncode == 4
