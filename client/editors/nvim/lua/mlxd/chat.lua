@@ -1,0 +1,109 @@
+--- `:MlxChat`: a conversation in a buffer of Markdown. Enter in normal mode sends.
+local M = {}
+local api = vim.api
+local YOU, MODEL = '## You', '## Model'
+local PREFILL_MS = 400
+
+---@type table<integer, fun()> buffer to what stops its answer
+local answering = {}
+local timer
+
+--- Read the conversation from the buffer: what the person sees is what the model gets.
+---@param buffer integer
+---@return table[]
+function M.messages(buffer)
+  local found, role, lines = {}, nil, {}
+  local function finish()
+    local text = vim.trim(table.concat(lines, '\n'))
+    if role and text ~= '' then table.insert(found, { role = role, content = text }) end
+    lines = {}
+  end
+  for _, line in ipairs(api.nvim_buf_get_lines(buffer, 0, -1, false)) do
+    if line == YOU or line == MODEL then
+      finish()
+      role = line == YOU and 'user' or 'assistant'
+    else
+      table.insert(lines, line)
+    end
+  end
+  finish()
+  local system = require('mlxd').options.system
+  if system then table.insert(found, 1, { role = 'system', content = system }) end
+  return found
+end
+
+---@param buffer integer
+---@param lines string[]
+local function append(buffer, lines)
+  api.nvim_buf_set_lines(buffer, -1, -1, false, lines)
+  for _, window in ipairs(vim.fn.win_findbuf(buffer)) do
+    api.nvim_win_set_cursor(window, { api.nvim_buf_line_count(buffer), 0 })
+  end
+end
+
+---@param buffer integer
+local function send(buffer)
+  local messages = M.messages(buffer)
+  if answering[buffer] or #messages == 0 or messages[#messages].role ~= 'user' then return end
+  append(buffer, { '', MODEL, '', '' })
+  local writer = require('mlxd.writer').new(buffer, api.nvim_buf_line_count(buffer) - 1, 0)
+  answering[buffer] = require('mlxd.ask').stream(messages, function(text)
+    return writer:write(text)
+  end, function(err)
+    answering[buffer] = nil
+    writer:close()
+    if not api.nvim_buf_is_valid(buffer) then return end
+    append(buffer, { '', YOU, '', '' })
+    if err and err.code ~= 'cancelled' then require('mlxd.state').complain(err) end
+  end)
+end
+
+--- Let the daemon read the conversation while the question is still being written.
+---@param buffer integer
+local function prefill(buffer)
+  if timer then timer:stop() end
+  timer = vim.defer_fn(function()
+    if not api.nvim_buf_is_valid(buffer) or answering[buffer] then return end
+    local messages = M.messages(buffer)
+    if #messages == 0 then return end
+    local params = require('mlxd.ask').params(messages)
+    params.supersede = ('nvim-chat-%d-%d'):format(vim.fn.getpid(), buffer)
+    params.priority = 'completion'
+    -- It only warms: what goes wrong is told by the question itself.
+    require('mlxd.client').request('prefill', params, function() end)
+  end, PREFILL_MS)
+end
+
+--- Open the chat, with a question perhaps.
+---@param question string
+function M.open(question)
+  vim.cmd(require('mlxd').options.split)
+  local buffer = api.nvim_get_current_buf()
+  vim.bo[buffer].buftype, vim.bo[buffer].bufhidden = 'nofile', 'hide'
+  vim.bo[buffer].swapfile, vim.bo[buffer].filetype = false, 'markdown'
+  vim.wo.wrap, vim.wo.linebreak = true, true
+  pcall(api.nvim_buf_set_name, buffer, 'mlx chat ' .. buffer)
+  vim.b[buffer].mlxd_chat = true
+  api.nvim_buf_set_lines(buffer, 0, -1, false, { YOU, '', question })
+  api.nvim_win_set_cursor(0, { 3, #question })
+  local map = function(key, what, desc)
+    vim.keymap.set('n', key, what, { buffer = buffer, desc = desc })
+  end
+  map('<CR>', function() send(buffer) end, 'Send')
+  map('<C-c>', function()
+    if answering[buffer] then answering[buffer]() end
+  end, 'Stop the answer')
+  api.nvim_create_autocmd('TextChangedI', {
+    buffer = buffer,
+    callback = function() prefill(buffer) end,
+  })
+  api.nvim_create_autocmd('BufWipeout', {
+    buffer = buffer,
+    callback = function()
+      if answering[buffer] then answering[buffer]() end
+    end,
+  })
+  if question ~= '' then send(buffer) end
+end
+
+return M

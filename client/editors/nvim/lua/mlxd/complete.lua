@@ -1,0 +1,266 @@
+--- Completion as ghost text behind the cursor. What is stale is never shown.
+local M = {}
+local api = vim.api
+local uv = vim.uv or vim.loop
+local namespace = api.nvim_create_namespace('mlxd.complete')
+local group = api.nvim_create_augroup('mlxd.complete', { clear = true })
+
+---@class mlxd.Ghost
+---@field buffer integer
+---@field row integer
+---@field column integer where it begins: at the cursor
+---@field tick integer the buffer's state that it belongs to
+---@field text string
+
+---@type mlxd.Ghost?
+local ghost
+---@type mlxd.Request?
+local request
+local debounce = uv.new_timer()
+local budget = uv.new_timer()
+-- Every change makes what was asked before it stale.
+local generation = 0
+-- Requests sent, answers shown, answers thrown away; read by benchmarks.
+M.counts = { asked = 0, shown = 0, stale = 0 }
+
+---@return mlxd.CompleteOptions
+local function options() return require('mlxd').options.complete end
+
+local function erase()
+  if ghost then
+    if api.nvim_buf_is_valid(ghost.buffer) then
+      api.nvim_buf_clear_namespace(ghost.buffer, namespace, 0, -1)
+    end
+    ghost = nil
+  end
+end
+
+--- Take away what is shown and forget what is asked.
+function M.dismiss()
+  generation = generation + 1
+  debounce:stop()
+  budget:stop()
+  erase()
+  if request then
+    request.cancel()
+    request = nil
+  end
+end
+
+--- Show the ghost. Its first line covers what stands right of the cursor, so that is repeated.
+local function draw()
+  local shown = ghost --[[@as mlxd.Ghost]]
+  local lines = vim.split(shown.text, '\n')
+  local line = api.nvim_buf_get_lines(shown.buffer, shown.row, shown.row + 1, false)[1] or ''
+  local rest = line:sub(shown.column + 1)
+  local inline = vim.fn.has('nvim-0.10') == 1
+  local first = { { lines[1], 'MlxdGhost' } }
+  if rest ~= '' and not inline then table.insert(first, { rest, 'Normal' }) end
+  local below = {}
+  for i = 2, #lines do below[#below + 1] = { { lines[i], 'MlxdGhost' } } end
+  api.nvim_buf_clear_namespace(shown.buffer, namespace, 0, -1)
+  api.nvim_buf_set_extmark(shown.buffer, namespace, shown.row, shown.column, {
+    virt_text = first,
+    virt_text_pos = inline and 'inline' or 'overlay',
+    virt_lines = #below > 0 and below or nil,
+    hl_mode = 'combine',
+  })
+end
+
+--- Text around the cursor. The beginning moves in jumps, so that the daemon finds most of it in
+--- its cache however much is typed.
+---@return string prefix
+---@return string suffix
+function M.context()
+  local limits = options()
+  local cursor = api.nvim_win_get_cursor(0)
+  local row, column = cursor[1] - 1, cursor[2]
+  local lines = api.nvim_buf_get_lines(0, 0, row, false)
+  local here = api.nvim_get_current_line()
+  local before = #lines > 0 and table.concat(lines, '\n') .. '\n' or ''
+  local half = math.floor(limits.prefix_chars / 2)
+  if #before > limits.prefix_chars then
+    local jump = math.floor((#before - half) / half) * half
+    before = before:sub(jump + 1):gsub('^[^\n]*\n', '', 1)
+  end
+  local after = table.concat(api.nvim_buf_get_lines(0, row + 1, row + 200, false), '\n')
+  local suffix = here:sub(column + 1) .. (after ~= '' and '\n' .. after or '')
+  -- Whole characters only: half a character is no text.
+  local last = vim.str_utfindex(suffix, math.min(#suffix, limits.suffix_chars))
+  return before .. here:sub(1, column), suffix:sub(1, vim.str_byteindex(suffix, last))
+end
+
+---@param at mlxd.Ghost
+---@return boolean
+local function current(at)
+  if api.nvim_get_current_buf() ~= at.buffer then return false end
+  local cursor = api.nvim_win_get_cursor(0)
+  return api.nvim_get_mode().mode:sub(1, 1) == 'i' and cursor[1] - 1 == at.row
+    and cursor[2] == at.column and api.nvim_buf_get_changedtick(at.buffer) == at.tick
+end
+
+local function ask()
+  local buffer = api.nvim_get_current_buf()
+  local cursor = api.nvim_win_get_cursor(0)
+  ---@type mlxd.Ghost
+  local coming = { buffer = buffer, row = cursor[1] - 1, column = cursor[2],
+    tick = api.nvim_buf_get_changedtick(buffer), text = '' }
+  local prefix, suffix = M.context()
+  if not prefix:find('%S') then return end
+  local limits = options()
+  local asked = generation
+  local params = vim.tbl_extend('force', {
+    model = require('mlxd').options.model,
+    prefix = prefix,
+    suffix = suffix,
+    max_tokens = limits.max_tokens,
+    temperature = 0,
+    supersede = ('nvim-%d-%d'):format(vim.fn.getpid(), buffer),
+    deadline_s = limits.budget_ms / 1000,
+  }, require('mlxd').options.params)
+  M.counts.asked = M.counts.asked + 1
+  budget:start(limits.budget_ms, 0, vim.schedule_wrap(function()
+    if asked == generation and request then
+      request.cancel()
+      request = nil
+    end
+  end))
+  request = require('mlxd.client').request('fill', params, function()
+    -- Superseded, too late, no daemon: a completion that does not come is no news.
+    if asked == generation then
+      request = nil
+      budget:stop()
+    end
+  end, function(event)
+    if event.type ~= 'delta' then return end
+    if asked ~= generation or not current(coming) then
+      M.counts.stale = M.counts.stale + 1
+      return
+    end
+    coming.text = coming.text .. event.text
+    if coming.text:find('%S') then
+      M.counts.shown = M.counts.shown + 1
+      ghost = coming
+      draw()
+    end
+  end)
+end
+
+--- Keep the ghost where the person types what it says, or has just accepted a part of it.
+---@return boolean
+local function still_fits()
+  if not ghost or ghost.buffer ~= api.nvim_get_current_buf() then return false end
+  local cursor, tick = api.nvim_win_get_cursor(0), api.nvim_buf_get_changedtick(0)
+  local row, column = cursor[1] - 1, cursor[2]
+  if row ~= ghost.row or column < ghost.column then return false end
+  if tick == ghost.tick then return column == ghost.column end
+  local typed = api.nvim_get_current_line():sub(ghost.column + 1, column)
+  if typed == '' or #ghost.text == #typed or ghost.text:sub(1, #typed) ~= typed then
+    return false
+  end
+  ghost.text, ghost.column, ghost.tick = ghost.text:sub(#typed + 1), column, tick
+  draw()
+  return true
+end
+
+local function wanted()
+  local buffer = api.nvim_get_current_buf()
+  return vim.bo[buffer].buftype == '' and vim.bo[buffer].modifiable
+    and options().filetypes[vim.bo[buffer].filetype] ~= false and vim.fn.pumvisible() == 0
+end
+
+--- The text has changed: ask for what could follow, once typing pauses.
+function M.changed()
+  if still_fits() then return end
+  M.dismiss()
+  if wanted() then
+    debounce:start(options().debounce_ms, 0, vim.schedule_wrap(function()
+      if api.nvim_get_mode().mode:sub(1, 1) == 'i' then ask() end
+    end))
+  end
+end
+
+local function moved()
+  if ghost and not still_fits() then M.dismiss() end
+end
+
+---@param text string
+---@param part 'whole'|'word'|'line'
+---@return string
+local function portion(text, part)
+  if part == 'word' then return text:match('^%s*[%w_]+') or text:match('^%s*[^%w%s]+') or text end
+  if part == 'line' then return text:match('^\n?[^\n]*') end
+  return text
+end
+
+--- Insert what is shown, or its first word or line; false where nothing is shown.
+---@param part 'whole'|'word'|'line'
+---@return boolean
+function M.accept(part)
+  if not ghost then return false end
+  local shown = ghost
+  local taken = portion(shown.text, part)
+  local rest = shown.text:sub(#taken + 1)
+  M.dismiss()
+  local lines = vim.split(taken, '\n')
+  -- One undo step of its own, apart from what was typed.
+  vim.cmd('let &undolevels = &undolevels')
+  api.nvim_buf_set_text(shown.buffer, shown.row, shown.column, shown.row, shown.column, lines)
+  local row = shown.row + #lines - 1
+  local column = #lines[#lines] + (#lines == 1 and shown.column or 0)
+  api.nvim_win_set_cursor(0, { row + 1, column })
+  if rest ~= '' then
+    local tick = api.nvim_buf_get_changedtick(shown.buffer)
+    ghost = { buffer = shown.buffer, row = row, column = column, tick = tick, text = rest }
+    draw()
+  end
+  return true
+end
+
+--- Whether the daemon is being asked.
+---@return boolean
+function M.busy() return request ~= nil end
+
+--- What is shown now; nil: nothing.
+---@return string?
+function M.shown() return ghost and ghost.text end
+
+---@param want string 'on', 'off' or '' for the other one
+function M.toggle(want)
+  local complete = options()
+  if want == '' then want = complete.auto and 'off' or 'on' end
+  complete.auto = want == 'on'
+  M.configure()
+end
+
+--- Map a key, unless somebody has it already. Without a ghost the key does what it always did.
+---@param key string
+---@param act fun()
+local function map(key, act)
+  if vim.fn.maparg(key, 'i') ~= '' then return end
+  vim.keymap.set('i', key, function()
+    if not ghost then return key end
+    vim.schedule(act)
+    return ''
+  end, { expr = true, replace_keycodes = true, desc = 'mlxd' })
+end
+
+--- Follow the options.
+function M.configure()
+  api.nvim_clear_autocmds({ group = group })
+  vim.cmd('highlight default link MlxdGhost Comment')
+  M.dismiss()
+  if not options().auto then return end
+  api.nvim_create_autocmd('TextChangedI', { group = group, callback = M.changed })
+  api.nvim_create_autocmd('CursorMovedI', { group = group, callback = moved })
+  api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave' }, { group = group, callback = M.dismiss })
+  for part, key in pairs(options().keys) do
+    if key then
+      map(key, function()
+        if part == 'dismiss' then M.dismiss() else M.accept(part) end
+      end)
+    end
+  end
+end
+
+return M

@@ -1,0 +1,50 @@
+--- Puts text that comes in pieces into a buffer, as one undo step.
+local M = {}
+local namespace = vim.api.nvim_create_namespace('mlxd.writer')
+
+---@class mlxd.Writer
+---@field buffer integer
+---@field mark integer extmark at the end of what was written
+---@field tick integer the buffer's state after the last write
+local Writer = {}
+Writer.__index = Writer
+
+--- Write at (row, column), both from 0.
+---@param buffer integer
+---@param row integer
+---@param column integer
+---@return mlxd.Writer
+function M.new(buffer, row, column)
+  local mark = vim.api.nvim_buf_set_extmark(buffer, namespace, row, column, {})
+  return setmetatable({ buffer = buffer, mark = mark, tick = -1 }, Writer)
+end
+
+--- Where the next piece goes; nil once the buffer or the place is gone.
+---@return integer?, integer?
+function Writer:position()
+  if not vim.api.nvim_buf_is_valid(self.buffer) then return nil end
+  local at = vim.api.nvim_buf_get_extmark_by_id(self.buffer, namespace, self.mark, {})
+  return at[1], at[2]
+end
+
+---@param text string
+---@return boolean written
+function Writer:write(text)
+  local row, column = self:position()
+  if not row then return false end
+  -- Only what nobody else has changed since is one step with it.
+  if self.tick == vim.api.nvim_buf_get_changedtick(self.buffer) then
+    vim.api.nvim_buf_call(self.buffer, function() pcall(vim.cmd, 'silent! undojoin') end)
+  end
+  vim.api.nvim_buf_set_text(self.buffer, row, column, row, column, vim.split(text, '\n'))
+  self.tick = vim.api.nvim_buf_get_changedtick(self.buffer)
+  return true
+end
+
+function Writer:close()
+  if vim.api.nvim_buf_is_valid(self.buffer) then
+    vim.api.nvim_buf_del_extmark(self.buffer, namespace, self.mark)
+  end
+end
+
+return M

@@ -1,0 +1,22 @@
+-- Commands only; everything else is loaded when it is used.
+if vim.g.loaded_mlxd then return end
+vim.g.loaded_mlxd = true
+local command = vim.api.nvim_create_user_command
+
+command('Mlx', function(a) require('mlxd.ask').command(a) end,
+  { nargs = '+', range = true, bang = true, desc = 'Ask about the selection or the buffer' })
+command('MlxChat', function(a) require('mlxd.chat').open(a.args) end,
+  { nargs = '*', desc = 'Talk with a model in a buffer' })
+command('MlxStop', function() require('mlxd.state').stop_all() end,
+  { desc = 'Stop what is being answered' })
+command('MlxComplete', function(a) require('mlxd.complete').toggle(a.args) end, {
+  nargs = '?',
+  complete = function() return { 'on', 'off' } end,
+  desc = 'Turn completion as you type on or off',
+})
+for _, part in ipairs({ 'whole', 'word', 'line' }) do
+  vim.keymap.set('i', '<Plug>(mlxd-accept-' .. part .. ')', function()
+    require('mlxd.complete').accept(part)
+  end)
+end
+vim.keymap.set('i', '<Plug>(mlxd-dismiss)', function() require('mlxd.complete').dismiss() end)

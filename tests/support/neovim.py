@@ -1,0 +1,104 @@
+"""A real Neovim without a screen, driven over its own MessagePack-RPC."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+PLUGIN = Path(__file__).resolve().parents[2] / "client" / "editors" / "nvim"
+WAIT_MS = 30_000
+
+
+class Neovim:
+    """One editor. Lua code gets its arguments as `...`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._unpacker = msgpack.Unpacker(strict_map_key=False)
+        self._last_id = 0
+
+    def lua(self, code: str, *arguments: Any) -> Any:
+        """Run Lua and return what it returns."""
+        return self.call("nvim_exec_lua", code, list(arguments))
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        self._last_id += 1
+        self._sock.sendall(msgpack.packb([0, self._last_id, method, list(arguments)]))
+        while True:
+            for message in self._unpacker:
+                if message[0] == 1 and message[1] == self._last_id:
+                    assert message[2] is None, message[2]
+                    return message[3]
+            data = self._sock.recv(65536)
+            assert data, "Neovim has gone"
+            self._unpacker.feed(data)
+
+    def command(self, text: str) -> None:
+        self.call("nvim_command", text)
+
+    def keys(self, text: str) -> None:
+        """Type, as a person does: mappings and autocommands run."""
+        self.call("nvim_input", text)
+
+    def wait(self, condition: str, *arguments: Any) -> None:
+        """Let the editor work until a Lua expression is true."""
+        code = (
+            f"local a = {{...}}; return vim.wait({WAIT_MS}, function() return {condition} end, 5)"
+        )
+        assert self.lua(code, *arguments), f"never: {condition}; messages: {self.messages()}"
+
+    def lines(self, buffer: int = 0) -> list[str]:
+        found: list[str] = self.call("nvim_buf_get_lines", buffer, 0, -1, False)
+        return found
+
+    def fill(self, *lines: str) -> None:
+        self.call("nvim_buf_set_lines", 0, 0, -1, False, list(lines))
+
+    def messages(self) -> str:
+        said: str = self.lua("return vim.api.nvim_exec('messages', true)")
+        return said
+
+
+@contextmanager
+def neovim(environ: Mapping[str, str], folder: Path) -> Iterator[Neovim]:
+    """An editor with the plugin and no configuration, for the time of a block."""
+    program = shutil.which("nvim")
+    if program is None:
+        pytest.skip("Neovim is not installed")
+    path = folder / "nvim.sock"
+    process = subprocess.Popen(
+        [program, "--headless", "-u", "NONE", "-i", "NONE", "-n", "--listen", str(path),
+         "--cmd", f"set runtimepath^={PLUGIN}", "--cmd", "runtime plugin/mlxd.lua"],
+        env={**environ, "XDG_DATA_HOME": str(folder)},
+        stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        with _connected(path, process) as sock:
+            yield Neovim(sock)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _connected(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(os.fspath(path))
+            return sock
+        except OSError:
+            sock.close()
+            assert process.poll() is None, "Neovim ended"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
