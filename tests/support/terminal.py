@@ -91,7 +91,9 @@ class Terminal:
             return False
         text = self._decode(data)
         self.raw += text
-        # A question for the cursor's place is answered, as terminals do.
+        # Questions for the cursor's place and for its health are answered, as terminals do.
+        if "\x1b[5n" in text:
+            self.send("\x1b[0n")
         if "\x1b[6n" in text:
             cursor = self.screen.cursor
             self.send(f"\x1b[{cursor.y + 1};{cursor.x + 1}R")

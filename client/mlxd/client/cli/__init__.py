@@ -24,6 +24,7 @@ COMMANDS = {
     "log": ("log", "log"),
     "templates": ("templates", "templates"),
     "rpc": ("rpc", "rpc"),
+    "shell-init": ("shell_init", "shell_init"),
     "completion": ("completion", "completion"),
 }
 """Command to (module, function); imported when it is called."""

@@ -1,0 +1,86 @@
+# mlxd for bash:  eval "$(mlx shell-init bash)"
+#
+#   Ctrl-X k   the words on the line become a command (which is never run)
+#   Ctrl-X x   what the command on the line does
+#   Ctrl-X f   a better one for the command that has just failed
+#
+# Ctrl-C stops it. Other keys: set MLXD_KEY_COMMAND, MLXD_KEY_EXPLAIN and MLXD_KEY_FIX before this
+# ("" for none). A model: MLXD_MODEL. bash has no Unix sockets and its line editor waits for what a
+# key does, so this asks through `mlx`, whose start costs less than Python's own.
+
+_mlxd_status=0 _mlxd_last=
+
+_mlxd_ask() { # system prompt, question; the answer comes on stdout
+  mlx ask --plain --no-log --temp 0 --max-tokens 300 ${MLXD_MODEL:+-m "$MLXD_MODEL"} \
+    -s "$1" "$2" </dev/tty
+}
+
+_mlxd_bare() { # without the fence that models like, and without what could steer the terminal
+  local line text=
+  while IFS= read -r line; do
+    [[ $line == *'```'* ]] || text+=${text:+$'\n'}${line//[[:cntrl:]]/}
+  done <<<"$1"
+  REPLY=$text
+}
+
+_mlxd_replace() {
+  local answer REPLY
+  if answer=$(_mlxd_ask "$1" "$2") && _mlxd_bare "$answer" && [[ -n $REPLY ]]; then
+    READLINE_LINE=$REPLY READLINE_POINT=${#REPLY}
+  fi
+}
+
+_mlxd_command() {
+  if [[ -z ${READLINE_LINE//[[:space:]]/} ]]; then
+    echo 'mlxd: write first what you want to do' >&2
+    return
+  fi
+  _mlxd_replace "You answer with one command line for bash on ${OSTYPE%%[0-9.]*}, and nothing else." \
+    "shell: $READLINE_LINE"
+}
+
+_mlxd_explain() {
+  if [[ -z ${READLINE_LINE//[[:space:]]/} ]]; then
+    echo 'mlxd: write first the command to explain' >&2
+    return
+  fi
+  _mlxd_ask 'You explain commands in a few short lines.' \
+    "What does this command do? $READLINE_LINE" >&2
+}
+
+_mlxd_fix() {
+  if ((_mlxd_status == 0)); then
+    echo 'mlxd: the last command has not failed' >&2
+    return
+  fi
+  _mlxd_replace 'You answer with one corrected command line for bash, and nothing else.' \
+    "shell: fix this command, which failed with exit status $_mlxd_status: $_mlxd_last"
+}
+
+_mlxd_note() {
+  local code=$? line
+  line=$(HISTTIMEFORMAT= history 1)
+  # An empty line runs nothing, and its status is the old one.
+  if [[ $line != "${_mlxd_seen-}" ]]; then
+    _mlxd_status=$code _mlxd_seen=$line _mlxd_last=${line#*[0-9]  }
+  fi
+  return "$code"
+}
+
+# Bind a key that nobody has; say so where somebody has it.
+_mlxd_bind() {
+  [[ -n $1 ]] || return 0
+  if { bind -p; bind -s; bind -X; } 2>/dev/null | grep -v "$2" | grep -qF "\"$1\":"; then
+    echo "mlxd: the key $1 is taken; set $3 to another one." >&2
+    return 0
+  fi
+  bind -x "\"$1\": $2"
+}
+
+if [[ $- == *i* ]]; then
+  [[ ";${PROMPT_COMMAND[*]-};" == *_mlxd_note* ]] ||
+    PROMPT_COMMAND="_mlxd_note${PROMPT_COMMAND:+;$PROMPT_COMMAND}"
+  _mlxd_bind "${MLXD_KEY_COMMAND-\\C-xk}" _mlxd_command MLXD_KEY_COMMAND
+  _mlxd_bind "${MLXD_KEY_EXPLAIN-\\C-xx}" _mlxd_explain MLXD_KEY_EXPLAIN
+  _mlxd_bind "${MLXD_KEY_FIX-\\C-xf}" _mlxd_fix MLXD_KEY_FIX
+fi

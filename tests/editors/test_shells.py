@@ -1,0 +1,249 @@
+"""The keys of `mlx shell-init`, pressed in the real shells on a terminal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.commands import BIN, runner
+from support.daemon_process import Daemon
+from support.terminal import Terminal, terminal
+
+PROMPT = "ready>"
+RC = {
+    "zsh": (".zshrc", "PS1='ready>'; {before}\neval \"$(mlx shell-init zsh)\"\n"),
+    "bash": (".bashrc", "PS1='ready>'; {before}\neval \"$(mlx shell-init bash)\"\n"),
+    "fish": (
+        ".config/fish/config.fish",
+        "function fish_prompt; echo -n 'ready>'; end; function fish_greeting; end\n"
+        "{before}\nmlx shell-init fish | source\n",
+    ),
+}
+KEYS = {
+    "zsh": ("\x18k", "\x18x", "\x18f"),
+    "bash": ("\x18k", "\x18x", "\x18f"),
+    "fish": ("\x1bk", "\x1bx", "\x1bj"),
+}
+SHELLS = [*RC]
+
+
+@contextmanager
+def shell(name: str, environ: dict[str, str], home: Path, before: str = "") -> Iterator[Terminal]:
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    file, text = RC[name]
+    (home / file).parent.mkdir(parents=True, exist_ok=True)
+    (home / file).write_text(text.replace("{before}", before))
+    own = {key: value for key, value in environ.items() if not key.startswith("XDG_")}
+    with terminal([program, "-i"], {**own, "HOME": str(home)}, columns=100) as screen:
+        yield screen
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_words_become_a_command_that_is_not_run(name: str, environ: dict[str, str], tmp_path: Path):
+    with shell(name, environ, tmp_path) as screen:
+        screen.wait_prompt(PROMPT)
+        screen.send("list files by size")
+        screen.wait("list files by size")
+        screen.send(KEYS[name][0])
+        screen.wait(f"{PROMPT}ls -lS")
+        # Enter runs it, as any other line: until then nothing has been.
+        screen.send("\x15echo still\\ here\r")
+        screen.wait("\nstill here")
+        assert "total" not in screen.text()
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_command_is_explained_and_stays(name: str, environ: dict[str, str], tmp_path: Path):
+    with shell(name, environ, tmp_path) as screen:
+        screen.wait_prompt(PROMPT)
+        screen.send("ls -l")
+        screen.wait("ls -l")
+        screen.send(KEYS[name][1])
+        screen.wait("built-in model")
+        screen._until(lambda: f"{PROMPT}ls -l" in screen.text(), "the line", 20)
+
+
+FAILS = "sh -c 'exit 7'"
+
+
+@pytest.mark.parametrize("name", ["bash", "fish"])
+def test_the_last_failed_command_is_sent_with_its_status(
+    name: str, environ: dict[str, str], tmp_path: Path
+):
+    asked = tmp_path / "asked"
+    wrapper = tmp_path / "bin" / "mlx"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"{asked}"\nexec {BIN}/mlx "$@"\n')
+    wrapper.chmod(0o755)
+    own = {**environ, "PATH": f"{wrapper.parent}:{environ['PATH']}"}
+    with shell(name, own, tmp_path) as screen:
+        screen.wait_prompt(PROMPT)
+        screen.send(f"{FAILS}\r")
+        screen._until(lambda: screen.text().count(PROMPT) == 2, "a second prompt", 20)
+        screen.wait_prompt(PROMPT)
+        screen.send(KEYS[name][2])
+        screen._until(lambda: screen.text().splitlines()[-1].strip() != PROMPT, "a line", 20)
+    assert f"status 7: {FAILS}" in asked.read_text()
+
+
+def test_zsh_sends_the_last_failed_command_with_its_status(environ: dict[str, str], tmp_path: Path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        listener.settimeout(20)
+        with shell("zsh", {**environ, "MLXD_SOCKET": str(tmp_path / "s")}, tmp_path) as screen:
+            screen.wait_prompt(PROMPT)
+            screen.send(f"{FAILS}\r")
+            screen._until(lambda: screen.text().count(PROMPT) == 2, "a second prompt", 20)
+            screen.wait_prompt(PROMPT)
+            screen.send(KEYS["zsh"][2])
+            peer, _ = listener.accept()
+            with peer, peer.makefile() as lines:
+                request = json.loads(lines.readline())
+    question = request["params"]["messages"][-1]["content"]
+    assert question.endswith(f"status 7: {FAILS}")
+
+
+@pytest.mark.parametrize("name", ["zsh", "fish"])
+def test_a_second_press_stops_the_work(
+    name: str, daemon: Daemon, environ: dict[str, str], tmp_path: Path
+):
+    with daemon.peer() as busy:
+        # A long prompt ahead of it keeps the answer away until it is cancelled.
+        one = busy.send("chat", messages=[{"role": "user", "content": "Count from 0 to 99."}],
+                        ignore_eos=True, max_tokens=16_000, stream=True)  # fmt: skip
+        busy.wait_event("delta")
+        with shell(name, environ, tmp_path) as screen:
+            screen.wait_prompt(PROMPT)
+            screen.send("Tell me a story about a fox.")
+            screen.wait("about a fox.")
+            screen.send(KEYS[name][1])
+            with daemon.peer() as peer:
+                while peer.call("status")["requests"]["running"] < 2:
+                    pass
+                screen.send(KEYS[name][1])
+                while peer.call("status")["requests"]["running"] > 1:
+                    pass
+            screen._until(lambda: "about a fox." in screen.text(), "the line", 20)
+        busy.notify("cancel", id=one)
+        busy.answer(one)
+
+
+def test_zsh_takes_keys_while_it_waits(daemon: Daemon, environ: dict[str, str], tmp_path: Path):
+    with shell("zsh", environ, tmp_path) as screen:
+        screen.wait_prompt(PROMPT)
+        screen.send("Count from 0 to 99.")
+        screen.wait("to 99.")
+        screen.send(KEYS["zsh"][0] + " and more")
+        screen.wait("to 99. and more")
+        with daemon.peer() as peer:
+            while peer.call("status")["requests"]["running"]:
+                pass
+        screen.send("!")
+        screen.wait("to 99. and more!")
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_key_that_is_taken_is_left_alone_and_another_can_be_chosen(
+    name: str, environ: dict[str, str], tmp_path: Path
+):
+    before = {
+        "zsh": "bindkey '^Xk' beginning-of-line; MLXD_KEY_EXPLAIN='^Xq'",
+        "bash": "bind '\"\\C-xk\": beginning-of-line'; MLXD_KEY_EXPLAIN='\\C-xq'",
+        "fish": "bind \\ek beginning-of-line; set -g MLXD_KEY_EXPLAIN \\eq",
+    }
+    other = "\x1bq" if name == "fish" else "\x18q"
+    with shell(name, environ, tmp_path, before[name]) as screen:
+        said = screen.wait_prompt(PROMPT)
+        assert "MLXD_KEY_COMMAND" in said
+        screen.send("list files by size")
+        screen.wait("by size")
+        screen.send(KEYS[name][0] + "X")
+        screen.wait(f"{PROMPT}Xlist files by size")
+        screen.send(other)
+        screen.wait("built-in model")
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_without_a_daemon_the_next_step_is_said(name: str, environ: dict[str, str], tmp_path: Path):
+    nobody = {**environ, "MLXD_SOCKET": str(tmp_path / "s"), "MLXD_AUTOSTART": "0"}
+    with shell(name, nobody, tmp_path) as screen:
+        screen.wait_prompt(PROMPT)
+        screen.send("list files by size")
+        screen.wait("by size")
+        screen.send(KEYS[name][0])
+        screen.wait("mlxd start")
+        screen._until(lambda: f"{PROMPT}list files by size" in screen.text(), "the line", 20)
+
+
+def test_zsh_starts_a_daemon_where_none_runs(environ: dict[str, str], tmp_path: Path):
+    own = {**environ, "MLXD_SOCKET": str(tmp_path / "s" / "m"), "MLXD_LOG_DIR": str(tmp_path / "l"),
+           "MLXD_STATE_DIR": str(tmp_path / "state")}  # fmt: skip
+    with shell("zsh", own, tmp_path) as screen:
+        screen.wait_prompt(PROMPT)
+        screen.send("list files by size\x18k")
+        screen.wait(f"{PROMPT}ls -lS")
+        screen.send("\x15mlxd stop\r")
+        screen.wait("has stopped")
+
+
+# ---- Git
+
+
+def git(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, env=settings, capture_output=True, text=True,
+        timeout=60, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def repository(environ: dict[str, str], tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    git(folder, "init", "-q", **environ)
+    for key, value in (("user.name", "Ada"), ("user.email", "ada@example.org")):
+        git(folder, "config", key, value, **environ)
+    hook = folder / ".git" / "hooks" / "prepare-commit-msg"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(runner(environ)("shell-init", "git").stdout)
+    hook.chmod(0o755)
+    (folder / "file").write_text("one\n")
+    git(folder, "add", "file", **environ)
+    return folder
+
+
+def message(folder: Path, environ: dict[str, str]) -> str:
+    return git(folder, "log", "-1", "--format=%B", **environ).stdout.strip()
+
+
+def test_a_commit_message_is_proposed(repository: Path, environ: dict[str, str]):
+    done = git(repository, "commit", **{**environ, "GIT_EDITOR": "true"})
+    assert done.returncode == 0, done.stderr
+    assert message(repository, environ)
+    assert not (repository / ".git" / "COMMIT_EDITMSG.mlxd").exists()
+
+
+def test_a_message_that_was_given_is_left_alone(repository: Path, environ: dict[str, str]):
+    assert git(repository, "commit", "-m", "mine", **environ).returncode == 0
+    assert message(repository, environ) == "mine"
+
+
+def test_no_daemon_blocks_no_commit(repository: Path, environ: dict[str, str], tmp_path: Path):
+    alone = {**environ, "MLXD_SOCKET": str(tmp_path / "nobody")}
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho by hand > "$1"\n')
+    editor.chmod(0o755)
+    done = git(repository, "commit", **{**alone, "GIT_EDITOR": str(editor)})
+    assert done.returncode == 0, done.stderr
+    assert message(repository, environ) == "by hand"
+    assert not (tmp_path / "nobody").exists()
