@@ -1,0 +1,33 @@
+/** MessagePack-RPC without I/O: bytes in, messages out, whatever the chunks. */
+import { decodeMultiStream, encode } from "@msgpack/msgpack";
+
+export type Wire =
+  | { kind: "response"; id: number; error: Record<string, unknown> | null; result: unknown }
+  | { kind: "event"; event: Record<string, unknown> };
+
+export function request(id: number, method: string, params: object): Uint8Array {
+  return encode([0, id, method, [params]], { ignoreUndefined: true });
+}
+
+export function notification(method: string, params: object): Uint8Array {
+  return encode([2, method, [params]], { ignoreUndefined: true });
+}
+
+/** Yield the messages that pieces of bytes make up; kinds of a newer daemon are passed over. */
+export async function* messages(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Wire> {
+  for await (const raw of decodeMultiStream(pieces)) {
+    const message = toWire(raw as unknown[]);
+    if (message) yield message;
+  }
+}
+
+function toWire(raw: unknown[]): Wire | undefined {
+  if (raw[0] === 1) {
+    const error = raw[2] as Record<string, unknown> | null;
+    return { kind: "response", id: raw[1] as number, error, result: raw[3] };
+  }
+  if (raw[0] === 2 && raw[1] === "event") {
+    return { kind: "event", event: (raw[2] as Record<string, unknown>[])[0] ?? {} };
+  }
+  return undefined;
+}

@@ -1,0 +1,65 @@
+/** What crosses the wire; protocol/SPEC.md is the reference. Sizes are bytes, times seconds. */
+
+export interface Message {
+  role: "system" | "user" | "assistant" | "tool";
+  content: string;
+}
+
+/** What every completion takes beside its prompt; absent: the daemon's default. */
+export interface Options {
+  model?: string;
+  max_tokens?: number;
+  temperature?: number;
+  top_p?: number;
+  top_k?: number;
+  min_p?: number;
+  repetition_penalty?: number;
+  presence_penalty?: number;
+  frequency_penalty?: number;
+  seed?: number;
+  stop?: string[];
+  n?: number;
+  schema?: object | boolean;
+  regex?: string;
+  grammar?: string;
+  thinking?: boolean;
+  priority?: "interactive" | "completion" | "batch";
+  deadline_s?: number;
+  /** The newest request with this key cancels the older ones. */
+  supersede?: string;
+  keep_alive_s?: number;
+  adapter?: string;
+  conversation?: string;
+  scope?: string;
+  log?: boolean;
+  tools?: object[];
+  [parameter: string]: unknown;
+}
+
+export interface Choice {
+  index: number;
+  text: string;
+  reasoning: string;
+  tool_calls: { id: string; name: string; arguments: Record<string, unknown> }[];
+  finish_reason: "stop" | "length" | "tool_calls";
+}
+
+export interface Completion {
+  choices: Choice[];
+  usage: {
+    prompt_tokens: number;
+    cached_tokens: number;
+    completion_tokens: number;
+    reasoning_tokens: number;
+  };
+  timing: Record<string, number>;
+  applied: { model: string; seed: number; notes: string[]; [field: string]: unknown };
+}
+
+export type Event =
+  | { type: "queued"; position: number }
+  | { type: "loading"; model: string }
+  | { type: "prefill"; done: number; total: number }
+  | { type: "delta"; index: number; text: string; channel: "answer" | "reasoning" }
+  | { type: "tool_call"; index: number; id: string; name: string; arguments: object }
+  | { type: "progress"; file: string; done: number; total: number };

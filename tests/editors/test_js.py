@@ -1,0 +1,46 @@
+"""The JavaScript client's own tests, in the real Node against the real daemon."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CLIENT = Path(__file__).resolve().parents[2] / "client" / "js"
+
+
+def npm(*arguments: str, folder: Path = CLIENT, environ: dict[str, str] | None = None) -> str:
+    """Run npm and return what it said; the test is skipped where there is none."""
+    program = shutil.which("npm")
+    if program is None:
+        pytest.skip("Node is not installed")
+    done = subprocess.run(
+        [program, *arguments], cwd=folder, env=environ, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def installed(folder: Path) -> None:
+    if not (folder / "node_modules" / "typescript").is_dir():
+        npm("ci", "--no-audit", "--no-fund", folder=folder)
+
+
+def test_the_client_passes_its_own_tests(environ: dict[str, str]):
+    installed(CLIENT)
+    said = npm("test", environ=environ)
+    assert "# fail 0" in said
+    assert "# pass 0" not in said
+
+
+def test_the_vs_code_extension_passes_its_own_tests(environ: dict[str, str]):
+    folder = CLIENT.parent / "editors" / "vscode"
+    installed(CLIENT)
+    npm("run", "build", folder=CLIENT)
+    installed(folder)
+    said = npm("test", folder=folder, environ=environ)
+    assert "# fail 0" in said
+    assert "# pass 0" not in said
