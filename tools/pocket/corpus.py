@@ -147,7 +147,7 @@ def render(messages: list[Message], *, tools: tuple[dict[str, Any], ...] = (), t
     if system or tools:
         parts.append((f"<|im_start|>system\n{system}", False))
         if tools:
-            listed = "".join("\n" + json.dumps(tool["function"]) for tool in tools)
+            listed = "".join("\n" + _signature(tool["function"]) for tool in tools)
             lead = "\n\n" if system else ""
             parts.append((f"{lead}<tools>{listed}\n</tools>", False))
         parts.append(("<|im_end|>\n", False))
@@ -162,6 +162,14 @@ def render(messages: list[Message], *, tools: tuple[dict[str, Any], ...] = (), t
     if generate:
         parts.append(("<|im_start|>assistant\n" + ("<think>\n" if thinking else ""), False))
     return parts
+
+
+def _signature(function: dict[str, Any]) -> str:
+    """Return a function as a call of it looks, which a small model can copy."""
+    properties = function["parameters"]["properties"]
+    types = {name: about["type"] for name, about in properties.items()}
+    call = json.dumps({"name": function["name"], "arguments": types})
+    return f"{call} {function['description']}"
 
 
 def _assistant(message: Message, *, thinking: bool) -> list[tuple[str, bool]]:
@@ -243,7 +251,7 @@ def samples(seed: int) -> Iterator[Sample]:
     rng = random.Random(seed)
     kinds = [chat_sample, tool_sample, fim_sample, raw_sample]
     while True:
-        yield rng.choices(kinds, weights=[0.61, 0.29, 0.07, 0.03])[0](rng)
+        yield rng.choices(kinds, weights=[0.58, 0.32, 0.07, 0.03])[0](rng)
 
 
 # ---- the held-out set

@@ -26,7 +26,14 @@ CHAT_TEMPLATE = """\
 {%- if tools -%}
 {{- ('\\n\\n' if system else '') + '<tools>' -}}
 {%- for tool in tools -%}
-{{- '\\n' + ((tool.function if tool.function is defined else tool) | tojson) -}}
+{%- set function = tool.function if tool.function is defined else tool -%}
+{{- '\\n{"name": ' + (function.name | tojson) + ', "arguments": {' -}}
+{%- if function.parameters is defined and function.parameters.properties is defined -%}
+{%- for name, about in function.parameters.properties.items() -%}
+{{- (', ' if not loop.first else '') + (name | tojson) + ': ' + ((about.type or 'string') | tojson) -}}
+{%- endfor -%}
+{%- endif -%}
+{{- '}}' + (' ' + function.description if function.description else '') -}}
 {%- endfor -%}
 {{- '\\n</tools>' -}}
 {%- endif -%}

@@ -43,7 +43,7 @@ def function(rng: random.Random) -> dict[str, Any]:
 def offer(rng: random.Random) -> list[dict[str, Any]]:
     """Return one to three functions with different names."""
     offered: dict[str, dict[str, Any]] = {}
-    for _ in range(rng.choice([1, 1, 2, 3])):
+    for _ in range(rng.choice([1, 2, 2, 3])):
         one = function(rng)
         offered[one["function"]["name"]] = one
     return list(offered.values())

@@ -1,0 +1,323 @@
+;;; mlxd.el --- Ask local language models that mlxd keeps warm  -*- lexical-binding: t; -*-
+
+;; Version: 0.1.0
+;; Package-Requires: ((emacs "27.1"))
+;; Keywords: tools, convenience
+;; SPDX-License-Identifier: MIT
+
+;;; Commentary:
+
+;; `mlxd-ask' asks about the region or the buffer, `mlxd-replace' replaces the region by the
+;; answer, `mlxd-chat' opens a conversation.  It speaks JSON-RPC lines to the daemon's socket and
+;; starts the daemon where none runs.  Nothing blocks: answers are written as they come.
+;;
+;;   (add-to-list 'load-path "/path/to/mlxd/client/editors/emacs")
+;;   (require 'mlxd)
+
+;;; Code:
+
+(require 'json)
+(require 'subr-x)
+
+(defgroup mlxd nil
+  "Local language models that mlxd keeps warm."
+  :group 'tools)
+
+(defcustom mlxd-socket nil
+  "Path of the daemon's socket; nil: where the daemon puts it."
+  :type '(choice (const nil) file))
+
+(defcustom mlxd-command '("mlxd" "start")
+  "What starts a daemon where none runs; nil: nothing does."
+  :type '(repeat string))
+
+(defcustom mlxd-model nil
+  "Model; nil: the daemon's default."
+  :type '(choice (const nil) string))
+
+(defcustom mlxd-system nil
+  "System prompt; nil: none."
+  :type '(choice (const nil) string))
+
+(defcustom mlxd-params nil
+  "Further parameters of every request, as ((temperature . 0.2))."
+  :type '(alist :key-type symbol))
+
+;;;; The wire
+
+(defvar mlxd--process nil
+  "The connection; its property `waiting' maps a request's id to (DONE . EVENT).
+Its property `pending' is what has come of an incomplete line.")
+(defvar mlxd--last-id 0)
+
+(defun mlxd--waiting (process)
+  "Return who waits for answers of PROCESS."
+  (process-get process 'waiting))
+
+(defun mlxd-socket-path ()
+  "Return where the daemon listens."
+  (let ((given (lambda (name) (let ((value (getenv name)))
+                                (and value (not (string-empty-p value)) value)))))
+    (cond (mlxd-socket)
+          ((funcall given "MLXD_SOCKET"))
+          ((funcall given "XDG_RUNTIME_DIR")
+           (concat (getenv "XDG_RUNTIME_DIR") "/mlxd/mlxd.sock"))
+          ((funcall given "MLXD_STATE_DIR") (concat (getenv "MLXD_STATE_DIR") "/mlxd.sock"))
+          ((eq system-type 'darwin)
+           (expand-file-name "~/Library/Application Support/mlxd/mlxd.sock"))
+          (t (concat (or (funcall given "XDG_STATE_HOME") (expand-file-name "~/.local/state"))
+                     "/mlxd/mlxd.sock")))))
+
+(defun mlxd--open ()
+  "Return a new connection; signals `file-error' where nobody listens."
+  (make-network-process
+   :name "mlxd" :family 'local :service (mlxd-socket-path) :coding 'utf-8-unix :noquery t
+   :plist (list 'waiting (make-hash-table) 'pending "")
+   :filter #'mlxd--filter :sentinel #'mlxd--sentinel))
+
+(defun mlxd--connection ()
+  "Return the connection, starting a daemon where none runs."
+  (unless (process-live-p mlxd--process)
+    (setq mlxd--process
+          (condition-case nil
+              (mlxd--open)
+            (file-error
+             (mlxd--start)
+             (mlxd--open)))))
+  mlxd--process)
+
+(defun mlxd--start ()
+  "Start a daemon and wait until it accepts connections."
+  (when (or (null mlxd-command) (equal (getenv "MLXD_AUTOSTART") "0"))
+    (user-error "No mlxd runs.  Start it: mlxd start"))
+  (unless (executable-find (car mlxd-command))
+    (user-error "%s is not installed.  Install it: pip install mlxd" (car mlxd-command)))
+  (with-temp-buffer
+    (unless (zerop (apply #'call-process (car mlxd-command) nil t nil (cdr mlxd-command)))
+      (user-error "%s" (string-trim (buffer-string))))))
+
+(defun mlxd--filter (process text)
+  "Take TEXT from PROCESS: whole lines are messages."
+  (let ((lines (split-string (concat (process-get process 'pending) text) "\n")))
+    (process-put process 'pending (car (last lines)))
+    (dolist (line (butlast lines))
+      (mlxd--take (mlxd--waiting process)
+                  (json-parse-string line :object-type 'alist :null-object nil
+                                     :false-object nil)))))
+
+(defun mlxd--take (waiting message)
+  "Hand MESSAGE to who is WAITING for it."
+  (let-alist message
+    (if (equal .method "event")
+        (when-let ((event (cdr (gethash .params.id waiting))))
+          (funcall event .params))
+      (when-let ((done (car (gethash .id waiting))))
+        (remhash .id waiting)
+        (funcall done .error .result)))))
+
+(defun mlxd--sentinel (process change)
+  "Tell who waits for PROCESS that it has gone, as CHANGE says."
+  (let ((left (hash-table-values (mlxd--waiting process))))
+    (clrhash (mlxd--waiting process))
+    (dolist (one left)
+      (funcall (car one)
+               `((message . ,(concat "The daemon went away: " (string-trim change)))
+                 (data . ((hint . "See what it says: mlxd logs"))))
+               nil))))
+
+(defun mlxd-request (method params done &optional event)
+  "Ask METHOD with PARAMS, an alist; returns the request's id.
+DONE gets the error and the result, EVENT each event as it comes."
+  (let ((id (setq mlxd--last-id (1+ mlxd--last-id)))
+        (process (mlxd--connection)))
+    (puthash id (cons done event) (mlxd--waiting process))
+    (when event (push '(stream . t) params))
+    (process-send-string
+     process
+     (concat (json-serialize `((jsonrpc . "2.0") (id . ,id) (method . ,method)
+                               (params . ,(or params (make-hash-table)))))
+             "\n"))
+    id))
+
+(defun mlxd-cancel (id)
+  "Stop the request ID; its answer says `cancelled'."
+  (when (and (process-live-p mlxd--process) (gethash id (mlxd--waiting mlxd--process)))
+    (process-send-string
+     mlxd--process
+     (concat (json-serialize `((jsonrpc . "2.0") (method . "cancel") (params . ((id . ,id)))))
+             "\n"))))
+
+;;;; Answers into buffers
+
+(defvar mlxd--answering nil "Ids of the requests that write into buffers.")
+
+(defun mlxd--message (role text)
+  "Return TEXT as a message of ROLE."
+  `((role . ,role) (content . ,text)))
+
+(defun mlxd--params (messages)
+  "Return the parameters of a chat with MESSAGES, a list."
+  (append (when mlxd-model `((model . ,mlxd-model)))
+          mlxd-params
+          `((messages . ,(vconcat (when mlxd-system (list (mlxd--message "system" mlxd-system)))
+                                  messages)))))
+
+(defun mlxd--stream (messages write &optional finished)
+  "Ask MESSAGES; WRITE gets each piece of the answer, FINISHED the error, if any."
+  (let (id)
+    (setq id (mlxd-request
+              "chat" (mlxd--params messages)
+              (lambda (err _result)
+                (setq mlxd--answering (delq id mlxd--answering))
+                (force-mode-line-update t)
+                (when finished (funcall finished err))
+                (when err (mlxd--complain err)))
+              (lambda (event)
+                (let-alist event
+                  (when (and (equal .type "delta") (equal .channel "answer"))
+                    (funcall write .text))))))
+    (push id mlxd--answering)
+    (force-mode-line-update t)
+    id))
+
+(defun mlxd--complain (err)
+  "Say what ERR says, and what to do next."
+  (let-alist err
+    (unless (equal .data.code "cancelled")
+      (message "mlxd: %s  %s" .message (or .data.hint "")))))
+
+(defun mlxd--inserter (marker)
+  "Return a function that inserts text at MARKER."
+  (set-marker-insertion-type marker t)
+  (lambda (text)
+    (if (not (buffer-live-p (marker-buffer marker)))
+        (mlxd-stop)
+      (with-current-buffer (marker-buffer marker)
+        (save-excursion
+          (goto-char marker)
+          (insert text))))))
+
+(defun mlxd--question (prompt text)
+  "Return PROMPT about TEXT."
+  (if (string-blank-p text)
+      prompt
+    (let ((fence (if (string-search "```" text) "````" "```")))
+      (concat prompt "\n\n" fence "\n" text "\n" fence))))
+
+(defun mlxd--region-or-buffer ()
+  "Return the text that is asked about."
+  (if (use-region-p)
+      (buffer-substring-no-properties (region-beginning) (region-end))
+    (buffer-substring-no-properties (point-min) (point-max))))
+
+;;;###autoload
+(defun mlxd-ask (prompt)
+  "Ask PROMPT about the region, or else the whole buffer.
+The answer comes into the buffer *mlxd*."
+  (interactive "sAsk: ")
+  (let ((text (mlxd--region-or-buffer))
+        (buffer (get-buffer-create "*mlxd*")))
+    (with-current-buffer buffer
+      (goto-char (point-max))
+      (unless (bobp) (insert "\n\n"))
+      (insert "> " prompt "\n\n"))
+    (display-buffer buffer)
+    (mlxd--stream (list (mlxd--message "user" (mlxd--question prompt text)))
+                  (mlxd--inserter (with-current-buffer buffer (point-max-marker))))))
+
+;;;###autoload
+(defun mlxd-replace (prompt beginning end)
+  "Replace the region from BEGINNING to END as PROMPT says.
+The old text goes when the first of the new comes; one undo brings it back."
+  (interactive "sReplace: \nr")
+  (barf-if-buffer-read-only)
+  (let* ((text (buffer-substring-no-properties beginning end))
+         (buffer (current-buffer))
+         (from (copy-marker beginning))
+         (to (copy-marker end))
+         (parts nil))
+    (mlxd--stream
+     (list (mlxd--message "user" (concat (mlxd--question prompt text)
+                                         "\n\nAnswer with the new text alone.")))
+     (lambda (piece) (push piece parts))
+     (lambda (err)
+       (when (and (null err) parts (buffer-live-p buffer))
+         (with-current-buffer buffer
+           (if (not (equal text (buffer-substring-no-properties from to)))
+               (message "mlxd: the text has changed meanwhile, so it was left alone")
+             (save-excursion
+               (goto-char from)
+               (delete-region from to)
+               (insert (mlxd--bare (apply #'concat (nreverse parts)))))
+             (undo-boundary))))))))
+
+(defun mlxd--bare (text)
+  "Return TEXT without the fence that models like to put around it."
+  (if (string-match "\\`[[:space:]]*```[^\n]*\n\\(\\(?:.\\|\n\\)*?\\)\n?```[[:space:]]*\\'" text)
+      (match-string 1 text)
+    text))
+
+(defun mlxd-stop ()
+  "Stop everything that is being answered."
+  (interactive)
+  (mapc #'mlxd-cancel mlxd--answering))
+
+;;;; Chat
+
+(defconst mlxd--you "## You")
+(defconst mlxd--model "## Model")
+
+(defvar mlxd-chat-mode-map
+  (let ((map (make-sparse-keymap)))
+    (define-key map (kbd "C-c C-c") #'mlxd-chat-send)
+    (define-key map (kbd "C-c C-k") #'mlxd-stop)
+    map))
+
+(define-derived-mode mlxd-chat-mode text-mode "mlxd"
+  "A conversation; \\[mlxd-chat-send] sends, \\[mlxd-stop] stops."
+  (visual-line-mode 1)
+  (setq mode-line-process '(:eval (if mlxd--answering " answering" ""))))
+
+(defun mlxd-chat-messages ()
+  "Read the conversation: what the person sees is what the model gets."
+  (save-excursion
+    (goto-char (point-min))
+    (let (found role)
+      (while (not (eobp))
+        (let ((line (buffer-substring-no-properties (point) (line-end-position))))
+          (cond ((equal line mlxd--you) (push (list "user") found) (setq role t))
+                ((equal line mlxd--model) (push (list "assistant") found) (setq role t))
+                (role (push line (cdr (car found))))))
+        (forward-line 1))
+      (delq nil
+            (mapcar (lambda (one)
+                      (let ((text (string-trim (string-join (reverse (cdr one)) "\n"))))
+                        (unless (string-empty-p text) (mlxd--message (car one) text))))
+                    (nreverse found))))))
+
+(defun mlxd-chat-send ()
+  "Send what is written below the last heading."
+  (interactive)
+  (let ((messages (mlxd-chat-messages))
+        (buffer (current-buffer)))
+    (unless (equal (alist-get 'role (car (last messages))) "user")
+      (user-error "Write a question first"))
+    (goto-char (point-max))
+    (insert "\n\n" mlxd--model "\n\n")
+    (mlxd--stream messages (mlxd--inserter (point-max-marker))
+                  (lambda (_err)
+                    (when (buffer-live-p buffer)
+                      (with-current-buffer buffer
+                        (goto-char (point-max))
+                        (insert "\n\n" mlxd--you "\n\n")))))))
+
+;;;###autoload
+(defun mlxd-chat ()
+  "Open a conversation."
+  (interactive)
+  (pop-to-buffer (generate-new-buffer "*mlxd chat*"))
+  (mlxd-chat-mode)
+  (insert mlxd--you "\n\n"))
+
+(provide 'mlxd)
+;;; mlxd.el ends here

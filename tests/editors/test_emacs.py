@@ -1,0 +1,36 @@
+"""The Emacs package's own tests, in the real Emacs against the real daemon."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "client" / "editors" / "emacs"
+
+
+def emacs(*arguments: str, environ: dict[str, str]) -> str:
+    program = shutil.which("emacs")
+    if program is None:
+        pytest.skip("Emacs is not installed")
+    done = subprocess.run(
+        [program, "-Q", "--batch", "-L", str(PACKAGE), *arguments], env=environ, cwd=PACKAGE,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_the_package_passes_its_own_tests(environ: dict[str, str]):
+    said = emacs("-l", "mlxd-tests.el", "-f", "ert-run-tests-batch-and-exit", environ=environ)
+    assert "0 unexpected" in said
+    assert "Ran 0 tests" not in said
+
+
+def test_it_compiles_without_a_warning(environ: dict[str, str]):
+    code = f"""(progn (setq byte-compile-error-on-warn t byte-compile-dest-file-function
+                 (lambda (_) (expand-file-name "mlxd.elc" "{environ["HOME"]}")))
+                 (unless (byte-compile-file "{PACKAGE / "mlxd.el"}") (kill-emacs 1)))"""
+    emacs("--eval", code, environ=environ)
