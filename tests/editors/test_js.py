@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
+NODE_MAJOR = 20
 CLIENT = Path(__file__).resolve().parents[2] / "client" / "js"
 
 
 def npm(*arguments: str, folder: Path = CLIENT, environ: dict[str, str] | None = None) -> str:
     """Run npm and return what it said; the test is skipped where there is none."""
-    program = shutil.which("npm")
-    if program is None:
+    program, node = shutil.which("npm"), shutil.which("node")
+    if program is None or node is None:
         pytest.skip("Node is not installed")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    if int(version[1:].split(".")[0]) < NODE_MAJOR:
+        pytest.skip(f"Node {version.strip()} is too old")
     done = subprocess.run(
         [program, *arguments], cwd=folder, env=environ, capture_output=True, text=True,
         timeout=300, check=False,
