@@ -106,7 +106,10 @@ _mlxd_started() {
 zle -N _mlxd_started
 
 _mlxd_read() {
-  local chunk
+  setopt local_options local_traps
+  local chunk interrupted=
+  # Ctrl-C between two keys goes to the line editor; here it would break this off in the middle.
+  trap 'interrupted=1' INT
   if ! sysread -i $1 chunk; then
     _mlxd_close
     _mlxd_say 'mlxd: the daemon went away. See: mlxd logs'
@@ -119,7 +122,7 @@ _mlxd_read() {
     _mlxd_pending=${_mlxd_pending#*$'\n'}
     _mlxd_take "$chunk"
   done
-  zle -R
+  if [[ -n $interrupted ]]; then _mlxd_close; zle send-break; else zle -R; fi
 }
 zle -N _mlxd_read
 
@@ -191,6 +194,7 @@ _mlxd_note_status() { local code=$?; [[ -z $_mlxd_last ]] || _mlxd_status=$code 
 add-zsh-hook preexec _mlxd_note_command
 precmd_functions=(_mlxd_note_status ${precmd_functions:#_mlxd_note_status})
 add-zle-hook-widget line-finish _mlxd_close
+add-zle-hook-widget line-init _mlxd_close
 
 # Bind a key that nobody has; say so where somebody has it.
 _mlxd_bind() {

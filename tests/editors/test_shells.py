@@ -152,6 +152,24 @@ def test_zsh_takes_keys_while_it_waits(daemon: Daemon, environ: dict[str, str], 
         screen.wait("to 99. and more!")
 
 
+def test_ctrl_c_in_the_middle_gives_a_fresh_line(
+    daemon: Daemon, environ: dict[str, str], tmp_path: Path
+):
+    with shell("zsh", environ, tmp_path) as screen:
+        for _ in range(12):
+            screen.wait_prompt(PROMPT)
+            screen.send("Count from 0 to 99.")
+            screen.wait("to 99.")
+            screen.send(KEYS["zsh"][1])
+            screen._until(lambda: "\n0, 1, 2" in screen.text(), "an answer", 20)
+            screen.send("\x03")
+            screen.wait_prompt(PROMPT)
+            screen.send("\x0c")
+            with daemon.peer() as peer:
+                while peer.call("status")["requests"]["running"]:
+                    pass
+
+
 @pytest.mark.parametrize("name", SHELLS)
 def test_a_key_that_is_taken_is_left_alone_and_another_can_be_chosen(
     name: str, environ: dict[str, str], tmp_path: Path
