@@ -1,10 +1,12 @@
 """Writes `docs/cli.md` from the commands' own help.
 
-python tools/cli_doc.py
+python tools/cli_doc.py            writes it
+python tools/cli_doc.py --check    exits 1 where the page says something else
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,4 +50,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(PAGE.read_text(encoding="utf-8") != page())
     PAGE.write_text(page(), encoding="utf-8")

@@ -9,8 +9,8 @@ The last message of a `chat` (or the prompt of `generate`) says what to answer:
     stuck          nothing at all, and the process no longer reads its link
 
 `--script` says what goes wrong with the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
-`hang` (at a submit), `say-bye FILE` (once, instead of an answer), `deaf` (answers cancel with
-an event `prefill`, and goes on).
+`hang` (at a submit), `dead-after-sleep` (answers no canary), `say-bye FILE` (once, instead of an
+answer), `deaf` (answers cancel with an event `prefill`, and goes on).
 """
 
 from __future__ import annotations
@@ -109,11 +109,14 @@ class FakeEngine:
         result: Any = {"models": self.residents}
         if request.method == "load":
             model = request.params["model"]["name"]
-            self.residents = [{"model": model, "bytes": 1, "pinned": request.params["pin"]}]
+            self.residents = [{"model": model, "bytes": 1, "pinned": request.params["pin"],
+                               "keep_alive_s": request.params["keep_alive_s"]}]  # fmt: skip
             self.send(Notification("resident", {"models": self.residents}))
             result = {"model": model, "bytes": 1, "load_s": 0.0}
         elif request.method == "unload":
             result = {"unloaded": bool(self.residents), "pending_requests": 0}
+        elif request.method == "canary" and self.fault == "dead-after-sleep":
+            return
         elif request.method == "stats":
             result = {"open": len(self.tokens)}
         elif request.method == "tokenize":

@@ -94,6 +94,12 @@ class Config:
     engine_progress_timeout_s: float = setting(
         "seconds", 120.0, "Seconds without progress after which the engine is replaced.", minimum=1
     )
+    upgrade_check_s: float = setting(
+        "seconds",
+        30.0,
+        "How often to look for a newer mlxd on the disk, to restart when idle; 0: never.",
+        minimum=0,
+    )
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)

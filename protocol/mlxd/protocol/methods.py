@@ -350,7 +350,10 @@ _ALL = (
         "shutdown",
         "Finish running requests, then exit.",
         "{stopping: true}",
-        (Param("drain_s", "number", "Seconds that running requests may take.", None, 0, 86_400),),
+        (
+            Param("drain_s", "number", "Seconds that running requests may take.", None, 0, 86_400),
+            Param("resume", "boolean", "The next daemon loads what is in memory now.", False),
+        ),
     ),
 )
 

@@ -41,6 +41,11 @@ class Paths:
         return self.state_dir / "conversations.db"
 
     @property
+    def resume_file(self) -> Path:
+        """What was in memory when a restart began."""
+        return self.state_dir / "resume.json"
+
+    @property
     def models_dir(self) -> Path:
         """Where converted models go, and are found by name."""
         return self.data_dir / "models"

@@ -7,7 +7,7 @@ import _socket
 import posix
 import sys
 
-from mlx_fast_text import introduce, put, scope, socket_path, statistics, tell
+from mlx_fast_text import introduce, put, scope, skew, socket_path, statistics, tell
 from mlx_options import EXIT_CODES, parse, request_params
 from mlx_wire import More, pack, unpack
 
@@ -222,6 +222,8 @@ class Printer:
             tell("mlx: " + note + "\n")
         if result["choices"][0]["finish_reason"] == "length" and self.terminal:
             tell("mlx: cut at max_tokens; more with --max-tokens N\n")
+        if advice := skew(result):
+            tell(advice + "\n")
         if self.values.get("verbose"):
             tell(statistics(result) + "\n")
         if result["applied"]["model"] == "pocket":

@@ -3,6 +3,9 @@
 import posix
 import sys
 
+VERSION = "0.1.0"
+"""This client's version; a test holds it against the distribution's."""
+
 POCKET_NOTE = (
     "mlx: This is pocket, the small built-in model: it shows that everything works, and little "
     "else.\n     Use a real one: mlx models pull NAME, then mlx ask -m NAME\n"
@@ -44,6 +47,17 @@ def scope():
         return "dir:" + posix.getcwd()
     except OSError:
         return ""
+
+
+def skew(result):
+    """Return the line of advice where daemon and client are of different versions; "": same."""
+    theirs = result["applied"].get("version", VERSION)
+    if theirs == VERSION:
+        return ""
+    return "mlx: the daemon is version %s, this is %s. When it suits you: mlxd restart" % (
+        theirs,
+        VERSION,
+    )
 
 
 def statistics(result):

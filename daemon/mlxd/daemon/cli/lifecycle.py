@@ -12,7 +12,7 @@ from mlxd.daemon import control, lock, starter
 from mlxd.daemon.cli.options import as_flags, setting_options
 from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import Config, load_config
-from mlxd.protocol.errors import DaemonUnreachable, MlxdError, ShuttingDown
+from mlxd.protocol.errors import DaemonUnreachable, InvalidParams, MlxdError, ShuttingDown
 from mlxd.protocol.paths import Paths, resolve_paths
 
 EXIT_MARGIN_S = 10.0
@@ -105,16 +105,24 @@ def _config(paths: Paths) -> Config:
 
 
 def stop_daemon(
-    paths: Paths, drain_s: float, *, force: bool, margin_s: float = EXIT_MARGIN_S
+    paths: Paths,
+    drain_s: float,
+    *,
+    force: bool,
+    resume: bool = False,
+    margin_s: float = EXIT_MARGIN_S,
 ) -> None:
     """Ask the daemon to stop, wait until it has; kill it after that if `force`.
+
+    With `resume` the next one loads the models that are in memory now.
 
     Raises:
         StillRunning: it did not stop in `drain_s` and `margin_s`.
         DaemonUnreachable: it does not listen to anybody, and `force` is off.
     """
     try:
-        control.request(paths.socket, "shutdown", {"drain_s": drain_s})
+        # A daemon of an earlier version knows no `resume`, so it is named only where it is wanted.
+        control.request(paths.socket, "shutdown", {"drain_s": drain_s, **_resume(resume)})
     except ShuttingDown:
         pass  # somebody else asked first
     except DaemonUnreachable:
@@ -125,6 +133,10 @@ def stop_daemon(
     if not force:
         raise StillRunning(f"The daemon is still running after {drain_s + margin_s:.0f} s.")
     kill(paths)
+
+
+def _resume(wanted: bool) -> dict[str, bool]:
+    return {"resume": True} if wanted else {}
 
 
 def stop_gently(paths: Paths) -> None:
@@ -147,10 +159,13 @@ def kill(paths: Paths) -> None:
 @click.command()
 @click.option("--force", is_flag=True, help="Kill it where it does not stop in time.")
 def restart(force: bool) -> None:
-    """Finish running requests, then start the daemon anew."""
+    """Finish running requests, then start the daemon anew, with the same models in memory."""
     paths = resolve_paths()
     config = load_config(paths)
     if lock.is_held(paths.lock_file):
-        stop_daemon(paths, config.drain_s, force=force)
+        try:
+            stop_daemon(paths, config.drain_s, force=force, resume=True)
+        except InvalidParams:
+            stop_daemon(paths, config.drain_s, force=force)
     _start(paths, [])
     click.echo(f"mlxd is running at {paths.socket}", err=True)

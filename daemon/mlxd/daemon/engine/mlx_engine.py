@@ -237,6 +237,12 @@ class Engine:
     def _ps(self, request: Request) -> None:
         self.link.answer(request.id, {"models": self.residents.records()})
 
+    def _canary(self, request: Request) -> None:
+        """Compute one token of every resident model: after a sleep a device may be gone."""
+        for host in self.residents.hosts.values():
+            mx.eval(host.model(mx.array([[0]]))[0, -1, :1])
+        self.link.answer(request.id, {"models": len(self.residents.hosts)})
+
     def _stats(self, request: Request) -> None:
         waiting = sum(e.state is State.WAITING for e in self.scheduler.entries.values())
         stats = {
@@ -390,6 +396,7 @@ REQUESTS: dict[str, Callable[[Engine, Request], None]] = {
     "unload": Engine._unload,
     "ps": Engine._ps,
     "stats": Engine._stats,
+    "canary": Engine._canary,
     "tokenize": Engine._tokenize,
     "detokenize": Engine._detokenize,
 }

@@ -152,6 +152,8 @@ async def _metrics(front: Front, conn: Connection, msgid: MessageId, params: Par
 
 def _shutdown(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
     conn.respond(msgid, {"stopping": True, "pid": os.getpid()})
+    if params["resume"]:
+        front.keep_models()
     front.begin_shutdown(params["drain_s"])
     return LATER
 

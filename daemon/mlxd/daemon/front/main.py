@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlxd.daemon.config import Config
-from mlxd.daemon.front import dispatch, listener
+from mlxd.daemon.front import dispatch, handover, listener, upkeep
 from mlxd.daemon.front.connection import Connection, descriptor_limit
 from mlxd.daemon.front.engine_link import engine_command
 from mlxd.daemon.front.hub import HubWorkers
@@ -34,6 +34,9 @@ from mlxd.protocol.paths import Paths
 SWEEP_S = 0.25
 """How often half-closed and half-sent connections are looked at, while there are any."""
 
+CANARY_TIMEOUT_S = 30.0
+"""One token, from weights that may have to come back from swap."""
+
 PARTING_S = 2.0
 """How long callers may take to read their last answers when the daemon stops."""
 
@@ -50,9 +53,12 @@ def serve(
     Raises:
         AlreadyRunning, PermissionDenied: the socket cannot be ours.
     """
-    opened = open_listener(paths, listen_sockets)
+    opened = handover.take(os.environ, paths.socket) or open_listener(paths, listen_sockets)
     try:
-        asyncio.run(Front(config, paths, opened).run(on_ready))
+        front = Front(config, paths, opened)
+        asyncio.run(front.run(on_ready))
+        if front.upgrading:
+            handover.replace_process(front.listener)
     finally:
         opened.close()
     return 0
@@ -61,13 +67,22 @@ def serve(
 class Front:
     """The daemon's parts and what they share. Handlers get this."""
 
-    def __init__(self, config: Config, paths: Paths, opened: Listener) -> None:
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        opened: Listener,
+        sleep: upkeep.SleepWatch | None = None,
+    ) -> None:
         self.config = config
         self.paths = paths
         self.catalog = Catalog(config, own_dir=paths.models_dir)
         self.metrics = Metrics()
         self.connections: set[Connection] = set()
-        self._listener = opened
+        self.listener = opened
+        self.upgrading = False
+        self._sleep = sleep or upkeep.SleepWatch()
+        self._checking = False
         self._logger = open_log(paths.log_file, config.log_level)
         self.log = writer(self._logger)
         self.recorder = Recorder(paths.conversations_db, self.log)
@@ -97,6 +112,7 @@ class Front:
             metrics=self.metrics,
             recorder=self.recorder,
             log=self.log,
+            version=version(),
         )
 
     async def run(self, on_ready: Callable[[], None] | None) -> None:
@@ -107,16 +123,20 @@ class Front:
         loop.add_signal_handler(signal.SIGHUP, reopen, self._logger)
         loop.set_exception_handler(self._unexpected)
         descriptor_limit()
-        servers = [await self._listen(loop, sock) for sock in self._listener.sockets]
+        # Copies, since asyncio closes what it is given, and a successor may need the sockets.
+        servers = [await self._listen(loop, sock.dup()) for sock in self.listener.sockets]
         self.log("ready", pid=os.getpid(), version=version(), socket=str(self.paths.socket))
         if on_ready is not None:
             on_ready()
-        preload = loop.create_task(self._preload()) if self.config.preload else None
+        tasks = [loop.create_task(self._preload()), loop.create_task(self._look_after())]
         await self._stop.wait()
         for server in servers:
             server.close()
-        if preload is not None:
-            preload.cancel()
+        if not self.upgrading:  # who connects now is to be refused, rather than to wait in vain
+            for sock in self.listener.sockets:
+                sock.close()
+        for task in tasks:
+            task.cancel()
         await self._drain()
 
     async def _listen(
@@ -144,7 +164,7 @@ class Front:
     def _opened(self, conn: Connection) -> bool:
         uid = listener.peer_uid(conn.socket)
         error: MlxdError | None = None
-        if not listener.peer_allowed(uid, adopted=self._listener.inode is None):
+        if not listener.peer_allowed(uid, adopted=self.listener.inode is None):
             error = PermissionDenied("This daemon serves its own user only.")
         elif len(self.connections) >= self.config.max_connections:
             limit = self.config.max_connections
@@ -198,14 +218,59 @@ class Front:
         }
 
     async def _preload(self) -> None:
-        """Warm the default model, so that the first answer is a warm one."""
+        """Warm the default model, and what a predecessor had in memory when it was restarted."""
+        wanted = handover.noted_models(self.paths.resume_file)
+        if self.config.preload and not wanted:
+            wanted = [{"model": None, "keep_alive_s": None, "pin": False}]
+        for one in wanted:
+            try:
+                ref = self.catalog.resolve(one["model"])
+                params = {"model": ref.to_map(), "keep_alive_s": one["keep_alive_s"],
+                          "pin": one["pin"]}  # fmt: skip
+                result = await self.supervisor.call("load", params)
+                self.log("preloaded", model=result["model"], load_s=result["load_s"])
+            except MlxdError as error:
+                self.log("preload failed", level="warning", code=error.code, message=error.message)
+
+    # ---- upkeep
+
+    async def _look_after(self) -> None:
+        await upkeep.watch(
+            upgrade_check_s=self.config.upgrade_check_s,
+            idle=lambda: not (len(self.requests) or self.hub.running or self._stop.is_set()),
+            upgrade=self._upgrade,
+            refused=lambda: self.log("upgrade does not start", level="warning"),
+            woke=self._woke,
+            sleep=self._sleep,
+        )
+
+    def _upgrade(self) -> None:
+        """Make room for the program that lies on the disk now."""
+        self.log("upgrading", version=version())
+        self.upgrading = True
+        self.keep_models()
+        self.begin_shutdown(0.0)
+
+    def keep_models(self) -> None:
+        """Let the next daemon load what is in memory now."""
         try:
-            ref = self.catalog.resolve(None)
-            params = {"model": ref.to_map(), "keep_alive_s": None, "pin": False}
-            result = await self.supervisor.call("load", params)
-            self.log("preloaded", model=result["model"], load_s=result["load_s"])
-        except MlxdError as error:
-            self.log("preload failed", level="warning", code=error.code, message=error.message)
+            handover.note_models(self.paths.resume_file, self.supervisor.residents)
+        except OSError as exc:
+            self.log("models not noted", level="warning", error=type(exc).__name__)
+
+    async def _woke(self) -> None:
+        """After a sleep the engine must decode a token before it is called ready again."""
+        if not self.supervisor.running:
+            return
+        self._checking = True
+        try:
+            await asyncio.wait_for(self.supervisor.call("canary", {}), CANARY_TIMEOUT_S)
+            self.log("woke", canary="ok")
+        except (asyncio.TimeoutError, MlxdError) as exc:
+            self.log("woke", level="warning", canary=type(exc).__name__)
+            self.supervisor.replace("no token after the machine woke up")
+        finally:
+            self._checking = False
 
     def reconfigure(self, config: Config) -> None:
         """Take a configuration in which names of models have changed."""
@@ -220,7 +285,7 @@ class Front:
     def state(self) -> str:
         if self._stop.is_set():
             return "draining"
-        return "ready"
+        return "checking" if self._checking else "ready"
 
     def status(self) -> dict[str, Any]:
         """Answer the method `status`."""
@@ -241,16 +306,20 @@ class Front:
         }
 
     def begin_shutdown(self, drain_s: float | None) -> None:
-        """Stop after what is running, at most `drain_s` later. A second call stops at once."""
+        """Stop after what is running, at most `drain_s` later.
+
+        A second signal, or a second call with less patience, does not wait any longer.
+        """
         if self._stop.is_set():
-            self._hurry.set()
+            if drain_s is None or drain_s < self._drain_s:
+                self._hurry.set()
         elif drain_s is not None:
             self._drain_s = drain_s
         self._stop.set()
 
     async def _drain(self) -> None:
         self.log("stopping", requests=len(self.requests))
-        self.requests.refuse_waiting()
+        self.requests.draining = True
         finished = asyncio.ensure_future(self.requests.idle.wait())
         hurried = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait(

@@ -100,6 +100,7 @@ class Requests:
         metrics: Metrics,
         recorder: Recorder,
         log: Log,
+        version: str,
     ) -> None:
         self._max_queue = max_queue
         self._send = send
@@ -107,6 +108,7 @@ class Requests:
         self._metrics = metrics
         self._recorder = recorder
         self._log = log
+        self._version = version
         self._ids = itertools.count(1)
         self._active: dict[int, Completion] = {}
         self._by_key: dict[str, Completion] = {}
@@ -226,14 +228,6 @@ class Requests:
                 self._fail(one, ended(one.ending))
         return [one.submit_message() for one in self._active.values()]
 
-    def refuse_waiting(self) -> None:
-        """End what has no output yet, since the daemon is stopping."""
-        self.draining = True
-        for one in list(self._active.values()):
-            if not one.output:
-                self._stop_engine(one)
-                self._fail(one, ShuttingDown("The daemon is stopping."))
-
     def refuse_all(self) -> None:
         """End everything that the time for stopping did not suffice for."""
         for one in list(self._active.values()):
@@ -278,6 +272,7 @@ class Requests:
         self._metrics.finished(result)
         if one.recording is not None:
             self._recorder.finish(one.recording, result)
+        result["applied"]["version"] = self._version
         timing, usage = result["timing"], result["usage"]
         self._log("request", **self._facts(one), outcome="ok", **usage, **timing)
         one.conn.respond(one.msgid, result)

@@ -111,6 +111,12 @@ class Supervisor:
         self._waiting = kept
         return withdrawn
 
+    def replace(self, why: str) -> None:
+        """Kill the engine; the next one takes over what has had no output."""
+        if self._link is not None:
+            self._killed_for = why
+            self._link.kill()
+
     def check_health(self) -> None:
         """Raise EngineDied while engines die one after the other, rather than let callers wait."""
         wait_s = self._start_at_s - time.monotonic()

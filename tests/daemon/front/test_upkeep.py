@@ -1,0 +1,204 @@
+"""The daemon looks after itself: new code on the disk, models over a restart, sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon.config import Config
+from mlxd.daemon.front.listener import open_listener
+from mlxd.daemon.front.main import Front
+from mlxd.daemon.front.upkeep import ASLEEP_S, SleepWatch, UpgradeWatch, code_folders, code_state
+from mlxd.protocol.paths import resolve_paths
+from support.daemon_process import FAKE_ENGINE, Daemon, daemon_with_fake_engine, running_daemon
+from support.places import mlxd, own_environ
+
+ROOT = Path(__file__).resolve().parents[3]
+SOURCES = ("protocol", "client", "daemon", "launchd")
+
+
+def test_a_change_is_taken_once_it_has_settled():
+    states = iter(["old", "old", "half", "new", "new", "new", "newer", "newer"])
+    watch = UpgradeWatch(lambda: next(states))
+    assert [watch.due() for _ in range(4)] == [False, False, False, True]
+    watch.refuse()
+    assert [watch.due() for _ in range(3)] == [False, False, True]
+
+
+def test_every_file_of_the_program_counts(tmp_path: Path):
+    names = {folder.parent.name for folder in code_folders()}
+    assert set(SOURCES) <= names
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.py").write_text("1")
+    before = code_state([tmp_path])
+    (tmp_path / "deep" / "notes.txt").write_text("no code")
+    assert code_state([tmp_path]) == before
+    (tmp_path / "deep" / "a.py").write_text("12")
+    assert code_state([tmp_path]) != before
+
+
+def test_a_sleep_is_noticed_once_and_a_clock_that_is_set_a_little_is_none():
+    readings = iter([5.0, 5.0, 5.5, 5.5 + ASLEEP_S + 1, 5.5 + ASLEEP_S + 1, 0.0])
+    watch = SleepWatch(lambda: next(readings))
+    assert [watch.woke() for _ in range(5)] == [False, False, True, False, False]
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The program's sources, to be changed under a running daemon."""
+    for part in SOURCES:
+        shutil.copytree(ROOT / part / "mlxd", tmp_path / part / "mlxd",
+                        ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
+    return tmp_path
+
+
+def test_new_code_replaces_the_daemon_when_it_is_idle(copied: Path):
+    settings = {
+        "PYTHONPATH": os.pathsep.join(str(copied / part) for part in SOURCES),
+        "MLXD_UPGRADE_CHECK_S": "0.1",
+    }
+    with daemon_with_fake_engine(**settings) as daemon:
+        daemon.ask("load", model="pocket")
+        before = daemon.ask("status")
+        engine = before["engine"]["pid"]
+        broken = copied / "daemon" / "mlxd" / "daemon" / "cli" / "run.py"
+        good = broken.read_text()
+        broken.write_text("this is no Python\n")
+        while not any(line["event"] == "upgrade does not start" for line in daemon.log_lines()):
+            daemon.ask("ping")
+        assert daemon.ask("status")["engine"]["pid"] == engine, "broken code was taken"
+        broken.write_text(good + "\n# newer\n")
+        answers = 0
+        # Nobody is refused while the daemon becomes another: every caller gets an answer.
+        while sum(line["event"] == "ready" for line in daemon.log_lines()) < 2:
+            assert ask_patiently(daemon)
+            answers += 1
+        while not daemon.ask("status")["models"]:
+            pass
+        after = daemon.ask("status")
+        assert after["pid"] == before["pid"], "the service manager sees one process"
+        assert after["engine"]["pid"] != engine
+        assert [one["model"] for one in after["models"]] == ["pocket"]
+        assert daemon.stop() == 0
+        assert not Path(daemon.socket_path).exists()
+
+
+def ask_patiently(daemon: Daemon) -> bool:
+    """A connection that was open as the daemon changed is closed; connecting never fails."""
+    try:
+        return bool(daemon.ask("ping")["pong"])
+    except (EOFError, ConnectionError):
+        return bool(daemon.ask("ping")["pong"])
+
+
+def test_a_busy_daemon_is_not_replaced(copied: Path):
+    settings = {
+        "PYTHONPATH": os.pathsep.join(str(copied / part) for part in SOURCES),
+        "MLXD_UPGRADE_CHECK_S": "0.05",
+    }
+    with daemon_with_fake_engine(**settings) as daemon, daemon.peer() as peer:
+        one = peer.send("generate", prompt="endless", stream=True)
+        peer.wait_event("delta")
+        file = copied / "daemon" / "mlxd" / "daemon" / "version.py"
+        file.write_text(file.read_text() + "\n# newer\n")
+        for _ in range(200):
+            peer.wait_event("delta")
+        assert sum(line["event"] == "ready" for line in daemon.log_lines()) == 1
+        peer.notify("cancel", id=one)
+        while sum(line["event"] == "ready" for line in daemon.log_lines()) < 2:
+            ask_patiently(daemon)
+
+
+def test_a_restart_loads_what_was_in_memory(tmp_path: Path):
+    with running_daemon(tmp_path, MLXD_PRELOAD="false") as daemon:
+        daemon.ask("load", model="pocket", keep_alive_s=77.0, pin=True)
+        assert mlxd(daemon.environ, "restart").returncode == 0
+        assert daemon.process is not None
+        assert daemon.process.wait(20) == 0
+        try:
+            while not (models := daemon.ask("ps")["models"]):
+                pass
+            assert [(m["model"], m["keep_alive_s"], m["pinned"]) for m in models] == [
+                ("pocket", 77.0, True)
+            ]
+        finally:
+            assert mlxd(daemon.environ, "stop").returncode == 0
+        daemon.start()
+        assert daemon.ask("ps")["models"] == [], "a plain stop leaves nothing to load"
+
+
+def front_that_slept(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run a front whose machine sleeps once; returns the engine's state before and after."""
+    environ = own_environ(tmp_path)
+    (tmp_path / "config").mkdir()
+    command = [*FAKE_ENGINE, "--script", script]
+    monkeypatch.setenv("MLXD_ENGINE_COMMAND", str(command).replace("'", '"'))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr("mlxd.daemon.front.main.CANARY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("mlxd.daemon.front.upkeep.WAKE_CHECK_S", 0.02)
+    slept = 0.0
+    paths = resolve_paths(environ)
+    listener = open_listener(paths)
+    seen: list[str] = []
+
+    async def story() -> None:
+        nonlocal slept
+        front = Front(Config(preload=False), paths, listener, SleepWatch(lambda: slept))
+        running = asyncio.ensure_future(front.run(None))
+        ref = front.catalog.resolve("pocket").to_map()
+        load = {"model": ref, "keep_alive_s": None, "pin": False}
+        await front.supervisor.call("load", load)
+        seen.append(str(front.supervisor.pid))
+        slept += 3600
+        while not (front.state() == "checking" or front.supervisor.restarts):
+            await asyncio.sleep(0)
+        seen.append(front.state())
+        while front.state() == "checking":
+            await asyncio.sleep(0)
+        await front.supervisor.call("load", load)
+        seen.append(str(front.supervisor.pid))
+        seen.append(front.state())
+        front.begin_shutdown(0.0)
+        await running
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+    listener.close()
+    return seen
+
+
+def test_after_a_sleep_a_token_is_computed_before_it_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before, during, after, state = front_that_slept(tmp_path, "", monkeypatch)
+    assert (during, state) == ("checking", "ready")
+    assert after == before
+
+
+def test_an_engine_that_does_not_come_back_from_sleep_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before, during, after, state = front_that_slept(tmp_path, "dead-after-sleep", monkeypatch)
+    assert (during, state) == ("checking", "ready")
+    assert after != before
+
+
+def test_the_real_engine_computes_a_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = resolve_paths(own_environ(tmp_path))
+    listener = open_listener(paths)
+
+    async def story() -> int:
+        front = Front(Config(), paths, listener)
+        ref = front.catalog.resolve("pocket").to_map()
+        await front.supervisor.call("load", {"model": ref, "keep_alive_s": None, "pin": False})
+        answer = await front.supervisor.call("canary", {})
+        await front.supervisor.stop()
+        return int(answer["models"])
+
+    (tmp_path / "log").mkdir(exist_ok=True)
+    assert asyncio.run(asyncio.wait_for(story(), 60)) == 1
+    listener.close()
