@@ -122,7 +122,9 @@ _mlxd_read() {
     _mlxd_pending=${_mlxd_pending#*$'\n'}
     _mlxd_take "$chunk"
   done
-  if [[ -n $interrupted ]]; then _mlxd_close; zle send-break; else zle -R; fi
+  zle -R
+  # Handed on late: the line editor forgets a send-break of a handler, and keeps an interrupt.
+  if [[ -n $interrupted ]]; then _mlxd_close; trap - INT; kill -INT $$; fi
 }
 zle -N _mlxd_read
 

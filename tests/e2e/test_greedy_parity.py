@@ -30,7 +30,7 @@ PROMPTS = [
     "Give me a JSON object with city Oslo.",
     "What is the capital of France?",
     "Summarise: The sun shines. The bird sings.",
-    "Ünïcödé ✓ 漢字 please",
+    "My name is Zoë.",
     "a",
 ]
 REFERENCE = """

@@ -12,7 +12,7 @@ from mlxd.client.cli.conversation import Conversation
 from mlxd.client.cli.options import given, shared_options
 from mlxd.client.cli.prompt import read_lines
 from mlxd.client.cli.terminal import Answer, decorated, tell, visible
-from mlxd.client.fast.mlx_fast_text import introduce, statistics
+from mlxd.client.fast.mlx_fast_text import introduce, skew, statistics
 from mlxd.protocol.errors import MlxdError
 
 WORDS = {"clear": "/clear", "quit": "/quit", "exit": "/quit", "q": "/quit"}
@@ -43,6 +43,7 @@ class Chat:
         self.conversation = Conversation(values)
         self.last_answer = ""
         self._introduced = False
+        self._advice = ""
 
     def run(self) -> None:
         """Read lines until the end."""
@@ -100,6 +101,10 @@ class Chat:
             tell(f"mlx: {note}")
         if self.values.get("verbose"):
             tell(statistics(result))
+        advice = skew(result)
+        if advice and advice != self._advice:
+            self._advice = advice
+            tell(advice)
         if result["applied"]["model"] == "pocket" and not self._introduced:
             self._introduced = True
             introduce()

@@ -1,0 +1,87 @@
+"""Anything at all over the socket: the daemon lives, and others are served."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlxd.protocol.methods import METHODS
+from support.daemon_process import Daemon, daemon_with_fake_engine, user
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text()
+VALUES = st.recursive(
+    SCALARS | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+# Not shutdown and what reaches out: the storm is about this one daemon, and it is to stay.
+NAMES = st.sampled_from(
+    sorted(name for name in METHODS if name != "shutdown" and not name.startswith("models."))
+)
+REQUESTS = st.tuples(st.just(0), st.integers(0, 5), NAMES | st.text(), VALUES)
+PACKED = (REQUESTS | VALUES).map(lambda value: msgpack.packb(value, unicode_errors="surrogatepass"))
+LINES = VALUES.filter(lambda value: b"bytes" not in repr(type(value)).encode()).map(
+    lambda value: json.dumps(value, default=repr).encode() + b"\n"
+)
+STORM = st.lists(PACKED | LINES | st.binary(max_size=60), max_size=6).map(b"".join)
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with daemon_with_fake_engine(MLXD_MESSAGE_TIMEOUT_S="0.2") as running:
+        yield running
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_a_storm_of_anything_leaves_the_daemon_well(daemon: Daemon):
+    assert daemon.process is not None
+    pid = daemon.process.pid
+    # What the daemon opens once and keeps: its engine, and the database.
+    daemon.ask("chat", messages=user("hello"), conversation="new")
+    daemon.ask("conversations.list")
+    before = open_files(pid)
+    with daemon.peer() as bystander:
+
+        @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(STORM)
+        def storm(data: bytes) -> None:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(daemon.socket_path)
+                reader = threading.Thread(target=drain, args=(sock,))
+                reader.start()
+                try:
+                    sock.sendall(data)
+                    sock.shutdown(socket.SHUT_WR)
+                except (BrokenPipeError, ConnectionResetError, OSError):
+                    pass  # hung up on in the middle, rightly
+                reader.join(30)
+                assert not reader.is_alive(), "neither answered nor hung up on"
+            assert bystander.call("ping")["pong"]
+
+        storm()
+    while daemon.ask("status")["connections"] > 1:
+        os.sched_yield()
+    assert open_files(pid) <= before + 2
+    assert daemon.process.poll() is None
+    assert not [line for line in daemon.log_lines() if line["event"] == "unexpected"]
+
+
+def drain(sock: socket.socket) -> None:
+    """Read until the daemon hangs up."""
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except OSError:
+        return
