@@ -1,0 +1,1 @@
+"""What mlxd is measured against; each can be started, asked, and stopped."""

@@ -1,0 +1,64 @@
+"""Answers orders on stdin (one JSON object per line) with mlx-lm's own loops.
+
+One prompt goes through `stream_generate`, several through `BatchGenerator` with nothing but its
+tokens taken: what a program would do that needs no server.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from mlx_lm import load, stream_generate
+from mlx_lm.generate import BatchGenerator
+
+MODEL, TOKENIZER = load(sys.argv[1])
+
+
+def single(prompt: str, max_tokens: int) -> dict[str, Any]:
+    arrivals: list[float] = []
+    sent = time.perf_counter()
+    for _ in stream_generate(MODEL, TOKENIZER, prompt, max_tokens=max_tokens):
+        arrivals.append(time.perf_counter())
+    return {"sent": sent, "arrivals": arrivals, "end": time.perf_counter(), "tokens": len(arrivals)}
+
+
+def batch(prompts: list[str], max_tokens: int) -> list[dict[str, Any]]:
+    sent = time.perf_counter()
+    tokens = [TOKENIZER.encode(prompt) for prompt in prompts]
+    generator = BatchGenerator(MODEL, max_tokens=max_tokens)
+    found = {
+        uid: {"sent": sent, "arrivals": [], "end": 0.0, "tokens": 0}
+        for uid in generator.insert(tokens)
+    }
+    left = len(found)
+    while left:
+        _, responses = generator.next()
+        now = time.perf_counter()
+        for response in responses:
+            one: dict[str, Any] = found[response.uid]
+            one["arrivals"].append(now)
+            one["tokens"] += 1
+            if response.finish_reason is not None:
+                one["end"] = now
+                left -= 1
+    generator.close()
+    return list(found.values())
+
+
+def main() -> None:
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        prompts, max_tokens = order["prompts"], order["max_tokens"]
+        if len(prompts) == 1:
+            answer = [single(prompts[0], max_tokens)]
+        else:
+            answer = batch(prompts, max_tokens)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Several contenders warm at once, taking turns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from suite import recipes
+from suite.contenders.base import Contender
+from suite.contenders.daemon import Mlxd
+from suite.contenders.inprocess import InProcess
+from suite.contenders.llama import LlamaServer
+from suite.contenders.mlx_server import MlxLmServer
+from suite.places import NotInstallable
+from suite.plan import Plan
+from suite.recipes import Model
+
+ALL: tuple[type[Contender], ...] = (InProcess, Mlxd, MlxLmServer, LlamaServer)
+
+
+@contextmanager
+def warm(
+    plan: Plan, model: Model, kinds: Sequence[type[Contender]] = ALL
+) -> Iterator[list[Contender]]:
+    """Start the contenders with the model; those that are not to be had here are left out."""
+    with ExitStack() as stack:
+        started = []
+        for kind in kinds:
+            if kind.name in plan.without or (kind is LlamaServer and model.bits is not None):
+                continue
+            try:
+                recipes.build(model, gguf=kind is LlamaServer)
+                contender = stack.enter_context(kind(model))
+                contender.run([model.prompt(8, "warm")], 4)
+            except (NotInstallable, RuntimeError, OSError) as exc:
+                if kind in (InProcess, Mlxd):
+                    raise
+                print(f"Without {kind.name}: {exc}", file=sys.stderr, flush=True)
+                continue
+            started.append(contender)
+        yield started

@@ -1,0 +1,79 @@
+"""What the figures were measured on, and what processes weigh there."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def about(device: str) -> dict[str, Any]:
+    """Return machine, versions and date."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": {
+            "system": f"{platform.system()} {platform.release()}",
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "memory_bytes": memory_bytes(),
+            "device": device,
+            "load_before": [round(one, 2) for one in os.getloadavg()],
+        },
+        "versions": {"python": platform.python_version(), **versions(), "commit": commit()},
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for name in ("mlxd", "mlx", "mlx-lm", "msgpack", "tokenizers", "transformers"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    try:
+        return _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"])
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def processor() -> str:
+    if sys.platform == "darwin":
+        return _output(["sysctl", "-n", "machdep.cpu.brand_string"])
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.machine()
+    names = re.findall(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return names[0] if names else platform.machine()
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process; its proportional share where the system tells it.
+
+    Pages of shared libraries are then counted once over all processes that map them.
+    """
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return 1024 * int(re.findall(r"^Pss:\s+(\d+)", text, re.MULTILINE)[0])
+    except (OSError, IndexError):
+        return 1024 * int(_output(["ps", "-o", "rss=", "-p", str(pid)]))
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,97 @@
+"""Where the suite keeps what it builds, and the environments of its contenders.
+
+Contenders are installed into virtual environments of their own, so that none of them becomes a
+dependency of the project, and none disturbs another.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import platformdirs
+
+from mlxd.daemon.openblas import find_openblas
+
+CACHE = Path(
+    os.environ.get("MLXD_BENCH_DIR") or platformdirs.user_cache_dir("mlxd-bench", appauthor=False)
+)
+MODELS = CACHE / "models"
+
+
+class NotInstallable(Exception):
+    """A contender cannot be had on this machine; the text says why."""
+
+
+def mlx_requirements() -> list[str]:
+    """Return the project's own versions of MLX, so that the engine below is the same for all."""
+    mlx, lm = (importlib.metadata.version(name) for name in ("mlx", "mlx-lm"))
+    backend = _backend()
+    return [f"mlx[{backend}]=={mlx}" if backend else f"mlx=={mlx}", f"mlx-lm=={lm}"]
+
+
+def mlx_python() -> str:
+    """Return the Python of the contenders that use MLX."""
+    return environment("mlx", [*mlx_requirements(), "openai", "llm"])
+
+
+def llama_python() -> str:
+    """Return the Python of llama.cpp's server, which is compiled when it is installed."""
+    return environment("llama", ["llama-cpp-python[server]", "gguf", "safetensors"])
+
+
+def vllm_python() -> str:
+    return environment("vllm", ["vllm-mlx"])
+
+
+def environment(name: str, requirements: list[str]) -> str:
+    """Return the Python of a virtual environment with these requirements, made if need be.
+
+    Raises:
+        NotInstallable: the installer failed, now or in an earlier run with the same requirements.
+    """
+    folder = CACHE / name
+    python, stamp, failed = folder / "bin" / "python", folder / ".ready", CACHE / f"{name}.failed"
+    wanted = "\n".join(requirements) + "\n"
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return str(python)
+    if failed.exists() and failed.read_text().startswith(wanted):
+        raise NotInstallable(failed.read_text()[len(wanted) :].strip())
+    print(f"Installing {', '.join(requirements)} into {folder}", file=sys.stderr, flush=True)
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    done = subprocess.run([*command, *requirements], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        failed.write_text(wanted + (reason or done.stderr.splitlines() or ["unknown"])[0] + "\n")
+        raise NotInstallable(failed.read_text()[len(wanted) :].strip())
+    stamp.write_text(wanted)
+    return str(python)
+
+
+def mlx_environ() -> dict[str, str]:
+    """Return the environment of every contender that uses MLX: the one mlxd gives its engine."""
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    env.pop("PYTHONPATH", None)
+    if found := find_openblas():
+        env["LD_PRELOAD"] = str(found)
+    return env
+
+
+def device() -> str:
+    """Return what MLX computes on here: metal, cuda or cpu."""
+    if sys.platform == "darwin":
+        return "metal"
+    return "cuda" if _backend().startswith("cuda") else "cpu"
+
+
+def _backend() -> str:
+    """Return the extra of `mlx` that is installed beside the project: cpu, cuda12, …"""
+    installed = [str(dist.metadata["Name"]) for dist in importlib.metadata.distributions()]
+    found = [name.removeprefix("mlx-") for name in installed if name.startswith("mlx-c")]
+    return min(found, default="", key=lambda name: name == "cpu").replace("-", "")

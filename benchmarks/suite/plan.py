@@ -1,0 +1,57 @@
+"""How much is measured: sizes and times that follow from the machine and from --quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from suite import places
+from suite.recipes import ALL, Model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`case_s` is what one case of one model may take; rounds go on until it is spent."""
+
+    quick: bool
+    case_s: float
+    least_rounds: int
+    most_rounds: int
+    without: frozenset[str] = frozenset()
+    """Names of contenders to leave out."""
+    device: str = field(default_factory=places.device)
+
+    @property
+    def main_models(self) -> list[Model]:
+        """Those on which everything is measured."""
+        return [ALL["pocket"]] if self.quick else [ALL["pocket"], ALL["random-25m"]]
+
+    @property
+    def more_models(self) -> list[Model]:
+        """Those on which throughput and first token are measured as well."""
+        if self.quick:
+            return []
+        return [ALL["random-60m"], ALL["random-25m-4bit"], ALL["random-60m-4bit"]]
+
+    def is_slow(self, model: Model) -> bool:
+        """Whether a token takes so long that little can be asked: four bits on a processor."""
+        return self.device == "cpu" and model.bits is not None
+
+    def answer_tokens(self, model: Model) -> int:
+        """Return a length of answers that takes about a second on this machine."""
+        if self.is_slow(model):
+            return 6
+        if self.device != "cpu" or model.parameters < 10_000_000:
+            return 96
+        return 32 if model.parameters < 40_000_000 else 24
+
+    def streams(self, model: Model) -> list[int]:
+        return [1, 8] if self.is_slow(model) else [1, 2, 4, 8, 16]
+
+    def prompt_tokens(self, model: Model) -> list[int]:
+        return [16] if self.is_slow(model) else [16, 256, 2000]
+
+
+def make(quick: bool, without: frozenset[str] = frozenset()) -> Plan:
+    if quick:
+        return Plan(True, case_s=8.0, least_rounds=2, most_rounds=5, without=without)
+    return Plan(False, case_s=14.0, least_rounds=3, most_rounds=15, without=without)

@@ -1,0 +1,28 @@
+"""Texts of a given number of tokens."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def words(key: str, count: int) -> list[str]:
+    """Return made-up words; the same for the same key on every machine."""
+    source = random.Random(key)
+    return ["".join(source.choices(LETTERS, k=source.randint(2, 7))) for _ in range(count)]
+
+
+def text_of(tokenizer: Any, tokens: int, key: str) -> str:
+    """Return a text of exactly `tokens` tokens, different from its first words on for each key."""
+    text = " ".join(words(key, tokens))
+    kept = tokenizer.encode(text).ids[:tokens]
+    text = tokenizer.decode(kept)
+    # Cut inside a word, a text may be told apart in another way: add what is missing letterwise.
+    for letter in LETTERS * 2:
+        missing = tokens - len(tokenizer.encode(text).ids)
+        if not missing:
+            return str(text)
+        text = text[:-2] if missing < 0 else f"{text} {letter}"
+    raise ValueError(f"no text of {tokens} tokens found for {key!r}")
