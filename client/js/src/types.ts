@@ -29,6 +29,7 @@ export interface Options {
   supersede?: string;
   keep_alive_s?: number;
   adapter?: string;
+  draft?: string;
   conversation?: string;
   scope?: string;
   log?: boolean;

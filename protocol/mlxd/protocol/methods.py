@@ -81,6 +81,7 @@ DELIVERY: tuple[Param, ...] = (
         2**31,
     ),
     Param("adapter", "string", "LoRA adapter: folder or configured name."),
+    Param("draft", "string", "Smaller model that proposes tokens for this one to check."),
     Param(
         "trust_remote_code",
         "boolean",
@@ -232,6 +233,7 @@ _ALL = (
             ),
             Param("pin", "boolean", "Never evict it to make room.", False),
             Param("adapter", "string", "LoRA adapter to load with it."),
+            Param("draft", "string", "Smaller model to load for speculative decoding."),
             Param("trust_remote_code", "boolean", "Only where the configuration allows it.", False),
         ),
     ),

@@ -12,7 +12,7 @@ import pytest
 from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors
 
-from mlxd.daemon.engine.mlx_batch import DecodeBatch, Prefill, Row, mergeable
+from mlxd.daemon.engine.mlx_batch import DecodeBatch, Prefill, Row, Start, mergeable
 from mlxd.daemon.engine.mlx_sampling import SamplingParams
 
 LENGTH = 24
@@ -33,7 +33,7 @@ def start(batch: DecodeBatch, prompt: list[int], row: Row, chunk: int = 1000) ->
     prefill = Prefill(batch.model, prompt)
     while prefill.left:
         prefill.run(chunk)
-    batch.start([row], [prefill.cache], [prompt[-1]])
+    batch.start([Start(row, prefill.cache, prompt[-1])])
 
 
 def finish(batch: DecodeBatch, out: dict[int, list[int]], length: int = LENGTH) -> None:
@@ -117,7 +117,7 @@ def test_several_answers_share_one_prefill(tiny_model):
     prefill = Prefill(tiny_model, PROMPTS[0])
     prefill.run(1000)
     rows = [Row(uid=uid, sampling=sampled(uid).sampling) for uid in range(3)]
-    batch.start(rows, [prefill.cache] * 3, [PROMPTS[0][-1]] * 3)
+    batch.start([Start(row, prefill.cache, PROMPTS[0][-1]) for row in rows])
     finish(batch, out)
     assert out[0] == alone(tiny_model, 0, sampled)
     assert len({tuple(tokens) for tokens in out.values()}) == 3

@@ -56,11 +56,7 @@ class World:
             assert self.emitted[job] == self.parked.pop(job, 0), "a parked job loses nothing"
         if turn.decode:
             self._decode(turn.lane)
-        if turn.prefill is not None and turn.prefill in self.scheduler.entries:
-            left = self.scheduler.entries[turn.prefill].prompt_left
-            count = min(CHUNK, left)
-            self.prefilled[turn.prefill] += count
-            self.scheduler.prefilled(turn.prefill, count)
+        self._prefill(turn.prefill)
         assert self.scheduler.decoding_in(turn.lane) <= max(self.scheduler.max_rows, 1) or any(
             e.rows > self.scheduler.max_rows for e in self.scheduler.entries.values()
         )
@@ -85,6 +81,17 @@ class World:
             self.scheduler.decoded(one.job, one.rows)
             if self.emitted[one.job] >= self.to_emit[one.job]:
                 self.end(one.job)
+
+    def _prefill(self, jobs: tuple[int, ...]) -> None:
+        assert len(set(jobs)) == len(jobs)
+        used = 0
+        for job in jobs:
+            if job not in self.scheduler.entries or (used and used >= CHUNK):
+                continue
+            count = min(CHUNK - used, self.scheduler.entries[job].prompt_left)
+            used += count
+            self.prefilled[job] += count
+            self.scheduler.prefilled(job, count)
 
     def end(self, job: int) -> None:
         self.ended[job] += 1
@@ -172,7 +179,7 @@ def test_a_short_prompt_waits_one_chunk_behind_another_connections_long_one():
     world.add(entry(1, conn=1, prompt=8000), 5)
     world.turn()
     world.add(entry(2, conn=2, prompt=50), 5)
-    assert world.turn().prefill == 2
+    assert world.turn().prefill[0] == 2
 
 
 def test_short_prompts_of_one_connection_overtake_a_long_one_a_bounded_number_of_times():
@@ -183,8 +190,7 @@ def test_short_prompts_of_one_connection_overtake_a_long_one_a_bounded_number_of
     order = []
     while 0 in world.scheduler.entries and len(order) < 100:
         turn = world.turn()
-        if turn.prefill is not None:
-            order.append(turn.prefill)
+        order += turn.prefill[:1]
     assert order.index(0) <= OVERTAKES_MAX + 1
 
 

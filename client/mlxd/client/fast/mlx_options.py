@@ -33,6 +33,7 @@ OPTIONS = (
     ("thinking", ("--think",), "true", "Let the model think first."),
     ("thinking", ("--no-think",), "false", "Answer straight away."),
     ("adapter", ("--adapter",), "str", "LoRA adapter: folder or configured name."),
+    ("draft", ("--draft",), "str", "Smaller model that proposes tokens for this one to check."),
     ("keep_alive_s", ("--keep-alive",), "float", "Seconds the model stays warm; -1: forever."),
     ("priority", ("--priority",), "str", "interactive, completion or batch."),
     ("deadline_s", ("--timeout",), "float", "Seconds after which to give up."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from mlxd.daemon.engine.text import Channel, Markers, Piece, TextSplitter
@@ -37,11 +37,34 @@ class ModelRef:
     pin: bool = False
     adapter: str | None = None
     draft: str | None = None
+    draft_name: str | None = None
 
     @property
     def key(self) -> str:
         """Tells resident models apart: the same weights with another adapter are another model."""
         return f"{self.path}\n{self.adapter}" if self.adapter else self.path
+
+    @property
+    def base_ref(self) -> ModelRef | None:
+        """The model without its adapter, whose weights both share; None where there is none."""
+        if self.adapter is None:
+            return None
+        return replace(
+            self, adapter=None, draft=None, draft_name=None, keep_alive_s=None, pin=False
+        )
+
+    @property
+    def draft_ref(self) -> ModelRef | None:
+        """The smaller model that proposes tokens; None where there is none."""
+        if self.draft is None:
+            return None
+        return ModelRef(self.draft_name or self.draft, self.draft)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of all models that a request for this one uses."""
+        others = (self.base_ref, self.draft_ref)
+        return (self.key, *(other.key for other in others if other is not None))
 
     @classmethod
     def from_map(cls, raw: dict[str, Any]) -> ModelRef:
@@ -216,6 +239,8 @@ class Job:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     batched: bool = False
+    draft: Any = None
+    """`mlx_draft.Draft` of a sequence with a draft model."""
     notes: list[str] = field(default_factory=list)
 
     def usage(self) -> dict[str, int]:
@@ -242,6 +267,7 @@ class Job:
                 "batched": self.batched,
                 "constrained": self.prepared is not None and self.prepared.constraint is not None,
                 "truncated_tokens": 0,
+                **({"draft": self.draft.to_map()} if self.draft is not None else {}),
                 "notes": list(dict.fromkeys(notes)),
             },
         }

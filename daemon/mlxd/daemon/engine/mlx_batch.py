@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
+from mlxd.daemon.engine.mlx_draft import Draft, verify
 from mlxd.daemon.engine.mlx_sampling import BatchSampler, SamplingParams, describe_logprobs
 
 if TYPE_CHECKING:
@@ -85,6 +86,15 @@ class Parked:
     next_info: tuple[Any, ...] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A row whose prompt is computed up to its last token, which is fed first."""
+
+    row: Row
+    cache: Cache
+    last_token: int
+
+
 def mergeable(model: Any) -> bool:
     """Whether the model's caches can hold several sequences."""
     return all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
@@ -138,14 +148,14 @@ class DecodeBatch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def start(self, rows: list[Row], caches: list[Cache], last_tokens: list[int]) -> None:
-        """Add rows whose prompts are computed up to their last token. Takes the caches over."""
+    def start(self, starts: Sequence[Start]) -> None:
+        """Add rows, whose first tokens are computed in one step. Takes the caches over."""
         fresh = DecodeBatch(self.model)
-        fresh.rows = rows
-        fresh._batched = len(rows) > 1
-        fresh._cache = merge(caches) if fresh._batched else caches[0]
+        fresh.rows = [one.row for one in starts]
+        fresh._batched = len(starts) > 1
+        fresh._cache = merge([one.cache for one in starts]) if fresh._batched else starts[0].cache
         fresh._rows_changed()
-        fresh._launch(mx.array(last_tokens, dtype=mx.uint32))
+        fresh._launch(mx.array([one.last_token for one in starts], dtype=mx.uint32))
         self._join(fresh)
 
     def resume(self, parked: Parked) -> None:
@@ -163,6 +173,33 @@ class DecodeBatch:
         self._launch(current)
         tokens = cast(list[int], current.tolist())
         return self._emitted(tokens, info)
+
+    def speculate(self, draft: Draft, behind: list[int], most: int) -> list[Emitted]:
+        """Emit one token of the only row, and those of up to `most` proposals that it accepts.
+
+        `behind` are the row's emitted tokens that `draft` has not taken in yet.
+        """
+        assert len(self.rows) == 1
+        assert self._next is not None
+        row, count = self.rows[0], min(draft.width, most)
+        cache = self._single_cache()
+        proposals = draft.propose(behind, self._next, count, row.sampling, row.steps)
+        emitted, accepted, self._next = verify(
+            self.model, cache, self._next, proposals, row.sampling, row.steps
+        )
+        row.steps += accepted + 1
+        draft.settle(count, accepted)
+        return [Emitted(row.uid, token) for token in emitted]
+
+    def rewind(self, tokens: int) -> None:
+        """Take the last emitted tokens of the only row out of its cache."""
+        trim_prompt_cache(self._single_cache(), tokens)
+
+    def _single_cache(self) -> Cache:
+        if self._batched:
+            self._cache = [layer.extract(0) for layer in self._cache]
+            self._batched = False
+        return self._cache
 
     def cache_of(self, uid: int) -> Cache:
         """Return a copy of one row's cache. It covers the prompt and every token emitted so far."""

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -35,6 +36,8 @@ from mlxd.protocol.messages import Notification, Request
 
 IDLE_POLL_S = 2.0
 """How often an idle engine looks at memory pressure and keep-alive times."""
+BLOCKED_POLL_S = 0.1
+"""How often to try a load again that waits for room, while no request ends."""
 KV_BUDGET_MIN_BYTES = 64 * 2**20
 ENDINGS = {
     "superseded": "A newer request took this one's place.",
@@ -66,6 +69,8 @@ class Engine:
             budget_bytes=budget_bytes,
             default_keep_alive_s=options.keep_alive_s,
             requests=self._requests_of,
+            kv_bytes=self.scheduler.kv_in_use,
+            make_way=self._make_way,
             on_gone=self._host_gone,
         )
         self.jobs: dict[int, Job] = {}
@@ -74,14 +79,16 @@ class Engine:
             scheduler=self.scheduler,
             prefixes=prefixes,
             counters=self.counters,
+            host_of=self.residents.hosts.get,
             emit=self._emit,
             ended=self._end,
         )
-        self._load_answers: dict[str, list[Any]] = {}
+        self._loads: list[tuple[Any, ModelRef]] = []
         self._events: list[list[Any]] = []
         self._stopping = False
         self._empty_since = time.monotonic()
         self._residents_changed = False
+        self._housekeeping_s = 0.0
 
     # ---- the loop
 
@@ -99,18 +106,22 @@ class Engine:
         """Take in what has come, waiting if there is nothing to do; then choose the next turn."""
         for message in self._received(wait=False):
             self._take_in(message)
+        self._housekeeping()
         turn = self.scheduler.plan()
-        while turn.idle and not (self._loadable() or self._to_tell() or self._stopping):
+        while turn.idle and not (self._can_load() or self._to_tell() or self._stopping):
             for message in self._received(wait=True):
                 self._take_in(message)
             self._housekeeping()
-            if self._is_empty():
+            if self._is_empty() or self.residents.blocked:
                 break
             turn = self.scheduler.plan()
         return turn
 
     def _to_tell(self) -> bool:
         return bool(self._events) or self._residents_changed
+
+    def _can_load(self) -> bool:
+        return self.residents.next_key is not None and not self.residents.blocked
 
     def _run(self, turn: Turn) -> None:
         if turn.lane is not None:
@@ -119,8 +130,9 @@ class Engine:
                 self.runner.run(turn, turn.lane, host, self.jobs)
             except Exception as exc:  # one lane's failure must not end the others
                 self._lane_failed(turn.lane, exc)
-        if self._loadable():
-            self._load_a_slice()
+            self._make_way(0)
+        if (key := self.residents.next_key) is not None:
+            self._guard_load(key, self.residents.advance)
 
     def _apply(self) -> None:
         """Send what the turn brought, in one message."""
@@ -136,7 +148,8 @@ class Engine:
     def _received(self, *, wait: bool) -> Iterable[Any]:
         try:
             if wait:
-                timeout_s = min(IDLE_POLL_S, max(0.01, self.residents.next_expiry_s()))
+                longest_s = BLOCKED_POLL_S if self.residents.blocked else IDLE_POLL_S
+                timeout_s = min(longest_s, max(0.01, self.residents.next_expiry_s()))
                 yield self.inbox.get(timeout=timeout_s)
             while True:
                 yield self.inbox.get_nowait()
@@ -187,18 +200,13 @@ class Engine:
             self._fail(job, message.error)
             return
         job.prepared = message.prepared
-        host = self.residents.hosts.get(job.ref.key)
-        if host is not None:
-            self._enqueue(host, job)
-        elif job.ref.key not in self.residents.loading:
-            self._want_again(job)
-
-    def _want_again(self, job: Job) -> None:
-        """The model went away while the prompt was being prepared."""
         try:
+            # Again, for a model that went away while the prompt was being prepared.
             self.residents.want(job.ref)
         except MlxdError as error:
             self._fail(job, error)
+            return
+        self._enqueue_if_ready(job)
 
     def _cancel(self, params: dict[str, Any]) -> None:
         job = self.jobs.get(params["rid"])
@@ -216,14 +224,22 @@ class Engine:
     def _load(self, request: Request) -> None:
         ref = ModelRef.from_map(request.params["model"])
         pin = bool(request.params.get("pin"))
-        if self.residents.want(ref, request.params.get("keep_alive_s"), pin):
-            self.link.answer(request.id, self._load_result(self.residents.hosts[ref.key]))
-        else:
-            self._load_answers.setdefault(ref.key, []).append(request.id)
+        self.residents.want(ref, request.params.get("keep_alive_s"), pin)
+        self._loads.append((request.id, ref))
+        self._answer_loads()
+
+    def _answer_loads(self) -> None:
+        """Answer those whose models are all there."""
+        hosts = self.residents.hosts
+        for entry in [one for one in self._loads if hosts.keys() >= set(one[1].needs)]:
+            self._loads.remove(entry)
+            self.link.answer(entry[0], self._load_result(hosts[entry[1].key]))
 
     def _unload(self, request: Request) -> None:
         name = request.params["name"]
         found = [key for key, host in self.residents.hosts.items() if host.ref.name == name]
+        # What shares their weights goes first: only then is the memory free.
+        found = [*self.residents.resting_on(found), *found]
         pending = sum(self._requests_of(key) for key in found)
         for key in found:
             if self._requests_of(key):
@@ -282,58 +298,77 @@ class Engine:
 
     # ---- models
 
-    def _loadable(self) -> bool:
-        return self.residents.busy
-
-    def _load_a_slice(self) -> None:
-        self._guard_load(self.residents.first_in_queue, self.residents.advance)
-
     def _guard_load(self, key: str, work: Callable[[], Host | None]) -> None:
         try:
             host = work()
         except MlxdError as error:
             self.residents.drop_loading(key)
-            for request_id in self._load_answers.pop(key, []):
+            for request_id, _ in [one for one in self._loads if key in one[1].needs]:
                 self.link.refuse(request_id, error)
+            self._loads = [one for one in self._loads if key not in one[1].needs]
             for job in self._jobs_of(key):
-                self._fail(job, error)
+                self._load_failed(job, key, error)
             return
         if host is not None:
             self._host_ready(host)
 
+    def _load_failed(self, job: Job, key: str, error: MlxdError) -> None:
+        """End a job whose model cannot be loaded; without a draft model it goes on."""
+        draft = job.ref.draft_ref
+        if draft is None or key != draft.key or key == job.ref.key:
+            self._fail(job, error)
+            return
+        job.notes.append(f"the draft model {draft.name} was not used: {error.message}")
+        job.ref = replace(job.ref, draft=None, draft_name=None)
+        self._enqueue_if_ready(job)
+
     def _host_ready(self, host: Host) -> None:
         self._residents_changed = True
         self._fit_kv_budget()
-        for request_id in self._load_answers.pop(host.ref.key, []):
-            self.link.answer(request_id, self._load_result(host))
-        now = time.monotonic()
+        self._answer_loads()
         for job in self._jobs_of(host.ref.key):
-            job.timing.load_s = now - job.timing.received
-            if job.prepared is not None:
-                self._enqueue(host, job)
+            job.timing.load_s = time.monotonic() - job.timing.received
+            self._enqueue_if_ready(job)
 
-    def _enqueue(self, host: Host, job: Job) -> None:
+    def _enqueue_if_ready(self, job: Job) -> None:
+        """Hand the job to the scheduler once its prompt and all its models are there."""
+        missing = [key for key in job.ref.needs if key not in self.residents.hosts]
+        if job.prepared is None or missing or job.rid in self.scheduler.entries:
+            return
         try:
-            self.runner.enqueue(host, job)
+            self.runner.enqueue(self.residents.hosts[job.ref.key], job)
         except MlxdError as error:
             self._fail(job, error)
 
     def _host_gone(self, host: Host) -> None:
         self._residents_changed = True
+        self.prefixes.release(host.fingerprint)
         self._empty_since = time.monotonic()
         self._fit_kv_budget()
 
     def _fit_kv_budget(self) -> None:
         free = self.residents.budget_bytes - self.residents.weights_bytes()
         self.scheduler.kv_budget_bytes = max(free, KV_BUDGET_MIN_BYTES)
+        self._make_way(0)
+
+    def _make_way(self, need_bytes: int) -> None:
+        """Free remembered prompts until `need_bytes` fit beside weights and running requests."""
+        held = self.residents.weights_bytes() + self.scheduler.kv_in_use() + need_bytes
+        room = max(0, self.residents.budget_bytes - held)
+        if self.prefixes.nbytes > room:
+            self.prefixes.trim(room)
 
     @staticmethod
     def _load_result(host: Host) -> dict[str, Any]:
         return {"model": host.ref.name, "bytes": host.bytes, "load_s": round(host.load_s, 3)}
 
     def _housekeeping(self) -> None:
-        if self.residents.expire():
-            self._residents_changed = True
+        """See to times that are up and memory that is short, also while there is work."""
+        now_s = time.monotonic()
+        if now_s >= self._housekeeping_s:
+            if self.residents.expire():
+                self._residents_changed = True
+            self._housekeeping_s = now_s + min(IDLE_POLL_S, self.residents.next_expiry_s())
 
     def _is_empty(self) -> bool:
         """Whether the process holds nothing, so that its end gives all memory back."""
@@ -346,7 +381,8 @@ class Engine:
         return sum(1 for _ in self._jobs_of(key))
 
     def _jobs_of(self, key: str) -> list[Job]:
-        return [job for job in self.jobs.values() if job.ref.key == key]
+        """Return the jobs that use a model, be it for its weights or its proposals."""
+        return [job for job in self.jobs.values() if key in job.ref.needs]
 
     # ---- ends
 

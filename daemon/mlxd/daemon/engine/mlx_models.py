@@ -35,7 +35,9 @@ class Host:
     bytes: int
     fingerprint: str
     keep_alive_s: float
-    pinned: bool
+    pinned: bool = False
+    shared: bool = False
+    """Loaded for the weights that adapters share, not because anybody asked for it."""
     load_s: float = 0.0
     last_used_s: float = field(default_factory=time.monotonic)
     pacer: PrefillPacer = field(default_factory=PrefillPacer)
@@ -70,11 +72,11 @@ class Host:
 class Loader:
     """Loads one model in slices, so that models that are already decoding go on meanwhile."""
 
-    def __init__(self, ref: ModelRef, base: Host | None = None) -> None:
+    def __init__(self, ref: ModelRef, base: Any = None) -> None:
+        """`base` is the loaded model without `ref`'s adapter, to share its weights with."""
         self.ref = ref
-        self._started = time.monotonic()
+        self.model: Any = None
         self._base = base
-        self._model: Any = None
         self._work: Iterator[None] | None = None
 
     def advance(self) -> bool:
@@ -85,7 +87,7 @@ class Loader:
         """
         try:
             if self._work is None:
-                self._model = self._open()
+                self.model = self._open()
                 self._work = self._read()
             next(self._work)
         except StopIteration:
@@ -96,30 +98,26 @@ class Loader:
             raise load_failed(self.ref, exc) from exc
         return False
 
-    def host(self, tokenizer: Tokenizer, default_keep_alive_s: float) -> Host:
+    def host(self, tokenizer: Tokenizer, keep_alive_s: float) -> Host:
         """Return the loaded model with its tokenizer."""
         config = tokenizer.config
-        cache = make_prompt_cache(self._model)
-        keep_alive_s = self.ref.keep_alive_s
+        cache = make_prompt_cache(self.model)
         return Host(
             ref=self.ref,
-            model=self._model,
+            model=self.model,
             tokenizer=tokenizer,
             bytes=self.own_bytes(),
             fingerprint=fingerprint(Path(self.ref.path), self.ref.adapter),
-            keep_alive_s=default_keep_alive_s if keep_alive_s is None else keep_alive_s,
-            pinned=self.ref.pin,
-            load_s=time.monotonic() - self._started,
-            mergeable=mergeable(self._model),
+            keep_alive_s=keep_alive_s,
+            mergeable=mergeable(self.model),
             trimmable=can_trim_prompt_cache(cache),
             kv_bytes_per_token=kv_bytes_per_token(config, self._kv_item_bytes()) or 0,
         )
 
     def own_bytes(self) -> int:
         """Return the bytes of weights that this model does not share with its base."""
-        total = sum(array.nbytes for _, array in tree_flatten(self._model.parameters()))
-        shared = self._base.bytes if self._base is not None else 0
-        return max(0, int(total) - shared)
+        shared = 0 if self._base is None else _nbytes(self._base)
+        return max(0, _nbytes(self.model) - shared)
 
     def _open(self) -> Any:
         model, _config = load_model(
@@ -127,7 +125,7 @@ class Loader:
         )
         if self._base is not None:
             # The same arrays, not copies: an adapter costs its own few megabytes only.
-            model.update(self._base.model.parameters())
+            model.update(self._base.parameters())
         if self.ref.adapter:
             model = load_adapters(model, self.ref.adapter)
             model.eval()
@@ -136,7 +134,7 @@ class Loader:
     def _read(self) -> Iterator[None]:
         pending: list[mx.array] = []
         size = 0
-        for _, array in tree_flatten(self._model.parameters()):
+        for _, array in tree_flatten(self.model.parameters()):
             pending.append(array)
             size += array.nbytes
             if size >= LOAD_SLICE_BYTES:
@@ -148,11 +146,15 @@ class Loader:
     def _kv_item_bytes(self) -> int:
         floats = [
             array.dtype.size
-            for _, array in tree_flatten(self._model.parameters())
+            for _, array in tree_flatten(self.model.parameters())
             if mx.issubdtype(array.dtype, mx.floating)
         ]
         # Norms and scales keep the type in which the model computes.
         return min(floats, default=2)
+
+
+def _nbytes(model: Any) -> int:
+    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
 
 
 def load_failed(ref: ModelRef, exc: Exception) -> ModelLoadFailed:

@@ -91,6 +91,11 @@ class PrefixCache:
         for entry in self._index.of_key(model_key):
             self._drop(entry.id)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that remembered prompts take in memory."""
+        return self._index.nbytes
+
     def trim(self, memory_bytes: int) -> None:
         """Free memory down to `memory_bytes`, under pressure."""
         for entry in self._index.over_budget(memory_bytes):

@@ -17,7 +17,11 @@ from mlxd.daemon.engine.job import ModelRef
 from mlxd.daemon.engine.mlx_models import Host, Loader
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
 from mlxd.daemon.engine.mlx_preparer import Preparer, TokenizerReady
-from mlxd.daemon.engine.model_files import check_folder, estimate_resident_bytes
+from mlxd.daemon.engine.model_files import (
+    check_folder,
+    estimate_adapter_bytes,
+    estimate_resident_bytes,
+)
 from mlxd.protocol.errors import OutOfMemory
 
 PRESSURE_POLL_S = 2.0
@@ -25,11 +29,18 @@ PRESSURE_POLL_S = 2.0
 
 @dataclass(slots=True)
 class Loading:
-    """A model that somebody waits for. `weights` is set once there is room and reading began."""
+    """A model that somebody waits for. `weights` is set once there is room and reading began.
+
+    `beside` are the models without which it is of no use: they stay while it loads.
+    """
 
     ref: ModelRef
     keep_alive_s: float | None = None
     pin: bool = False
+    beside: tuple[str, ...] = ()
+    shared: bool = False
+    """Nobody asked for the model itself: it goes with those that share its weights."""
+    need_bytes: int = 0
     requested_s: float = field(default_factory=time.monotonic)
     weights: Loader | None = None
     weights_done: bool = False
@@ -40,13 +51,16 @@ class Loading:
 class Residents:
     """Resident models and those to come.
 
-    `requests(key)` counts the jobs of a model; `on_gone(host)` is told before one is let go.
+    `requests(key)` counts the jobs of a model; `kv_bytes()` is what running requests may hold;
+    `make_way(bytes)` frees what is kept for later only; `on_gone(host)` is told when one goes.
     """
 
     preparer: Preparer
     budget_bytes: int
     default_keep_alive_s: float
     requests: Callable[[str], int]
+    kv_bytes: Callable[[], int]
+    make_way: Callable[[int], None]
     on_gone: Callable[[Host], None]
     hosts: dict[str, Host] = field(default_factory=dict)
     loading: dict[str, Loading] = field(default_factory=dict)
@@ -54,6 +68,8 @@ class Residents:
     evicted_total: int = 0
     _queue: deque[str] = field(default_factory=deque)
     _pressure_checked_s: float = 0.0
+    blocked: bool = False
+    """Whether the next model waits for room that running requests hold."""
 
     def want(self, ref: ModelRef, keep_alive_s: float | None = None, pin: bool = False) -> bool:
         """Ask for a model; returns whether it is resident. Asking twice loads it once.
@@ -61,17 +77,50 @@ class Residents:
         Raises:
             MlxdError: the folder cannot be a model.
         """
-        if host := self.hosts.get(ref.key):
-            if keep_alive_s is not None:
-                host.keep_alive_s = _forever_as_inf(keep_alive_s)
-            host.pinned = host.pinned or pin
-            return True
-        if ref.key not in self.loading:
-            check_folder(Path(ref.path))
-            self.loading[ref.key] = Loading(ref, keep_alive_s, pin)
-            self._queue.append(ref.key)
-            self.preparer.load(ref)
-        return False
+        base, draft = ref.base_ref, ref.draft_ref
+        if base is not None and base.key not in self.hosts:
+            self._ask_for(Loading(base, shared=True))
+        loading = Loading(ref, keep_alive_s, pin, () if base is None else (base.key,))
+        complete = self._want_one(loading)
+        if draft is not None:
+            complete &= self._want_one(Loading(draft, beside=(ref.key,)))
+        return complete
+
+    def _want_one(self, wanted: Loading) -> bool:
+        host = self.hosts.get(wanted.ref.key)
+        if host is None:
+            self._ask_for(wanted)
+            return False
+        if host.shared:
+            host.ref, host.shared = wanted.ref, False
+            host.keep_alive_s = self._keep_alive_s(wanted)
+        elif wanted.keep_alive_s is not None:
+            host.keep_alive_s = self._keep_alive_s(wanted)
+        host.pinned = host.pinned or wanted.pin or wanted.ref.pin
+        return True
+
+    def _ask_for(self, wanted: Loading) -> None:
+        key = wanted.ref.key
+        known = self.loading.get(key)
+        if known is None:
+            check_folder(Path(wanted.ref.path))
+            self.loading[key] = wanted
+            self._queue.append(key)
+            self.preparer.load(wanted.ref)
+        elif not wanted.shared:
+            if known.shared:
+                known.ref, known.shared = wanted.ref, False
+            known.pin = known.pin or wanted.pin
+            if wanted.keep_alive_s is not None:
+                known.keep_alive_s = wanted.keep_alive_s
+
+    def _keep_alive_s(self, wanted: Loading) -> float:
+        """Return what the request says, else the configuration of the model, else the default."""
+        if wanted.shared:
+            return 0.0
+        chosen = (wanted.keep_alive_s, wanted.ref.keep_alive_s, self.default_keep_alive_s)
+        keep_alive_s = next(one for one in chosen if one is not None)
+        return math.inf if keep_alive_s < 0 else keep_alive_s
 
     def tokenizer_ready(self, message: TokenizerReady) -> Host | None:
         """Take in a tokenizer; returns the model if that made it complete. Raises its error."""
@@ -84,37 +133,41 @@ class Residents:
         return self._complete(loading)
 
     @property
-    def busy(self) -> bool:
-        """Whether weights are waiting to be read."""
-        return any(not self.loading[key].weights_done for key in self._queue)
+    def next_key(self) -> str | None:
+        """The model whose weights are read now or next, or None."""
+        return next((key for key in self._queue if not self.loading[key].weights_done), None)
 
     def advance(self) -> Host | None:
-        """Read a slice of the next model; returns a model that became complete.
+        """Read a slice of the model `next_key`; returns it once it is complete.
 
         Raises:
-            MlxdError: the first model in the queue cannot be loaded; `failed_key` names it.
+            MlxdError: that model cannot be loaded.
         """
-        while self._queue and self.loading[self._queue[0]].weights_done:
-            self._queue.popleft()
-        if not self._queue:
+        key = self.next_key
+        if key is None:
             return None
-        loading = self.loading[self._queue[0]]
+        loading = self.loading[key]
         if loading.weights is None:
-            if not self._make_room(loading):
+            self.blocked = not self._make_room(loading)
+            if self.blocked:
                 return None
             loading.weights = Loader(loading.ref, self._base_of(loading.ref))
         loading.weights_done = loading.weights.advance()
         return self._complete(loading) if loading.weights_done else None
-
-    @property
-    def first_in_queue(self) -> str:
-        return self._queue[0]
 
     def drop_loading(self, key: str) -> None:
         """Forget a load that failed or is no longer wanted."""
         self.loading.pop(key, None)
         if key in self._queue:
             self._queue.remove(key)
+
+    def resting_on(self, keys: list[str]) -> list[str]:
+        """Return the resident models that share the weights of one of `keys`, beside those."""
+        return [
+            one.key
+            for one in self._view()
+            if one.key not in keys and any(key in keys for key in one.rests_on)
+        ]
 
     def let_go(self, key: str) -> None:
         """Free a model's memory."""
@@ -131,15 +184,20 @@ class Residents:
         gone = list(residency.expired(self._view(), now_s))
         if now_s - self._pressure_checked_s >= PRESSURE_POLL_S:
             self._pressure_checked_s = now_s
-            level = memory.pressure()
-            if level != "normal":
-                mx.clear_cache()
-                gone += residency.under_pressure(self._view(), level, now_s)
+            gone += self._relieve(memory.pressure())
         gone = list(dict.fromkeys(gone))
         for key in gone:
             self.let_go(key)
         self.evicted_total += len(gone)
         return gone
+
+    def _relieve(self, level: str) -> tuple[str, ...]:
+        """Give caches back when memory is short; returns the models to let go as well."""
+        if level == "normal":
+            return ()
+        self.make_way(self.budget_bytes)
+        mx.clear_cache()
+        return residency.under_pressure(self._view(), level)
 
     def next_expiry_s(self) -> float:
         """Return the seconds until a model's time is up; infinite where none ever is."""
@@ -147,8 +205,9 @@ class Residents:
         return math.inf if when is None else max(0.0, when - time.monotonic())
 
     def weights_bytes(self) -> int:
-        """Return the bytes of all resident weights."""
-        return sum(host.bytes for host in self.hosts.values())
+        """Return the bytes of all resident weights, and of those that are being read."""
+        read = (one.need_bytes for one in self.loading.values() if one.weights is not None)
+        return sum(host.bytes for host in self.hosts.values()) + sum(read)
 
     def records(self) -> list[dict[str, Any]]:
         """Return what `ps` shows."""
@@ -174,11 +233,9 @@ class Residents:
     def _complete(self, loading: Loading) -> Host | None:
         if not (loading.weights_done and loading.tokenizer and loading.weights):
             return None
-        host = loading.weights.host(loading.tokenizer, self.default_keep_alive_s)
-        host.keep_alive_s = _forever_as_inf(
-            host.keep_alive_s if loading.keep_alive_s is None else loading.keep_alive_s
-        )
-        host.pinned = host.pinned or loading.pin
+        host = loading.weights.host(loading.tokenizer, self._keep_alive_s(loading))
+        host.ref, host.shared = loading.ref, loading.shared
+        host.pinned = loading.pin or loading.ref.pin
         host.load_s = time.monotonic() - loading.requested_s
         self.drop_loading(loading.ref.key)
         self.hosts[loading.ref.key] = host
@@ -187,16 +244,15 @@ class Residents:
 
     def _make_room(self, loading: Loading) -> bool:
         """Evict what must go. False: wait, it fits when running requests are done."""
-        need = 0 if self._base_of(loading.ref) else estimate_resident_bytes(Path(loading.ref.path))
-        now_s = time.monotonic()
-        plan = residency.plan_load(self._view(), need, self.budget_bytes, now_s)
-        if plan.fits:
-            for key in plan.evict:
+        need = loading.need_bytes = self._estimate(loading.ref)
+        free = self._plan(need, loading.beside, self.budget_bytes - self.kv_bytes())
+        if free.fits:
+            for key in free.evict:
                 self.let_go(key)
                 self.evicted_total += 1
+            self.make_way(need)
             return True
-        quiet = [replace(resident, requests=0) for resident in self._view()]
-        if residency.plan_load(quiet, need, self.budget_bytes, now_s).fits:
+        if self._plan(need, loading.beside, self.budget_bytes, quiet=True).fits:
             return False
         held = self.weights_bytes()
         raise OutOfMemory(
@@ -205,11 +261,40 @@ class Residents:
             data={"need_bytes": need, "budget_bytes": self.budget_bytes, "held_bytes": held},
         )
 
-    def _base_of(self, ref: ModelRef) -> Host | None:
-        """Return a resident model with the same weights, for an adapter to share."""
+    def _plan(
+        self, need: int, beside: tuple[str, ...], budget: int, *, quiet: bool = False
+    ) -> residency.Plan:
+        view = self._view()
+        if quiet:
+            # As if all requests were done, but for those that wait for this very model.
+            view = [replace(one, requests=0) for one in view]
+        reading = (one.need_bytes for one in self.loading.values() if one.weights is not None)
+        return residency.plan_load(view, need, budget - sum(reading), beside=beside)
+
+    def _estimate(self, ref: ModelRef) -> int:
+        """Return the bytes that the model will take beside what it can share."""
         if ref.adapter is None:
+            return estimate_resident_bytes(Path(ref.path))
+        own = estimate_adapter_bytes(Path(ref.adapter))
+        shared = self._base_of(ref) is not None
+        return own if shared else own + estimate_resident_bytes(Path(ref.path))
+
+    def _base_of(self, ref: ModelRef) -> Any:
+        """Return the loaded model without the adapter, or None."""
+        base = ref.base_ref
+        if base is None:
             return None
-        return self.hosts.get(replace(ref, adapter=None).key)
+        if host := self.hosts.get(base.key):
+            return host.model
+        # Its tokenizer may still be on its way.
+        loading = self.loading.get(base.key)
+        if loading is None or loading.weights is None or not loading.weights_done:
+            return None
+        return loading.weights.model
+
+    def _users(self, key: str) -> int:
+        """Return how many requests, and models on their way, need this one."""
+        return self.requests(key) + sum(key in one.beside for one in self.loading.values())
 
     def _view(self) -> list[residency.Resident]:
         return [
@@ -219,15 +304,11 @@ class Residents:
                 last_used_s=host.last_used_s,
                 keep_alive_s=host.keep_alive_s,
                 pinned=host.pinned,
-                requests=self.requests(key),
-                kv_bytes=0,
+                requests=self._users(key),
+                rests_on=() if host.ref.base_ref is None else (host.ref.base_ref.key,),
             )
             for key, host in self.hosts.items()
         ]
-
-
-def _forever_as_inf(keep_alive_s: float) -> float:
-    return math.inf if keep_alive_s < 0 else keep_alive_s
 
 
 def _gigabytes(size: int) -> str:

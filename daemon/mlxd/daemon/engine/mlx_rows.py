@@ -10,6 +10,7 @@ from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokeni
 
 from mlxd.daemon.engine.job import Choice, Job, markers_of
 from mlxd.daemon.engine.mlx_batch import Emitted, Row
+from mlxd.daemon.engine.mlx_draft import can_rewind
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_sampling import SamplingParams, choice_seed
 from mlxd.daemon.engine.text import Channel, Markers, TextSplitter
@@ -62,6 +63,22 @@ def new_row(host: Host, job: Job, choice: Choice, uid: int) -> Row:
         constrain_after=tuple(wrapper.think_end_tokens) if thinks else (),
         logprobs=params["logprobs"],
     )
+
+
+def draft_problem(host: Host, small: Host | None, job: Job) -> str:
+    """Return why proposals of the model `small` cannot help this job; empty where they can."""
+    params, prepared = job.params, job.prepared
+    if small is None:
+        return "it is not in memory"
+    if prepared is not None and prepared.constraint is not None:
+        return "a constrained answer is decoded token by token"
+    if params["n"] > 1 or params["logprobs"] >= 0 or _processors(params):
+        return "several answers, log-probabilities and penalties are decoded token by token"
+    if not (can_rewind(host.model) and can_rewind(small.model)):
+        return "a cache of the kind that one of both models has cannot be rewound"
+    if small.tokenizer.vocabulary != host.tokenizer.vocabulary:
+        return "its vocabulary is another one"
+    return ""
 
 
 def is_end(host: Host, job: Job, token: int) -> bool:

@@ -10,10 +10,11 @@ from typing import Any
 import mlx.core as mx
 
 from mlxd.daemon.engine.job import Choice, Job
-from mlxd.daemon.engine.mlx_batch import Cache, Emitted, Parked, Prefill
+from mlxd.daemon.engine.mlx_batch import Cache, DecodeBatch, Emitted, Parked, Prefill, Row, Start
+from mlxd.daemon.engine.mlx_draft import LAG_MAX_TOKENS, Draft
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_prefix import PrefixCache
-from mlxd.daemon.engine.mlx_rows import is_end, logprob_entry, new_choice, new_row
+from mlxd.daemon.engine.mlx_rows import draft_problem, is_end, logprob_entry, new_choice, new_row
 from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler, Turn
 from mlxd.protocol.errors import OutOfMemory
 
@@ -26,7 +27,8 @@ Emit = Callable[[int, str, dict[str, Any]], None]
 class Runner:
     """Owns the rows, the unfinished prompts and the parked sequences of all jobs.
 
-    `ended(job, result)` is called once for every job that comes to its natural end.
+    `ended(job, result)` is called once for every job that comes to its natural end; `host_of(key)`
+    finds resident models.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class Runner:
         scheduler: Scheduler,
         prefixes: PrefixCache,
         counters: Counter[str],
+        host_of: Callable[[str], Host | None],
         emit: Emit,
         ended: Callable[[Job, dict[str, Any]], None],
     ) -> None:
         self.scheduler = scheduler
         self.prefixes = prefixes
         self.counters = counters
+        self.host_of = host_of
         self.emit = emit
         self.ended = ended
         self.parked: dict[int, list[Parked]] = {}
@@ -78,15 +82,13 @@ class Runner:
         """Do one turn of one lane."""
         for rid in turn.park:
             self._park(host, jobs[rid])
-        for rid in turn.admit:
-            self._admit(host, lane, jobs[rid])
+        self._admit(host, lane, [jobs[rid] for rid in turn.admit])
         if turn.decode:
             for batch in list(host.batches.get(lane, ())):
                 if len(batch):
-                    self._take_tokens(host, batch.step())
+                    self._decode(host, batch, alone=self.scheduler.decoding_in(lane) == 1)
             host.tidy()
-        if turn.prefill is not None and turn.prefill in jobs:
-            self._prefill(host, lane, jobs[turn.prefill])
+        self._prefill_some(host, lane, [jobs[rid] for rid in turn.prefill if rid in jobs])
 
     def forget(self, job: Job, host: Host | None) -> None:
         """Drop everything that belongs to a job that ended, in whatever state."""
@@ -121,7 +123,9 @@ class Runner:
             job.max_tokens = context - prompt_tokens
             job.notes.append(f"max_tokens lowered to {job.max_tokens} by the context of {context}")
         tokens = (prompt_tokens + job.max_tokens) * job.params["n"]
-        need = int(tokens * host.kv_bytes_per_token)
+        small = None if job.ref.draft_ref is None else self.host_of(job.ref.draft_ref.key)
+        per_token = host.kv_bytes_per_token + (0 if small is None else small.kv_bytes_per_token)
+        need = int(tokens * per_token)
         free = self.scheduler.kv_budget_bytes
         if need > free:
             raise OutOfMemory(
@@ -132,20 +136,34 @@ class Runner:
             )
         return need
 
-    def _prefill(self, host: Host, lane: Lane, job: Job) -> None:
+    def _prefill_some(self, host: Host, lane: Lane, jobs: list[Job]) -> None:
+        """Compute prompts until a chunk's time is used up: the first one's chunk, or several."""
+        waits = self.scheduler.decoding_in(lane) > 0
+        used = 0
+        for job in jobs:
+            left = host.pacer.chunk_tokens(decoding=waits) - used
+            if used and left <= 0:
+                return
+            count, complete = self._prefill(host, job, max(left, 1))
+            used += count
+            # Whoever is complete waits for the others now, as a running stream would.
+            waits = waits or complete
+
+    def _prefill(self, host: Host, job: Job, tokens: int) -> tuple[int, bool]:
+        """Compute up to `tokens` of a prompt. Returns how many, and whether it is complete."""
         prefill = self._prefills.get(job.rid) or self._begin_prefill(host, job)
-        decoding = self.scheduler.decoding_in(lane) > 0
-        limit = min(host.pacer.chunk_tokens(decoding=decoding), self._to_next_cut(host, job))
         started = time.monotonic()
-        count = prefill.run(limit)
+        count = prefill.run(min(tokens, self._to_next_cut(host, job)))
         host.pacer.observe(count, time.monotonic() - started)
         if count:
             self.counters["prompt_tokens_computed"] += count
             self.scheduler.prefilled(job.rid, count)
             self.emit(job.rid, "prefill", {"done": prefill.done + 1, "total": job.prompt_tokens})
             self._snapshot_at_cut(host, job)
-        if prefill.left <= 0 and job.method == "prefill":
+        complete = prefill.left <= 0
+        if complete and job.method == "prefill":
             self._end_prefill(host, job)
+        return count, complete
 
     def _begin_prefill(self, host: Host, job: Job) -> Prefill:
         assert job.prepared is not None
@@ -189,31 +207,45 @@ class Runner:
 
     # ---- rows
 
-    def _admit(self, host: Host, lane: Lane, job: Job) -> None:
-        """Start the job's rows, or let parked ones go on."""
-        if parked := self.parked.pop(job.rid, None):
-            for one in parked:
-                host.batch_for(lane).resume(one)
+    def _admit(self, host: Host, lane: Lane, jobs: list[Job]) -> None:
+        """Start the jobs' rows, all in one step, or let parked ones go on."""
+        fresh: list[Start] = []
+        for job in jobs:
+            if parked := self.parked.pop(job.rid, None):
+                for one in parked:
+                    host.batch_for(lane).resume(one)
+            else:
+                fresh += self._rows_of(host, job)
+        if not fresh:
             return
+        if host.mergeable:
+            host.batch_for(lane).start(fresh)
+            return
+        for start in fresh:
+            host.batch_for(lane).start([start])
+
+    def _rows_of(self, host: Host, job: Job) -> list[Start]:
+        """Return the rows of a job whose prompt is computed."""
         prefill = self._prefills.get(job.rid) or self._begin_prefill(host, job)
         if job.method == "prefill":
             self._end_prefill(host, job)
-            return
+            return []
         self._prefills.pop(job.rid)
+        job.draft = self._open_draft(host, job)
         job.timing.decode_started = time.monotonic()
-        rows = []
-        for index in range(job.params["n"]):
-            choice = new_choice(host, job, index)
-            job.choices.append(choice)
-            self._next_uid += 1
-            self.rows[self._next_uid] = (job, choice)
-            rows.append(new_row(host, job, choice, self._next_uid))
-        last = prefill.tokens[-1]
-        if host.mergeable:
-            host.batch_for(lane).start(rows, [prefill.cache] * len(rows), [last] * len(rows))
-            return
-        for row, cache in zip(rows, self._separate(prefill, len(rows), host), strict=True):
-            host.batch_for(lane).start([row], [cache], [last])
+        count = job.params["n"]
+        caches = [prefill.cache] * count if host.mergeable else self._separate(prefill, count, host)
+        return [
+            Start(self._new_row(host, job, index), cache, prefill.tokens[-1])
+            for index, cache in enumerate(caches)
+        ]
+
+    def _new_row(self, host: Host, job: Job, index: int) -> Row:
+        choice = new_choice(host, job, index)
+        job.choices.append(choice)
+        self._next_uid += 1
+        self.rows[self._next_uid] = (job, choice)
+        return new_row(host, job, choice, self._next_uid)
 
     @staticmethod
     def _separate(prefill: Prefill, count: int, host: Host) -> list[Cache]:
@@ -242,19 +274,39 @@ class Runner:
 
     # ---- tokens
 
+    def _decode(self, host: Host, batch: DecodeBatch, *, alone: bool) -> None:
+        """Bring the batch a step forward, or a single sequence several tokens."""
+        job, choice = self.rows[batch.rows[0].uid]
+        draft = job.draft
+        if draft is None or not (alone and draft.worthwhile):
+            self._take_tokens(host, batch.step())
+            return
+        behind = _since(job, choice, draft.done)
+        if len(behind) > LAG_MAX_TOKENS:
+            draft.catch_up(behind[: host.pacer.chunk_tokens(decoding=True)])
+            self._take_tokens(host, batch.step())
+            return
+        most = job.max_tokens - len(choice.tokens) - 1
+        self._take_tokens(host, batch.speculate(draft, behind, most) if most > 0 else batch.step())
+
     def _take_tokens(self, host: Host, emitted: list[Emitted]) -> None:
+        """Hand tokens on. Several of one row come in order; behind its end there is nothing."""
         now = time.monotonic()
         self.counters["decode_steps"] += 1
         if self.counters["decode_steps"] % CLEAR_CACHE_STEPS == 0:
             mx.clear_cache()
-        for one in emitted:
-            job, choice = self.rows[one.uid]
+        for index, one in enumerate(emitted):
+            found = self.rows.get(one.uid)
+            if found is None:
+                continue
+            job, choice = found
             if not job.timing.first_token:
                 job.timing.first_token = now
-            self._take_token(host, job, choice, one)
-        self.counters["completion_tokens"] += len(emitted)
+            surplus = sum(other.uid == one.uid for other in emitted[index + 1 :])
+            self._take_token(host, job, choice, one, surplus)
+            self.counters["completion_tokens"] += 1
 
-    def _take_token(self, host: Host, job: Job, choice: Choice, one: Emitted) -> None:
+    def _take_token(self, host: Host, job: Job, choice: Choice, one: Emitted, surplus: int) -> None:
         ends = is_end(host, job, one.token)
         events = choice.accept(one.token, ends=ends)
         if one.logprob is not None:
@@ -272,12 +324,14 @@ class Runner:
         for kind, payload in events:
             self.emit(job.rid, kind, payload)
         if reason is not None:
-            self._choice_ended(host, job, choice, one.uid)
+            self._choice_ended(host, job, choice, one.uid, surplus)
 
-    def _choice_ended(self, host: Host, job: Job, choice: Choice, uid: int) -> None:
+    def _choice_ended(self, host: Host, job: Job, choice: Choice, uid: int, surplus: int) -> None:
         batch = host.batch_of(uid)
         assert batch is not None
         assert job.prepared is not None
+        if surplus:
+            batch.rewind(surplus)
         if choice.index == 0:
             tokens = [*job.prepared.tokens, *choice.tokens]
             self.prefixes.store(host.fingerprint, tokens, batch.cache_of(uid), durable=True)
@@ -289,4 +343,44 @@ class Runner:
         cut = any(other.finish_reason == "length" for other in job.choices)
         if job.prepared.constraint is not None and cut:
             job.notes.append("cut by max_tokens: the text may not satisfy the constraint yet")
+        self._end_draft(job, choice)
         self.ended(job, job.result())
+
+    # ---- drafts
+
+    def _open_draft(self, host: Host, job: Job) -> Draft | None:
+        """Return the job's draft, or None with a note that says why there is none."""
+        ref = job.ref.draft_ref
+        if ref is None:
+            return None
+        small = self.host_of(ref.key)
+        problem = draft_problem(host, small, job)
+        if problem or small is None or job.prepared is None:
+            job.notes.append(f"the draft model {ref.name} was not used: {problem}")
+            return None
+        small.last_used_s = time.monotonic()
+        cache, done = self.prefixes.fetch(small.fingerprint, job.prepared.tokens)
+        return Draft(ref.name, small.model, cache, done)
+
+    def _end_draft(self, job: Job, choice: Choice) -> None:
+        draft, ref = job.draft, job.ref.draft_ref
+        small = None if ref is None else self.host_of(ref.key)
+        if draft is None or small is None or job.prepared is None:
+            return
+        small.last_used_s = time.monotonic()
+        self.counters["draft_proposed"] += draft.proposed
+        self.counters["draft_accepted"] += draft.accepted
+        if not draft.worthwhile:
+            job.notes.append(f"the draft model {draft.name} was given up: too little was accepted")
+        tokens = [*job.prepared.tokens, *choice.tokens]
+        draft.rewind(draft.done - len(tokens))
+        self.prefixes.store(small.fingerprint, tokens[: draft.done], draft.cache, durable=False)
+
+
+def _since(job: Job, choice: Choice, done: int) -> list[int]:
+    """Return the tokens of the sequence behind the first `done`."""
+    assert job.prepared is not None
+    prompt = job.prepared.tokens
+    if done >= len(prompt):
+        return choice.tokens[done - len(prompt) :]
+    return [*prompt[done:], *choice.tokens]

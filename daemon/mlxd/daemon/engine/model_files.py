@@ -135,6 +135,13 @@ def estimate_resident_bytes(folder: Path) -> int:
     return int(weights_bytes(folder) * LOAD_OVERHEAD)
 
 
+def estimate_adapter_bytes(folder: Path) -> int:
+    """Return the memory that a LoRA adapter adds to its base."""
+    files = folder.glob("*.safetensors")
+    total = sum(end - begin for path in files for begin, end in _offsets(read_header(path)))
+    return int(total * LOAD_OVERHEAD)
+
+
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of the configuration that describes the language model."""
     nested = config.get("text_config")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A loaded model. `requests` counts jobs that need it; `keep_alive_s` may be infinite."""
+    """A loaded model. `requests` counts jobs that need it; `keep_alive_s` may be infinite.
+
+    `rests_on` names models whose weights it shares: they stay as long as it does.
+    """
 
     key: str
     bytes: int
@@ -17,10 +20,10 @@ class Resident:
     keep_alive_s: float = math.inf
     pinned: bool = False
     requests: int = 0
-    kv_bytes: int = 0
+    rests_on: tuple[str, ...] = ()
 
     @property
-    def evictable(self) -> bool:
+    def idle(self) -> bool:
         return not self.pinned and self.requests == 0
 
     @property
@@ -38,62 +41,79 @@ class Plan:
 
 
 def plan_load(
-    residents: Sequence[Resident], need_bytes: int, budget_bytes: int, now_s: float
+    residents: Sequence[Resident],
+    need_bytes: int,
+    budget_bytes: int,
+    *,
+    beside: Iterable[str] = (),
 ) -> Plan:
     """Return the evictions that make room: idle, unpinned, least recently used first.
 
-    If even all of them were not enough, nothing is evicted and `fits` is False.
+    Those in `beside` stay, since the new one is of no use without them. If even all evictions
+    were not enough, nothing is evicted and `fits` is False.
     """
-    free = budget_bytes - sum(one.bytes + one.kv_bytes for one in residents)
-    evict: list[str] = []
-    for one in sorted(residents, key=lambda one: (one.last_used_s, one.key)):
-        if free >= need_bytes:
-            break
-        if one.evictable:
-            evict.append(one.key)
-            free += one.bytes + one.kv_bytes
-    if free < need_bytes:
-        return Plan(fits=False, free_bytes=free)
+    kept = frozenset(beside)
+    free = budget_bytes - sum(one.bytes for one in residents)
+    evict: list[Resident] = []
+    while free < need_bytes:
+        able = _removable(residents, evict, lambda one: one.idle and one.key not in kept)
+        if not able:
+            return Plan(fits=False, free_bytes=free)
+        evict.append(able[0])
+        free += able[0].bytes
+    spared = _spared(evict, free - need_bytes)
+    gone = [one for one in evict if one not in spared]
     return Plan(
-        fits=True, evict=tuple(_needed(residents, evict, free, need_bytes)), free_bytes=free
+        fits=True,
+        evict=tuple(one.key for one in gone),
+        free_bytes=free - sum(one.bytes for one in spared),
     )
 
 
-def _needed(
-    residents: Sequence[Resident], evict: list[str], free: int, need_bytes: int
-) -> list[str]:
-    """Spare what need not go after all: a large model later in the list may make enough room."""
-    size = {one.key: one.bytes + one.kv_bytes for one in residents}
-    kept = list(evict)
-    for key in reversed(evict[:-1]):
-        if free - size[key] >= need_bytes:
-            kept.remove(key)
-            free -= size[key]
-    return kept
+def _removable(
+    residents: Sequence[Resident], gone: Sequence[Resident], may_go: Callable[[Resident], bool]
+) -> list[Resident]:
+    """Return what may go next, beside `gone`: least recently used first, nothing that is needed."""
+    staying = [one for one in residents if one not in gone]
+    needed = {key for one in staying for key in one.rests_on}
+    able = [one for one in staying if one.key not in needed and may_go(one)]
+    return sorted(able, key=lambda one: (one.last_used_s, one.key))
+
+
+def _spared(evict: list[Resident], surplus: int) -> list[Resident]:
+    """Return what need not go after all: a large model later in the list may make enough room."""
+    spared: list[Resident] = []
+    for one in reversed(evict[:-1]):
+        rests_on_gone = any(other.key in one.rests_on for other in evict if other not in spared)
+        if one.bytes <= surplus and not rests_on_gone:
+            spared.append(one)
+            surplus -= one.bytes
+    return spared
 
 
 def expired(residents: Sequence[Resident], now_s: float) -> tuple[str, ...]:
-    """Return idle, unpinned models whose keep-alive time is over."""
-    return tuple(one.key for one in residents if one.evictable and one.expires_s <= now_s)
+    """Return idle, unpinned models whose keep-alive time is over, what rests on others first."""
+    gone: list[Resident] = []
+    while able := _removable(residents, gone, lambda one: one.idle and one.expires_s <= now_s):
+        gone += able
+    return tuple(one.key for one in gone)
 
 
 def next_expiry_s(residents: Sequence[Resident]) -> float | None:
     """Return when the next idle model's time is over, or None."""
-    times = [one.expires_s for one in residents if one.evictable and one.expires_s < math.inf]
-    return min(times, default=None)
+    able = _removable(residents, (), lambda one: one.idle and one.expires_s < math.inf)
+    return min((one.expires_s for one in able), default=None)
 
 
-def under_pressure(residents: Sequence[Resident], level: str, now_s: float) -> tuple[str, ...]:
+def under_pressure(residents: Sequence[Resident], level: str) -> tuple[str, ...]:
     """Return what to give back when the machine runs short of memory.
 
     At "warning" the least recently used idle model, at "critical" all idle ones; never a pinned
     or busy one.
     """
-    idle = sorted(
-        (one for one in residents if one.evictable), key=lambda one: (one.last_used_s, one.key)
-    )
+    gone: list[Resident] = []
+    while able := _removable(residents, gone, lambda one: one.idle):
+        gone += able
     if level == "critical":
-        return tuple(one.key for one in idle)
-    if level == "warning":
-        return tuple(one.key for one in idle[:1])
-    return ()
+        return tuple(one.key for one in gone)
+    return tuple(one.key for one in gone[:1]) if level == "warning" else ()

@@ -27,6 +27,9 @@ KV_SHARE = (1.0, 0.85, 0.7)
 READY_AHEAD = 2
 """Prompts that may be prefilled ahead of a free row; more would only hold memory."""
 
+TURN_PROMPT_TOKENS = 2048
+"""Prompt tokens after which no further job is named for a turn; time ends most turns earlier."""
+
 OVERTAKES_MAX = 8
 """How often shorter prompts of the same connection may go before a longer one."""
 
@@ -63,17 +66,20 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What to do now, in this order: park, resume (or start) rows, decode, prefill."""
+    """What to do now, in this order: park, resume (or start) rows, decode, prefill.
+
+    `prefill` lists the jobs whose prompts share one chunk's time, first come first computed.
+    """
 
     lane: Lane | None = None
     park: tuple[int, ...] = ()
     admit: tuple[int, ...] = ()
     decode: bool = False
-    prefill: int | None = None
+    prefill: tuple[int, ...] = ()
 
     @property
     def idle(self) -> bool:
-        return not (self.park or self.admit or self.decode or self.prefill is not None)
+        return not (self.park or self.admit or self.decode or self.prefill)
 
 
 @dataclass(slots=True)
@@ -174,7 +180,7 @@ class Scheduler:
             park=park,
             admit=admit,
             decode=bool(self._in(lane, State.DECODE)),
-            prefill=self._choose_prefill(lane),
+            prefill=self._choose_prefills(lane),
         )
 
     def _admit(self, lane: Lane) -> tuple[int, ...]:
@@ -218,31 +224,51 @@ class Scheduler:
             entries, key=lambda e: (held[e.conn], self._served.get(e.conn, 0.0), e.arrival)
         )
 
-    def _choose_prefill(self, lane: Lane) -> int | None:
-        candidates = self._in(lane, State.PREFILL)
-        waiting = self._in(lane, State.WAITING)
-        if self._may_start_another(lane):
-            room = self.kv_budget_bytes * KV_SHARE[lane.rank] - self.kv_in_use()
-            nothing_held = self.kv_in_use() == 0
-            candidates += [e for e in waiting if e.kv_bytes <= room or nothing_held]
-        if not candidates:
-            return None
-        chosen = min(candidates, key=self._prefill_key)
-        for entry in candidates:
-            if entry.conn == chosen.conn and entry.arrival < chosen.arrival:
-                entry.overtaken += 1
-        return chosen.job
+    def _choose_prefills(self, lane: Lane) -> tuple[int, ...]:
+        """Return whose prompts come next. Short ones share a turn: they start to decode together.
 
-    def _prefill_key(self, entry: Entry) -> tuple[float, int, int, int]:
+        Somebody else's turn comes before a second chunk of the same prompt, and what is chosen
+        counts as served, so that the list is as fair as one choice after the other.
+        """
+        served = dict(self._served)
+        chosen: list[Entry] = []
+        held = self.kv_in_use()
+        tokens = 0
+        while tokens < TURN_PROMPT_TOKENS:
+            candidates = self._prefill_candidates(lane, chosen, held)
+            if not candidates:
+                break
+            entry = min(candidates, key=lambda one: self._prefill_key(one, served))
+            for other in candidates:
+                if other.conn == entry.conn and other.arrival < entry.arrival:
+                    other.overtaken += 1
+            held += entry.kv_bytes if entry.state is State.WAITING else 0
+            chosen.append(entry)
+            tokens += entry.prompt_left
+            served[entry.conn] = served.get(entry.conn, 0.0) + entry.prompt_left
+        return tuple(entry.job for entry in chosen)
+
+    def _prefill_candidates(self, lane: Lane, chosen: list[Entry], held: int) -> list[Entry]:
+        candidates = [e for e in self._in(lane, State.PREFILL) if e not in chosen]
+        if self._may_start_another(lane, chosen):
+            room = self.kv_budget_bytes * KV_SHARE[lane.rank] - held
+            waiting = [e for e in self._in(lane, State.WAITING) if e not in chosen]
+            candidates += [e for e in waiting if e.kv_bytes <= room or held == 0]
+        return candidates
+
+    @staticmethod
+    def _prefill_key(entry: Entry, served: dict[int, float]) -> tuple[float, int, int, int]:
         patient = entry.overtaken >= OVERTAKES_MAX
-        served = self._served.get(entry.conn, 0.0)
-        return (served, 0 if patient else 1, 0 if patient else entry.prompt_left, entry.arrival)
+        had = served.get(entry.conn, 0.0)
+        return (had, 0 if patient else 1, 0 if patient else entry.prompt_left, entry.arrival)
 
-    def _may_start_another(self, lane: Lane) -> bool:
+    def _may_start_another(self, lane: Lane, chosen: list[Entry]) -> bool:
         """Whether a further prompt would soon find a row, or belongs to one who has none."""
-        ahead = self._in(lane, State.READY, State.PREFILL, State.PARKED)
+        begun = [one for one in chosen if one.state is State.WAITING]
+        ahead = [*self._in(lane, State.READY, State.PREFILL, State.PARKED), *begun]
         free = self.max_rows - self.decoding_in(lane)
         if sum(entry.rows for entry in ahead) < max(free, 0) + READY_AHEAD:
             return True
         served_now = {e.conn for e in self._in(lane, State.DECODE, State.READY, State.PREFILL)}
+        served_now |= {one.conn for one in begun}
         return any(entry.conn not in served_now for entry in self._in(lane, State.WAITING))

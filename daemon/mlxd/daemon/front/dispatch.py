@@ -226,6 +226,7 @@ def _model(front: Front, params: Params) -> ModelRef:
     return front.catalog.resolve(
         params.get("model"),
         adapter=params.get("adapter"),
+        draft=params.get("draft"),
         trust_remote_code=bool(params.get("trust_remote_code")),
     )
 

@@ -64,11 +64,13 @@ class Catalog:
         name: str | None = None,
         *,
         adapter: str | None = None,
+        draft: str | None = None,
         trust_remote_code: bool = False,
     ) -> ModelRef:
         """Return the model that `name` means; None is the default model.
 
-        `adapter` (a folder, or a configured model's name) goes before the configured one.
+        `adapter` (a folder, or a configured model's name) and `draft` (a model's name) go before
+        the configured ones.
 
         Raises:
             ModelNotFound: nothing has that name, or several have; `data.nearest` lists names.
@@ -80,6 +82,7 @@ class Catalog:
         settings = found.settings
         if trust_remote_code and not settings.trust_remote_code:
             raise _code_not_allowed(found.name)
+        small = self._draft(draft or settings.draft)
         return ModelRef(
             name=found.name,
             path=str(found.path),
@@ -88,7 +91,8 @@ class Catalog:
             keep_alive_s=settings.keep_alive_s,
             pin=settings.pin,
             adapter=self._adapter(adapter) if adapter else settings.adapter,
-            draft=self._draft(settings.draft),
+            draft=None if small is None else str(small.path),
+            draft_name=None if small is None else small.name,
         )
 
     def list(self) -> list[ModelRecord]:
@@ -247,12 +251,12 @@ class Catalog:
             )
         return str(path.absolute())
 
-    def _draft(self, draft: str | None) -> str | None:
+    def _draft(self, draft: str | None) -> _Found | None:
         if draft is None:
             return None
         found = self._find(draft)
         self._check(found)
-        return str(found.path)
+        return found
 
     def _not_found(self, name: str, target: str, candidates: Sequence[str]) -> ModelNotFound:
         if candidates:

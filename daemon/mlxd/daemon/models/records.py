@@ -21,6 +21,7 @@ class ModelRef:
     pin: bool = False
     adapter: str | None = None
     draft: str | None = None
+    draft_name: str | None = None
 
     def to_map(self) -> dict[str, Any]:
         """Return the reference as it goes to the engine."""
