@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,13 @@ class Daemon:
         self.socket_path = self.environ["MLXD_SOCKET"]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, command: Sequence[str] = (*MLXD, "run"), pass_fds: Sequence[int] = ()) -> None:
         """Start it and wait until it says that it accepts connections."""
         ready, tell = os.pipe()
         self.process = subprocess.Popen(
-            [*MLXD, "run"],
+            command,
             env={**self.environ, READY_FD: str(tell)},
-            pass_fds=(tell,),
+            pass_fds=(tell, *pass_fds),
             stdin=subprocess.DEVNULL,
         )
         os.close(tell)
@@ -69,6 +70,13 @@ class Daemon:
         pid: int = self.ask("status")["engine"]["pid"]
         return pid
 
+    def wait_event(self, event: str, times: int = 1) -> None:
+        """Wait until the log has an event so many times."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while sum(line["event"] == event for line in self.log_lines()) < times:
+            assert time.monotonic() < deadline, f"no {event!r} in the log"
+            time.sleep(0.01)
+
     def log_lines(self) -> list[dict[str, Any]]:
         text = (self.folder / "log" / "mlxd.log").read_text()
         return [json.loads(line) for line in text.splitlines()]
@@ -81,7 +89,11 @@ class Peer:
         self.encoding = encoding
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(path)
+        try:
+            self.sock.connect(path)
+        except OSError:
+            self.sock.close()
+            raise
         self._decoder = Decoder()
         self._messages: list[Any] = []
         self._next_id = 0
@@ -152,11 +164,16 @@ def running_daemon(folder: Path | None = None, **settings: str) -> Iterator[Daem
                 daemon.process.kill()
 
 
+def fake_engine_settings(script: str = "") -> dict[str, str]:
+    """Return the settings of a daemon whose engine is `fake_engine.py`."""
+    command = json.dumps([*FAKE_ENGINE, "--script", script])
+    return {"MLXD_ENGINE_COMMAND": command, "MLXD_PRELOAD": "false"}
+
+
 @contextmanager
 def daemon_with_fake_engine(script: str = "", **settings: str) -> Iterator[Daemon]:
     """A daemon whose engine is `fake_engine.py`, which does what `script` says."""
-    command = json.dumps([*FAKE_ENGINE, "--script", script])
-    with running_daemon(MLXD_ENGINE_COMMAND=command, MLXD_PRELOAD="false", **settings) as daemon:
+    with running_daemon(**fake_engine_settings(script), **settings) as daemon:
         yield daemon
 
 

@@ -38,8 +38,10 @@ def take(path: Path) -> int | None:
         except BlockingIOError:
             time.sleep(POLL_S)
             continue
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        # A full disk takes no number; the lock itself needs no room.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         return descriptor
     os.close(descriptor)
     return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from select import select
 
 from mlxd.daemon import control, lock
+from mlxd.daemon.words import append_to
 from mlxd.protocol.errors import DaemonUnreachable, MlxdError
 from mlxd.protocol.paths import Paths
 
@@ -71,8 +72,7 @@ def start(paths: Paths, command: Sequence[str], environ: Mapping[str, str]) -> S
     Raises:
         StartFailed: with what the child said and its exit status.
     """
-    for folder in (paths.socket.parent, paths.log_dir):
-        _private_folder(folder)
+    _private_folder(paths.socket.parent)
     with lock.exclusive(start_lock(paths)):
         if answers(paths):
             return Started(fresh=False)
@@ -123,7 +123,7 @@ def _await(child: subprocess.Popen[bytes], ready: int, said: _Said, paths: Paths
         return Started(fresh=True)
     status = child.wait()
     # Another one, started by hand, may have been faster: then there is a daemon all the same.
-    if answers(paths):
+    if answers(paths) or (lock.is_held(paths.lock_file) and wait_until_answering(paths)):
         return Started(fresh=False)
     words = said.text() or f"It ended with status {status} and said nothing."
     raise StartFailed(f"The daemon did not start.\n{words}", status if status > 0 else 1)
@@ -133,17 +133,13 @@ class _Said:
     """What the child writes outside its log: the part of the file that is its own."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        if path.exists() and path.stat().st_size > _ERR_FILE_MAX_BYTES:
-            flags |= os.O_TRUNC
-        self.descriptor = os.open(path, flags, 0o600)
+        self.descriptor = append_to(path, _ERR_FILE_MAX_BYTES)
         self._start = os.fstat(self.descriptor).st_size
 
     def text(self) -> str:
-        with self._path.open("rb") as stream:
-            stream.seek(self._start)
-            return stream.read()[-_SAID_MAX_BYTES:].decode(errors="replace").strip()
+        size = os.fstat(self.descriptor).st_size
+        start = max(self._start, size - _SAID_MAX_BYTES)
+        return os.pread(self.descriptor, size - start, start).decode(errors="replace").strip()
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -171,7 +167,7 @@ def keep_from_children(environ: Mapping[str, str]) -> None:
             return
 
 
-def wait_until_answering(paths: Paths, timeout_s: float) -> bool:
+def wait_until_answering(paths: Paths, timeout_s: float = control.ANSWER_TIMEOUT_S) -> bool:
     """Return whether a daemon answers within `timeout_s`: a service manager starts in its time."""
     deadline = time.monotonic() + timeout_s
     while not answers(paths, max(deadline - time.monotonic(), 0.1)):

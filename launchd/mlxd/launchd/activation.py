@@ -49,10 +49,15 @@ def adopt_sockets(
     return [_listening(descriptor) for descriptor in descriptors]
 
 
-def launchd_descriptors(environ: Mapping[str, str], activate: Activate) -> list[int]:
-    """Return launchd's descriptors; empty unless launchd started this process as our agent."""
+def launchd_descriptors(environ: MutableMapping[str, str], activate: Activate) -> list[int]:
+    """Return launchd's descriptors; empty unless launchd started this process as our agent.
+
+    The variable goes: launchd hands a socket over once, and what this process becomes by an
+    upgrade, or starts, must not ask again.
+    """
     if environ.get("XPC_SERVICE_NAME") != LABEL:  # "0" in a shell of a desktop session
         return []
+    del environ["XPC_SERVICE_NAME"]
     try:
         return activate(SOCKET_NAME)
     except OSError as exc:
@@ -88,13 +93,23 @@ def launch_activate_socket(name: str) -> list[int]:
 
 
 def systemd_descriptors(environ: MutableMapping[str, str], pid: int) -> list[int]:
-    """Return systemd's descriptors for this process, and remove the variables."""
+    """Return systemd's descriptors for this process, and remove the variables.
+
+    Where some bear our socket's name, as mlxd.socket gives it, the others are closed: units that
+    somebody extended may pass more. Units of somebody's own name none so, and mean all.
+    """
     wanted_pid = environ.pop("LISTEN_PID", "")
     count = environ.pop("LISTEN_FDS", "")
-    environ.pop("LISTEN_FDNAMES", None)
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
+    environ.pop("LISTEN_PIDFDID", None)
     if wanted_pid != str(pid) or not count.isdecimal():
         return []
-    return list(range(SYSTEMD_FIRST_FD, SYSTEMD_FIRST_FD + int(count)))
+    passed = range(SYSTEMD_FIRST_FD, SYSTEMD_FIRST_FD + int(count))
+    ours = [number for number, name in zip(passed, names, strict=False) if name == SOCKET_NAME]
+    for number in passed if ours else ():
+        if number not in ours:
+            os.close(number)
+    return ours or [*passed]
 
 
 def _listening(descriptor: int) -> socket.socket:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mlxd.launchd import SOCKET_NAME
 from mlxd.launchd.spec import EXIT_TIMEOUT_S, MAX_OPEN_FILES, ServiceSpec
 
 SOCKET_UNIT = "mlxd.socket"
@@ -33,7 +34,8 @@ def socket_unit(spec: ServiceSpec) -> str:
         (
             "Socket",
             [
-                ("ListenStream", _path(str(spec.paths.socket))),
+                ("ListenStream", _path(str(spec.paths.socket.absolute()))),
+                ("FileDescriptorName", SOCKET_NAME),
                 ("SocketMode", "0600"),
                 ("DirectoryMode", "0700"),
                 ("RemoveOnStop", "yes"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mlxd.daemon.openblas import find_openblas
+from mlxd.daemon.words import append_to
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import BadRequest, Message
 
@@ -60,6 +61,7 @@ class EngineLink(asyncio.Protocol):
         self._decoder = Decoder(trusted=True)
         self._transport: asyncio.Transport | None = None
         self._stderr_path = stderr_path
+        self._errors = -1
         self.said_bye = False
         mine, theirs = socket.socketpair()
         for end in (mine, theirs):
@@ -70,11 +72,13 @@ class EngineLink(asyncio.Protocol):
             self.process = self._spawn(command, theirs)
         except OSError:
             mine.close()
+            self._close_errors()
             raise
 
     def _spawn(self, command: list[str], theirs: socket.socket) -> subprocess.Popen[bytes]:
-        with theirs, _stderr(self._stderr_path) as errors:
-            self._stderr_start = errors.tell()
+        with theirs:
+            errors = self._errors = append_to(self._stderr_path, STDERR_MAX_BYTES)
+            self._errors_start = os.fstat(errors).st_size
             return subprocess.Popen(
                 [*command, "--fd", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -111,14 +115,19 @@ class EngineLink(asyncio.Protocol):
             self._transport.close()
 
     def last_words(self) -> str:
-        """Return the end of what this process wrote to stderr."""
-        try:
-            with self._stderr_path.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(self._stderr_start, size - STDERR_TAIL_BYTES))
-                return file.read().decode(errors="replace").strip()
-        except OSError:
+        """Return the end of what this process wrote to stderr; once."""
+        if self._errors < 0:
             return ""
+        size = os.fstat(self._errors).st_size
+        start = max(self._errors_start, size - STDERR_TAIL_BYTES)
+        words = os.pread(self._errors, max(0, size - start), start)
+        self._close_errors()
+        return words.decode(errors="replace").strip()
+
+    def _close_errors(self) -> None:
+        errors, self._errors = self._errors, -1
+        if errors >= 0:
+            os.close(errors)
 
     # ---- asyncio calls these
 
@@ -134,13 +143,3 @@ class EngineLink(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._ended(self)
-
-
-def _stderr(path: Path) -> Any:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    if path.exists() and path.stat().st_size > STDERR_MAX_BYTES:
-        flags |= os.O_TRUNC
-    file = os.fdopen(os.open(path, flags, 0o600), "ab")
-    file.seek(0, os.SEEK_END)
-    return file

@@ -27,7 +27,8 @@ def replace_process(listener: Listener) -> None:
     lock = os.dup(listener.lock_descriptor)
     for descriptor in (lock, *sockets):
         os.set_inheritable(descriptor, True)
-    left = {"pid": os.getpid(), "lock": lock, "sockets": sockets, "inode": listener.inode}
+    left = {"pid": os.getpid(), "lock": lock, "sockets": sockets, "inode": listener.inode,
+            "adopted": listener.adopted}  # fmt: skip
     os.environ[VARIABLE] = json.dumps(left)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -43,7 +44,7 @@ def take(environ: MutableMapping[str, str], path: Path) -> Listener | None:
     sockets = tuple(socket.socket(fileno=descriptor) for descriptor in left["sockets"])
     for sock in sockets:
         sock.setblocking(False)
-    return Listener(sockets, path, left["lock"], left["inode"])
+    return Listener(sockets, path, left["lock"], left["inode"], left["adopted"])
 
 
 def note_models(path: Path, models: list[dict[str, Any]]) -> None:

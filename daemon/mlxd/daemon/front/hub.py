@@ -10,9 +10,10 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mlxd.daemon.front.log import Log
+from mlxd.daemon.words import append_to
 from mlxd.protocol.codec import Decoder
 from mlxd.protocol.errors import EngineDied, error_from_map
 from mlxd.protocol.messages import Notification
@@ -56,7 +57,7 @@ class HubWorkers:
 
     async def _once(self, job: dict[str, Any], report: Report) -> Notification | None:
         """Return the worker's last word; None where it died without one."""
-        with self._stderr() as errors:
+        with os.fdopen(append_to(self._stderr_path, STDERR_MAX_BYTES), "ab") as errors:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "mlxd.daemon.hub"),
                 stdin=asyncio.subprocess.PIPE,
@@ -72,13 +73,6 @@ class HubWorkers:
             return await _converse(process, report)
         finally:
             await _end(process)
-
-    def _stderr(self) -> BinaryIO:
-        self._stderr_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stream = self._stderr_path.open("ab")
-        if stream.tell() > STDERR_MAX_BYTES:
-            stream.truncate(0)
-        return stream
 
 
 async def _converse(process: asyncio.subprocess.Process, report: Report) -> Notification | None:

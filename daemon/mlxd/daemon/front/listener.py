@@ -8,7 +8,7 @@ import socket
 import stat
 import struct
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxd.daemon import lock
@@ -28,23 +28,33 @@ class AlreadyRunning(MlxdError):
     default_hint = "Use it as it is, or: mlxd restart"
 
 
+class SocketLost(MlxdError):
+    """The file of a socket that launchd or systemd listens on was removed."""
+
+    code = "socket_lost"
+    default_hint = "Have it made again: mlxd start"
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Listening sockets; `inode` is that of our own socket file, None for adopted ones."""
+    """Listening sockets. `inode` is that of the socket file, None where it is not known.
+
+    `adopted` ones belong to launchd or systemd, file and all.
+    """
 
     sockets: tuple[socket.socket, ...]
     path: Path
     lock_descriptor: int
     inode: int | None
+    adopted: bool = False
 
     def close(self) -> None:
         """Stop listening, and remove the socket file if it is still ours."""
         for sock in self.sockets:
             sock.close()
-        if self.inode is not None:
+        if not self.adopted and self.inode == _inode(self.path):
             with contextlib.suppress(OSError):
-                if os.lstat(self.path).st_ino == self.inode:
-                    self.path.unlink()
+                self.path.unlink()
         os.close(self.lock_descriptor)
 
 
@@ -62,13 +72,56 @@ def open_listener(paths: Paths, adopted: list[socket.socket] | None = None) -> L
         if adopted:
             for sock in adopted:
                 sock.setblocking(False)
-            return Listener(tuple(adopted), path, descriptor, None)
-        _remove_stale(path)
-        sock = _bind(path)
+            return Listener(tuple(adopted), path, descriptor, _inode(path), adopted=True)
+        return _listen(path, descriptor)
     except BaseException:
         os.close(descriptor)
         raise
-    return Listener((sock,), path, descriptor, os.lstat(path).st_ino)
+
+
+def _listen(path: Path, lock_descriptor: int) -> Listener:
+    _remove_stale(path)
+    sock = _bind(path)
+    return Listener((sock,), path, lock_descriptor, _inode(path))
+
+
+def restored(listener: Listener, paths: Paths) -> Listener:
+    """Return `listener` while its files are there, and another one where they were removed.
+
+    A runtime folder goes when its user logs out; cleaners of /tmp take sockets. A daemon without
+    its files would hold models that nobody reaches, beside a second daemon that does not see it.
+    What is replaced is for the caller to close: `listener.sockets`, and its lock if that differs.
+
+    Raises:
+        AlreadyRunning: another daemon has the place by now.
+        SocketLost: only launchd or systemd can make their socket again.
+        OSError, PermissionDenied: it cannot be made again now.
+    """
+    path, descriptor = paths.socket, listener.lock_descriptor
+    has_socket = listener.inode is None or _inode(path) == listener.inode
+    has_lock = _inode(paths.lock_file) == os.fstat(descriptor).st_ino
+    if has_socket and has_lock:
+        return listener
+    if listener.adopted and not has_socket:
+        raise SocketLost(f"The socket {path} was removed.")
+    check_folder(path.parent)
+    if not has_lock:
+        descriptor = _lock(paths.lock_file)
+    try:
+        if has_socket:
+            return replace(listener, lock_descriptor=descriptor)
+        return _listen(path, descriptor)
+    except BaseException:
+        if not has_lock:
+            os.close(descriptor)
+        raise
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return None
 
 
 def check_folder(folder: Path) -> None:

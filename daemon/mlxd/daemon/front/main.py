@@ -54,13 +54,13 @@ def serve(
         AlreadyRunning, PermissionDenied: the socket cannot be ours.
     """
     opened = handover.take(os.environ, paths.socket) or open_listener(paths, listen_sockets)
+    front = Front(config, paths, opened)
     try:
-        front = Front(config, paths, opened)
         asyncio.run(front.run(on_ready))
         if front.upgrading:
             handover.replace_process(front.listener)
     finally:
-        opened.close()
+        front.listener.close()
     return 0
 
 
@@ -80,6 +80,8 @@ class Front:
         self.metrics = Metrics()
         self.connections: set[Connection] = set()
         self.listener = opened
+        self._servers: list[asyncio.AbstractServer] = []
+        self._socket_problem = ""
         self.upgrading = False
         self._sleep = sleep or upkeep.SleepWatch()
         self._checking = False
@@ -123,14 +125,13 @@ class Front:
         loop.add_signal_handler(signal.SIGHUP, reopen, self._logger)
         loop.set_exception_handler(self._unexpected)
         descriptor_limit()
-        # Copies, since asyncio closes what it is given, and a successor may need the sockets.
-        servers = [await self._listen(loop, sock.dup()) for sock in self.listener.sockets]
+        await self._listen()
         self.log("ready", pid=os.getpid(), version=version(), socket=str(self.paths.socket))
         if on_ready is not None:
             on_ready()
         tasks = [loop.create_task(self._preload()), loop.create_task(self._look_after())]
         await self._stop.wait()
-        for server in servers:
+        for server in self._servers:
             server.close()
         if not self.upgrading:  # who connects now is to be refused, rather than to wait in vain
             for sock in self.listener.sockets:
@@ -139,15 +140,47 @@ class Front:
             task.cancel()
         await self._drain()
 
-    async def _listen(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket
-    ) -> asyncio.AbstractServer:
+    async def _listen(self) -> None:
         extra: dict[str, Any] = {}
         if sys.version_info >= (3, 13):
             extra["cleanup_socket"] = False
-        return await loop.create_unix_server(
-            self._connection, sock=sock, backlog=listener.BACKLOG, **extra
-        )
+        loop = asyncio.get_running_loop()
+        for sock in self.listener.sockets:
+            # A copy, since asyncio closes what it is given, and a successor may need the socket.
+            server = await loop.create_unix_server(
+                self._connection, sock=sock.dup(), backlog=listener.BACKLOG, **extra
+            )
+            self._servers.append(server)
+
+    async def _keep_socket(self) -> None:
+        """See that callers find the socket; make it again, or give way to another daemon."""
+        before, problem = self.listener, ""
+        try:
+            self.listener = listener.restored(before, self.paths)
+        except (listener.AlreadyRunning, listener.SocketLost) as error:
+            self.log("unreachable", level="error", message=error.message)
+            self.keep_models()
+            self.begin_shutdown(None)
+            return
+        except (OSError, PermissionDenied) as exc:
+            problem = str(exc)
+        if self.listener is not before:
+            await self._replace_listener(before)
+        if problem and problem != self._socket_problem:
+            self.log("socket gone", level="error", message=problem)
+        self._socket_problem = problem
+
+    async def _replace_listener(self, before: Listener) -> None:
+        self.log("socket made again", level="warning", socket=str(self.paths.socket))
+        if before.sockets != self.listener.sockets:
+            for server in self._servers:
+                server.close()
+            for sock in before.sockets:
+                sock.close()
+            self._servers.clear()
+            await self._listen()
+        if before.lock_descriptor != self.listener.lock_descriptor:
+            os.close(before.lock_descriptor)
 
     # ---- connections
 
@@ -164,7 +197,7 @@ class Front:
     def _opened(self, conn: Connection) -> bool:
         uid = listener.peer_uid(conn.socket)
         error: MlxdError | None = None
-        if not listener.peer_allowed(uid, adopted=self.listener.inode is None):
+        if not listener.peer_allowed(uid, adopted=self.listener.adopted):
             error = PermissionDenied("This daemon serves its own user only.")
         elif len(self.connections) >= self.config.max_connections:
             limit = self.config.max_connections
@@ -242,6 +275,7 @@ class Front:
             refused=lambda: self.log("upgrade does not start", level="warning"),
             woke=self._woke,
             sleep=self._sleep,
+            also=self._keep_socket,
         )
 
     def _upgrade(self) -> None:

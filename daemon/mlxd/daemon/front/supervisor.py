@@ -234,6 +234,7 @@ class Supervisor:
 
     async def _buried(self, link: EngineLink) -> None:
         status = await _wait(link.process, BURIAL_GRACE_S)
+        words = link.last_words().splitlines()[-WORDS_LINES:]
         self._burial = None
         if self._stopping:
             return
@@ -243,7 +244,6 @@ class Supervisor:
             self._again(self._on_bye(), retry=True)
             return
         why = self._killed_for or _describe(status)
-        words = link.last_words().splitlines()[-WORDS_LINES:]
         self._killed_for = ""
         self._died(f"{why}{': ' + words[-1][:300] if words else ''}", words)
 

@@ -100,14 +100,19 @@ async def watch(
     refused: Callable[[], None],
     woke: Callable[[], Awaitable[None]],
     sleep: SleepWatch,
+    also: Callable[[], Awaitable[None]],
 ) -> None:
-    """Call `woke` after every sleep, and `upgrade` once there is new code and nothing to do."""
+    """Call `woke` after every sleep, and `upgrade` once there is new code and nothing to do.
+
+    `also` is awaited every few seconds.
+    """
     folders = code_folders()
     upgrades = UpgradeWatch(lambda: code_state(folders))
     checked_s = time.monotonic()
     period_s = min(WAKE_CHECK_S, upgrade_check_s or WAKE_CHECK_S)
     while True:
         await asyncio.sleep(period_s)
+        await also()
         if sleep.woke():
             await woke()
         if not upgrade_check_s or time.monotonic() - checked_s < upgrade_check_s or not idle():

@@ -1,0 +1,118 @@
+"""The socket's files are removed while the daemon runs: nobody is left out, nothing orphaned."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon import lock
+from mlxd.protocol.paths import resolve_paths
+from support.daemon_process import (
+    TIMEOUT_S,
+    Daemon,
+    daemon_with_fake_engine,
+    fake_engine_settings,
+    user,
+)
+from support.places import MLXD, mlxd
+
+ACTIVATE = shutil.which("systemd-socket-activate")
+OFTEN = {"MLXD_UPGRADE_CHECK_S": "0.05"}
+
+
+def answers_again(daemon: Daemon) -> bool:
+    """Wait until a new caller is answered."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            return bool(daemon.ask("ping")["pong"])
+        except OSError:
+            time.sleep(0.01)
+    return False
+
+
+def test_a_removed_runtime_folder_is_made_again():
+    with daemon_with_fake_engine(**OFTEN) as daemon, daemon.peer() as before:
+        running = before.send("chat", messages=user("endless"), stream=True)
+        before.wait_event("delta")
+        shutil.rmtree(Path(daemon.socket_path).parent)
+        assert answers_again(daemon)
+        before.wait_event("delta")
+        assert before.call("cancel", id=running) == {"cancelled": True}
+        paths = resolve_paths(daemon.environ)
+        assert daemon.process is not None
+        assert lock.holder(paths.lock_file) == daemon.process.pid
+        assert paths.socket.stat().st_mode & 0o777 == 0o600
+        assert paths.socket.parent.stat().st_mode & 0o777 == 0o700
+        assert "running already" in mlxd(daemon.environ, "start").stderr
+        assert daemon.stop() == 0
+        assert not paths.socket.exists()
+
+
+def test_a_removed_lock_is_taken_again_and_callers_notice_nothing():
+    with daemon_with_fake_engine(**OFTEN) as daemon:
+        paths = resolve_paths(daemon.environ)
+        inode = paths.socket.stat().st_ino
+        paths.lock_file.unlink()
+        daemon.wait_event("socket made again")
+        assert lock.is_held(paths.lock_file)
+        assert paths.socket.stat().st_ino == inode
+        assert mlxd(daemon.environ, "status").returncode == 0
+
+
+def test_a_daemon_whose_place_was_taken_finishes_and_goes():
+    with daemon_with_fake_engine(**OFTEN) as daemon, daemon.peer() as peer:
+        running = peer.send("chat", messages=user("300 tokens"), stream=True)
+        peer.wait_event("delta")
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGSTOP)
+        shutil.rmtree(Path(daemon.socket_path).parent)
+        done = mlxd(daemon.environ, "start")
+        assert done.returncode == 0, done.stderr
+        try:
+            daemon.process.send_signal(signal.SIGCONT)
+            assert peer.answer(running)["usage"]["completion_tokens"] == 300
+            assert daemon.process.wait(TIMEOUT_S) == 0
+            assert daemon.ask("status")["pid"] != daemon.process.pid, "the new one was harmed"
+        finally:
+            assert mlxd(daemon.environ, "stop").returncode == 0
+
+
+def test_a_place_that_cannot_be_made_is_tried_again_and_said_once():
+    with daemon_with_fake_engine(**OFTEN) as daemon:
+        folder = Path(daemon.socket_path).parent
+        shutil.rmtree(folder)
+        folder.write_text("a file is in the way")
+        daemon.wait_event("socket gone")
+        folder.unlink()
+        assert answers_again(daemon)
+        assert sum(line["event"] == "socket gone" for line in daemon.log_lines()) == 1
+
+
+@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
+def test_a_daemon_whose_adopted_socket_was_removed_ends(tmp_path: Path):
+    daemon = Daemon(tmp_path, {**fake_engine_settings(), **OFTEN})
+    socket = Path(daemon.socket_path)
+    socket.parent.mkdir(mode=0o700)
+    passed = [f"--setenv={name}" for name in [*daemon.environ, "MLXD_READY_FD"]]
+    pid = os.posix_spawn(
+        str(ACTIVATE), [str(ACTIVATE), "-l", str(socket), *passed, *MLXD, "run"], daemon.environ
+    )
+    try:
+        assert answers_again(daemon)
+        socket.unlink()
+        _, status = os.waitpid(pid, 0)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    assert status == 0
+    assert [line["event"] for line in daemon.log_lines()][-3:] == [
+        "unreachable",
+        "stopping",
+        "stopped",
+    ]
