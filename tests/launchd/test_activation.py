@@ -19,6 +19,7 @@ from mlxd.launchd.activation import (
     notify,
     systemd_descriptors,
 )
+from support.libxpc import build_libxpc
 
 ACTIVATE = shutil.which("systemd-socket-activate")
 
@@ -47,9 +48,11 @@ def test_launchd_s_socket_is_adopted(listener: socket.socket) -> None:
         asked.append(name)
         return [listener.detach()]
 
-    (adopted,) = adopt_sockets({"XPC_SERVICE_NAME": LABEL}, activate=activate)
+    environ = {"XPC_SERVICE_NAME": LABEL}
+    (adopted,) = adopt_sockets(environ, activate=activate)
     with adopted:
         assert asked == ["Listener"]
+        assert environ == {}, "what this process starts must not ask again"
         assert not os.get_inheritable(adopted.fileno())
 
 
@@ -67,6 +70,7 @@ def test_launchd_s_refusal_is_put_into_words(code: int, reason: str) -> None:
 
 def test_systemd_s_sockets_start_at_three_and_the_variables_go() -> None:
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b", "HOME": "/"}
+    environ["LISTEN_PIDFDID"] = "1"
     assert systemd_descriptors(environ, 7) == [3, 4]
     assert environ == {"HOME": "/"}
 
@@ -115,43 +119,48 @@ def test_nobody_to_notify_is_no_error(tmp_path: Path) -> None:
 CHILD = """
 import os
 from mlxd.launchd.activation import adopt_sockets
-(listener,) = adopt_sockets(os.environ)
-assert "LISTEN_FDS" not in os.environ
+*others, listener = adopt_sockets(os.environ)
+assert not [name for name in os.environ if name.startswith("LISTEN_")]
+kept = [number for number in ("3", "4") if os.path.exists("/proc/self/fd/" + number)]
 connection, _ = listener.accept()
-connection.sendall(connection.recv(100).upper())
+connection.sendall(connection.recv(100).upper() + " ".join(["", *kept]).encode())
 """
 
 
 @pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
-def test_the_real_systemd_socket_activate_hands_over_its_socket(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "open_ones"),
+    [
+        ("", b" 3 4"),  # somebody's own unit: all are ours
+        ("somebody-s:Listener", b" 4"),  # mlxd.socket, to which somebody added one
+        ("one:other", b" 3 4"),
+    ],
+)
+def test_the_real_systemd_socket_activate_hands_over_its_sockets(
+    tmp_path: Path, names: str, open_ones: bytes
+) -> None:
     address = tmp_path / "s"
-    command = [str(ACTIVATE), "-l", str(address), sys.executable, "-c", CHILD]
-    passed = [f"--setenv=PYTHONPATH={':'.join(sys.path)}"]
-    command[1:1] = passed
+    command = [
+        str(ACTIVATE),
+        f"--setenv=PYTHONPATH={':'.join(sys.path)}",
+        *([f"--fdname={names}"] if names else []),
+        *("-l", str(tmp_path / "other"), "-l", str(address)),
+        *(sys.executable, "-c", CHILD),
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert "Listening" in process.stderr.readline()  # its way to say that one may connect
+        for _ in range(2):  # its way to say that one may connect
+            assert "Listening" in process.stderr.readline()
         with socket.socket(socket.AF_UNIX) as caller:
             caller.settimeout(30)
             caller.connect(str(address))
             caller.sendall(b"hello")
-            assert caller.recv(100) == b"HELLO"
+            with caller.makefile("rb") as answer:
+                assert answer.read() == b"HELLO" + open_ones
         process.stderr.read()
         assert process.wait(30) == 0
 
 
-LAUNCHD_C = """
-#include <stdlib.h>
-#include <string.h>
-int launch_activate_socket(const char *name, int **fds, size_t *count) {
-    if (strcmp(name, "Listener")) return 2;
-    if (!getenv("FAKE_FD")) return 37;
-    *fds = malloc(sizeof(int));
-    (*fds)[0] = atoi(getenv("FAKE_FD"));
-    *count = 1;
-    return 0;
-}
-"""
 ADOPT = """
 import os
 from mlxd.launchd.activation import ActivationError, adopt_sockets
@@ -164,15 +173,7 @@ except ActivationError as error:
 
 @pytest.fixture(scope="module")
 def libxpc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a library with launchd's function, by its C signature."""
-    compiler = shutil.which("cc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("needs a C compiler and LD_PRELOAD")
-    folder = tmp_path_factory.mktemp("xpc")
-    (folder / "xpc.c").write_text(LAUNCHD_C)
-    library = folder / "libxpc.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "xpc.c"], check=True)
-    return library
+    return build_libxpc(tmp_path_factory.mktemp("xpc"))
 
 
 def adopt(libxpc: Path | None, *descriptors: int) -> str:
@@ -180,7 +181,7 @@ def adopt(libxpc: Path | None, *descriptors: int) -> str:
     if libxpc is not None:
         environ["LD_PRELOAD"] = str(libxpc)
     if descriptors:
-        environ["FAKE_FD"] = str(descriptors[0])
+        environ["FAKE_XPC_FD"] = str(descriptors[0])
     done = subprocess.run(
         [sys.executable, "-c", ADOPT],
         env=environ,

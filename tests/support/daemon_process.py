@@ -34,21 +34,25 @@ class Daemon:
         self.socket_path = self.environ["MLXD_SOCKET"]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, command: Sequence[str] = (*MLXD, "run"), pass_fds: Sequence[int] = ()) -> None:
+    def start(self, pass_fds: Sequence[int] = ()) -> None:
         """Start it and wait until it says that it accepts connections."""
         ready, tell = os.pipe()
-        self.process = subprocess.Popen(
-            command,
-            env={**self.environ, READY_FD: str(tell)},
-            pass_fds=(tell, *pass_fds),
-            stdin=subprocess.DEVNULL,
-        )
+        self.spawn([*MLXD, "run"], [tell, *pass_fds], **{READY_FD: str(tell)})
         os.close(tell)
         try:
             assert select.select([ready], [], [], TIMEOUT_S)[0], "the daemon is not ready"
             assert os.read(ready, 64) == READY_WORD
         finally:
             os.close(ready)
+
+    def spawn(self, command: Sequence[str], pass_fds: Sequence[int] = (), **more: str) -> None:
+        """Run a command that becomes the daemon."""
+        self.process = subprocess.Popen(
+            command,
+            env={**self.environ, **more},
+            pass_fds=pass_fds,
+            stdin=subprocess.DEVNULL,
+        )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""

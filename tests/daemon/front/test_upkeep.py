@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,9 +16,7 @@ from mlxd.daemon.front.upkeep import ASLEEP_S, SleepWatch, UpgradeWatch, code_fo
 from mlxd.protocol.paths import resolve_paths
 from support.daemon_process import FAKE_ENGINE, Daemon, daemon_with_fake_engine, running_daemon
 from support.places import mlxd, own_environ
-
-ROOT = Path(__file__).resolve().parents[3]
-SOURCES = ("protocol", "client", "daemon", "launchd")
+from support.sources import PARTS, copy_sources, touch
 
 
 def test_a_change_is_taken_once_it_has_settled():
@@ -32,7 +29,7 @@ def test_a_change_is_taken_once_it_has_settled():
 
 def test_every_file_of_the_program_counts(tmp_path: Path):
     names = {folder.parent.name for folder in code_folders()}
-    assert set(SOURCES) <= names
+    assert set(PARTS) <= names
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "a.py").write_text("1")
     before = code_state([tmp_path])
@@ -42,35 +39,22 @@ def test_every_file_of_the_program_counts(tmp_path: Path):
     assert code_state([tmp_path]) != before
 
 
-def test_a_sleep_is_noticed_once_and_a_clock_that_is_set_a_little_is_none():
+def test_a_sleep_is_noticed_once():
     readings = iter([5.0, 5.0, 5.5, 5.5 + ASLEEP_S + 1, 5.5 + ASLEEP_S + 1, 0.0])
     watch = SleepWatch(lambda: next(readings))
     assert [watch.woke() for _ in range(5)] == [False, False, True, False, False]
 
 
-@pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    """The program's sources, to be changed under a running daemon."""
-    for part in SOURCES:
-        shutil.copytree(ROOT / part / "mlxd", tmp_path / part / "mlxd",
-                        ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    return tmp_path
-
-
-def test_new_code_replaces_the_daemon_when_it_is_idle(copied: Path):
-    settings = {
-        "PYTHONPATH": os.pathsep.join(str(copied / part) for part in SOURCES),
-        "MLXD_UPGRADE_CHECK_S": "0.1",
-    }
+def test_new_code_replaces_the_daemon_when_it_is_idle(tmp_path: Path):
+    settings = {"PYTHONPATH": copy_sources(tmp_path), "MLXD_UPGRADE_CHECK_S": "0.1"}
     with daemon_with_fake_engine(**settings) as daemon:
         daemon.ask("load", model="pocket")
         before = daemon.ask("status")
         engine = before["engine"]["pid"]
-        broken = copied / "daemon" / "mlxd" / "daemon" / "cli" / "run.py"
+        broken = tmp_path / "daemon" / "mlxd" / "daemon" / "front" / "main.py"
         good = broken.read_text()
         broken.write_text("this is no Python\n")
-        while not any(line["event"] == "upgrade does not start" for line in daemon.log_lines()):
-            daemon.ask("ping")
+        daemon.wait_event("upgrade does not start")
         assert daemon.ask("status")["engine"]["pid"] == engine, "broken code was taken"
         broken.write_text(good + "\n# newer\n")
         answers = 0
@@ -88,6 +72,22 @@ def test_new_code_replaces_the_daemon_when_it_is_idle(copied: Path):
         assert not Path(daemon.socket_path).exists()
 
 
+def test_a_configuration_that_new_code_refuses_keeps_the_old_running(tmp_path: Path):
+    settings = {"PYTHONPATH": copy_sources(tmp_path), "MLXD_UPGRADE_CHECK_S": "0.1"}
+    with daemon_with_fake_engine(**settings) as daemon:
+        config = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "config.toml"
+        config.parent.mkdir()
+        config.write_text("no_longer_known = 1\n")
+        touch(tmp_path, "daemon/mlxd/daemon/version.py")
+        daemon.wait_event("upgrade does not start")
+        assert daemon.ask("ping") == {"pong": True}
+        done = mlxd(daemon.environ, "run", "--check")
+        assert done.returncode == 2
+        assert "no_longer_known" in done.stderr
+        config.unlink()
+        assert mlxd(daemon.environ, "run", "--check").returncode == 0
+
+
 def ask_patiently(daemon: Daemon) -> bool:
     """A connection that was open as the daemon changed is closed; connecting never fails."""
     try:
@@ -96,16 +96,12 @@ def ask_patiently(daemon: Daemon) -> bool:
         return bool(daemon.ask("ping")["pong"])
 
 
-def test_a_busy_daemon_is_not_replaced(copied: Path):
-    settings = {
-        "PYTHONPATH": os.pathsep.join(str(copied / part) for part in SOURCES),
-        "MLXD_UPGRADE_CHECK_S": "0.05",
-    }
+def test_a_busy_daemon_is_not_replaced(tmp_path: Path):
+    settings = {"PYTHONPATH": copy_sources(tmp_path), "MLXD_UPGRADE_CHECK_S": "0.05"}
     with daemon_with_fake_engine(**settings) as daemon, daemon.peer() as peer:
         one = peer.send("generate", prompt="endless", stream=True)
         peer.wait_event("delta")
-        file = copied / "daemon" / "mlxd" / "daemon" / "version.py"
-        file.write_text(file.read_text() + "\n# newer\n")
+        touch(tmp_path, "daemon/mlxd/daemon/version.py")
         for _ in range(200):
             peer.wait_event("delta")
         assert sum(line["event"] == "ready" for line in daemon.log_lines()) == 1

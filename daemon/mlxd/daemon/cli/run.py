@@ -11,8 +11,9 @@ from mlxd.daemon.cli.options import setting_options
 
 
 @click.command()
+@click.option("--check", is_flag=True, help="Only say whether it would start, and exit.")
 @setting_options
-def run(**overrides: Any) -> int:
+def run(check: bool, **overrides: Any) -> int:
     """Run the daemon in the foreground.
 
     Takes over the socket of launchd or systemd where it is started by one of them.
@@ -26,6 +27,9 @@ def run(**overrides: Any) -> int:
     starter.keep_from_children(os.environ)
     paths = resolve_paths()
     config = load_config(paths, overrides=overrides)
+    if check:
+        click.echo(f"mlxd would start, and listen at {paths.socket}", err=True)
+        return 0
     os.environ.update(config.process_environment(os.environ))
 
     def tell_ready() -> None:

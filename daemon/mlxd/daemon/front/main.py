@@ -84,6 +84,7 @@ class Front:
         self._socket_problem = ""
         self.upgrading = False
         self._sleep = sleep or upkeep.SleepWatch()
+        self._upgrades = upkeep.UpgradeWatch()  # before anybody is told that we are ready
         self._checking = False
         self._logger = open_log(paths.log_file, config.log_level)
         self.log = writer(self._logger)
@@ -275,6 +276,7 @@ class Front:
             refused=lambda: self.log("upgrade does not start", level="warning"),
             woke=self._woke,
             sleep=self._sleep,
+            upgrades=self._upgrades,
             also=self._keep_socket,
         )
 

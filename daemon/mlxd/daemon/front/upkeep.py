@@ -15,7 +15,7 @@ import mlxd
 
 WAKE_CHECK_S = 5.0
 ASLEEP_S = 10.0
-"""A machine that stood still for this long has slept; clocks that are set drift by less."""
+"""A machine that stood still for this long has slept."""
 TRIAL_TIMEOUT_S = 30.0
 
 
@@ -39,9 +39,10 @@ def code_state(folders: Iterable[Path]) -> str:
 class UpgradeWatch:
     """Says when other code lies on the disk than runs, and has stopped changing."""
 
-    def __init__(self, state: Callable[[], str]) -> None:
-        self._state = state
-        self._running = self._seen = state()
+    def __init__(self, state: Callable[[], str] | None = None) -> None:
+        folders = code_folders()
+        self._state = state or (lambda: code_state(folders))
+        self._running = self._seen = self._state()
         self._refused = ""
 
     def due(self) -> bool:
@@ -60,10 +61,13 @@ class UpgradeWatch:
 
 def suspended_s() -> float:
     """Return the seconds for which the machine has been asleep, from some point in time on."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
-    # macOS: the monotonic clock stands still during sleep.
-    return time.time() - time.monotonic()
+    # Not by the time of day, which may be set. Each system names the clock that goes on in sleep,
+    # and the one that stands still, in its own way.
+    if sys.platform == "darwin":
+        clocks = time.CLOCK_MONOTONIC_RAW, time.CLOCK_UPTIME_RAW
+    else:
+        clocks = time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC
+    return time.clock_gettime(clocks[0]) - time.clock_gettime(clocks[1])
 
 
 class SleepWatch:
@@ -80,8 +84,8 @@ class SleepWatch:
 
 
 async def works() -> bool:
-    """Whether the program as it is on the disk starts at all."""
-    command = [sys.executable, "-m", "mlxd.daemon.cli", "run", "--help"]
+    """Whether the program as it is on the disk would start, called as this one was."""
+    command = [sys.executable, *sys.orig_argv[1:], "--check"]
     try:
         done = await asyncio.to_thread(
             subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True,
@@ -100,14 +104,13 @@ async def watch(
     refused: Callable[[], None],
     woke: Callable[[], Awaitable[None]],
     sleep: SleepWatch,
+    upgrades: UpgradeWatch,
     also: Callable[[], Awaitable[None]],
 ) -> None:
     """Call `woke` after every sleep, and `upgrade` once there is new code and nothing to do.
 
     `also` is awaited every few seconds.
     """
-    folders = code_folders()
-    upgrades = UpgradeWatch(lambda: code_state(folders))
     checked_s = time.monotonic()
     period_s = min(WAKE_CHECK_S, upgrade_check_s or WAKE_CHECK_S)
     while True:

@@ -1,0 +1,75 @@
+"""The real daemon on a socket of launchd or systemd, which becomes another program and keeps it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxd.launchd import LABEL
+from support.daemon_process import TIMEOUT_S, Daemon, fake_engine_settings
+from support.libxpc import build_libxpc
+from support.places import MLXD
+from support.sources import copy_sources, touch
+
+ACTIVATE = shutil.which("systemd-socket-activate")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    settings = {"PYTHONPATH": copy_sources(tmp_path), "MLXD_UPGRADE_CHECK_S": "0.1"}
+    daemon = Daemon(tmp_path, {**fake_engine_settings(), **settings})
+    Path(daemon.socket_path).parent.mkdir(mode=0o700)
+    yield daemon
+    if daemon.process is not None and daemon.process.poll() is None:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+def becomes_another_and_answers(daemon: Daemon) -> None:
+    inode = os.stat(daemon.socket_path).st_ino
+    pid = daemon.ask("status")["pid"]
+    touch(daemon.folder, "daemon/mlxd/daemon/version.py")
+    daemon.wait_event("ready", times=2)
+    assert daemon.ask("status")["pid"] == pid
+    os.kill(pid, signal.SIGTERM)
+    assert daemon.process is not None
+    assert daemon.process.wait(TIMEOUT_S) == 0
+    assert os.stat(daemon.socket_path).st_ino == inode, "the socket is not ours to remove"
+
+
+def test_launchd_hands_its_socket_over_once(daemon: Daemon, tmp_path: Path):
+    daemon.environ |= {
+        "LD_PRELOAD": str(build_libxpc(tmp_path)),
+        "XPC_SERVICE_NAME": LABEL,
+        "FAKE_XPC_ONCE": str(tmp_path / "activated"),
+    }
+    with socket.socket(socket.AF_UNIX) as launchd:
+        launchd.bind(daemon.socket_path)
+        launchd.listen()
+        daemon.environ["FAKE_XPC_FD"] = str(launchd.fileno())
+        daemon.start(pass_fds=[launchd.fileno()])
+        becomes_another_and_answers(daemon)
+
+
+@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
+def test_systemd_s_socket_is_kept_over_an_upgrade(daemon: Daemon):
+    address = daemon.folder / "notify"
+    daemon.environ["NOTIFY_SOCKET"] = str(address)
+    passed = [f"--setenv={name}" for name in daemon.environ]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(TIMEOUT_S)
+        command = [str(ACTIVATE), "-l", daemon.socket_path, *passed, *MLXD, "run"]
+        daemon.spawn(command)
+        while not Path(daemon.socket_path).exists():
+            pass
+        assert daemon.ask("ping") == {"pong": True}
+        assert systemd.recv(64) == b"READY=1"
+        becomes_another_and_answers(daemon)
+        assert systemd.recv(64) == b"READY=1", "it says so again"
