@@ -124,15 +124,25 @@ def test_a_socket_path_that_is_too_long_is_told(environ: dict[str, str]) -> None
     assert "MLXD_SOCKET" in done.stderr
 
 
-def test_a_folder_that_is_a_file_is_told_without_a_traceback(
+def test_a_place_that_cannot_be_used_is_told_without_a_traceback(
     environ: dict[str, str], own_paths: Paths
 ) -> None:
-    own_paths.log_dir.mkdir()
-    (own_paths.log_dir / "mlxd.err").mkdir()
+    own_paths.socket.parent.mkdir()
+    starter.start_lock(own_paths).mkdir()
     done = mlxd(environ, "start")
     assert done.returncode == 1
     assert "Is a directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_log_folder_that_cannot_be_used_is_no_reason_not_to_start(
+    environ: dict[str, str], own_paths: Paths
+) -> None:
+    own_paths.log_dir.write_text("a file is in the way")
+    with pytest.raises(starter.StartFailed, match="The model is broken"):
+        starter.start(own_paths, FAKE_DAEMON, {**environ, "FAKE_DAEMON": "fail"})
+    done = mlxd({**environ, "MLXD_PRELOAD": "off"}, "start")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1"])
