@@ -12,6 +12,7 @@ import pytest
 from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors
 
+from mlxd.daemon.engine.constraints import Guide
 from mlxd.daemon.engine.mlx_batch import DecodeBatch, Prefill, Row, Start, mergeable
 from mlxd.daemon.engine.mlx_sampling import SamplingParams
 
@@ -169,8 +170,6 @@ class OnlyEven:
 
     def __init__(self) -> None:
         self.seen: list[int] = []
-        self.finished = False
-        self.accepting = True
 
     def mask(self) -> np.ndarray:
         return np.arange(96) % 2 == 0
@@ -181,7 +180,7 @@ class OnlyEven:
 
 def test_a_constraint_masks_its_own_row_and_sees_every_token(tiny_model):
     constraint = OnlyEven()
-    row = Row(uid=1, sampling=sampled(1).sampling, constraint=constraint)  # type: ignore[arg-type]
+    row = Row(uid=1, sampling=sampled(1).sampling, constraint=Guide(constraint))  # type: ignore[arg-type]
     batch, out = DecodeBatch(tiny_model), {}
     start(batch, PROMPTS[0], sampled(0))
     start(batch, PROMPTS[1], row)
@@ -198,8 +197,7 @@ def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model):
     row = Row(
         uid=1,
         sampling=sampled(1).sampling,
-        constraint=OnlyEven(),  # type: ignore[arg-type]
-        constrain_after=marker,
+        constraint=Guide(OnlyEven(), think_end=marker),  # type: ignore[arg-type]
     )
     batch, out = DecodeBatch(tiny_model), {}
     start(batch, PROMPTS[1], row)

@@ -6,9 +6,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlxd.daemon.engine.text import Channel, Markers, Piece, TextSplitter
+
+if TYPE_CHECKING:
+    from mlxd.daemon.engine.constraints import Constraint, Guide
 
 ToolParser = Callable[[str, Any], Any]
 Event = tuple[str, dict[str, Any]]
@@ -82,7 +85,7 @@ class Prepared:
     reasoning: bool = False
     cuts: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
-    constraint: Any = None
+    constraint: Constraint | None = None
     extra_eos: frozenset[int] = frozenset()
 
 
@@ -95,6 +98,7 @@ class Choice:
     detokenizer: Detokenizer
     tool_parser: ToolParser | None = None
     tools: Any = None
+    guide: Guide | None = None
     tokens: list[int] = field(default_factory=list)
     answer: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -134,8 +138,21 @@ class Choice:
                 events += self._say("".join(self.tool_text))
             else:
                 events += self._close_tool_call()
+        if self.guide is not None:
+            reason = self._constrained_end(self.guide, reason)
         self.finish_reason = "tool_calls" if self.tool_calls and reason == "stop" else reason
         return events
+
+    def _constrained_end(self, guide: Guide, reason: str) -> str:
+        """Say what the constraint's text lacks; one that broke off counts as cut."""
+        if not (verdict := guide.verdict()):
+            return reason
+        if guide.failed:
+            self.notes.append(f"cut: {verdict}")
+            return "length"
+        what = "cut by max_tokens" if reason == "length" else "ended by a stop text or token"
+        self.notes.append(f"{what}: {verdict}")
+        return reason
 
     def to_map(self) -> dict[str, Any]:
         """Return the choice as it stands in the result."""

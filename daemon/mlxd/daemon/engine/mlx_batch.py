@@ -9,7 +9,7 @@ One step runs ahead: while the caller handles the tokens of one step, the next i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
@@ -20,7 +20,7 @@ from mlxd.daemon.engine.mlx_draft import Draft, verify
 from mlxd.daemon.engine.mlx_sampling import BatchSampler, SamplingParams, describe_logprobs
 
 if TYPE_CHECKING:
-    from mlxd.daemon.engine.constraints import ConstraintState
+    from mlxd.daemon.engine.constraints import Guide
 
 Cache = list[Any]
 """One cache object of mlx-lm per layer."""
@@ -37,33 +37,15 @@ class Row:
     processors: tuple[Processor, ...] = ()
     context: mx.array | None = None
     context_size: int = 0
-    constraint: ConstraintState | None = None
-    constrain_after: tuple[int, ...] = ()
+    constraint: Guide | None = None
     logprobs: int = -1
     steps: int = 0
-    _tail: list[int] = field(default_factory=list)
-    _started: bool = False
 
     def allowed(self, token: int, width: int) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        """Take in the token that is fed now; return the mask for the next one, or None.
-
-        With `constrain_after` (the end-of-reasoning marker) the constraint begins behind it.
-        """
+        """Take in the token that is fed now; return the mask for the next one, or None."""
         assert self.constraint is not None
-        if self.constrain_after:
-            if not self._started:
-                self._started = True
-                return None
-            self._tail = [*self._tail, token][-len(self.constrain_after) :]
-            if tuple(self._tail) != self.constrain_after:
-                return None
-            self.constrain_after = ()
-        elif self._started:
-            self.constraint.advance(token)
-        self._started = True
-        if self.constraint.finished and not self.constraint.accepting:
-            return None
-        return self.constraint.mask()[:width]
+        mask = self.constraint.next_mask(token)
+        return None if mask is None else mask[:width]
 
 
 @dataclass(frozen=True, slots=True)

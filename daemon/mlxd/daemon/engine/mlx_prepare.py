@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 from mlx_lm.utils import load_config
 
-from mlxd.daemon.engine.constraints import ConstraintCompiler
+from mlxd.daemon.engine.constraints import Constraint, ConstraintCompiler
 from mlxd.daemon.engine.job import Job, ModelRef, Prepared
 from mlxd.daemon.engine.model_files import context_tokens
 from mlxd.protocol.errors import ContextOverflow, InvalidParams, ModelLoadFailed
@@ -33,13 +34,13 @@ CUT_MIN_TOKENS = 16
 
 
 class Tokenizer:
-    """A model's tokenizer with all that turns requests into tokens.
+    """A model's tokenizer with all that turns requests into tokens; `pool` compiles constraints.
 
     Raises:
         ModelLoadFailed: the tokenizer's files are missing or damaged.
     """
 
-    def __init__(self, ref: ModelRef) -> None:
+    def __init__(self, ref: ModelRef, pool: ThreadPoolExecutor) -> None:
         folder = Path(ref.path)
         try:
             self.config: dict[str, Any] = load_config(folder)
@@ -53,15 +54,15 @@ class Tokenizer:
         self.name = ref.name
         self.context_tokens = context_tokens(self.config)
         self.vocabulary: dict[str, int] = self.wrapper.get_vocab()
+        self._pool = pool
         self._compiler: ConstraintCompiler | None = None
 
     def prepare(self, job: Job) -> Prepared:
-        """Return the job's prompt.
+        """Return the job's prompt, without its constraint.
 
         Raises:
             InvalidParams: the template or the model cannot do what is asked.
             ContextOverflow: the prompt leaves no room for a single token.
-            ConstraintInvalid: the schema, regex or grammar is refused.
         """
         method = job.method
         if method == "prefill":
@@ -75,17 +76,7 @@ class Tokenizer:
         if not prepared.tokens:
             raise InvalidParams("prompt", "has no tokens", hint="Give some text to continue.")
         self._check_context(len(prepared.tokens))
-        constraint = self._constraint(job.params)
-        if constraint is None:
-            return prepared
-        return Prepared(
-            prepared.tokens,
-            prepared.reasoning,
-            prepared.cuts,
-            prepared.notes,
-            constraint,
-            prepared.extra_eos,
-        )
+        return prepared
 
     def _check_context(self, prompt_tokens: int) -> None:
         limit = self.context_tokens
@@ -95,18 +86,25 @@ class Tokenizer:
                 data={"prompt_tokens": prompt_tokens, "context_tokens": limit},
             )
 
-    def _constraint(self, params: dict[str, Any]) -> Any:
+    def constraint(self, params: dict[str, Any]) -> Future[Constraint] | None:
+        """Begin to compile what the answer must follow, or return None.
+
+        Raises:
+            ConstraintInvalid: constraints do not work with this tokenizer.
+        """
         for kind in ("schema", "regex", "grammar"):
             if params.get(kind) is not None:
-                return self._constraints().compile(kind, params[kind])
+                return self._constraints().begin(kind, params[kind])
         return None
 
     def _constraints(self) -> ConstraintCompiler:
         if self._compiler is None:
             width = int(self.config.get("vocab_size") or len(self.wrapper))
-            inner = self.wrapper._tokenizer
             self._compiler = ConstraintCompiler(
-                inner, max(width, len(self.wrapper)), sorted(self.wrapper.eos_token_ids)
+                self.wrapper._tokenizer,
+                max(width, len(self.wrapper)),
+                sorted(self.wrapper.eos_token_ids),
+                self._pool,
             )
         return self._compiler
 

@@ -1,4 +1,7 @@
-"""The thread that loads tokenizers and turns requests into prompts."""
+"""The thread that loads tokenizers and turns requests into prompts.
+
+Constraints are compiled on other threads still: the prompts behind one that takes long go on.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mlxd.daemon.engine.constraints import Constraint, compile_pool, deliver
 from mlxd.daemon.engine.job import Job, ModelRef, Prepared
 from mlxd.daemon.engine.link import Inbox
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
@@ -42,6 +46,7 @@ class Preparer:
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._compiling = compile_pool()
         self._tokenizers: OrderedDict[str, Tokenizer] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -58,10 +63,31 @@ class Preparer:
         """Make the job's prompt; the inbox gets `PreparedJob`."""
 
         def work() -> None:
-            prepared, error = _caught(lambda: self._tokenizer(job.ref).prepare(job))
-            self._inbox.put(PreparedJob(job.rid, prepared, error))
+            result, error = _caught(lambda: self._prompt_and_constraint(job))
+            if result is None:
+                self._inbox.put(PreparedJob(job.rid, None, error))
+                return
+            prepared, constraint = result
+            if constraint is None:
+                self._inbox.put(PreparedJob(job.rid, prepared))
+                return
+            deliver(constraint, lambda *outcome: self._constrained(job, prepared, *outcome))
 
         self._pool.submit(work)
+
+    def _prompt_and_constraint(self, job: Job) -> tuple[Prepared, Future[Constraint] | None]:
+        tokenizer = self._tokenizer(job.ref)
+        return tokenizer.prepare(job), tokenizer.constraint(job.params)
+
+    def _constrained(
+        self, job: Job, prepared: Prepared, constraint: Constraint | None, error: MlxdError | None
+    ) -> None:
+        if constraint is not None:
+            notes = [*prepared.notes, *constraint.notes]
+            if job.params.get("tools"):
+                notes.append("the answer follows the constraint, so no tool can be called")
+            prepared = replace(prepared, constraint=constraint, notes=tuple(notes))
+        self._inbox.put(PreparedJob(job.rid, None if error else prepared, error))
 
     def answer(
         self,
@@ -83,7 +109,7 @@ class Preparer:
             if known is not None:
                 self._tokenizers.move_to_end(ref.path)
                 return known
-        tokenizer = Tokenizer(ref)
+        tokenizer = Tokenizer(ref, self._compiling)
         with self._lock:
             self._tokenizers[ref.path] = tokenizer
             while len(self._tokenizers) > TOKENIZERS_MAX:

@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx_lm.sample_utils import make_logits_processors
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
 
+from mlxd.daemon.engine.constraints import Guide
 from mlxd.daemon.engine.job import Choice, Job, markers_of
 from mlxd.daemon.engine.mlx_batch import Emitted, Row
 from mlxd.daemon.engine.mlx_draft import can_rewind
@@ -52,15 +53,14 @@ def new_row(host: Host, job: Job, choice: Choice, uid: int) -> Row:
     context_size = params["repetition_context_size"]
     seen = prepared.tokens[:-1][-context_size:]
     wrapper = host.tokenizer.wrapper
-    thinks = choice.splitter.channel is Channel.REASONING
+    choice.guide = _guide(job, choice, wrapper)
     return Row(
         uid=uid,
         sampling=_sampling(params, choice_seed(job.seed, choice.index), wrapper),
         processors=processors,
         context=mx.array(seen, dtype=mx.uint32) if processors and seen else None,
         context_size=context_size,
-        constraint=prepared.constraint.start() if prepared.constraint else None,
-        constrain_after=tuple(wrapper.think_end_tokens) if thinks else (),
+        constraint=choice.guide,
         logprobs=params["logprobs"],
     )
 
@@ -79,6 +79,24 @@ def draft_problem(host: Host, small: Host | None, job: Job) -> str:
     if small.tokenizer.vocabulary != host.tokenizer.vocabulary:
         return "its vocabulary is another one"
     return ""
+
+
+def _guide(job: Job, choice: Choice, wrapper: Any) -> Guide | None:
+    """Return what holds the answer to the request's constraint, from its reasoning's end on."""
+    assert job.prepared is not None
+    if job.prepared.constraint is None:
+        return None
+    state = job.prepared.constraint.start()
+    if choice.splitter.channel is Channel.REASONING:
+        return Guide(state, think_end=tuple(wrapper.think_end_tokens))
+    if job.method == "chat" and job.params.get("thinking") and wrapper.has_thinking:
+        # The template leaves it to the model to open its reasoning.
+        opens = tuple(wrapper.think_start_tokens)
+        if len(opens) == 1:
+            after = tuple(wrapper.think_end_tokens)
+            return Guide(state, may_think=opens[0], think_end_after=after)
+        choice.notes.append("the answer follows the constraint at once, without reasoning")
+    return Guide(state)
 
 
 def is_end(host: Host, job: Job, token: int) -> bool:

@@ -340,9 +340,6 @@ class Runner:
         if not all(other.finish_reason for other in job.choices):
             self.scheduler.row_left(job.rid)
             return
-        cut = any(other.finish_reason == "length" for other in job.choices)
-        if job.prepared.constraint is not None and cut:
-            job.notes.append("cut by max_tokens: the text may not satisfy the constraint yet")
         self._end_draft(job, choice)
         self.ended(job, job.result())
 

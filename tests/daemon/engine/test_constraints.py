@@ -1,0 +1,325 @@
+"""Grammars on the built-in model's tokenizer: random walks make only what they say."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import threading
+from typing import Any
+
+import jsonschema
+import pytest
+
+from mlxd.daemon.engine.constraints import Constraint, Guide, compile_pool, deliver
+from mlxd.daemon.engine.job import ModelRef
+from mlxd.daemon.engine.mlx_prepare import Tokenizer
+from mlxd.protocol.errors import ConstraintInvalid, MlxdError, Overloaded
+from support.engine_process import POCKET
+
+SLOW = {"type": "integer", "multipleOf": 19_997}
+"""A few bytes that take llguidance seconds: an automaton with as many states."""
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", "b", None, 3]}, "maxItems": 3},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+LINKED = {
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {"next": {"$ref": "#/$defs/node"}, "value": {"type": "boolean"}},
+            "required": ["value"],
+            "additionalProperties": False,
+        }
+    },
+    "$ref": "#/$defs/node",
+}
+SCHEMAS: list[Any] = [
+    PERSON,
+    {"type": "array", "items": PERSON, "minItems": 1, "maxItems": 2},
+    {"anyOf": [{"type": "boolean"}, {"type": "null"}, {"const": {"x": [1, "é\n"]}}]},
+    {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
+    {"type": "string", "format": "uuid"},
+    {"type": "string", "format": "ipv4"},
+    {"type": "integer", "minimum": -30, "maximum": 700, "multipleOf": 5},
+    LINKED,
+    {"type": "object", "patternProperties": {"^x[0-9]$": {"type": "null"}},
+     "additionalProperties": False, "maxProperties": 3},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
+
+
+@pytest.fixture(scope="module")
+def compiler(tokenizer: Tokenizer) -> Any:
+    return tokenizer._constraints()
+
+
+def walk(tokenizer: Tokenizer, constraint: Constraint, seed: int, most: int = 400) -> str | None:
+    """Choose among the allowed tokens at random, whatever a model thinks of them.
+
+    Returns the text, or None where it found no end in time.
+    """
+    rng = random.Random(seed)
+    state, tokens = constraint.start(), []
+    ends = tokenizer.wrapper.eos_token_ids
+    while len(tokens) < most:
+        allowed = state.mask().nonzero()[0].tolist()
+        assert allowed, "there is always a way on, if only the end"
+        token = rng.choice(allowed)
+        if token in ends:
+            assert state.accepting
+            return tokenizer.wrapper.decode(tokens)
+        state.advance(token)
+        tokens.append(token)
+    return None
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: json.dumps(schema)[:40])
+def test_random_walks_satisfy_the_schema(tokenizer: Tokenizer, compiler: Any, schema: Any):
+    constraint = compiler.compile("schema", schema)
+    texts = [walk(tokenizer, constraint, seed) for seed in range(25)]
+    complete = [text for text in texts if text is not None]
+    assert len(complete) >= 5
+    for text in complete:
+        jsonschema.validate(json.loads(text), schema)
+
+
+@pytest.mark.parametrize("pattern", ["[0-9]{2,40}", "(ab|c)+d?", "é[äö]{1,3}", "a.c"])
+def test_random_walks_match_the_regular_expression(
+    tokenizer: Tokenizer, compiler: Any, pattern: str
+):
+    constraint = compiler.compile("regex", pattern)
+    for seed in range(25):
+        text = walk(tokenizer, constraint, seed)
+        assert text is None or re.fullmatch(pattern, text)
+
+
+def test_random_walks_follow_a_lark_grammar(tokenizer: Tokenizer, compiler: Any):
+    lark = 'start: item ("," item)*\nitem: NAME "=" NUMBER\nNAME: /[a-z]{1,4}/\nNUMBER: /[0-9]+/\n'
+    constraint = compiler.compile("grammar", lark)
+    for seed in range(25):
+        text = walk(tokenizer, constraint, seed)
+        assert text is None or re.fullmatch(r"[a-z]{1,4}=[0-9]+(,[a-z]{1,4}=[0-9]+)*", text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("schema", False),
+        ("schema", {"allOf": [{"type": "string"}, {"type": "integer"}]}),
+        ("schema", {"enum": []}),
+        ("schema", {"type": "nonsense"}),
+        ("schema", {"$ref": "#"}),
+        ("schema", {"$ref": "#/$defs/none"}),
+        ("schema", {"$ref": "https://example.org/elsewhere.json"}),
+        ("schema", {"not": {"type": "string"}}),
+        ("schema", {"type": "array", "uniqueItems": True}),
+        ("schema", {"if": {"type": "string"}, "then": {"minLength": 2}}),
+        ("schema", {"type": "array", "contains": {"type": "string"}}),
+        ("schema", {"type": "string", "pattern": "(?=a)b"}),
+        ("schema", {"type": "string", "minLength": 3, "maxLength": 2}),
+        ("schema", {"type": "string", "format": "no-such-format"}),
+        ("regex", "("),
+        ("grammar", ""),
+        ("grammar", "start: start\n"),
+        ("grammar", "start: /(/\n"),
+        ("grammar", "begin: NOTHING\n"),
+    ],
+)
+def test_what_cannot_be_or_is_not_supported_is_refused(compiler: Any, kind: str, source: Any):
+    with pytest.raises(ConstraintInvalid) as refused:
+        compiler.compile(kind, source)
+    assert kind in refused.value.message
+
+
+def test_a_deep_schema_is_refused_and_ends_no_thread(compiler: Any):
+    schema: Any = {"type": "string"}
+    for _ in range(400):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    with pytest.raises(ConstraintInvalid):
+        compiler.compile("schema", schema)
+    assert compiler.compile("schema", {"type": "null"}).possible
+
+
+def test_equal_constraints_are_compiled_once_and_refused_once(compiler: Any):
+    assert compiler.begin("schema", PERSON) is compiler.begin("schema", dict(PERSON))
+    assert compiler.begin("regex", "x(") is compiler.begin("regex", "x(")
+    other_order = {**PERSON, "properties": dict(reversed(PERSON["properties"].items()))}
+    assert compiler.begin("schema", PERSON) is not compiler.begin("schema", other_order)
+
+
+def test_the_oldest_constraint_is_forgotten_first(tokenizer: Tokenizer):
+    compiler = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())._constraints()
+    compiler._entries = 2
+    first, second = compiler.begin("regex", "a"), compiler.begin("regex", "b")
+    assert compiler.begin("regex", "a") is first
+    compiler.begin("regex", "c")
+    assert compiler.begin("regex", "a") is first
+    assert compiler.begin("regex", "b") is not second
+
+
+def test_one_that_takes_long_holds_up_no_other(compiler: Any):
+    slow = compiler.begin("schema", SLOW)
+    assert compiler.compile("schema", {"type": "boolean"}).possible
+    assert not slow.done()
+    slow.result()
+
+
+def outcome(future: Any, limit_s: float) -> tuple[Constraint | None, MlxdError | None]:
+    told, results = threading.Event(), []
+
+    def done(*result: Any) -> None:
+        results.append(result)
+        told.set()
+
+    deliver(future, done, limit_s)
+    assert told.wait(60)
+    future.exception()
+    assert len(results) == 1
+    return results[0]
+
+
+def test_compiling_has_a_time_limit_and_a_second_try_finds_it_done(compiler: Any):
+    schema = {"type": "integer", "multipleOf": 19_993}
+    future = compiler.begin("schema", schema)
+    constraint, error = outcome(future, 0.05)
+    assert constraint is None
+    assert isinstance(error, ConstraintInvalid)
+    assert "compile" in error.message
+    constraint, error = outcome(compiler.begin("schema", schema), 0.05)
+    assert constraint is future.result()
+    assert error is None
+
+
+def test_while_all_threads_compile_the_next_is_told_to_come_again():
+    compiler = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool(threads=1))._constraints()
+    slow = compiler.begin("schema", SLOW)
+    while not (slow.running() or slow.done()):
+        pass
+    waiting = compiler.begin("regex", "a")
+    assert isinstance(outcome(waiting, 0.01)[1], Overloaded)
+    assert waiting.result().possible
+
+
+def test_a_refusal_is_delivered_as_it_is(compiler: Any):
+    constraint, error = outcome(compiler.begin("regex", "("), 10)
+    assert constraint is None
+    assert isinstance(error, ConstraintInvalid)
+
+
+def test_only_the_end_may_follow_a_complete_text(tokenizer: Tokenizer, compiler: Any):
+    state = compiler.compile("regex", "[0-9]{2}").start()
+    for token in tokenizer.wrapper.encode("42", add_special_tokens=False):
+        assert not state.accepting
+        state.advance(token)
+    assert state.accepting
+    assert set(state.mask().nonzero()[0].tolist()) <= set(tokenizer.wrapper.eos_token_ids)
+
+
+def test_a_forbidden_token_leaves_the_state_as_it_is(tokenizer: Tokenizer, compiler: Any):
+    state = compiler.compile("regex", "[0-9]{2}").start()
+    before = state.mask().tolist()
+    state.advance(tokenizer.wrapper.encode("x", add_special_tokens=False)[0])
+    assert state.mask().tolist() == before
+
+
+def test_sequences_of_one_constraint_know_nothing_of_each_other(
+    tokenizer: Tokenizer, compiler: Any
+):
+    constraint = compiler.compile("regex", "[0-9]{2}")
+    first, second = constraint.start(), constraint.start()
+    first.advance(tokenizer.wrapper.encode("4", add_special_tokens=False)[0])
+    assert second.mask().tolist() == constraint.start().mask().tolist()
+
+
+COMPLEX = "(a?){1,300}(a){300}b"
+"""Compiles, and is too much for the lexer after a token or two."""
+
+
+def test_a_grammar_that_becomes_too_complex_ends_the_text_and_says_so(
+    tokenizer: Tokenizer, compiler: Any
+):
+    guide = Guide(compiler.compile("regex", COMPLEX).start())
+    token = tokenizer.wrapper.encode("a", add_special_tokens=False)[0]
+    for _ in range(50):
+        mask = guide.next_mask(token)
+        if guide.failed:
+            break
+    assert guide.failed
+    assert mask is not None
+    assert set(mask.nonzero()[0].tolist()) <= set(tokenizer.wrapper.eos_token_ids)
+    assert "too complex" in guide.verdict()
+    assert "aaa" not in guide.verdict()
+
+
+def test_a_guide_leaves_reasoning_free_and_begins_behind_its_end(
+    tokenizer: Tokenizer, compiler: Any
+):
+    end = tuple(tokenizer.wrapper.think_end_tokens)
+    guide = Guide(compiler.compile("regex", "[0-9]{2}").start(), think_end=end)
+    four = tokenizer.wrapper.encode("4", add_special_tokens=False)[0]
+    assert guide.next_mask(end[-1]) is None, "the prompt's last token is no part of the answer"
+    assert guide.next_mask(four) is None
+    assert guide.verdict()
+    for token in end[:-1]:
+        assert guide.next_mask(token) is None
+    mask = guide.next_mask(end[-1])
+    assert mask is not None
+    assert mask[four]
+    guide.next_mask(four)
+    guide.next_mask(four)
+    assert guide.verdict() == ""
+
+
+def test_a_model_that_opens_its_reasoning_itself_may_do_so_once(
+    tokenizer: Tokenizer, compiler: Any
+):
+    (opens,) = tokenizer.wrapper.think_start_tokens
+    (closes,) = tokenizer.wrapper.think_end_tokens
+    four = tokenizer.wrapper.encode("4", add_special_tokens=False)[0]
+    constraint = compiler.compile("regex", "[0-9]{2}")
+
+    guide = Guide(constraint.start(), may_think=opens, think_end_after=(closes,))
+    mask = guide.next_mask(0)
+    assert mask is not None
+    assert mask[opens]
+    assert mask[four]
+    assert guide.next_mask(opens) is None
+    assert guide.next_mask(four) is None
+    mask = guide.next_mask(closes)
+    assert mask is not None
+    assert mask[four]
+    assert not mask[opens]
+
+    guide = Guide(constraint.start(), may_think=opens, think_end_after=(closes,))
+    guide.next_mask(0)
+    mask = guide.next_mask(four)
+    assert mask is not None
+    assert not mask[opens]
+    assert not constraint.start().mask()[opens], "a shared first mask was written to"
+
+
+def test_white_space_is_free_only_where_it_is_asked_for(tokenizer: Tokenizer, compiler: Any):
+    def takes(schema: dict[str, Any], text: str) -> bool:
+        state = compiler.compile("schema", schema).start()
+        for token in tokenizer.wrapper.encode(text, add_special_tokens=False):
+            if not state.mask()[token]:
+                return False
+            state.advance(token)
+        return state.accepting
+
+    schema = {"type": "array", "items": {"const": 1}, "minItems": 2}
+    assert takes(schema, "[1,1]")
+    assert not takes(schema, "[1, 1]")
+    assert takes({**schema, "x-guidance": {"whitespace_flexible": True}}, "[1, 1]")
