@@ -38,7 +38,6 @@ IDLE_POLL_S = 2.0
 """How often an idle engine looks at memory pressure and keep-alive times."""
 BLOCKED_POLL_S = 0.1
 """How often to try a load again that waits for room, while no request ends."""
-KV_BUDGET_MIN_BYTES = 64 * 2**20
 ENDINGS = {
     "superseded": "A newer request took this one's place.",
     "deadline_exceeded": "The request's time is up.",
@@ -348,7 +347,7 @@ class Engine:
 
     def _fit_kv_budget(self) -> None:
         free = self.residents.budget_bytes - self.residents.weights_bytes()
-        self.scheduler.kv_budget_bytes = max(free, KV_BUDGET_MIN_BYTES)
+        self.scheduler.kv_budget_bytes = max(0, free)
         self._make_way(0)
 
     def _make_way(self, need_bytes: int) -> None:

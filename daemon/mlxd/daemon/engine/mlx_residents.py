@@ -21,6 +21,7 @@ from mlxd.daemon.engine.model_files import (
     check_folder,
     estimate_adapter_bytes,
     estimate_resident_bytes,
+    kv_room_bytes,
 )
 from mlxd.protocol.errors import OutOfMemory
 
@@ -245,19 +246,21 @@ class Residents:
     def _make_room(self, loading: Loading) -> bool:
         """Evict what must go. False: wait, it fits when running requests are done."""
         need = loading.need_bytes = self._estimate(loading.ref)
-        free = self._plan(need, loading.beside, self.budget_bytes - self.kv_bytes())
+        # Beside it there must be room for somebody to use it.
+        room = self.budget_bytes - kv_room_bytes(Path(loading.ref.path))
+        free = self._plan(need, loading.beside, room - self.kv_bytes())
         if free.fits:
             for key in free.evict:
                 self.let_go(key)
                 self.evicted_total += 1
             self.make_way(need)
             return True
-        if self._plan(need, loading.beside, self.budget_bytes, quiet=True).fits:
+        if self._plan(need, loading.beside, room, quiet=True).fits:
             return False
         held = self.weights_bytes()
         raise OutOfMemory(
-            f"{loading.ref.name} needs about {_gigabytes(need)} and the budget is "
-            f"{_gigabytes(self.budget_bytes)}, of which {_gigabytes(held)} cannot be freed.",
+            f"{loading.ref.name} needs about {_gigabytes(need)} and some room for KV; the budget "
+            f"is {_gigabytes(self.budget_bytes)}, of which {_gigabytes(held)} cannot be freed.",
             data={"need_bytes": need, "budget_bytes": self.budget_bytes, "held_bytes": held},
         )
 

@@ -12,6 +12,8 @@ from mlxd.protocol.errors import ModelLoadFailed
 HEADER_MAX_BYTES = 100 * 2**20  # the safetensors library's own limit
 LOAD_OVERHEAD = 1.05
 """Resident memory beside the weights: scales, buffers of the first steps."""
+KV_ROOM_TOKENS = 1024
+"""What must fit beside the weights at the least: a prompt, and an answer of default length."""
 
 
 def check_folder(folder: Path) -> None:
@@ -133,6 +135,14 @@ def _offsets(header: dict[str, Any]) -> list[tuple[int, int]]:
 def estimate_resident_bytes(folder: Path) -> int:
     """Return the memory that the loaded model will take, without any KV cache."""
     return int(weights_bytes(folder) * LOAD_OVERHEAD)
+
+
+def kv_room_bytes(folder: Path) -> int:
+    """Return the memory of a short conversation's KV cache: without it a model is of no use."""
+    config = read_config(folder)
+    dtype = text_config(config).get("torch_dtype") or text_config(config).get("dtype")
+    item_bytes = 4 if dtype == "float32" else 2
+    return KV_ROOM_TOKENS * (kv_bytes_per_token(config, item_bytes) or 0)
 
 
 def estimate_adapter_bytes(folder: Path) -> int:
