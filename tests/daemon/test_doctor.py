@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from mlxd.daemon.cli.doctor import ADVICE, Machine, examine, places, running, software
+from mlxd.daemon.cli.doctor import Machine, examine, places, running, software
+from mlxd.daemon.cli.doctor.symptoms import SYMPTOMS
 from mlxd.daemon.cli.doctor.table import CHECKS
 from mlxd.daemon.config import Config, ConfigError
+from mlxd.daemon.conversations.store import Store, Turn
 from mlxd.daemon.openblas import find_openblas
 from mlxd.launchd.service import Outcome, ServiceState
 from mlxd.protocol.paths import Paths
@@ -252,7 +256,38 @@ def test_the_command_tells_what_it_found(environ: dict[str, str]) -> None:
 
 def test_the_documentation_has_every_symptom_and_remedy() -> None:
     page = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text("utf-8")
-    for symptom, _remedy in ADVICE:
-        assert f"## {symptom}" in page
+    for symptom in SYMPTOMS:
+        assert f"## {symptom.name}" in page
     for name in CHECKS:
         assert f"| {name} |" in page
+
+
+def test_a_symptoms_remedy_is_said_in_full_by_the_command(environ: dict[str, str]) -> None:
+    said = mlxd(environ, "doctor").stdout
+    for symptom in SYMPTOMS:
+        assert f"{symptom.name}: {symptom.remedy}" in said
+
+
+def test_stored_conversations_are_looked_at(machine: Machine) -> None:
+    assert places.conversations(machine).verdict == "ok"
+    store = Store(machine.paths.conversations_db)
+    store.begin(Turn("chat", "aaaa", "", None, "pocket", [{"role": "user", "content": "x"}]))
+    assert places.conversations(machine).detail.startswith("1 in ")
+    store.close()
+    machine.paths.conversations_db.chmod(0o644)
+    assert places.conversations(machine).next_step.startswith("chmod 600")
+    machine.paths.conversations_db.write_bytes(b"no database" * 999)
+    machine.paths.conversations_db.chmod(0o600)
+    found = places.conversations(machine)
+    assert (found.verdict, "put aside" in found.next_step) == ("fail", True)
+    off = replace(machine, config=replace(machine.config, conversations=False))
+    assert places.conversations(off).verdict == "ok"
+
+
+def test_conversations_of_a_newer_mlxd_and_damaged_ones_are_said(machine: Machine) -> None:
+    Store(machine.paths.conversations_db).close()
+    machine.paths.conversations_db.with_name("conversations.db.damaged-1").touch()
+    assert "damaged" in places.conversations(machine).detail
+    with contextlib.closing(sqlite3.connect(machine.paths.conversations_db)) as database:
+        database.execute("PRAGMA user_version = 99")
+    assert "newer" in places.conversations(machine).detail

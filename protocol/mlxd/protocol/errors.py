@@ -10,10 +10,12 @@ ErrorMap = dict[str, Any]
 class MlxdError(Exception):
     """The root of everything that mlxd reports to a user.
 
-    `message` says what happened, `hint` what to do next, `data` carries the numbers.
+    `message` says what happened, `hint` what to do next, `data` carries the numbers. `meaning` is
+    for the tables of the documentation, which are made from these classes.
     """
 
     code: ClassVar[str] = "internal"
+    meaning: ClassVar[str] = "A mistake of mlxd itself."
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
     json_rpc_code: ClassVar[int] = -32603
@@ -38,6 +40,7 @@ class MlxdError(Exception):
 
 class ParseError(MlxdError):
     code = "parse_error"
+    meaning = "What came over the socket is neither MessagePack nor a line of JSON."
     json_rpc_code = -32700
     default_hint = (
         "Send MessagePack-RPC arrays or one JSON-RPC object per line; see protocol/SPEC.md."
@@ -46,6 +49,7 @@ class ParseError(MlxdError):
 
 class InvalidRequest(MlxdError):
     code = "invalid_request"
+    meaning = "A message that can be read, but is no request."
     exit_code = 6
     json_rpc_code = -32600
     default_hint = "See protocol/SPEC.md for the shape of a request."
@@ -53,6 +57,7 @@ class InvalidRequest(MlxdError):
 
 class MethodNotFound(MlxdError):
     code = "method_not_found"
+    meaning = "The daemon knows no method of that name; an older one may run."
     exit_code = 6
     json_rpc_code = -32601
     default_hint = "List the methods: mlx rpc hello"
@@ -62,6 +67,7 @@ class InvalidParams(MlxdError):
     """A parameter is unknown, missing, of the wrong type or out of range. `data.param` names it."""
 
     code = "invalid_params"
+    meaning = "An option or parameter is unknown, missing, of the wrong kind or out of range."
     exit_code = 6
     json_rpc_code = -32602
     default_hint = "See protocol/SPEC.md for the parameters of each method."
@@ -73,6 +79,7 @@ class InvalidParams(MlxdError):
 
 class ModelNotFound(MlxdError):
     code = "model_not_found"
+    meaning = "No model of that name is on this machine (or on the hub)."
     exit_code = 4
     json_rpc_code = -32001
     default_hint = "See what is here: mlx models list. Get one: mlx models pull NAME"
@@ -80,6 +87,10 @@ class ModelNotFound(MlxdError):
 
 class ModelLoadFailed(MlxdError):
     code = "model_load_failed"
+    meaning = (
+        "The model is there but cannot be used: incomplete, in another format, or "
+        "unknown to mlx-lm."
+    )
     exit_code = 5
     json_rpc_code = -32002
     default_hint = "Check that the folder holds a complete MLX model: mlxd doctor"
@@ -87,6 +98,9 @@ class ModelLoadFailed(MlxdError):
 
 class OutOfMemory(MlxdError):
     code = "out_of_memory"
+    meaning = (
+        "The model does not fit into the memory that mlxd may use; the message has the numbers."
+    )
     exit_code = 5
     json_rpc_code = -32003
     default_hint = "Unload a model (mlx unload NAME), or take a smaller or more quantised one."
@@ -96,6 +110,7 @@ class ContextOverflow(MlxdError):
     """The prompt does not fit. `data` has `prompt_tokens` and `context_tokens`."""
 
     code = "context_overflow"
+    meaning = "The prompt is longer than what the model can read; it is never cut."
     exit_code = 6
     json_rpc_code = -32004
     default_hint = "Shorten the prompt, or choose a model with a longer context."
@@ -103,6 +118,7 @@ class ContextOverflow(MlxdError):
 
 class ConstraintInvalid(MlxdError):
     code = "constraint_invalid"
+    meaning = "The schema, regular expression or grammar cannot be followed."
     exit_code = 6
     json_rpc_code = -32005
     default_hint = (
@@ -114,6 +130,7 @@ class Overloaded(MlxdError):
     """A queue is full. `data.retry_after_s` says when to try again."""
 
     code = "overloaded"
+    meaning = "Too many requests are waiting."
     exit_code = 7
     retryable = True
     json_rpc_code = -32006
@@ -122,6 +139,7 @@ class Overloaded(MlxdError):
 
 class DeadlineExceeded(MlxdError):
     code = "deadline_exceeded"
+    meaning = "The time that `--timeout` gave is over."
     exit_code = 7
     retryable = True
     json_rpc_code = -32007
@@ -130,6 +148,7 @@ class DeadlineExceeded(MlxdError):
 
 class Superseded(MlxdError):
     code = "superseded"
+    meaning = "A newer request with the same key took its place."
     exit_code = 7
     json_rpc_code = -32008
     default_hint = "A newer request with the same supersede key has taken its place."
@@ -139,6 +158,7 @@ class Cancelled(MlxdError):
     """The caller cancelled. `data.usage` counts what was done until then."""
 
     code = "cancelled"
+    meaning = "Somebody stopped the request, for instance with Ctrl-C."
     exit_code = 130
     json_rpc_code = -32009
     default_hint = "Ask again when you are ready."
@@ -146,6 +166,7 @@ class Cancelled(MlxdError):
 
 class EngineDied(MlxdError):
     code = "engine_died"
+    meaning = "The process that computes ended in the middle of an answer."
     exit_code = 8
     retryable = True
     json_rpc_code = -32010
@@ -154,6 +175,7 @@ class EngineDied(MlxdError):
 
 class ShuttingDown(MlxdError):
     code = "shutting_down"
+    meaning = "The daemon is about to end and takes nothing new."
     exit_code = 7
     retryable = True
     json_rpc_code = -32011
@@ -162,6 +184,7 @@ class ShuttingDown(MlxdError):
 
 class PermissionDenied(MlxdError):
     code = "permission_denied"
+    meaning = "Not allowed: code of a model, or a model whose terms were not accepted."
     exit_code = 6
     json_rpc_code = -32012
     default_hint = "See docs/security.md for what is allowed to whom."
@@ -175,6 +198,7 @@ class DaemonUnreachable(MlxdError):
     """Raised by clients only: it never crosses the wire."""
 
     code = "daemon_unreachable"
+    meaning = "No daemon runs, or it does not answer."
     exit_code = 3
     retryable = True
     default_hint = "Start it: mlxd start"
@@ -206,6 +230,24 @@ ERRORS: dict[str, type[MlxdError]] = {
 
 EXIT_INTERRUPTED = 130
 EXIT_USAGE = 2
+EXITS: dict[int, str] = {
+    0: "answered",
+    1: "unexpected",
+    EXIT_USAGE: "usage",
+    3: "daemon unreachable",
+    4: "model not found",
+    5: "model could not be loaded",
+    6: "request refused (parameters, context, constraint)",
+    7: "overloaded or timed out, retry may help",
+    8: "answer broke off",
+    EXIT_INTERRUPTED: "interrupted",
+}
+"""What an exit code of `mlx` means."""
+
+
+def exit_codes() -> str:
+    """Return the exit codes in one line, as every page has them."""
+    return " · ".join(f"{code} {meaning}" for code, meaning in EXITS.items())
 
 
 def error_from_map(raw: ErrorMap) -> MlxdError:

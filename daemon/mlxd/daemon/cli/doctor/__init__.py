@@ -54,22 +54,6 @@ class Machine:
 
 Check = Callable[[Machine], Finding]
 
-ADVICE: tuple[tuple[str, str], ...] = (
-    (
-        "A model does not load",
-        "Check the path, that it is in MLX format (mlx models convert), and whether it needs "
-        "--trust-remote-code.",
-    ),
-    (
-        "Memory runs out",
-        "Take a smaller or more quantised model, lower --max-tokens, or free others: mlx ps, "
-        "mlx unload.",
-    ),
-    ("Answers repeat themselves", "Raise --repetition-penalty, for instance to 1.1."),
-    ("Answers are incoherent", "Lower --temperature, or take --preset precise."),
-)
-"""Symptom and remedy, for what no check can see. `docs/troubleshooting.md` says more of each."""
-
 
 def examine(machine: Machine) -> list[Finding]:
     """Run every check; one that breaks is a finding, too."""

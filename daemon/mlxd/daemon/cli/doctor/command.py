@@ -6,7 +6,8 @@ import json
 
 import click
 
-from mlxd.daemon.cli.doctor import ADVICE, Finding, Machine, Verdict, examine, worst
+from mlxd.daemon.cli.doctor import Finding, Machine, Verdict, examine, worst
+from mlxd.daemon.cli.doctor.symptoms import SYMPTOMS
 from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import Config, load_config
 from mlxd.protocol.errors import MlxdError
@@ -58,5 +59,5 @@ def _show(finding: Finding) -> None:
 
 def _advise() -> None:
     click.echo("\nWhat no check can see:")
-    for symptom, remedy in ADVICE:
-        click.echo(f"  {symptom}: {remedy}")
+    for symptom in SYMPTOMS:
+        click.echo(f"  {symptom.name}: {symptom.remedy}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import sqlite3
 import stat
 import time
 from pathlib import Path
 
 from mlxd.daemon.cli.doctor import Finding, Machine
 from mlxd.daemon.config import SETTINGS
+from mlxd.daemon.conversations.schema import MIGRATIONS
 from mlxd.daemon.models.catalog import Catalog
 
 LITTLE_SPACE = 5 * 10**9
@@ -93,6 +96,41 @@ def models(machine: Machine) -> Finding:
         step = f"mlx models pull {first.name}, or remove it: mlx models rm {first.name}"
         return Finding("models", "warn", detail, step)
     return Finding("models", "ok", words)
+
+
+def conversations(machine: Machine) -> Finding:
+    """Can the stored conversations be read, by the user alone?"""
+    if not machine.config.conversations:
+        return Finding("conversations", "ok", "none are stored (conversations = false)")
+    file = machine.paths.conversations_db
+    if not file.exists():
+        return Finding("conversations", "ok", f"none yet ({file})")
+    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+        return Finding("conversations", "warn", f"{file} is open to others", f"chmod 600 {file}")
+    try:
+        count, version = _stored(file)
+    except sqlite3.Error as exc:
+        step = "It is put aside, not deleted, when the daemon next needs it: mlxd restart"
+        return Finding("conversations", "fail", f"{file} cannot be read: {exc}", step)
+    if version > len(MIGRATIONS):
+        step = "Upgrade mlxd, or set conversations = false in config.toml"
+        return Finding("conversations", "fail", f"{file} is of a newer mlxd", step)
+    damaged = sorted(file.parent.glob(f"{file.name}.damaged-*"))
+    if damaged:
+        step = f"Save what you need of it (sqlite3 {damaged[0]} .recover), then delete it"
+        return Finding("conversations", "warn", f"{damaged[0]} was found damaged", step)
+    return Finding("conversations", "ok", f"{count} in {file}")
+
+
+def _stored(file: Path) -> tuple[int, int]:
+    """Return how many conversations a database has, and its version."""
+    with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'conversations'")
+        if tables.fetchone() is None:
+            return 0, version
+        (count,) = database.execute("SELECT count(*) FROM conversations").fetchone()
+    return count, version
 
 
 def disk(machine: Machine) -> Finding:

@@ -15,6 +15,7 @@ CHECKS: dict[str, Check] = {
     "service": running.service,
     "default model": places.default_model,
     "models": places.models,
+    "conversations": places.conversations,
     "disk": places.disk,
     "crashes": places.crashes,
 }
