@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import click
 
+from mlxd.client.cli.groups import Commands
+from mlxd.client.fast.mlx_options import refusal
 from mlxd.protocol.errors import EXIT_INTERRUPTED, MlxdError
 
 COMMANDS = {
@@ -30,18 +31,6 @@ COMMANDS = {
 """Command to (module, function); imported when it is called."""
 
 
-class LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, function = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"mlxd.client.cli.{module}"), function)
-        return command
-
-
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -51,7 +40,8 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=Commands,
+    table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="The daemon behind it is controlled by `mlxd`; asking starts it if need be.",
 )
@@ -75,16 +65,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
             standalone_mode=False,
         )
     except click.UsageError as exc:
-        exc.show()
+        _usage(exc)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except MlxdError as error:
-        click.echo(f"mlx: {error.message}\n     {error.hint}", err=True)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        command, path = _called(words)
+        message, hint = refusal(error.to_map(), path, _flags(command))
+        click.echo(f"mlx: {message}\n     {hint}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Who reads us has enough; Python must not complain about it at exit either.
         sys.stderr.close()
         sys.exit(0)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage(exc: click.UsageError) -> None:
+    """Say what is wrong with a command line, and where it is described."""
+    if type(exc).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later: a group by itself
+        exc.show()
+        return
+    path = exc.ctx.command_path if exc.ctx is not None else "mlx"
+    click.echo(f"mlx: {exc.format_message()}\n     See: {path} --help", err=True)
+
+
+def _called(words: list[str]) -> tuple[click.Command, str]:
+    """Return which command a line calls, and its name, as far as its words are commands."""
+    command: click.Command = cli
+    path: list[str] = []
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        inner = command.get_command(click.Context(command), word)
+        if inner is None:
+            break
+        command = inner
+        path.append(word)
+    return command, " ".join(path)
+
+
+def _flags(command: click.Command) -> dict[str, str]:
+    """Return how the parameters of a command are written."""
+    found: dict[str, str] = {}
+    for param in command.params:
+        long = [flag for flag in param.opts if flag.startswith("--")]
+        if param.name is not None and long:
+            found.setdefault(param.name, long[0])
+    return found

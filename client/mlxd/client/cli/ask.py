@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 from mlxd.client.cli import templates
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import fill_options, given, params_of, prompt_of, shared_options
-from mlxd.client.cli.terminal import Answer, decorated, tell, visible
+from mlxd.client.cli.terminal import Answer, Aside, print_json, tell
 from mlxd.client.fast.mlx_fast_text import introduce, skew, statistics
 
 METHODS = {"ask": "chat", "generate": "generate", "fill": "fill"}
@@ -58,18 +57,23 @@ def run(command: str, words: tuple[str, ...], values: dict[str, Any]) -> int:
     params = params_of(command, values, prompt)
     if values.get("events") and not values.get("json"):
         raise click.UsageError("--stream goes with --json.")
+    if "logprobs" in values and not values.get("json"):
+        raise click.UsageError("--logprobs goes with --json, where they are to be seen.")
     several = params.get("n", 1) > 1
     silent = bool(values.get("json") or values.get("no_stream") or values.get("extract") or several)
     answer = Answer(plain=bool(values.get("plain")) or command != "ask")
+    # Several lines of thought at once are none.
+    aside = Aside(False if several else values.get("thinking"))
     try:
         with connect() as client, client.stream(METHODS[command], **params) as stream:
             for event in stream:
                 if values.get("events"):
-                    click.echo(json.dumps(event, ensure_ascii=False))
-                elif event["type"] == "delta":
-                    _show(event, answer, values, silent=silent)
+                    print_json(event)
+                else:
+                    show(event, answer, aside, silent=silent)
             result = stream.result
     finally:
+        aside.settle()
         answer.close()
     return finish(result, values, silent=silent)
 
@@ -89,19 +93,21 @@ def whole_prompt(command: str, words: tuple[str, ...], values: dict[str, Any]) -
     return prompt
 
 
-def _show(event: dict[str, Any], answer: Answer, values: dict[str, Any], *, silent: bool) -> None:
-    if event["channel"] == "answer" and not silent:
+def show(event: dict[str, Any], answer: Answer, aside: Aside, *, silent: bool) -> None:
+    """Print what an event brings; where `silent`, nothing of the answer."""
+    if event["type"] != "delta" or event["channel"] != "answer":
+        aside.event(event)
+    elif not silent:
+        aside.settle()
         answer.write(event["text"])
-    elif event["channel"] == "reasoning" and values.get("thinking") and decorated():
-        click.echo(click.style(visible(event["text"]), dim=True), nl=False, err=True)
 
 
 def finish(result: dict[str, Any], values: dict[str, Any], *, silent: bool) -> int:
     """Print what a stream has not printed, and what belongs on stderr."""
     if values.get("json"):
-        click.echo(json.dumps(result, ensure_ascii=False))
+        print_json(result)
     elif silent:
-        _print_whole(result, values)
+        print_whole(result, values)
     for note in result["applied"]["notes"]:
         tell(f"mlx: {note}")
     if advice := skew(result):
@@ -113,7 +119,8 @@ def finish(result: dict[str, Any], values: dict[str, Any], *, silent: bool) -> i
     return 0
 
 
-def _print_whole(result: dict[str, Any], values: dict[str, Any]) -> None:
+def print_whole(result: dict[str, Any], values: dict[str, Any]) -> None:
+    """Print the answers of a result, or their code blocks."""
     texts: list[str] = [choice["text"] for choice in result["choices"]]
     if values.get("extract"):
         texts = [code_block(text) for text in texts]

@@ -7,6 +7,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from mlxd.client.cli.terminal import visible
 from mlxd.protocol.errors import MlxdError
 
 ANSWER_S = 0.5
@@ -40,15 +41,32 @@ def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [CompletionItem(incomplete, type="file")]
 
 
+def complete_conversations(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[Any]:
+    """Return the last conversations whose ids begin like this, each with its first question."""
+    found = _answer("conversations.list", limit=50) or {"conversations": []}
+    records = [one for one in found["conversations"] if one["id"].startswith(incomplete)]
+    return [CompletionItem(one["id"], help=visible(one["title"])) for one in records]
+
+
 def _names() -> list[str]:
+    found = _answer("models.list")
+    if found is None:
+        return []
+    return [*found["aliases"], *(record["name"] for record in found["models"])]
+
+
+def _answer(method: str, **params: Any) -> dict[str, Any] | None:
+    """Ask a daemon that runs; None: none does, or it is too slow."""
     from mlxd.client.sync import Client
 
     try:
         with Client(timeout_s=ANSWER_S) as client:
-            found = client.request("models.list")
+            result: dict[str, Any] = client.request(method, **params)
     except MlxdError:
-        return []
-    return [*found["aliases"], *(record["name"] for record in found["models"])]
+        return None
+    return result
 
 
 def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -56,6 +74,14 @@ def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: s
     from mlxd.client.cli.templates import names
 
     return [CompletionItem(name) for name in sorted(names()) if name.startswith(incomplete)]
+
+
+def complete_priorities(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Return the classes of priority that begin like this."""
+    from mlxd.protocol.methods import METHODS
+
+    choices = METHODS["chat"].param("priority").choices
+    return [CompletionItem(name) for name in choices if name.startswith(incomplete)]
 
 
 def complete_presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from mlxd.client.cli.completion import complete_conversations
 from mlxd.client.cli.daemon import connect
+from mlxd.client.cli.groups import Group
 from mlxd.client.cli.tables import print_table
 from mlxd.client.cli.terminal import Answer, tell, visible
 from mlxd.client.fast.mlx_fast_text import scope
@@ -18,7 +20,8 @@ TITLE_WIDTH = 60
 
 
 @click.group(
-    epilog="\b\nGo on with one: mlx ask --conversation ID …, or mlx chat --conversation ID\n"
+    cls=Group,
+    epilog="\b\nGo on with one: mlx ask --conversation ID …, or mlx chat --conversation ID\n",
 )
 def log() -> None:
     """The conversations that are stored on this machine."""
@@ -48,7 +51,9 @@ def search(words: tuple[str, ...], limit: int, as_json: bool) -> None:
 
 
 @log.command()
-@click.argument("conversation", required=False, metavar="[ID]")
+@click.argument(
+    "conversation", required=False, metavar="[ID]", shell_complete=complete_conversations
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--plain", is_flag=True, help="Do not render Markdown on a terminal.")
 def show(conversation: str | None, as_json: bool, plain: bool) -> None:
@@ -67,7 +72,7 @@ def show(conversation: str | None, as_json: bool, plain: bool) -> None:
 
 
 @log.command()
-@click.argument("conversations", nargs=-1, metavar="[ID]...")
+@click.argument("conversations", nargs=-1, metavar="[ID]...", shell_complete=complete_conversations)
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def rm(conversations: tuple[str, ...], everything: bool, yes: bool) -> None:

@@ -10,6 +10,7 @@ import click
 
 from mlxd.client.cli.completion import complete_models
 from mlxd.client.cli.daemon import connect
+from mlxd.client.cli.groups import Group
 from mlxd.client.cli.options import absolute
 from mlxd.client.cli.progress import follow
 from mlxd.client.cli.tables import print_table, size
@@ -23,7 +24,7 @@ model_argument = click.argument("model", shell_complete=complete_models)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
-@click.group(epilog="\b\nExample:\n  mlx models pull mlx-community/Qwen3-4B-4bit\n"
+@click.group(cls=Group, epilog="\b\nExample:\n  mlx models pull mlx-community/Qwen3-4B-4bit\n"
              "  mlx models default Qwen3-4B\n")  # fmt: skip
 def models() -> None:
     """Models on this machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,23 +12,45 @@ from typing import Any
 import click
 
 from mlxd.client.cli.completion import (
+    complete_conversations,
     complete_files,
     complete_models,
     complete_presets,
+    complete_priorities,
     complete_templates,
 )
 from mlxd.client.fast.mlx_fast_text import scope
-from mlxd.client.fast.mlx_options import FILL_OPTIONS, OPTIONS, PRESETS, request_params
+from mlxd.client.fast.mlx_options import FILL_OPTIONS, OPTIONS, PRESETS, request_params, span
 from mlxd.protocol.errors import InvalidParams
 
 Command = Callable[..., Any]
-TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "each": str}
+
+
+class Span(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
+    """A span of time as the fast path reads it."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return span(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"{value!r} is no span of time, such as 90, 30m, 2h or forever", param, ctx)
+
+
+TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "each": str, "span": Span()}
 ON, OFF = "true", "false"
 COMPLETIONS = {
     "model": complete_models,
     "template": complete_templates,
     "preset": complete_presets,
     "file": complete_files,
+    "schema": complete_files,
+    "grammar": complete_files,
+    "adapter": complete_files,
+    "draft": complete_models,
+    "priority": complete_priorities,
+    "conversation": complete_conversations,
 }
 
 
@@ -103,6 +126,8 @@ def absolute(model: str) -> str:
     return model
 
 
+BACKTICKS = re.compile("`{3,}")
+FIELD = re.compile(r"[A-Za-z_]\w*")
 SHORT_TYPES = {
     "str": "string", "string": "string", "int": "integer", "integer": "integer",
     "float": "number", "number": "number", "bool": "boolean", "boolean": "boolean",
@@ -118,9 +143,11 @@ def schema(text: str) -> dict[str, Any] | bool:
     properties = {}
     for field in content.split(","):
         words = field.split()
-        if not words or len(words) > 2 or (len(words) == 2 and words[1] not in SHORT_TYPES):
+        known = len(words) == 1 or (len(words) == 2 and words[1] in SHORT_TYPES)
+        if not known or not FIELD.fullmatch(words[0]):
             raise click.BadParameter(
-                f"{field.strip()!r} is not `name` or `name type`; types: str, int, float, bool",
+                f"{field.strip()!r} is no file, and not `name` or `name type` either; "
+                "types: str, int, float, bool",
                 param_hint="--schema",
             )
         properties[words[0]] = {"type": SHORT_TYPES[words[1] if len(words) == 2 else "str"]}
@@ -153,7 +180,7 @@ def prompt_of(words: tuple[str, ...], files: list[str]) -> str:
     Raises:
         InvalidParams: a file is missing or is no text.
     """
-    parts = [_fenced(name) for name in files]
+    parts = [fenced(name) for name in files]
     if words:
         parts.append(" ".join(words))
     if "-" not in files and not sys.stdin.isatty():
@@ -163,23 +190,31 @@ def prompt_of(words: tuple[str, ...], files: list[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _fenced(name: str) -> str:
+def fenced(name: str) -> str:
+    """Return a file (`-`: stdin) as a prompt has it: its name, and what is in it between fences.
+
+    Raises:
+        InvalidParams: it is missing or is no text.
+    """
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as exc:
-        raise InvalidParams("--file", f"{name} cannot be read: {exc.strerror}") from exc
+        raise InvalidParams(
+            "--file", f"{name} cannot be read: {exc.strerror}", hint="Check its name: ls -l"
+        ) from exc
     text = _as_text(raw, name)
-    fence = "````" if "```" in text else "```"
+    # Longer than any in the file, so that a file's own fences do not end it.
+    fence = "`" * max(3, 1 + max((len(run) for run in BACKTICKS.findall(text)), default=0))
     return f"{'stdin' if name == '-' else name}:\n{fence}\n{text.rstrip()}\n{fence}"
 
 
 def _as_text(raw: bytes, name: str) -> str:
+    what = "stdin" if name == "-" else name
+    if b"\0" in raw:
+        raise InvalidParams(what, "is binary, and a prompt is text", hint="Give a text file.")
     try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise InvalidParams(
-            name, "is binary, and a prompt is text", hint="Give a text file, in UTF-8."
-        )
-    return text
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        problem = f"is binary, or text that is not UTF-8 (byte {exc.start} is {raw[exc.start]:#x})"
+        hint = "If it is text: iconv -f latin1 -t utf-8, or whatever it is written in."
+        raise InvalidParams(what, problem, hint=hint) from exc

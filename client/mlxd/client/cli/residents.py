@@ -9,7 +9,7 @@ import click
 
 from mlxd.client.cli.completion import complete_models
 from mlxd.client.cli.daemon import connect
-from mlxd.client.cli.options import absolute
+from mlxd.client.cli.options import Span, absolute
 from mlxd.client.cli.tables import print_table, size
 from mlxd.client.cli.terminal import spinner
 
@@ -45,7 +45,7 @@ def _ps_row(model: dict[str, Any]) -> tuple[str, ...]:
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_models)
-@click.option("--keep-alive", type=float, help="Seconds after its last use; -1: forever.")
+@click.option("--keep-alive", type=Span(), help="After its last use: 30m, 2h, forever.")
 @click.option("--pin", is_flag=True, help="Never evict it to make room.")
 def load(model: str | None, keep_alive: float | None, pin: bool) -> None:
     """Load MODEL (or the default one) and keep it warm."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from mlxd.client.cli.groups import Group
 from mlxd.client.cli.terminal import tell
 from mlxd.client.fast.mlx_options import LOCAL, OPTIONS
 from mlxd.protocol.errors import InvalidParams
@@ -35,6 +36,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "true": (bool,),
     "false": (bool,),
+    "span": (int, float),
     "each": (list,),
 }
 NOT_OPTIONS = (LOCAL - {"preset", "extract", "plain"}) | {"conversation", "log"}
@@ -157,7 +159,7 @@ def _fill(text: str, fields: dict[str, str]) -> str:
     return FIELD.sub(lambda match: fields.get(match.group(1), match.group(0)), text).strip()
 
 
-@click.group("templates")
+@click.group("templates", cls=Group)
 def templates() -> None:
     """Named prompts for `mlx ask -t NAME`."""
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
+import json
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mlxd.client.fast import mlx_fast_text
 
 if TYPE_CHECKING:
     from mlxd.client.cli.markdown import MarkdownStream
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAME_S = 0.08
-_VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
-_VISIBLE[127] = 0x2421
-_VISIBLE.update(dict.fromkeys(range(128, 160), 0xFFFD))
 
 
 def visible(text: str) -> str:
     """Return text whose control characters can be seen, and do nothing to a terminal."""
-    return text.translate(_VISIBLE)
+    return str(mlx_fast_text.visible(text))
 
 
 def decorated() -> bool:
@@ -32,12 +31,18 @@ def decorated() -> bool:
 
 def coloured() -> bool:
     """Whether the environment wants colours (no-color.org)."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return bool(mlx_fast_text.coloured())
 
 
 def tell(text: str) -> None:
     """Say something beside the answer."""
     print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    text = json.dumps(value, ensure_ascii=False)
+    print(visible(text) if sys.stdout.isatty() else text, flush=True)
 
 
 def write(text: str) -> None:
@@ -71,6 +76,44 @@ class Answer:
             self._rendered.close()
         elif self._last not in ("", "\n"):
             write("\n")
+
+
+class Aside:
+    """What is shown on stderr before and beside an answer: what it waits for, and reasoning."""
+
+    def __init__(self, thinking: bool | None) -> None:
+        self._style = mlx_fast_text.reasoning_style(thinking)
+        self._waiting = False
+        self._reasoning = False
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Show an event that is no part of the answer."""
+        if event["type"] == "delta":
+            self._think(event["text"])
+        elif decorated() and (text := mlx_fast_text.progress(event)):
+            self._waiting = True
+            self._put(f"\r\x1b[2m{text} …\x1b[0m\x1b[K")
+
+    def settle(self) -> None:
+        """Make way for the answer. Call it before anything else is printed."""
+        if self._waiting:
+            self._put("\r\x1b[K")
+        if self._reasoning:
+            self._put("\n")
+        self._waiting = self._reasoning = False
+
+    def _think(self, text: str) -> None:
+        if self._style is None:
+            return
+        if self._waiting:
+            self.settle()
+        self._reasoning = True
+        before, behind = self._style
+        self._put(before + visible(text) + behind)
+
+    def _put(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager

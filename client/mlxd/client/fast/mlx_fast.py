@@ -7,8 +7,20 @@ import _socket
 import posix
 import sys
 
-from mlx_fast_text import introduce, put, scope, skew, socket_path, statistics, tell
-from mlx_options import EXIT_CODES, parse, request_params
+from mlx_fast_text import (
+    coloured,
+    introduce,
+    progress,
+    put,
+    reasoning_style,
+    scope,
+    skew,
+    socket_path,
+    statistics,
+    tell,
+    visible,
+)
+from mlx_options import EXIT_CODES, parse, refusal, request_params
 from mlx_wire import More, pack, unpack
 
 COMMANDS = {"ask": "chat", "generate": "generate", "fill": "fill"}
@@ -29,10 +41,10 @@ def main(arguments):
     values, words = parsed
     params = None
     text = read_prompt(words) if command != "fill" else ""
-    if command != "fill" or ("prefix" in values and not words):
+    if text is not None and (command != "fill" or ("prefix" in values and not words)):
         params = request_params(command, values, text, scope())
     if params is None or (command != "fill" and not text):
-        full(arguments, text)
+        full(arguments)
     if "model" in params:
         params["model"] = absolute(params["model"])
     params["stream"] = True
@@ -40,10 +52,10 @@ def main(arguments):
     try:
         connection.connect(socket_path())
     except OSError:
-        full(arguments, text)
+        full(arguments)
     try:
         send(connection, pack([0, 1, COMMANDS[command], [params]]))
-        code = receive(connection, values)
+        code = receive(connection, command, values)
     except KeyboardInterrupt:
         code = interrupted(connection)
     except BrokenPipeError:
@@ -51,21 +63,20 @@ def main(arguments):
     posix._exit(code)
 
 
-def full(arguments, stdin_text=None):
+def full(arguments):
     """Hand the command to the full program; what stdin gave is passed on."""
-    if stdin_text and not posix.isatty(0):
-        give_back(stdin_text)
+    if STDIN:
+        give_back(STDIN[0])
     posix.execv(sys.executable, [sys.executable, "-I", "-m", "mlxd.client.cli", *arguments])
 
 
-def give_back(text):
+def give_back(data):
     """Put what was read from stdin into an unnamed file, and that in stdin's place."""
-    from_words = STDIN[0] if STDIN else b""
     path = b"/tmp/.mlx-stdin-%d" % posix.getpid()
     descriptor = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL, 0o600)
     posix.unlink(path)
-    while from_words:
-        from_words = from_words[posix.write(descriptor, from_words) :]
+    while data:
+        data = data[posix.write(descriptor, data) :]
     posix.lseek(descriptor, 0, 0)
     posix.dup2(descriptor, 0)
 
@@ -74,7 +85,10 @@ STDIN: list[bytes] = []
 
 
 def read_prompt(words):
-    """Return the words, with stdin behind them; stdin alone where there are none."""
+    """Return the words, with stdin behind them; stdin alone where there are none.
+
+    None: stdin is no text, which the full program says.
+    """
     text = " ".join(words)
     try:
         if posix.isatty(0):
@@ -86,7 +100,12 @@ def read_prompt(words):
         return text
     raw = b"".join(parts)
     STDIN.append(raw)
-    piped = raw.decode("utf-8", "surrogateescape")
+    try:
+        piped = raw.decode("utf-8").lstrip("\ufeff")
+    except UnicodeDecodeError:
+        return None
+    if "\0" in piped:
+        return None
     if not piped.strip():
         return text
     return text + "\n\n" + piped if text else piped
@@ -108,10 +127,10 @@ def send(connection, data):
         data = data[connection.send(data) :]
 
 
-def receive(connection, values):
+def receive(connection, command, values):
     """Print the answer as it comes; returns the exit code."""
     connection.settimeout(FIRST_WORD_S)
-    printer = Printer(values)
+    printer = Printer(command, values)
     data = b""
     while True:
         try:
@@ -136,11 +155,6 @@ def receive(connection, values):
             data = data[at:]
 
 
-def wants_plain(values):
-    env = posix.environ
-    return values.get("plain") or env.get(b"NO_COLOR") or env.get(b"TERM", b"dumb") == b"dumb"
-
-
 def rendering(shown):
     """Return what renders Markdown; imported late, since it costs a tenth of a second."""
     import site
@@ -154,34 +168,58 @@ def rendering(shown):
 class Printer:
     """The answer on stdout; everything else on stderr."""
 
-    def __init__(self, values):
+    def __init__(self, command, values):
+        self.command = command
         self.values = values
         self.terminal = posix.isatty(1)
         self.rendered = None
-        self.plain = not self.terminal or wants_plain(values)
+        self.plain = bool(not self.terminal or values.get("plain") or not coloured())
         self.quiet = values.get("no_stream")
         self.last = ""
         self.dim = False
-        self.visible = None
+        self.style = ()
+        self.waiting = False
 
     def event(self, event):
-        if event["type"] == "delta":
-            if event["channel"] == "answer":
-                if not self.quiet:
-                    self.write(event["text"])
-            elif self.values.get("thinking") and posix.isatty(2):
-                self.think(event["text"])
+        if event["type"] != "delta":
+            self.wait(event)
+        elif event["channel"] == "answer":
+            if not self.quiet:
+                self.write(event["text"])
+        else:
+            self.think(event["text"])
 
-    def think(self, text):
-        self.dim = True
-        tell("\x1b[2m" + self.clean(text) + "\x1b[0m")
+    def wait(self, event):
+        """Say on a terminal what takes so long."""
+        text = progress(event)
+        if text and posix.isatty(2) and coloured():
+            self.waiting = True
+            tell("\r\x1b[2m" + text + " …\x1b[0m\x1b[K")
 
-    def write(self, text):
+    def settle(self):
+        """Take the status away, and end the line of the reasoning."""
+        if self.waiting:
+            self.waiting = False
+            tell("\r\x1b[K")
         if self.dim:
             self.dim = False
             tell("\n")
+
+    def think(self, text):
+        if self.style == ():
+            self.style = reasoning_style(self.values.get("thinking"))
+        if self.style is None:
+            return
+        if self.waiting:
+            self.settle()
+        self.dim = True
+        tell(self.style[0] + visible(text) + self.style[1])
+
+    def write(self, text):
+        if self.dim or self.waiting:
+            self.settle()
         if self.terminal:
-            text = self.clean(text)
+            text = visible(text)
         if self.rendered is not None:
             self.rendered.write(text)
             return
@@ -194,15 +232,8 @@ class Printer:
             return
         put(1, text)
 
-    def clean(self, text):
-        """Make control characters visible: a model's output must not steer a terminal."""
-        if self.visible is None:
-            self.visible = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
-            self.visible[127] = 0x2421
-            self.visible.update(dict.fromkeys(range(128, 160), 0xFFFD))
-        return text.translate(self.visible)
-
     def newline(self):
+        self.settle()
         if self.rendered is not None:
             self.rendered.close()
         elif self.last and self.last[-1] != "\n":
@@ -214,7 +245,7 @@ class Printer:
 
     def finish(self, error, result):
         if error is not None:
-            return self.broken(error["message"], error["hint"], EXIT_CODES.get(error["code"], 1))
+            return self.broken(*refusal(error, self.command), EXIT_CODES.get(error["code"], 1))
         if self.quiet:
             self.write(result["choices"][0]["text"])
         self.newline()

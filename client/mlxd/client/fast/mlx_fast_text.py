@@ -77,6 +77,57 @@ def statistics(result):
     )
 
 
+STATUS_COLUMNS = 70
+"""A status line must not be wrapped, or it could not be taken away again."""
+
+
+def coloured():
+    """Whether the environment wants colours (no-color.org)."""
+    env = posix.environ
+    return not env.get(b"NO_COLOR") and env.get(b"TERM", b"dumb") != b"dumb"
+
+
+def reasoning_style(thinking):
+    """Return what goes before and behind a piece of reasoning on stderr; None: it is hidden.
+
+    It is shown where it can be told from the answer, or where `--think` asks for it.
+    """
+    if thinking is False or not posix.isatty(2):
+        return None
+    if coloured():
+        return ("\x1b[2m", "\x1b[0m") if thinking or posix.isatty(1) else None
+    return ("", "") if thinking else None
+
+
+def progress(event):
+    """Return what a person waits for, in a few words; "": nothing worth a word."""
+    kind = event["type"]
+    text = ""
+    if kind == "loading":
+        text = "loading " + event["model"]
+    elif kind == "prefill" and event["done"] < event["total"]:
+        text = "reading: %d of %d tokens" % (event["done"], event["total"])
+    elif kind == "queued" and event["position"]:
+        text = "waiting: %d before this one" % event["position"]
+    return text[:STATUS_COLUMNS]
+
+
+CONTROLS: dict[int, int] = {}
+
+
+def visible(text):
+    """Return text whose control characters can be seen, and do nothing to a terminal.
+
+    Those that turn the direction of writing hide what a line really says: they go the same way.
+    """
+    if not CONTROLS:
+        CONTROLS.update({code: 0x2400 + code for code in range(32) if code not in (9, 10)})
+        CONTROLS[127] = 0x2421
+        for first, end in ((0x80, 0xA0), (0x202A, 0x202F), (0x2066, 0x206A)):
+            CONTROLS.update(dict.fromkeys(range(first, end), 0xFFFD))
+    return text.translate(CONTROLS)
+
+
 def introduce():
     """Say once per user what the built-in model is."""
     folder = state_dir()

@@ -1,8 +1,9 @@
 """The options of ask, generate, fill and chat: one table for the fast path and for click.
 
 Plain tuples, since every import costs start-up time: (name, flags, kind, help). The name is that
-of the protocol's parameter, where there is one. Kinds: int, float, str, true, false, each (may be
-given several times); with a `*` behind, the fast path leaves the command to the full program.
+of the protocol's parameter, where there is one. Kinds: int, float, str, span (of time: 90, 30m, 2h,
+forever), true, false, each (may be given several times); with a `*` behind, the fast path leaves
+the command to the full program.
 """
 
 OPTIONS = (
@@ -34,9 +35,9 @@ OPTIONS = (
     ("thinking", ("--no-think",), "false", "Answer straight away."),
     ("adapter", ("--adapter",), "str", "LoRA adapter: folder or configured name."),
     ("draft", ("--draft",), "str", "Smaller model that proposes tokens for this one to check."),
-    ("keep_alive_s", ("--keep-alive",), "float", "Seconds the model stays warm; -1: forever."),
+    ("keep_alive_s", ("--keep-alive",), "span", "How long the model stays warm: 30m, 2h, forever."),
     ("priority", ("--priority",), "str", "interactive, completion or batch."),
-    ("deadline_s", ("--timeout",), "float", "Seconds after which to give up."),
+    ("deadline_s", ("--timeout",), "span", "When to give up: seconds, or 5m."),
     ("trust_remote_code", ("--trust-remote-code",), "true", "Only where config.toml allows it."),
     ("continue", ("-c", "--continue"), "true", "Go on with this terminal's last conversation."),
     ("conversation", ("--conversation",), "str", "Go on with this conversation: its id."),
@@ -94,6 +95,33 @@ EXIT_CODES = {
 """Error code to exit code; a test holds it against the protocol's own table."""
 
 
+SPEC_HINT = "See protocol/SPEC.md"
+"""How a hint begins that helps who writes programs, not who types."""
+
+
+def refusal(error, command, flags=None):
+    """Return (message, hint) of an error map in the words of the command line.
+
+    `flags` gives a parameter's flag by its name.
+    """
+    message, hint = error["message"], error["hint"]
+    param = (error.get("data") or {}).get("param")
+    if param and message.startswith(param + ":"):
+        flag = (flags or long_flags()).get(param, param)
+        message = flag + message[len(param) :]
+    if hint.startswith(SPEC_HINT):
+        hint = "See: mlx " + command + " --help"
+    return message, hint
+
+
+def long_flags():
+    """Return the flag of each parameter of the table."""
+    found = {}
+    for name, flags, _, _ in OPTIONS + FILL_OPTIONS:
+        found.setdefault(name, next(flag for flag in flags if flag[:2] == "--"))
+    return found
+
+
 def by_flag(fill):
     """Return the table by flag, for one command."""
     table = {}
@@ -144,8 +172,23 @@ def _put(values, name, kind, value):
         values[name] = int(value)
     elif kind == "float":
         values[name] = float(value)
+    elif kind == "span":
+        values[name] = span(value)
     else:
         values[name] = value
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+"""Letter of a span of time to seconds."""
+
+
+def span(text):
+    """Return the seconds of a span of time; -1 is forever. Raises ValueError."""
+    if text == "forever":
+        return -1.0
+    if text[-1:] in UNITS:
+        return float(text[:-1]) * UNITS[text[-1]]
+    return float(text)
 
 
 def request_params(command, values, prompt, scope=""):
