@@ -7,21 +7,27 @@ from typing import Any
 
 import click
 
+from mlxd.client.cli.ask import print_whole, show
 from mlxd.client.cli.chat_commands import COMMANDS, Leave, help_text, run_command
 from mlxd.client.cli.conversation import Conversation
-from mlxd.client.cli.options import given, shared_options
-from mlxd.client.cli.prompt import read_lines
-from mlxd.client.cli.terminal import Answer, decorated, tell, visible
+from mlxd.client.cli.options import fenced, given, shared_options
+from mlxd.client.cli.prompt import QUOTES, read_lines
+from mlxd.client.cli.terminal import Answer, Aside, print_json, tell
 from mlxd.client.fast.mlx_fast_text import introduce, skew, statistics
+from mlxd.client.fast.mlx_options import refusal
 from mlxd.protocol.errors import MlxdError
 
 WORDS = {"clear": "/clear", "quit": "/quit", "exit": "/quit", "q": "/quit"}
 """What the words without a slash mean."""
-NOT_HERE = ("file", "template", "param", "edit", "json", "events", "extract", "n")
+NOT_HERE = ("template", "param", "edit", "events", "n", "logprobs")
 
 
 @click.command(
-    epilog="\b\nInside: /help shows the commands. Ctrl-C stops an answer, Ctrl-D leaves.\n"
+    epilog="\b\nExamples:\n"
+    "  mlx chat\n"
+    "  mlx chat -c                          goes on with the last conversation\n"
+    '  mlx chat -s "You are terse." -f main.py\n\n'
+    "Inside: /help shows the commands. Ctrl-C stops an answer, Ctrl-D leaves.\n"
 )
 @shared_options
 def chat(**values: Any) -> int:
@@ -30,7 +36,11 @@ def chat(**values: Any) -> int:
     for name in NOT_HERE:
         if name in found:
             flag = f"--{name}" if name != "events" else "--stream"
-            raise click.UsageError(f"{flag} has no meaning in a chat; use mlx ask.")
+            raise click.UsageError(
+                f"{flag} has no meaning in a chat. Begin with mlx ask, go on with: mlx chat -c"
+            )
+    if "-" in found.get("file", []):
+        raise click.UsageError("-f - has no meaning in a chat: stdin is what you type.")
     Chat(found).run()
     return 0
 
@@ -42,6 +52,7 @@ class Chat:
         self.values = values
         self.conversation = Conversation(values)
         self.last_answer = ""
+        self.files: list[str] = [fenced(name) for name in values.get("file", [])]
         self._introduced = False
         self._advice = ""
 
@@ -63,40 +74,49 @@ class Chat:
 
     def _do(self, word: str) -> None:
         try:
-            if word.startswith("/") and word.split()[0] in COMMANDS:
+            if word.startswith(QUOTES):
+                self.say(word.removeprefix(QUOTES).removesuffix(QUOTES).strip("\n"))
+            elif word.startswith("/") and word.split()[0] in COMMANDS:
                 run_command(self, word)
             elif word.startswith("/") and len(word.split()) == 1:
                 tell(f"There is no command {word}.\n{help_text()}")
             else:
                 self.say(word)
         except MlxdError as error:
-            tell(f"mlx: {error.message}\n     {error.hint}")
+            tell("mlx: {}\n     {}".format(*refusal(error.to_map(), "chat")))
+        except click.UsageError as exc:
+            tell(f"mlx: {exc.format_message()}")
 
     def say(self, text: str) -> None:
         """Ask, and print the answer as it comes. Ctrl-C stops the answer and keeps the chat."""
+        silent = any(self.values.get(name) for name in ("json", "no_stream", "extract"))
         answer = Answer(plain=bool(self.values.get("plain")))
+        aside = Aside(self.conversation.params.get("thinking"))
+        whole = "\n\n".join([*self.files, text])
         try:
-            result = self.conversation.say(text, lambda event: self._show(event, answer))
+            result = self.conversation.say(
+                whole, lambda event: show(event, answer, aside, silent=silent)
+            )
         except KeyboardInterrupt:
+            aside.settle()
             answer.close()
             tell("(stopped)")
             return
         except BaseException:
+            aside.settle()
             answer.close()
             raise
+        aside.settle()
         answer.close()
-        self._told(result)
+        self.files = []
+        self._told(result, silent=silent)
 
-    def _show(self, event: dict[str, Any], answer: Answer) -> None:
-        if event["type"] != "delta":
-            return
-        if event["channel"] == "answer":
-            answer.write(event["text"])
-        elif decorated() and self.conversation.params.get("thinking"):
-            click.echo(click.style(visible(event["text"]), dim=True), nl=False, err=True)
-
-    def _told(self, result: dict[str, Any]) -> None:
+    def _told(self, result: dict[str, Any], *, silent: bool) -> None:
         self.last_answer = result["choices"][0]["text"]
+        if self.values.get("json"):
+            print_json(result)
+        elif silent:
+            print_whole(result, self.values)
         for note in result["applied"]["notes"]:
             tell(f"mlx: {note}")
         if self.values.get("verbose"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxd.client.cli.options import fenced, schema
 from mlxd.client.cli.terminal import tell
-from mlxd.client.fast.mlx_options import LOCAL, OPTIONS, PRESETS
+from mlxd.client.fast.mlx_options import LOCAL, OPTIONS, PRESETS, span
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import METHODS
 
@@ -34,7 +36,7 @@ def run_command(chat: Chat, line: str) -> None:
 def help_text() -> str:
     width = max(len(name) for name in COMMANDS)
     lines = [f"  {name.ljust(width)}  {text}" for name, (text, _) in COMMANDS.items()]
-    return "\n".join([*lines, "  clear, quit, exit and q work without the slash as well."])
+    return "\n".join([*lines, *MORE_HELP])
 
 
 def _help(chat: Chat, rest: str) -> None:
@@ -47,6 +49,7 @@ def _leave(chat: Chat, rest: str) -> None:
 
 def _clear(chat: Chat, rest: str) -> None:
     chat.conversation.clear()
+    chat.files = []
     tell("The conversation is cleared.")
 
 
@@ -69,12 +72,16 @@ def _system(chat: Chat, rest: str) -> None:
     tell(f"System prompt: {chat.conversation.system or '(none)'}")
 
 
+def setting_names() -> list[str]:
+    """Return what /set knows."""
+    return sorted([*SETTABLE, "preset"])
+
+
 def _set(chat: Chat, rest: str) -> None:
     params = chat.conversation.params
     name, _, value = rest.partition(" ")
-    name = name.replace("-", "_")
-    if name in ALIASES:
-        name = ALIASES[name]
+    name, value = name.replace("-", "_"), value.strip()
+    name = ALIASES.get(name, name)
     if not name:
         for key in sorted(params.keys() & SETTABLE.keys()):
             tell(f"{key} {params[key]}")
@@ -82,8 +89,11 @@ def _set(chat: Chat, rest: str) -> None:
         params["temperature"], params["top_p"] = PRESETS[value]
         tell(f"temperature {params['temperature']}, top_p {params['top_p']}")
     elif name not in SETTABLE:
-        known = ", ".join(sorted(SETTABLE))
-        raise InvalidParams("/set", f"there is no setting {name!r}", hint=f"Known: preset, {known}")
+        near = difflib.get_close_matches(name, setting_names(), n=2)
+        hint = (
+            f"Did you mean {' or '.join(near)}?" if near else "Known: " + ", ".join(setting_names())
+        )
+        raise InvalidParams("/set", f"there is no setting {name!r}", hint=hint)
     elif not value:
         params.pop(name, None)
         tell(f"{name} is as the daemon has it.")
@@ -93,12 +103,20 @@ def _set(chat: Chat, rest: str) -> None:
 
 
 def _checked(name: str, text: str) -> object:
-    kinds: dict[str, Callable[[str], object]] = {"int": int, "float": float, "str": str}
+    kind = SETTABLE[name]
     try:
-        value = kinds[SETTABLE[name]](text)
-    except ValueError as exc:
-        raise InvalidParams("/set", f"{name}: {text!r} is no {SETTABLE[name]}") from exc
+        value = KINDS[kind](text)
+    except (ValueError, KeyError) as exc:
+        hint = f"Such as: /set {name} {EXAMPLES[kind]}"
+        raise InvalidParams("/set", f"{name} cannot be {text!r}", hint=hint) from exc
     return METHODS["chat"].param(name).check(value)
+
+
+def _file(chat: Chat, rest: str) -> None:
+    if not rest:
+        raise InvalidParams("/file", "needs a file name", hint="/file main.py")
+    chat.files.append(fenced(str(Path(rest).expanduser())))
+    tell("It goes with your next message.")
 
 
 def _undo(chat: Chat, rest: str) -> None:
@@ -162,6 +180,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Chat, str], None]]] = {
     "/model": ("[NAME] see or change the model", _model),
     "/system": ("[TEXT] see or change the system prompt; - removes it", _system),
     "/set": ("[NAME [VALUE]] see, set or unset sampling, such as /set temperature 0.2", _set),
+    "/file": ("FILE put it before your next message", _file),
     "/undo": ("forget the last question and its answer", _undo),
     "/retry": ("ask the last question again", _retry),
     "/save": ("FILE write the conversation, as .json or .md", _save),
@@ -171,11 +190,26 @@ COMMANDS: dict[str, tuple[str, Callable[[Chat, str], None]]] = {
     "/clear": ("forget everything and start over", _clear),
     "/quit": ("leave", _leave),
 }
+MORE_HELP = (
+    "  clear, quit, exit and q work without the slash as well.",
+    "  Alt-Enter, a backslash before Enter, or three quotes around it: more than one line.",
+)
+SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+KINDS: dict[str, Callable[[str], object]] = {
+    "int": int, "float": float, "str": str, "span": span, "schema": schema,
+    "each": lambda text: [text], "true": SWITCH.__getitem__, "false": SWITCH.__getitem__,
+}  # fmt: skip
+EXAMPLES = {"int": "20", "float": "0.5", "span": "30m", "true": "on", "false": "on"}
 SETTABLE: dict[str, str] = {
     name: kind.rstrip("*")
     for name, _, kind, _ in OPTIONS
-    if kind.rstrip("*") in ("int", "float", "str")
+    if kind.rstrip("*") in KINDS
     and name not in LOCAL
-    and name not in ("model", "conversation", "schema", "grammar", "logit_bias", "n")
-}
-ALIASES = {"temp": "temperature", "timeout": "deadline_s", "keep_alive": "keep_alive_s"}
+    and name not in ("model", "conversation", "grammar", "logit_bias", "n", "logprobs", "log",
+                     "trust_remote_code")
+}  # fmt: skip
+SETTABLE["schema"] = "schema"
+ALIASES = {
+    "temp": "temperature", "timeout": "deadline_s", "keep_alive": "keep_alive_s",
+    "think": "thinking",
+}  # fmt: skip

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxd.client.cli.terminal import tell
 from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.paths import resolve_paths
+
+QUOTES = '"""'
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 def read_lines(conversation: Conversation, commands: list[str]) -> Iterator[str]:
     """Yield what is typed, until the end. On a terminal with history and completion."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        yield from sys.stdin
+        yield from _piped(sys.stdin)
         return
     session = _session(conversation, commands)
     while True:
@@ -32,6 +34,24 @@ def read_lines(conversation: Conversation, commands: list[str]) -> Iterator[str]
         except EOFError:
             return
         yield line
+
+
+def open_quotes(text: str) -> bool:
+    """Whether a message that begins with three quotes still waits for its end."""
+    begun = text.lstrip()
+    ended = len(begun) >= 2 * len(QUOTES) and begun.rstrip().endswith(QUOTES)
+    return begun.startswith(QUOTES) and not ended
+
+
+def _piped(lines: Iterable[str]) -> Iterator[str]:
+    message = ""
+    for line in lines:
+        message += line
+        if not open_quotes(message):
+            yield message
+            message = ""
+    if message:
+        yield message
 
 
 def _session(conversation: Conversation, commands: list[str]) -> PromptSession[str]:
@@ -69,8 +89,12 @@ def _completer(conversation: Conversation, commands: list[str]) -> Any:
     from prompt_toolkit.completion import Completer, Completion, PathCompleter
     from prompt_toolkit.document import Document
 
+    from mlxd.client.cli.chat_commands import setting_names
+
+    settings = setting_names()
+
     class CommandCompleter(Completer):
-        """Completes commands, the models of /model, and the files of /save and /load."""
+        """Completes commands, the models of /model, the settings of /set, and names of files."""
 
         def get_completions(self, document: Document, complete_event: Any) -> Iterator[Completion]:
             text = document.text_before_cursor
@@ -80,7 +104,9 @@ def _completer(conversation: Conversation, commands: list[str]) -> Any:
             elif command == "/model":
                 names = _model_names(conversation)
                 yield from (Completion(n, -len(rest)) for n in names if rest in n)
-            elif command in ("/save", "/load"):
+            elif command == "/set" and " " not in rest:
+                yield from (Completion(n, -len(rest)) for n in settings if n.startswith(rest))
+            elif command in ("/save", "/load", "/file"):
                 inner = Document(rest, len(rest))
                 yield from PathCompleter(expanduser=True).get_completions(inner, complete_event)
 
@@ -96,7 +122,10 @@ def _model_names(conversation: Conversation) -> list[str]:
 
 
 def _keys() -> Any:
-    """Return the bindings: Enter sends; Alt-Enter, or a backslash before Enter, is a new line."""
+    """Return the bindings: Enter sends; Alt-Enter, or a backslash before Enter, is a new line.
+
+    So is Enter between three quotes.
+    """
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
     keys = KeyBindings()
@@ -110,6 +139,8 @@ def _keys() -> Any:
         buffer = event.current_buffer
         if buffer.document.char_before_cursor == "\\":
             buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        elif open_quotes(buffer.text):
             buffer.insert_text("\n")
         else:
             buffer.validate_and_handle()
