@@ -14,17 +14,17 @@ import click
 
 from mlxd.client import cli as client
 from mlxd.daemon import cli as daemon
+from mlxd.protocol.errors import exit_codes
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 WIDTH = 100
-HEAD = """# Commands
+HEAD = f"""# Commands
 
 What `--help` says, in one page; written by `tools/cli_doc.py`.
 
-Exit codes: 0 answered · 1 unexpected · 2 usage · 3 daemon unreachable · 4 model not found · 5 model
-could not be loaded · 6 request refused (parameters, context, constraint) · 7 overloaded or timed
-out, retry may help · 8 answer broke off · 130 interrupted. `mlxd status` and `mlxd stop` exit 3
-when no daemon runs.
+Exit codes: {exit_codes()}.
+`mlxd status` and `mlxd stop` exit 3 when no daemon runs. What each failure means and what to do
+about it is in [troubleshooting.md](troubleshooting.md#every-failure).
 """
 
 

@@ -81,7 +81,18 @@ def test_system_prompts_presets_and_schemas(mlx: Run):
         (("nonsense",), 2, "nonsense"),
         (("ask", "--timeout", "0.001", "Tell me a story about a fox."), 7, "--timeout"),
         (("ask", "-f", "missing.txt", "hi"), 6, "missing.txt"),
+        (("ask", "--priority", "low", "hi"), 6, "--priority: must be one of interactive"),
+        (("ask", "--json", "--top-p", "8", "hi"), 6, "--top-p: must be at most 1"),
+        (("ask", "--top-p", "8", "hi"), 6, "See: mlx ask --help"),
+        (("ask", "--schema", "person.json", "hi"), 2, "is no file"),
+        (("ask", "--logprobs", "2", "hi"), 2, "--json"),
+        (("ask", "--stream", "hi"), 2, "--json"),
+        (("ask", "--keep-alive", "long", "hi"), 2, "such as 90, 30m, 2h or forever"),
+        (("asks", "hi"), 2, "Did you mean ask?"),
+        (("why", "is", "it"), 2, 'mlx ask "why …"'),
+        (("models", "shw"), 2, "Did you mean show?"),
         (("rpc", "nope"), 6, "nope"),
+        (("rpc", "tokenize", '{"txt": 1}'), 6, "Did you mean text?"),
     ],
 )
 def test_failures_say_what_to_do_and_have_their_exit_codes(mlx: Run, arguments, code, words):
@@ -99,10 +110,68 @@ def test_binary_input_is_refused(mlx: Run, tmp_path: Path):
     assert "binary" in done.stderr
 
 
-def test_files_are_named_and_fenced(mlx: Run, tmp_path: Path):
-    (tmp_path / "a.txt").write_text("Count from 3 to 7.\n")
-    done = mlx("ask", "--json", "-f", str(tmp_path / "a.txt"), "--max-tokens", "4", "Do it")
-    assert json.loads(done.stdout)["usage"]["prompt_tokens"] > 20
+@pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"text\0more", "is binary"), (b"caf\xe9", "byte 3 is 0xe9")]
+)
+def test_binary_stdin_is_refused_by_both_ways(mlx: Run, way, data: bytes, said: str):
+    for words in ((), ("Summarise",)):
+        done = mlx("ask", *way, *words, stdin=data)
+        assert (done.returncode, done.stdout) == (6, "")
+        assert "stdin: " in done.stderr
+        assert said in done.stderr
+
+
+def asked(daemon: Daemon, done: subprocess.CompletedProcess[str]) -> str:
+    """Return the text of the question that the model got."""
+    name = json.loads(done.stdout)["conversation"]
+    (turn,) = daemon.ask("conversations.show", id=name)["turns"]
+    text: str = turn["messages"][-1]["content"]
+    return text
+
+
+def test_files_are_named_and_fenced(mlx: Run, daemon: Daemon, tmp_path: Path):
+    one, two = tmp_path / "one.txt", tmp_path / "two.md"
+    one.write_text("Count from 3 to 7.\n")
+    two.write_text("```\ncode\n```\n")
+    json_only = ("ask", "--json", "--max-tokens", "2")
+    done = mlx(*json_only, "-f", str(one), "-f", str(two), "Do it", stdin="and this")
+    assert asked(daemon, done) == (
+        f"{one}:\n```\nCount from 3 to 7.\n```\n\n{two}:\n````\n```\ncode\n```\n````\n\n"
+        "Do it\n\nand this"
+    )
+    done = mlx(*json_only, "-f", "-", "Do it", stdin="from a pipe\n")
+    assert asked(daemon, done) == "stdin:\n```\nfrom a pipe\n```\n\nDo it"
+
+
+def test_what_does_not_fit_is_refused_with_both_numbers_and_what_to_do(mlx: Run):
+    done = mlx("ask", stdin="word " * 9000)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "pocket has a context of 16384" in done.stderr
+    tokens = int(done.stderr.partition("The prompt has ")[2].split()[0])
+    assert f"Take out {tokens - 16383} tokens or more" in done.stderr
+
+
+def test_json_lines_are_the_events_and_then_the_result(mlx: Run):
+    lines = mlx("ask", "--json", "--stream", "--temp", "0", "Count from 3 to 7.").stdout
+    *events, result = [json.loads(line) for line in lines.splitlines()]
+    deltas = [event["text"] for event in events if event["type"] == "delta"]
+    assert len(deltas) > 1
+    assert "".join(deltas) == result["choices"][0]["text"] == "3, 4, 5, 6, 7"
+
+
+def test_reasoning_stays_out_of_pipes(mlx: Run):
+    for way in ((), ("-n", "1"), ("-n", "2")):
+        done = mlx("ask", "--think", "--temp", "0", *way, "hello")
+        assert "The user" not in done.stdout + done.stderr
+    result = json.loads(mlx("ask", "--think", "--temp", "0", "--json", "hello").stdout)
+    assert "The user" in result["choices"][0]["reasoning"]
+
+
+def test_a_models_stay_may_be_said_in_words(mlx: Run):
+    for said, kept in (("2h", 7200.0), ("90", 90.0), ("forever", -1.0), ("30m", 1800.0)):
+        assert mlx("load", "--keep-alive", said).returncode == 0
+        assert json.loads(mlx("ps", "--json").stdout)[0]["keep_alive_s"] == kept
 
 
 def test_several_answers_are_numbered(mlx: Run):

@@ -2,7 +2,7 @@
 
 It holds the lock, listens, tells that it is ready, and answers a handful of methods. FAKE_DAEMON
 chooses what goes wrong: `fail` ends with status 5 and words, `mute` never answers, `deaf` ignores
-shutdown, `slow` takes a second to be ready.
+shutdown, `slow` takes a second to be ready, `error:CODE` answers with that error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from mlxd.daemon import lock, starter
 from mlxd.protocol.codec import Decoder, Encoding, encode
+from mlxd.protocol.errors import ERRORS, MlxdError
 from mlxd.protocol.messages import Request, Response
 from mlxd.protocol.paths import Paths, resolve_paths
 
@@ -59,11 +60,22 @@ def answer(connection: socket.socket, trouble: str) -> bool:
         decoder.feed(data)
         for message in decoder:
             assert isinstance(message, Request)
+            kind = ERRORS.get(trouble.removeprefix("error:"))
+            if kind is not None and message.method not in ("hello", "shutdown"):
+                error = error_map(kind)
+                connection.sendall(encode(Response(message.id, error), Encoding.MSGPACK))
+                continue
             result = RESULTS.get(message.method, {})
             connection.sendall(encode(Response(message.id, None, result), Encoding.MSGPACK))
             if message.method == "shutdown" and trouble != "deaf":
                 return True
     return False
+
+
+def error_map(kind: type[MlxdError]) -> dict[str, Any]:
+    error = kind.__new__(kind)
+    MlxdError.__init__(error, "It went wrong.")
+    return error.to_map()
 
 
 RESULTS: dict[str, dict[str, Any]] = {

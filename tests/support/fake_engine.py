@@ -5,6 +5,7 @@ The last message of a `chat` (or the prompt of `generate`) says what to answer:
     N tokens       N deltas `w0 `, `w1 `, …, each in a message of its own
     flood N        N deltas of 1024 characters
     endless        deltas until it is cancelled
+    say TEXT       the text, three characters at a time
     mixed          reasoning, a tool call, an answer
     stuck          nothing at all, and the process no longer reads its link
 
@@ -147,6 +148,9 @@ def _events(text: str) -> Iterator[Event]:
         yield from (_delta(f"w{number} ") for number in range(int(words[0])))
     elif words[:1] == ["flood"]:
         yield from (_delta("x" * 1024) for _ in range(int(words[1])))
+    elif words[:1] == ["say"]:
+        whole = text.partition("say ")[2]
+        yield from (_delta(whole[at : at + 3]) for at in range(0, len(whole), 3))
     elif words[:1] == ["mixed"]:
         yield _delta("hm ", "reasoning")
         yield "tool_call", {"index": 0, "name": "f", "arguments": {}, "id": "call_0"}
@@ -174,7 +178,7 @@ def _result(text: str, tokens: int, model: str) -> dict[str, Any]:
         "choices": [{**choice, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": tokens},
         "timing": {**dict.fromkeys(phases, 0.0), "tokens_per_s": 0.0},
-        "applied": {"model": model, "notes": []},
+        "applied": {"model": model, "notes": [], "seed": 7},
     }
 
 

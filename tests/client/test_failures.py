@@ -1,0 +1,66 @@
+"""Every error of the table, as both ways of `mlx` tell it: what, next step, exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxd.client.fast.mlx_options import SPEC_HINT
+from mlxd.protocol.errors import ERRORS, EXITS, DaemonUnreachable, exit_codes
+from support.commands import runner
+from support.places import FAKE_DAEMON, own_environ
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=sorted(ERRORS))
+def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A daemon that answers everything with one error."""
+    environ = {**own_environ(tmp_path), "FAKE_DAEMON": f"error:{request.param}"}
+    for name in ("run", "log", "state"):
+        (tmp_path / name).mkdir(mode=0o700)
+    process = subprocess.Popen(FAKE_DAEMON, env=environ)
+    try:
+        while not Path(environ["MLXD_SOCKET"]).exists():
+            assert process.poll() is None
+        yield request.param, environ
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_is_told_with_the_next_step_and_its_exit_code(failing: tuple[str, dict[str, str]]):
+    code, environ = failing
+    kind = ERRORS[code]
+    step = kind.default_hint
+    if step.startswith(SPEC_HINT):
+        step = "See: mlx ask --help"  # who types reads no specification
+    for way in ((), ("--json",)):
+        done = runner(environ)("ask", *way, "hi")
+        assert (done.returncode, done.stdout) == (kind.exit_code, "")
+        assert done.stderr == f"mlx: It went wrong.\n     {step}\n"
+
+
+def test_every_error_has_words_a_next_step_and_a_known_exit_code():
+    for kind in (*ERRORS.values(), DaemonUnreachable):
+        assert kind.meaning.endswith((".", ";"))
+        assert kind.default_hint
+        assert kind.exit_code in EXITS
+
+
+def test_the_pages_have_the_exit_codes_of_the_table():
+    for page in ("README.md", "docs/cli.md", "docs/troubleshooting.md"):
+        words = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        for code, meaning in EXITS.items():
+            assert f"{code} {meaning.partition(' (')[0].partition(',')[0]}" in words, page
+    assert exit_codes().startswith("0 answered · 1 unexpected")
+
+
+def test_the_page_of_failures_is_made_from_the_tables():
+    tool = ROOT / "tools" / "troubleshooting.py"
+    check = subprocess.run([sys.executable, str(tool), "--check"], check=False)
+    assert check.returncode == 0, "python tools/troubleshooting.py"
