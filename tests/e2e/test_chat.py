@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -156,7 +157,100 @@ def test_in_a_pipe_it_answers_line_by_line_and_nothing_else(own: Daemon):
     assert done.returncode == 0
 
 
-def test_options_without_meaning_are_refused(own: Daemon):
-    done = runner(own.environ)("chat", "--json", stdin="")
+@pytest.mark.parametrize(
+    "option", [("-t", "commit"), ("-p", "a=b"), ("-e",), ("--stream",), ("-n", "2"),
+               ("--logprobs", "2")], ids=str,
+)  # fmt: skip
+def test_options_without_meaning_are_refused(own: Daemon, option: tuple[str, ...]):
+    done = runner(own.environ)("chat", *option, stdin="")
     assert done.returncode == 2
-    assert "use mlx ask" in done.stderr
+    assert "Begin with mlx ask, go on with: mlx chat -c" in done.stderr
+
+
+def test_stdin_cannot_be_the_file_of_a_chat(own: Daemon):
+    done = runner(own.environ)("chat", "-f", "-", stdin="hello")
+    assert (done.returncode, "stdin is what you type" in done.stderr) == (2, True)
+
+
+def test_json_and_extract_work_in_a_pipe(own: Daemon):
+    run = runner(own.environ)
+    done = run("chat", "--json", "--temp", "0", stdin="Count from 3 to 5.\nCount from 5 to 7.\n")
+    texts = [json.loads(line)["choices"][0]["text"] for line in done.stdout.splitlines()]
+    assert texts == ["3, 4, 5", "5, 6, 7"]
+    done = run("chat", "-x", "--temp", "0", stdin="Count from 3 to 5.\n")
+    assert done.stdout == "3, 4, 5\n"
+
+
+def test_files_go_with_the_first_message_and_with_the_next_one(own: Daemon, tmp_path: Path):
+    (tmp_path / "one.txt").write_text("1")
+    (tmp_path / "two.txt").write_text("2")
+    lines = f"first\n/file {tmp_path}/two.txt\nsecond\nthird\n/file {tmp_path}/no.txt\n"
+    done = runner(own.environ)(
+        "chat", "--max-tokens", "2", "-f", str(tmp_path / "one.txt"), stdin=lines
+    )
+    assert "no.txt cannot be read" in done.stderr
+    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    turns = own.ask("conversations.show", id=record["id"])["turns"]
+    assert [turn["messages"][-1]["content"] for turn in turns] == [
+        f"{tmp_path}/one.txt:\n```\n1\n```\n\nfirst",
+        f"{tmp_path}/two.txt:\n```\n2\n```\n\nsecond",
+        "third",
+    ]
+
+
+def test_three_quotes_hold_several_lines_together(own: Daemon):
+    lines = '"""Repeat after me:\nquit\n"""\n"""one line"""\n"""open'
+    runner(own.environ)("chat", "--max-tokens", "2", stdin=lines)
+    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    turns = own.ask("conversations.show", id=record["id"])["turns"]
+    assert [turn["messages"][-1]["content"] for turn in turns] == [
+        "Repeat after me:\nquit", "one line", "open"
+    ]  # fmt: skip
+
+
+def test_three_quotes_on_a_terminal_let_enter_be_a_new_line(own: Daemon):
+    with chat(own) as screen:
+        screen.wait_prompt(">")
+        screen.send('"""Repeat after me: one\r')
+        screen.send('two"""\r')
+        screen.wait('  two"""')
+        screen.wait_prompt(">")
+    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    (turn,) = own.ask("conversations.show", id=record["id"])["turns"]
+    assert turn["messages"][0]["content"] == "Repeat after me: one\ntwo"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/set temp 0.2", "temperature 0.2"),
+        ("/set top-k 20", "top_k 20"),
+        ("/set think on", "thinking True"),
+        ("/set keep_alive 2h", "keep_alive_s 7200.0"),
+        ("/set preset code", "temperature 0.4, top_p 0.95"),
+        ("/set schema name, age int", "'required': ['name', 'age']"),
+        ("/set temperature", "temperature is as the daemon has it."),
+        ("/set temperature hot", "Such as: /set temperature 0.5"),
+        ("/set temprature 1", "Did you mean temperature?"),
+        ("/set trust_remote_code on", "there is no setting"),
+        ("/file", "needs a file name"),
+        ("/save", "needs a file name"),
+        ("/load", "needs a file or an id"),
+        ("/load nonesuch", "nonesuch"),
+        ("/undo", "nothing to undo"),
+        ("/retry", "nothing to ask again"),
+        ("/copy", "no answer to copy yet"),
+    ],
+)
+def test_what_a_command_says(own: Daemon, line: str, said: str):
+    done = runner(own.environ)("chat", stdin=line + "\n")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert said in done.stderr
+
+
+def test_every_setting_of_ask_can_be_set(own: Daemon):
+    from mlxd.client.cli.chat_commands import SETTABLE
+
+    wanted = {"temperature", "top_p", "seed", "stop", "regex", "thinking", "priority", "adapter",
+              "draft", "max_tokens", "repetition_penalty", "ignore_eos", "deadline_s"}  # fmt: skip
+    assert wanted <= SETTABLE.keys()
