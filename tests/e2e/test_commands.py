@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_refused_with_both_numbers_and_what_to_do(mlx: Run)
     assert (done.returncode, done.stdout) == (6, "")
     assert "pocket has a context of 16384" in done.stderr
     tokens = int(done.stderr.partition("The prompt has ")[2].split()[0])
-    assert f"Take out {tokens - 16383} tokens or more" in done.stderr
+    assert f"Shorten the prompt by {tokens - 16383} tokens or more" in done.stderr
 
 
 def test_json_lines_are_the_events_and_then_the_result(mlx: Run):
