@@ -83,8 +83,8 @@ class Tokenizer:
         if limit is not None and prompt_tokens >= limit:
             raise ContextOverflow(
                 f"The prompt has {prompt_tokens} tokens; {self.name} has a context of {limit}.",
-                hint=f"Shorten the prompt by {prompt_tokens - limit + 1} tokens or more, or choose a model "
-                "with a longer context: mlx models list",
+                hint=f"Shorten the prompt by {prompt_tokens - limit + 1} tokens or more, or choose "
+                "a model with a longer context: mlx models list",
                 data={"prompt_tokens": prompt_tokens, "context_tokens": limit},
             )
 
