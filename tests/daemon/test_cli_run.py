@@ -114,7 +114,7 @@ def test_systemd_s_socket_is_served_and_systemd_is_told(
         systemd.settimeout(60)
         assert process.stderr is not None
         assert "Listening" in process.stderr.readline()
-        assert control.request(own_paths.socket, "ping") == {"pong": True}
+        assert control.request(own_paths.socket, "ping", timeout_s=60) == {"pong": True}
         assert systemd.recv(100).startswith(b"READY=1")
         process.terminate()
         process.stderr.read()

@@ -20,6 +20,14 @@ pytestmark = pytest.mark.skipif(
 
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >> "$HOME/calls"
+if [ -e "$HOME/no-bus" ]; then
+  echo "Failed to connect to bus: No medium found" >&2
+  exit 1
+fi
+case "$*" in
+  "--user enable --now"*)
+    if [ -e "$HOME/refuses" ]; then echo "Unit mlxd.socket is masked." >&2; exit 1; fi ;;
+esac
 case "$*" in
   "--user is-active --quiet mlxd.socket") [ -e "$HOME/active" ] ;;
   "--user is-enabled --quiet mlxd.service") [ -e "$HOME/at-login" ] ;;
@@ -119,3 +127,63 @@ def test_an_upgrade_replaces_the_old_process(served: dict[str, str], own_paths: 
     assert "It was restarted: 0.0.1" in mlxd(served, "install").stderr
     assert not lock.is_held(own_paths.lock_file)
     assert "start mlxd.socket mlxd.service" in (Path(served["HOME"]) / "calls").read_text()
+
+
+def test_without_a_session_nothing_is_changed(environ: dict[str, str], own_paths: Paths) -> None:
+    """Here systemctl is the real one, or none: no user session answers it."""
+    lonely = {key: value for key, value in environ.items() if key != "XDG_RUNTIME_DIR"}
+    lonely["DBUS_SESSION_BUS_ADDRESS"] = "unix:path=/nowhere"
+    starter.start(own_paths, FAKE_DAEMON, lonely)
+    pid = lock.holder(own_paths.lock_file)
+    done = mlxd({**lonely, "HF_HOME": "/data/hf"}, "install")
+    assert done.returncode == 1
+    assert "Without a service: mlxd start" in done.stderr or "no systemctl" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert units(lonely) == []
+    assert not own_paths.config_file.exists()
+    assert lock.holder(own_paths.lock_file) == pid, "the running daemon is none the worse"
+
+
+def test_a_service_that_cannot_be_installed_leaves_the_daemon_running(
+    served: dict[str, str], own_paths: Paths
+) -> None:
+    starter.start(own_paths, FAKE_DAEMON, served)
+    (Path(served["HOME"]) / "refuses").touch()
+    done = mlxd({**served, "MLXD_PRELOAD": "off"}, "install")
+    assert done.returncode == 1
+    assert "is masked" in done.stderr
+    assert units(served) == []
+    assert lock.is_held(own_paths.lock_file)
+    assert mlxd(served, "status").returncode == 0
+
+
+def test_start_where_the_session_is_out_of_reach(served: dict[str, str], own_paths: Paths) -> None:
+    mlxd(served, "install")
+    (Path(served["HOME"]) / "no-bus").touch()
+    done = mlxd({**served, "MLXD_PRELOAD": "off"}, "start")
+    assert done.returncode == 0, done.stderr
+    assert "Starting without the service" in done.stderr
+    assert lock.is_held(own_paths.lock_file)
+
+
+def test_what_is_stopped_by_force_is_not_a_crash_to_systemd(
+    served: dict[str, str], own_paths: Paths
+) -> None:
+    mlxd(served, "install")
+    starter.start(own_paths, FAKE_DAEMON, {**served, "FAKE_DAEMON": "deaf"})
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in served.items():
+            patch.setenv(name, value)
+        stop_daemon(own_paths, 0, force=True, margin_s=0.1)
+    assert "--user stop mlxd.service" in (Path(served["HOME"]) / "calls").read_text()
+    assert not lock.is_held(own_paths.lock_file)
+
+
+def test_a_daemon_too_old_to_remember_its_models_is_restarted_all_the_same(
+    served: dict[str, str], own_paths: Paths
+) -> None:
+    starter.start(own_paths, FAKE_DAEMON, {**served, "FAKE_DAEMON": "old"})
+    old = lock.holder(own_paths.lock_file)
+    done = mlxd({**served, "MLXD_PRELOAD": "off"}, "restart")
+    assert done.returncode == 0, done.stderr
+    assert lock.holder(own_paths.lock_file) not in (None, old)

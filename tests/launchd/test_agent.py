@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mlxd.launchd.agent import GIVE_UP_S, LaunchdService
-from mlxd.launchd.service import Outcome, ServiceError, run_command
+from mlxd.launchd.agent import GIVE_UP_S, RETRY_S, LaunchdService
+from mlxd.launchd.service import ManagerUnreachable, Outcome, ServiceError, run_command
 from mlxd.launchd.spec import ServiceSpec
 
 STAND_IN = Path(__file__).with_name("launchctl")
@@ -115,18 +115,65 @@ def test_an_upgrade_waits_until_the_old_job_has_left(
 def test_bootstrap_is_tried_again_while_the_old_job_leaves(
     agent: LaunchdService, launchd: FakeLaunchd, status: int
 ) -> None:
-    answers = [status, status]
-
-    def run(command: Sequence[str]) -> Outcome:
-        if command[1] == "bootstrap" and answers:
-            return Outcome(answers.pop(), "Bootstrap failed")
-        return launchd.run(command)
-
-    agent._run = run
+    launchd.set(lingers=[status, status])
     agent.install()
-    assert not answers
-    assert launchd.now_s == pytest.approx(1.0)
+    assert launchd.state["lingers"] == []
+    assert launchd.now_s == pytest.approx(2 * RETRY_S)
     assert agent.state().loaded
+
+
+@pytest.mark.parametrize("status", [5, 36, 37])
+def test_bootstrap_is_not_tried_for_ever(
+    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd, status: int
+) -> None:
+    launchd.set(lingers=[status] * 100)
+    with pytest.raises(ServiceError, match=f"status {status}") as caught:
+        agent.install()
+    assert "Try again in a minute" in caught.value.hint
+    assert launchd.now_s == pytest.approx(GIVE_UP_S)
+    assert everything_below(spec.paths.state_dir.parent) == set()
+
+
+def test_what_bootstrap_refuses_for_good_is_told_at_once(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    launchd.set(lingers=[22])
+    with pytest.raises(ServiceError, match="status 22"):
+        agent.install()
+    assert launchd.now_s == 0
+
+
+def test_a_bootout_that_somebody_else_began_is_waited_for(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    launchd.set(jobs={JOB: {"leaving": 3, "runs": 0}})  # bootout answers 36
+    assert agent.uninstall()
+    assert launchd.state["jobs"] == {}
+    assert launchd.now_s > 0
+
+
+@pytest.mark.parametrize("verb", ["bootout", "kill"])
+def test_a_job_that_went_a_moment_ago_is_no_error(
+    agent: LaunchdService, launchd: FakeLaunchd, verb: str
+) -> None:
+    agent.install()
+    launchd.set(vanishing=True)  # bootout answers 3, kill 113
+    if verb == "bootout":
+        assert agent.uninstall()
+    else:
+        agent.stop()
+    assert launchd.state["jobs"] == {}
+    assert [call for call in launchd.calls() if call.startswith(verb)]
+
+
+def test_a_job_that_went_before_it_could_be_started_is_loaded_again(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    launchd.set(vanishing=True)  # kickstart answers 113
+    agent.start()
+    assert launchd.state["jobs"][JOB]["runs"] == 1
 
 
 def test_a_job_that_never_leaves_is_reported_in_the_end(
@@ -157,8 +204,9 @@ def test_start_respects_that_the_job_was_disabled(
 ) -> None:
     agent.install()
     launchd.set(jobs={}, disabled=[JOB])
-    with pytest.raises(ServiceError, match="119"):
+    with pytest.raises(ServiceError, match="119") as caught:
         agent.start()
+    assert "Login Items" in caught.value.hint
     assert "enable" not in " ".join(launchd.calls()[-3:])
 
 
@@ -170,6 +218,19 @@ def test_without_a_desktop_the_user_s_own_domain_is_used(
     assert list(launchd.state["jobs"]) == ["user/501/mlxd.daemon"]
     assert agent.uninstall()
     assert launchd.state["jobs"] == {}
+
+
+def test_without_any_domain_nothing_is_changed_and_the_next_step_told(
+    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
+) -> None:
+    agent.check()
+    launchd.set(domains=[])
+    for verb in (agent.check, agent.install, agent.start):
+        with pytest.raises(ManagerUnreachable, match="125") as caught:
+            verb()
+        assert "mlxd start" in caught.value.hint
+    assert everything_below(spec.paths.state_dir.parent) == set()
+    assert not agent.uninstall()
 
 
 def test_start_runs_the_job_and_says_nothing_when_it_runs(

@@ -53,6 +53,30 @@ def test_it_survives_the_way_through_xml(spec: ServiceSpec) -> None:
     assert plistlib.loads(agent_bytes(spec)) == agent(spec)
 
 
+def test_it_holds_these_keys_with_these_values_and_no_others(spec: ServiceSpec) -> None:
+    state, log = spec.paths.state_dir, spec.paths.log_dir
+    assert plistlib.loads(agent_bytes(spec)) == {
+        "Label": "mlxd.daemon",
+        "ProgramArguments": [f"{state}/bin/mlxd", "run"],
+        "EnvironmentVariables": {
+            "MLXD_SOCKET": f"{state}/mlxd.sock",
+            "MLXD_CONFIG_DIR": str(spec.paths.config_dir),
+            "MLXD_STATE_DIR": str(state),
+            "MLXD_DATA_DIR": str(spec.paths.data_dir),
+            "MLXD_CACHE_DIR": str(spec.paths.cache_dir),
+            "MLXD_LOG_DIR": str(log),
+        },
+        "ProcessType": "Interactive",
+        "Sockets": {"Listener": {"SockPathName": f"{state}/mlxd.sock", "SockPathMode": 0o600}},
+        "ExitTimeOut": 20,
+        "Umask": "077",
+        "LimitLoadToSessionType": ["Aqua", "Background"],
+        "SoftResourceLimits": {"NumberOfFiles": 8192},
+        "StandardOutPath": f"{log}/mlxd.err",
+        "StandardErrorPath": f"{log}/mlxd.err",
+    }
+
+
 def test_the_process_is_not_throttled(about: dict[str, Any]) -> None:
     assert about["ProcessType"] == "Interactive"
 

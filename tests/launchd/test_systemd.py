@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxd.launchd.service import Outcome, ServiceError, prepare, service_for
+from mlxd.launchd.service import ManagerUnreachable, Outcome, prepare, service_for
 from mlxd.launchd.spec import ServiceSpec
 from mlxd.launchd.systemd import SystemdService
 from mlxd.launchd.units import HARDENING, service_unit, socket_unit
@@ -44,6 +44,9 @@ class FakeSystemd:
         if self.broken is not None:
             return self.broken
         return getattr(self, verb.replace("-", "_"))(units, "--now" in rest)
+
+    def show_environment(self, _units: set[str], _now: bool) -> Outcome:
+        return Outcome(0)
 
     def daemon_reload(self, _units: set[str], _now: bool) -> Outcome:
         return Outcome(0)
@@ -163,10 +166,13 @@ def test_a_socket_that_moved_is_listened_on_anew(spec: ServiceSpec, systemd: Fak
 def test_without_a_session_install_leaves_nothing_and_says_what_to_do(
     spec: ServiceSpec, systemd: FakeSystemd
 ) -> None:
+    units = service(spec, systemd)
+    units.check()
     systemd.broken = Outcome(1, "Failed to connect to bus: No medium found")
-    with pytest.raises(ServiceError, match="Failed to connect") as caught:
-        service(spec, systemd).install()
-    assert "enable-linger" in caught.value.hint
+    for verb in (units.check, units.install, units.start):
+        with pytest.raises(ManagerUnreachable, match="Failed to connect") as caught:
+            verb()
+        assert "enable-linger" in caught.value.hint
     home = spec.paths.config_dir.parent
     assert not [path for path in home.rglob("*") if path.is_file()]
 

@@ -2,7 +2,7 @@
 
 It holds the lock, listens, tells that it is ready, and answers a handful of methods. FAKE_DAEMON
 chooses what goes wrong: `fail` ends with status 5 and words, `mute` never answers, `deaf` ignores
-shutdown, `slow` takes a second to be ready, `error:CODE` answers with that error.
+shutdown, `old` knows no parameter `resume` of it, `error:CODE` answers with that error.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from mlxd.daemon import lock, starter
 from mlxd.protocol.codec import Decoder, Encoding, encode
-from mlxd.protocol.errors import ERRORS, MlxdError
+from mlxd.protocol.errors import ERRORS, InvalidParams, MlxdError
 from mlxd.protocol.messages import Request, Response
 from mlxd.protocol.paths import Paths, resolve_paths
 
@@ -32,8 +31,6 @@ def main() -> int:
         return 1
     with (paths.log_dir / "births").open("a") as births:
         births.write(f"{os.getpid()}\n")
-    if trouble == "slow":
-        time.sleep(1)
     serve(paths, trouble)
     return 0
 
@@ -64,6 +61,10 @@ def answer(connection: socket.socket, trouble: str) -> bool:
             if kind is not None and message.method not in ("hello", "shutdown"):
                 error = error_map(kind)
                 connection.sendall(encode(Response(message.id, error), Encoding.MSGPACK))
+                continue
+            if trouble == "old" and "resume" in message.params:
+                error = InvalidParams("resume", "is no parameter of shutdown").to_map()
+                connection.sendall(encode(Response(message.id, error, None), Encoding.MSGPACK))
                 continue
             result = RESULTS.get(message.method, {})
             connection.sendall(encode(Response(message.id, None, result), Encoding.MSGPACK))

@@ -14,6 +14,7 @@ from pathlib import Path
 from mlxd.launchd import LABEL
 from mlxd.launchd.plist import agent_bytes
 from mlxd.launchd.service import (
+    ManagerUnreachable,
     Outcome,
     Runner,
     ServiceError,
@@ -37,6 +38,11 @@ ALREADY_RUNNING = 37
 NOT_REGISTERED = 113
 DISABLED = 119
 NO_DOMAIN = 125
+
+NO_DOMAIN_HINT = (
+    "launchd has no session of yours: log in, at the desktop or by ssh (not by su). "
+    "Without a service: mlxd start"
+)
 
 _NOT_THERE = frozenset({GONE, NOT_REGISTERED})
 
@@ -83,6 +89,13 @@ class LaunchdService:
             spec.launcher, spec.launcher_text().encode()
         )
 
+    def check(self) -> None:
+        """Ask launchd for a sign of life: it has a domain for this user."""
+        command = ("print", self._domain())
+        outcome = self._launchctl(*command)
+        if outcome.status != 0:
+            raise self._refused(command, outcome)
+
     def install(self) -> bool:
         """Write launcher and property list, load the agent; False where all was in place."""
         before = self._plist.read_bytes() if self._plist.exists() else None
@@ -120,14 +133,20 @@ class LaunchdService:
 
     def start(self) -> None:
         """Start the agent; it is loaded first where it is not."""
-        domain = self._domain_with_job()
-        if domain is None:
-            domain = self._domain()
-            self._bootstrap(domain)
-        command = ("kickstart", f"{domain}/{LABEL}")
-        outcome = self._launchctl(*command)
+        command, outcome = self._kickstart(self._domain_with_job() or self._loaded())
+        if outcome.status == NOT_REGISTERED:  # somebody booted it out a moment ago
+            command, outcome = self._kickstart(self._loaded())
         if outcome.status not in (0, ALREADY_RUNNING):
             raise self._refused(command, outcome)
+
+    def _kickstart(self, domain: str) -> tuple[tuple[str, str], Outcome]:
+        command = ("kickstart", f"{domain}/{LABEL}")
+        return command, self._launchctl(*command)
+
+    def _loaded(self) -> str:
+        domain = self._domain()
+        self._bootstrap(domain)
+        return domain
 
     def stop(self) -> None:
         """Send SIGTERM to the running agent; it stays loaded and starts on demand."""
@@ -186,9 +205,11 @@ class LaunchdService:
         return self._run(("launchctl", *arguments))
 
     def _refused(self, command: tuple[str, ...], outcome: Outcome) -> ServiceError:
-        hint = ""
-        if outcome.status == DISABLED:
+        hint, kind = "", ServiceError
+        if outcome.status == NO_DOMAIN:
+            hint, kind = NO_DOMAIN_HINT, ManagerUnreachable
+        elif outcome.status == DISABLED:
             hint = "It is switched off: allow mlxd in System Settings, General, Login Items."
         elif outcome.status in STILL_LEAVING:
             hint = "The old process is still going away. Try again in a minute."
-        return refused(("launchctl", *command), outcome, hint)
+        return refused(("launchctl", *command), outcome, hint, kind)

@@ -24,6 +24,10 @@ class ServiceError(MlxdError):
     default_hint = "mlxd works without a service, too: mlxd start"
 
 
+class ManagerUnreachable(ServiceError):
+    """From here the service manager cannot be asked; it may well run for another session."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a command of the service manager answered."""
@@ -58,6 +62,10 @@ class Service(Protocol):
         """Return where the service stands; changes nothing."""
         ...
 
+    def check(self) -> None:
+        """Ask the manager for a sign of life; changes nothing. Raises ManagerUnreachable."""
+        ...
+
     def install(self) -> bool:
         """Write the files and load them; False where all was in place. Raises ServiceError."""
         ...
@@ -81,7 +89,8 @@ def run_command(command: Sequence[str], environ: Mapping[str, str] | None = None
     `environ` is its environment; None: this process's own.
 
     Raises:
-        ServiceError: there is no such program, or it does not come to an end.
+        ManagerUnreachable: there is no such program.
+        ServiceError: it does not come to an end.
     """
     try:
         done = subprocess.run(
@@ -94,7 +103,7 @@ def run_command(command: Sequence[str], environ: Mapping[str, str] | None = None
             env=environ,
         )
     except FileNotFoundError as exc:
-        raise ServiceError(f"There is no {command[0]} on this machine.") from exc
+        raise ManagerUnreachable(f"There is no {command[0]} on this machine.") from exc
     except subprocess.TimeoutExpired as exc:
         raise ServiceError(
             f"`{' '.join(command)}` did not answer within {COMMAND_TIMEOUT_S:.0f} s."
@@ -102,10 +111,15 @@ def run_command(command: Sequence[str], environ: Mapping[str, str] | None = None
     return Outcome(done.returncode, done.stdout.decode(errors="replace").strip())
 
 
-def refused(command: Sequence[str], outcome: Outcome, hint: str = "") -> ServiceError:
+def refused(
+    command: Sequence[str],
+    outcome: Outcome,
+    hint: str = "",
+    kind: type[ServiceError] = ServiceError,
+) -> ServiceError:
     """Return the error for a command that failed, with the words that it said."""
     words = f": {outcome.output}" if outcome.output else ""
-    return ServiceError(
+    return kind(
         f"`{' '.join(command)}` failed with status {outcome.status}{words}",
         hint=hint,
         data={"exit_status": outcome.status},

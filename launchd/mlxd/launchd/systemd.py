@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlxd.launchd.service import (
+    ManagerUnreachable,
     Outcome,
     Runner,
     ServiceError,
@@ -53,6 +54,10 @@ class SystemdService:
             current=all(has_content(path, content) for path, content in self._contents())
             and has_content(self._spec.launcher, self._spec.launcher_text().encode()),
         )
+
+    def check(self) -> None:
+        """Ask systemd for a sign of life."""
+        self._systemctl("show-environment")
 
     def install(self) -> bool:
         """Write launcher and units, listen at once; False where all was in place."""
@@ -133,6 +138,7 @@ class SystemdService:
         command = ("systemctl", "--user", *arguments)
         outcome = self._run(command)
         if outcome.status != 0:
-            hint = NO_BUS_HINT if "bus" in outcome.output.lower() else ""
-            raise refused(command, outcome, hint)
+            if "bus" in outcome.output.lower():
+                raise refused(command, outcome, NO_BUS_HINT, ManagerUnreachable)
+            raise refused(command, outcome)
         return outcome

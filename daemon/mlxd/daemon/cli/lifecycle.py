@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import Any
@@ -12,6 +13,7 @@ from mlxd.daemon import control, lock, starter
 from mlxd.daemon.cli.options import as_flags, setting_options
 from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import Config, load_config
+from mlxd.launchd.service import ManagerUnreachable, ServiceError
 from mlxd.protocol.errors import DaemonUnreachable, InvalidParams, MlxdError, ShuttingDown
 from mlxd.protocol.paths import Paths, resolve_paths
 
@@ -60,7 +62,12 @@ def _start(paths: Paths, flags: list[str]) -> bool:
         )
     if lock.is_held(paths.lock_file) and starter.answers(paths):
         return False
-    service.start()
+    try:
+        service.start()
+    except ManagerUnreachable as error:
+        click.echo(f"mlxd: {error.message}\n      Starting without the service.", err=True)
+        # Where the manager listens on the socket after all, asking there is enough.
+        return starter.start(paths, starter.run_in_foreground(), os.environ).fresh
     if not starter.wait_until_answering(paths, control.ANSWER_TIMEOUT_S):
         raise starter.StartFailed(f"{service.manager} started mlxd, and it does not answer.")
     return True
@@ -77,7 +84,9 @@ def _start(paths: Paths, flags: list[str]) -> bool:
     help="How long running requests may take.",
 )
 def stop(force: bool, timeout_s: float | None) -> None:
-    """Stop the daemon: running requests are finished, new ones refused.
+    """Stop the daemon once running requests are finished.
+
+    New ones are refused meanwhile.
 
     Exits with 3 where no daemon runs.
     """
@@ -132,16 +141,35 @@ def stop_daemon(
         return
     if not force:
         raise StillRunning(f"The daemon is still running after {drain_s + margin_s:.0f} s.")
+    _stop_service(paths)
     kill(paths)
+
+
+def _stop_service(paths: Paths) -> None:
+    """A process that is merely killed is a crash to its manager, which starts it again."""
+    service = current_service(paths)
+    if service.state().loaded:
+        with contextlib.suppress(ServiceError):
+            service.stop()
 
 
 def _resume(wanted: bool) -> dict[str, bool]:
     return {"resume": True} if wanted else {}
 
 
-def stop_gently(paths: Paths) -> None:
-    """Stop the running daemon as `mlxd stop` does."""
-    stop_daemon(paths, _config(paths).drain_s, force=False)
+def stop_gently(paths: Paths, *, resume: bool = False, force: bool = False) -> None:
+    """Stop the running daemon as `mlxd stop` does.
+
+    With `resume` the next one loads what is in memory now, if this one is not too old to know how.
+    """
+    drain_s = _config(paths).drain_s
+    if resume:
+        try:
+            stop_daemon(paths, drain_s, force=force, resume=True)
+            return
+        except InvalidParams:
+            pass
+    stop_daemon(paths, drain_s, force=force)
 
 
 def kill(paths: Paths) -> None:
@@ -159,13 +187,13 @@ def kill(paths: Paths) -> None:
 @click.command()
 @click.option("--force", is_flag=True, help="Kill it where it does not stop in time.")
 def restart(force: bool) -> None:
-    """Finish running requests, then start the daemon anew, with the same models in memory."""
+    """Start the daemon anew, with the same models in memory.
+
+    Running requests are finished first.
+    """
     paths = resolve_paths()
-    config = load_config(paths)
+    load_config(paths)  # a mistake is told before the daemon is stopped that runs without it
     if lock.is_held(paths.lock_file):
-        try:
-            stop_daemon(paths, config.drain_s, force=force, resume=True)
-        except InvalidParams:
-            stop_daemon(paths, config.drain_s, force=force)
+        stop_gently(paths, resume=True, force=force)
     _start(paths, [])
     click.echo(f"mlxd is running at {paths.socket}", err=True)

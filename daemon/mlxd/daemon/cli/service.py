@@ -12,7 +12,7 @@ from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import load_config
 from mlxd.daemon.config_edit import capture_environment
 from mlxd.daemon.version import version
-from mlxd.launchd.service import Service, remove
+from mlxd.launchd.service import Service, ServiceError, remove
 from mlxd.protocol.paths import Paths, resolve_paths
 
 
@@ -31,16 +31,22 @@ def install(at_login: bool | None) -> None:
     """
     paths = resolve_paths()
     load_config(paths)
+    service = current_service(paths)
+    service.check()
     captured = capture_environment(paths.config_file, os.environ)
     if captured:
         click.echo(f"Written into {paths.config_file}: {', '.join(captured)}", err=True)
-    service = current_service(paths)
     before = service.state()
     wanted = before.at_login if at_login is None else at_login
-    if not before.loaded:
-        _make_room(paths)
+    made_room = not before.loaded and _make_room(paths)
     service = current_service(paths, at_login=wanted)
-    changed = service.install()
+    try:
+        changed = service.install()
+    except ServiceError:
+        if made_room:
+            click.echo("The daemon that was stopped is started again.", err=True)
+            starter.start(paths, starter.run_in_foreground(), os.environ)
+        raise
     when = "at login" if wanted else "for the first request"
     verb = "is installed" if changed else "was installed already"
     click.echo(f"mlxd {verb} as a {service.manager} service and starts {when}.", err=True)
@@ -53,16 +59,18 @@ def _renew(paths: Paths, service: Service) -> None:
         return
     about = control.request(paths.socket, "hello", {"client": "mlxd install"})
     if about.get("version") != version():
-        stop_gently(paths)
+        stop_gently(paths, resume=True)
         service.start()
         click.echo(f"It was restarted: {about.get('version')} → {version()}", err=True)
 
 
-def _make_room(paths: Paths) -> None:
+def _make_room(paths: Paths) -> bool:
     """A daemon started by hand holds the socket that the service is to listen on."""
-    if lock.is_held(paths.lock_file):
-        click.echo("Stopping the running daemon; the service takes over.", err=True)
-        stop_gently(paths)
+    if not lock.is_held(paths.lock_file):
+        return False
+    click.echo("Stopping the running daemon; the service takes over.", err=True)
+    stop_gently(paths, resume=True)
+    return True
 
 
 @click.command()

@@ -1,0 +1,168 @@
+"""The daemon as it is installed: launcher, property list and units run by nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxd.daemon import control, lock
+from mlxd.launchd.plist import agent_bytes
+from mlxd.launchd.service import prepare, write_file
+from mlxd.launchd.spec import ServiceSpec
+from mlxd.launchd.units import service_unit, socket_unit
+from support.launchd import SYSTEM_PATH, TIMEOUT_S, Launchd
+from support.libxpc import build_libxpc
+
+ACTIVATE = shutil.which("systemd-socket-activate")
+
+
+def settle(spec: ServiceSpec, settings: str = "") -> dict[str, str]:
+    """Install the files and a configuration; returns what a service manager says of the user."""
+    prepare(spec)
+    spec.paths.config_dir.mkdir(parents=True)
+    spec.paths.config_file.write_text(settings)
+    home = spec.paths.config_dir.parent
+    return {"HOME": str(home), "HF_HUB_CACHE": str(home / "hub")}
+
+
+@pytest.fixture
+def launchd(
+    spec: ServiceSpec, tmp_path: Path, libxpc: Path
+) -> Iterator[Callable[[ServiceSpec], Launchd]]:
+    started = []
+
+    def load(spec: ServiceSpec, settings: str = "") -> Launchd:
+        environ = settle(spec, settings)
+        plist = tmp_path / "mlxd.daemon.plist"
+        write_file(plist, agent_bytes(spec), 0o644)
+        started.append(Launchd(plist, libxpc, environ))
+        return started[-1]
+
+    yield load
+    for one in started:
+        one.__exit__()
+
+
+@pytest.fixture(scope="module")
+def libxpc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_libxpc(tmp_path_factory.mktemp("xpc"))
+
+
+def ask_while(path: Path, serve: Callable[[], None], method: str) -> Any:
+    """Ask a daemon that is started by this very question."""
+    answers: list[Any] = []
+    caller = threading.Thread(
+        target=lambda: answers.append(control.request(path, method, timeout_s=TIMEOUT_S))
+    )
+    caller.start()
+    serve()
+    caller.join(TIMEOUT_S)
+    assert answers, "nobody has answered"
+    return answers[0]
+
+
+def test_launchd_s_first_caller_is_answered_by_what_the_property_list_says(
+    spec: ServiceSpec, launchd: Callable[..., Launchd]
+) -> None:
+    with launchd(spec, "preload = false\n") as job:
+        about = ask_while(spec.paths.socket, job.serve_first_caller, "status")
+        assert job.process is not None
+        assert about["pid"] == job.process.pid, "the launcher became another process"
+        variables = Path(f"/proc/{about['pid']}/environ").read_text().split("\0")
+        assert f"PATH={SYSTEM_PATH}" in variables
+        for made in (spec.paths.log_file, spec.paths.lock_file, spec.paths.log_dir):
+            assert made.stat().st_mode & 0o077 == 0, made
+        assert spec.crash_log.read_text() == "", "it said something outside of its log"
+        job.process.send_signal(signal.SIGTERM)
+        assert job.process.wait(TIMEOUT_S) == 0, "launchd would take it for a crash"
+        assert spec.paths.socket.exists(), "the socket is launchd's"
+
+
+def test_at_login_warms_the_default_model_before_anybody_asks(
+    spec: ServiceSpec, launchd: Callable[..., Launchd]
+) -> None:
+    with launchd(dataclasses.replace(spec, at_login=True)):
+        until(lambda: "preloaded" in events(spec))
+        models = control.request(spec.paths.socket, "ps")["models"]
+        assert [one["model"] for one in models] == ["pocket"]
+
+
+def test_a_damaged_configuration_ends_up_in_the_crash_log(
+    spec: ServiceSpec, launchd: Callable[..., Launchd]
+) -> None:
+    with launchd(dataclasses.replace(spec, at_login=True), "preload = maybe\n") as job:
+        assert job.process is not None
+        assert job.process.wait(TIMEOUT_S) == 2
+    assert "line 1, column 11" in spec.crash_log.read_text()
+    assert not lock.is_held(spec.paths.lock_file)
+
+
+@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
+def test_systemd_s_first_caller_is_answered_by_what_the_units_say(
+    spec: ServiceSpec, tmp_path: Path
+) -> None:
+    environ = {**settle(spec, "preload = false\n"), "PATH": SYSTEM_PATH}
+    socket_keys, service = (
+        section(socket_unit(spec), "Socket"),
+        section(service_unit(spec), "Service"),
+    )
+    environ |= dict(
+        pair.split("=", 1) for line in service["Environment"] for pair in shlex.split(line)
+    )
+    environ["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(environ["NOTIFY_SOCKET"])
+        systemd.settimeout(TIMEOUT_S)
+        (address,), (name,), (start,) = (
+            socket_keys["ListenStream"], socket_keys["FileDescriptorName"], service["ExecStart"],
+        )  # fmt: skip
+        command = [str(ACTIVATE), "-l", address, f"--fdname={name}",
+                   *(f"--setenv={name}" for name in environ), *shlex.split(start)]  # fmt: skip
+        with subprocess.Popen(
+            command, env=environ, stderr=subprocess.PIPE, umask=int(service["UMask"][0], 8)
+        ) as process:
+            assert process.stderr is not None
+            process.stderr.readline()  # says that it listens
+            about = control.request(spec.paths.socket, "status", timeout_s=TIMEOUT_S)
+            assert about["pid"] == process.pid
+            assert systemd.recv(64) == b"READY=1"
+            process.send_signal(signal.SIGTERM)
+            process.stderr.read()
+            assert process.wait(TIMEOUT_S) == 0
+    assert spec.paths.socket.exists(), "the socket is systemd's"
+
+
+def section(text: str, name: str) -> dict[str, list[str]]:
+    """Return a unit's keys; one may be there several times."""
+    found: dict[str, list[str]] = {}
+    _, _, rest = text.partition(f"[{name}]\n")
+    for line in rest.partition("\n\n")[0].splitlines():
+        key, _, value = line.partition("=")
+        found.setdefault(key, []).append(value.replace("%%", "%"))
+    return found
+
+
+def events(spec: ServiceSpec) -> list[str]:
+    path = spec.paths.log_file
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["event"] for line in lines]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never became true"
+        os.sched_yield()
