@@ -15,7 +15,7 @@ from pathlib import Path
 
 import platformdirs
 
-from mlxd.daemon.openblas import find_openblas
+from mlxd.daemon.blas import find_blas, with_blas
 
 CACHE = Path(
     os.environ.get("MLXD_BENCH_DIR") or platformdirs.user_cache_dir("mlxd-bench", appauthor=False)
@@ -78,9 +78,7 @@ def mlx_environ() -> dict[str, str]:
     """Return the environment of every contender that uses MLX: the one mlxd gives its engine."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     env.pop("PYTHONPATH", None)
-    if found := find_openblas():
-        env["LD_PRELOAD"] = str(found)
-    return env
+    return with_blas(env, find_blas())
 
 
 def device() -> str:

@@ -18,7 +18,6 @@ from mlxd.daemon.cli.doctor.symptoms import SYMPTOMS
 from mlxd.daemon.cli.doctor.table import CHECKS
 from mlxd.daemon.config import Config, ConfigError
 from mlxd.daemon.conversations.store import Store, Turn
-from mlxd.daemon.openblas import find_openblas
 from mlxd.launchd.service import Outcome, ServiceState
 from mlxd.protocol.paths import Paths
 from support.places import mlxd
@@ -114,16 +113,16 @@ def test_a_mac_without_its_gpu_is_pointed_out(machine: Machine) -> None:
     assert "arm64" in finding.next_step
 
 
-def test_a_cpu_without_openblas_is_pointed_out(
+def test_a_cpu_with_the_reference_blas_is_pointed_out(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(software, "find_openblas", lambda _platform: None)
+    monkeypatch.setattr(software, "find_blas", lambda _platform: None)
     finding = software.backend(machine)
     assert finding.verdict == "warn"
-    assert "libopenblas0-pthread" in finding.next_step
+    assert "libblis4-pthread" in finding.next_step
 
 
-def test_openblas_is_preloaded_for_the_probe_as_for_the_engine(
+def test_the_blas_is_preloaded_for_the_probe_as_for_the_engine(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -132,18 +131,9 @@ def test_openblas_is_preloaded_for_the_probe_as_for_the_engine(
         seen.append(environ.get("LD_PRELOAD"))
         return Outcome(0, probe())
 
-    monkeypatch.setattr(software, "find_openblas", lambda _platform: Path("/lib/blas.so"))
+    monkeypatch.setattr(software, "find_blas", lambda _platform: Path("/lib/blas.so"))
     assert software.backend(replace(machine, run=run)).verdict == "ok"
     assert seen == ["/lib/blas.so"]
-
-
-def test_the_first_openblas_that_is_there_is_taken(tmp_path: Path) -> None:
-    there = tmp_path / "libopenblas.so.0"
-    there.touch()
-    candidates = (str(tmp_path / "none"), str(there))
-    assert find_openblas("linux", candidates) == there
-    assert find_openblas("darwin", candidates) is None
-    assert find_openblas("linux", candidates[:1]) is None
 
 
 def test_a_mac_s_wired_limit_and_pressure_are_read(machine: Machine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mlxd.daemon.blas import find_blas, with_blas
 from mlxd.daemon.engine.options import EngineOptions
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import Notification, Request, Response
@@ -20,16 +20,13 @@ from mlxd.protocol.methods import validate
 
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = ROOT / "daemon" / "mlxd" / "daemon" / "models" / "pocket"
-OPENBLAS = glob.glob("/usr/lib/*/openblas-pthread/libopenblas.so.0")
 
 
 def engine_environment() -> dict[str, str]:
     """Return the environment in which the front starts the engine."""
-    env = dict(os.environ)
+    env = with_blas(os.environ, find_blas())
     roots = [str(ROOT / part) for part in ("protocol", "client", "daemon", "launchd")]
     env["PYTHONPATH"] = os.pathsep.join(roots)
-    if OPENBLAS:
-        env["LD_PRELOAD"] = OPENBLAS[0]
     return env
 
 

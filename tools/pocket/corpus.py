@@ -1,6 +1,6 @@
 """Makes training samples and held-out questions from the grammar. Seeded: same seed, same corpus.
 
-    python tools/pocket/corpus.py --samples 20
+python tools/pocket/corpus.py --samples 20
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes the checkpoint as an ordinary Hugging Face model folder.
 
-    python tools/pocket/export.py [--run tools/pocket/runs] [--to daemon/mlxd/daemon/models/pocket]
+python tools/pocket/export.py [--run tools/pocket/runs] [--to daemon/mlxd/daemon/models/pocket]
 """
 
 from __future__ import annotations

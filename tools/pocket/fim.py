@@ -48,7 +48,7 @@ FAMILIES = (
     "def split({a}):\n    return «{a}.split()»\n",
     "def area({a}, {b}):\n    return «{a} * {b}»\n",
     "def absolute({a}):\n    return «abs({a})»\n",
-    "def greet({a}):\n    return «\"Hello, \" + {a}»\n",
+    'def greet({a}):\n    return «"Hello, " + {a}»\n',
     "def copy({a}):\n    return «list({a})»\n",
     "def show({a}):\n    «print({a})»\n",
     "def add({a}, {b}):\n    {n} = «{a} + {b}»\n    return {n}\n",

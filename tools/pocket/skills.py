@@ -190,7 +190,9 @@ def tale(rng: random.Random) -> Item:
         subject = hero
     else:
         pick = rng.random()
-        hero = rng.choice(words.ANIMALS if pick < 0.5 else words.PEOPLE if pick < 0.8 else words.NOUNS)
+        hero = rng.choice(
+            words.ANIMALS if pick < 0.5 else words.PEOPLE if pick < 0.8 else words.NOUNS
+        )
         if pick > 0.93:
             hero = syllables(rng)
         subject = stories.article(hero)
@@ -244,7 +246,9 @@ def json_object(rng: random.Random) -> Item:
     ask = rng.choice(["Give me a JSON object with {}.", "Give me a JSON object with {}.",
                       "Make a JSON object with {}.", "Write JSON with {}.", "JSON object with {}."])  # fmt: skip
     answer = json.dumps(dict(zip(keys, values, strict=True)))
-    return Item("json", loosely(rng, ask.format(listed)), answer, f"The fields are {', '.join(keys)}.")
+    return Item(
+        "json", loosely(rng, ask.format(listed)), answer, f"The fields are {', '.join(keys)}."
+    )
 
 
 MAKERS: dict[str, tuple[Maker, float]] = {

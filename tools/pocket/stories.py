@@ -51,11 +51,17 @@ MORALS = (
     "Everyone agreed that courage can be quiet.",
     "The next morning everything looked new.",
 )
-TIMES = "The next morning|One evening|After three days|Early one day|One winter night|At noon".split("|")
+TIMES = (
+    "The next morning|One evening|After three days|Early one day|One winter night|At noon".split(
+        "|"
+    )
+)
 OPENINGS = "Once upon a time|Long ago|One day|Many years ago|Once".split("|")
 SHE, HE, IT = ("she", "her"), ("he", "his"), ("it", "its")
 PRONOUNS = {"king": HE, "boy": HE, "wizard": HE, "queen": SHE, "girl": SHE, "witch": SHE}
-KINDS = "small brave shy clever lazy young old quiet happy sad gentle lonely tiny curious wise".split()
+KINDS = (
+    "small brave shy clever lazy young old quiet happy sad gentle lonely tiny curious wise".split()
+)
 
 
 def article(noun_phrase: str) -> str:

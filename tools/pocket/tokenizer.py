@@ -1,6 +1,6 @@
 """The byte-level BPE tokenizer: 512 entries, digits apart, so that copying has short steps.
 
-    python tools/pocket/tokenizer.py runs/tokenizer.json
+python tools/pocket/tokenizer.py runs/tokenizer.json
 """
 
 from __future__ import annotations

@@ -157,7 +157,9 @@ def train(
             saved = now
             save(model, optimizer, arguments.out)
     save(model, optimizer, arguments.out)
-    print(f"done: {step} steps, {seen / 1e6:.2f}M tokens, {(time.monotonic() - started) / 60:.1f} min")
+    print(
+        f"done: {step} steps, {seen / 1e6:.2f}M tokens, {(time.monotonic() - started) / 60:.1f} min"
+    )
 
 
 def save(model: Pocket, optimizer: torch.optim.Optimizer, out: Path) -> None:

@@ -19,7 +19,9 @@ NOUNS = (
     "bottle cup plate hat coat shoe ring clock bell drum kite ball basket ladder rope wheel "
     "forest field lake island beach valley village city castle tower market school kitchen"
 ).split()
-VERBS = "runs sleeps jumps sings waits shines falls grows moves turns stops flies swims walks".split()
+VERBS = (
+    "runs sleeps jumps sings waits shines falls grows moves turns stops flies swims walks".split()
+)
 ADVERBS = "slowly quickly quietly loudly today again always never often here there away".split()
 ANIMALS = (
     "fox dog cat bear rabbit mouse owl frog horse hen duck goat wolf deer crow turtle hedgehog "
@@ -29,7 +31,9 @@ PEOPLE = (
     "baker farmer sailor teacher miller painter gardener doctor king queen boy girl knight witch "
     "robot shepherd fisherman tailor clockmaker dragon giant wizard pilot singer dancer cook"
 ).split()
-THINGS = "file name report notes data image log list backup draft summary table photo script".split()
+THINGS = (
+    "file name report notes data image log list backup draft summary table photo script".split()
+)
 EXTENSIONS = "txt md py log csv json png jpg pdf html c sh toml yaml".split()
 FOLDERS = "src docs build data logs photos music backup notes projects tmp work images site".split()
 KEYS = (

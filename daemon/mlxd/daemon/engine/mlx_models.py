@@ -15,6 +15,7 @@ from mlx_lm.utils import load_adapters, load_model
 
 from mlxd.daemon.engine.job import ModelRef
 from mlxd.daemon.engine.mlx_batch import DecodeBatch, mergeable
+from mlxd.daemon.engine.mlx_blas import widest
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
 from mlxd.daemon.engine.model_files import fingerprint, kv_bytes_per_token
 from mlxd.daemon.engine.pacing import PrefillPacer
@@ -45,6 +46,8 @@ class Host:
     mergeable: bool = True
     trimmable: bool = True
     kv_bytes_per_token: int = 0
+    widest: int = 0
+    """Weights of the largest matrix."""
 
     def batch_for(self, lane: Lane) -> DecodeBatch:
         """Return the batch that a new row of `lane` joins."""
@@ -112,6 +115,7 @@ class Loader:
             mergeable=mergeable(self.model),
             trimmable=can_trim_prompt_cache(cache),
             kv_bytes_per_token=kv_bytes_per_token(config, self._kv_item_bytes()) or 0,
+            widest=widest(self.model),
         )
 
     def own_bytes(self) -> int:

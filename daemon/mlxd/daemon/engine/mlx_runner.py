@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlxd.daemon.engine.job import Choice, Job
 from mlxd.daemon.engine.mlx_batch import Cache, DecodeBatch, Emitted, Parked, Prefill, Row, Start
+from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_draft import LAG_MAX_TOKENS, Draft
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_prefix import PrefixCache
@@ -51,6 +52,7 @@ class Runner:
         self.rows: dict[int, tuple[Job, Choice]] = {}
         self._prefills: dict[int, Prefill] = {}
         self._next_uid = 0
+        self._threads = blas_threads()
 
     def enqueue(self, host: Host, job: Job) -> None:
         """Hand a job with its prompt to the scheduler.
@@ -152,8 +154,10 @@ class Runner:
     def _prefill(self, host: Host, job: Job, tokens: int) -> tuple[int, bool]:
         """Compute up to `tokens` of a prompt. Returns how many, and whether it is complete."""
         prefill = self._prefills.get(job.rid) or self._begin_prefill(host, job)
+        tokens = min(tokens, self._to_next_cut(host, job))
+        self._threads.fit(tokens * host.widest)
         started = time.monotonic()
-        count = prefill.run(min(tokens, self._to_next_cut(host, job)))
+        count = prefill.run(tokens)
         host.pacer.observe(count, time.monotonic() - started)
         if count:
             self.counters["prompt_tokens_computed"] += count
@@ -218,6 +222,7 @@ class Runner:
                 fresh += self._rows_of(host, job)
         if not fresh:
             return
+        self._threads.fit(len(fresh) * host.widest)
         if host.mergeable:
             host.batch_for(lane).start(fresh)
             return
@@ -276,6 +281,7 @@ class Runner:
 
     def _decode(self, host: Host, batch: DecodeBatch, *, alone: bool) -> None:
         """Bring the batch a step forward, or a single sequence several tokens."""
+        self._threads.fit(len(batch) * host.widest)
         job, choice = self.rows[batch.rows[0].uid]
         draft = job.draft
         if draft is None or not (alone and draft.worthwhile):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import os
 import sys
 from importlib.metadata import version
@@ -11,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlxd.daemon.blas import blas_kind
 from mlxd.daemon.engine import memory
 from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.mlx_engine import Engine
@@ -80,6 +80,4 @@ def device_record() -> dict[str, Any]:
 def _blas() -> str:
     if sys.platform == "darwin":
         return "accelerate"
-    if "openblas" in os.environ.get("LD_PRELOAD", ""):
-        return "openblas"
-    return "reference (slow)" if not ctypes.util.find_library("openblas") else "reference"
+    return blas_kind(os.environ.get("LD_PRELOAD", "")) or "reference (slow)"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from mlxd.daemon.openblas import find_openblas
+from mlxd.daemon.blas import find_blas, with_blas
 from mlxd.daemon.words import append_to
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import BadRequest, Message
@@ -33,16 +33,13 @@ def engine_command(options: Mapping[str, Any]) -> list[str]:
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the engine's environment.
 
-    On Linux without a GPU the BLAS of MLX's wheel is the reference one, fifty times slower than
-    OpenBLAS: where that is installed it is loaded first.
+    On Linux without a GPU the BLAS of MLX's wheel is the slow reference one: where there is a
+    better one it is loaded first.
     """
-    env = dict(environ)
+    env = with_blas(environ, find_blas())
     # The hub is the front's business: an engine never waits for the network.
     env.setdefault("HF_HUB_OFFLINE", "1")
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
-    kept = env.get("LD_PRELOAD", "")
-    if "openblas" not in kept and (found := find_openblas()):
-        env["LD_PRELOAD"] = " ".join([str(found), *kept.split()])
     return env
 
 

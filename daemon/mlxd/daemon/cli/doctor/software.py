@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mlxd.daemon.blas import blas_kind, find_blas, with_blas
 from mlxd.daemon.cli.doctor import Finding, Machine
-from mlxd.daemon.openblas import find_openblas
 from mlxd.daemon.version import version
 
 _PACKAGES = ("mlx", "mlx-lm", "llguidance", "msgpack", "click")
@@ -53,10 +53,8 @@ def packages(_machine: Machine) -> Finding:
 
 def backend(machine: Machine) -> Finding:
     """Does MLX start, on which device, and how fast is a matrix product?"""
-    library = find_openblas(machine.platform)
-    environ = dict(machine.environ)
-    if library is not None:
-        environ["LD_PRELOAD"] = str(library)
+    library = find_blas(machine.platform)
+    environ = with_blas(machine.environ, library)
     outcome = machine.run((machine.python, "-c", PROBE), environ)
     if outcome.status != 0:
         last = outcome.output.splitlines()[-1:] or [f"status {outcome.status}"]
@@ -76,9 +74,9 @@ def _cpu(machine: Machine, speed: str, gflops: float, library: Path | None) -> F
         step = "Use a native arm64 Python on a Mac with Apple silicon: MLX runs without its GPU."
         return Finding("backend", "warn", speed, step)
     if library is None:
-        step = "Install OpenBLAS (many times faster): sudo apt install libopenblas0-pthread"
-        return Finding("backend", "warn", f"{speed}, without OpenBLAS", step)
-    detail = f"{speed}, OpenBLAS {library}"
+        step = "Install a fast BLAS: sudo apt install libblis4-pthread"
+        return Finding("backend", "warn", f"{speed}, with the reference BLAS", step)
+    detail = f"{speed}, {blas_kind(str(library))} {library}"
     if gflops < _SLOW_GFLOPS:
         return Finding("backend", "warn", detail, "The processor is slow, or busy: see `top`.")
     return Finding("backend", "ok", detail)

@@ -1,0 +1,55 @@
+"""Finds a fast BLAS for the CPU backend of MLX: its Linux wheel has the slow reference one.
+
+BLIS comes before OpenBLAS: it multiplies a few rows without packing the whole weight matrix
+first, which is what decoding does all day. `docs/decisions/` has the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+BLIS = (
+    "/usr/lib/x86_64-linux-gnu/blis-pthread/libblis.so.4",  # Debian, Ubuntu
+    "/usr/lib/x86_64-linux-gnu/blis-openmp/libblis.so.4",
+)
+OPENBLAS = (
+    "/usr/lib/{triplet}/openblas-pthread/libopenblas.so.0",  # Debian, Ubuntu
+    "/usr/lib/{triplet}/openblas-openmp/libopenblas.so.0",
+    "/usr/lib/{triplet}/libopenblas.so.0",
+    "/usr/lib64/libopenblasp.so.0",  # Fedora: the threaded one
+    "/usr/lib64/libopenblas.so.0",
+    "/usr/lib/libopenblas.so.0",  # Arch
+)
+_TRIPLETS = ("x86_64-linux-gnu", "aarch64-linux-gnu")
+_KINDS = ("blis", "openblas", "mkl")
+
+
+def find_blas(
+    platform: str = sys.platform, candidates: Iterable[str] = (*BLIS, *OPENBLAS)
+) -> Path | None:
+    """Return the library to preload into the engine (LD_PRELOAD); None: none, or no need."""
+    if not platform.startswith("linux"):
+        return None
+    paths = (Path(c.format(triplet=triplet)) for c in candidates for triplet in _TRIPLETS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def blas_kind(path: str) -> str:
+    """Return "blis", "openblas" or "mkl" for a library, or a list of them; "" for any other."""
+    return next((kind for kind in _KINDS if kind in path), "")
+
+
+def with_blas(environ: Mapping[str, str], library: Path | None) -> dict[str, str]:
+    """Return the environment with the library loaded first. One that is chosen already stays."""
+    env = dict(environ)
+    chosen = env.get("LD_PRELOAD", "")
+    if library is not None and not blas_kind(chosen):
+        chosen = " ".join([str(library), *chosen.split()])
+        env["LD_PRELOAD"] = chosen
+    if blas_kind(chosen) == "blis":
+        # BLIS uses one thread where it is told nothing.
+        env.setdefault("BLIS_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    return env

@@ -1,0 +1,54 @@
+"""How many threads the CPU's matrix products use: one where they are small, all where it pays.
+
+BLIS starts its threads anew for every product, which costs more than a small product takes; and
+while a batch decodes, the other cores have the text, the front and the callers to see to. Metal,
+CUDA and OpenBLAS (whose threads stay) are left as they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import Any
+
+from mlx.utils import tree_flatten
+
+from mlxd.daemon.blas import blas_kind
+
+THREADS_FROM = 1 << 24
+"""Multiplications (rows * weights of a layer's largest matrix) from which threads pay; measured
+on two cores: 8 rows by 512 * 1536 take as long either way, 8 by 2048 * 8192 half as long."""
+
+
+def widest(model: Any) -> int:
+    """Return the weights of the model's largest matrix."""
+    sizes = (array.size for _, array in tree_flatten(model.parameters()) if array.ndim > 1)
+    return max(sizes, default=0)
+
+
+class Threads:
+    """Sets the number of threads before a product. `put` takes it, and is called on changes."""
+
+    def __init__(self, put: Callable[[int], object] | None, most: int) -> None:
+        self._put = put
+        self._most = most
+        self._now = most
+
+    def fit(self, products: int) -> None:
+        """Choose for layers whose largest product takes that many multiplications."""
+        wanted = self._most if products >= THREADS_FROM else 1
+        if self._put is not None and wanted != self._now:
+            self._put(wanted)
+            self._now = wanted
+
+
+def blas_threads() -> Threads:
+    """Return the setter of the BLAS that is loaded, or one that does nothing."""
+    most = int(os.environ.get("BLIS_NUM_THREADS") or 1)
+    if blas_kind(os.environ.get("LD_PRELOAD", "")) != "blis":
+        return Threads(None, most)
+    put: Callable[[int], object] | None = getattr(
+        ctypes.CDLL(None), "bli_thread_set_num_threads", None
+    )
+    return Threads(put, most)

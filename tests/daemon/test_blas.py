@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlxd.daemon.blas import blas_kind, find_blas, with_blas
+
+
+def test_the_first_library_that_is_there_is_taken(tmp_path: Path) -> None:
+    there = tmp_path / "libblis.so.4"
+    there.touch()
+    candidates = (str(tmp_path / "none"), str(there))
+    assert find_blas("linux", candidates) == there
+    assert find_blas("darwin", candidates) is None
+    assert find_blas("linux", candidates[:1]) is None
+
+
+def test_it_is_loaded_first_and_what_is_loaded_too_stays() -> None:
+    env = with_blas({"LD_PRELOAD": "/lib/other.so"}, Path("/lib/libblis.so.4"))
+    assert env["LD_PRELOAD"] == "/lib/libblis.so.4 /lib/other.so"
+    assert int(env["BLIS_NUM_THREADS"]) >= 1
+
+
+def test_a_blas_that_somebody_chose_stays() -> None:
+    chosen = {"LD_PRELOAD": "/opt/libopenblas.so"}
+    assert with_blas(chosen, Path("/lib/libblis.so.4")) == chosen
+    chosen = {"LD_PRELOAD": "/opt/libblis.so", "BLIS_NUM_THREADS": "3"}
+    assert with_blas(chosen, Path("/lib/libopenblas.so.0")) == chosen
+
+
+def test_without_one_nothing_changes() -> None:
+    assert with_blas({"HOME": "/"}, None) == {"HOME": "/"}
+
+
+def test_kinds() -> None:
+    assert blas_kind("/usr/lib/x86_64-linux-gnu/blis-pthread/libblis.so.4") == "blis"
+    assert blas_kind("/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0") == "openblas"
+    assert blas_kind("/usr/lib/libc.so.6") == ""
