@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxd.client.fast.mlx_fast_text import VERSION
 from mlxd.client.fast.mlx_options import SPEC_HINT
 from mlxd.protocol.errors import ERRORS, EXITS, DaemonUnreachable, exit_codes
 from support.commands import runner
@@ -20,7 +21,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(params=sorted(ERRORS))
 def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """A daemon that answers everything with one error."""
-    environ = {**own_environ(tmp_path), "FAKE_DAEMON": f"error:{request.param}"}
+    environ = {
+        **own_environ(tmp_path),
+        "FAKE_DAEMON": f"error:{request.param}",
+        "FAKE_VERSION": VERSION,
+    }
     for name in ("run", "log", "state"):
         (tmp_path / name).mkdir(mode=0o700)
     process = subprocess.Popen(FAKE_DAEMON, env=environ)

@@ -2,44 +2,163 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
+import re
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from mlxd.client.fast.mlx_fast_text import VERSION
-from support.daemon_process import running_daemon
+from mlxd.client import Client
+from mlxd.client.fast.mlx_fast_text import VERSION, skew
+from support.commands import Run, runner
+from support.daemon_process import Daemon, fake_engine_settings, running_daemon
+from support.sources import copy_sources
 
-ROOT = Path(__file__).resolve().parents[2]
-OTHER = '"""Another version."""\n\n\ndef version() -> str:\n    return "9.9.9"\n'
+COUNT = "Count from 3 to 5."
+FAST, FULL = [], ["--template", "plain"]
+
+# What a later version may do within a protocol number: new keys, events and notifications.
+SAYS_MORE = '''
+
+def _more(value):
+    """Return maps with a key that nobody knows yet, at every depth."""
+    if isinstance(value, dict):
+        return {**{key: _more(one) for key, one in value.items()}, "later": {"a": [1, None]}}
+    return [_more(one) for one in value] if isinstance(value, list) else value
+
+
+def _to_callers(message):
+    return isinstance(message, Response) or message.method == "event"
+
+
+_encode = encode
+
+
+def encode(message, encoding):
+    """Encode a message as a later version may."""
+    if isinstance(message, Request) or not _to_callers(message):
+        return _encode(message, encoding)
+    if isinstance(message, Response):
+        return _encode(Response(message.id, message.error, _more(message.result)), encoding)
+    about = {"id": message.params["id"], "type": "later", "what": 1}
+    return (
+        _encode(Notification("later", {}), encoding)
+        + _encode(Notification("event", about), encoding)
+        + _encode(Notification("event", _more(message.params)), encoding)
+    )
+'''
+
+
+def change(folder: Path, file: str, pattern: str, replacement: str) -> None:
+    path = folder / file
+    text, count = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.S)
+    assert count == 1, f"{file} has no {pattern}"
+    path.write_text(text)
+
+
+def become(folder: Path, version: str) -> str:
+    """Copy the program, as another version; returns its PYTHONPATH."""
+    place = copy_sources(folder)
+    (folder / "daemon" / "mlxd" / "daemon" / "version.py").write_text(
+        f'"""Another version."""\n\n\ndef version() -> str:\n    return "{version}"\n'
+    )
+    return place
+
+
+def with_template(daemon: Daemon) -> Run:
+    templates = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "templates"
+    templates.mkdir(parents=True)
+    (templates / "plain.toml").write_text('prompt = "{input}"\n')
+    return runner({name: text for name, text in daemon.environ.items() if name != "PYTHONPATH"})
+
+
+@pytest.fixture(params=[("9.9.9", "upgrade this one."), ("0.0.1", "mlxd restart")])
+def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run, str, str]]:
+    version, step = request.param
+    place = become(tmp_path, version)
+    home = tmp_path / "home"
+    home.mkdir()
+    with running_daemon(home, PYTHONPATH=place) as daemon:
+        yield with_template(daemon), version, step
 
 
 def test_the_client_knows_its_own_version():
     assert metadata.version("mlxd") == VERSION
 
 
-@pytest.mark.parametrize("options", [[], ["--template", "plain"]])
-def test_another_daemon_answers_and_the_client_advises(tmp_path: Path, options: list[str]):
-    shutil.copytree(ROOT / "daemon" / "mlxd", tmp_path / "daemon" / "mlxd",
-                    ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    (tmp_path / "daemon" / "mlxd" / "daemon" / "version.py").write_text(OTHER)
-    places = [tmp_path / "daemon", *(ROOT / part for part in ("protocol", "client", "launchd"))]
+def test_the_advice_fits_the_direction():
+    assert skew(VERSION) == ""
+    assert skew("999.0").endswith("upgrade this one.")
+    assert skew("0.0.99").endswith("mlxd restart")
+    assert skew(f"{VERSION}.dev1").endswith("mlxd restart")
+
+
+def test_another_daemon_answers_and_the_client_advises(other: tuple[Run, str, str]):
+    mlx, version, step = other
+    for options in (FAST, FULL):
+        done = mlx("ask", *options, COUNT)
+        assert (done.returncode, done.stdout) == (0, "3, 4, 5\n")
+        (advice,) = [line for line in done.stderr.splitlines() if version in line]
+        assert advice.endswith(step)
+    done = mlx("chat", stdin=f"{COUNT}\n{COUNT}\nq\n")
+    assert done.stdout.count("3, 4, 5") == 2
+    assert done.stderr.count(version) == 1, "once is enough"
+
+
+def test_an_option_that_an_older_daemon_does_not_know(tmp_path: Path):
+    place = become(tmp_path, "0.0.1")
+    change(tmp_path, "protocol/mlxd/protocol/methods.py", r'    Param\("min_p".*?\n', "")
     home = tmp_path / "home"
     home.mkdir()
-    with running_daemon(home, PYTHONPATH=os.pathsep.join(map(str, places))) as daemon:
-        templates = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "templates"
-        templates.mkdir(parents=True)
-        (templates / "plain.toml").write_text('prompt = "{input}"\n')
-        done = subprocess.run(
-            [sys.executable, "-m", "mlxd.client.cli", "ask", *options, "Count from 3 to 5."],
-            env={**daemon.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-    assert done.stdout == "3, 4, 5\n"
-    advice = [line for line in done.stderr.splitlines() if "9.9.9" in line]
-    assert len(advice) == 1
-    assert advice[0].endswith("mlxd restart")
+    with running_daemon(home, PYTHONPATH=place, **fake_engine_settings()) as daemon:
+        mlx = with_template(daemon)
+        for options in (FAST, FULL):
+            done = mlx("ask", *options, "--min-p", "0.1", COUNT)
+            assert (done.returncode, done.stdout) == (6, "")
+            assert "--min-p" in done.stderr
+            assert done.stderr.splitlines()[-1].endswith("0.0.1, this is "
+                f"{VERSION}. When it suits you: mlxd restart")  # fmt: skip
+            done = mlx("ask", *options, "--temperature", "99", COUNT)
+            assert done.returncode in (2, 6)
+        assert mlx("ask", "3 tokens").stdout == "w0 w1 w2 \n"
+
+
+def test_a_method_that_an_older_daemon_does_not_have(tmp_path: Path):
+    place = become(tmp_path, "0.0.1")
+    change(tmp_path, "protocol/mlxd/protocol/methods.py", r'"models\.show"', '"models.other"')
+    change(tmp_path, "daemon/mlxd/daemon/front/models.py", r'"models\.show"', '"models.other"')
+    home = tmp_path / "home"
+    home.mkdir()
+    with running_daemon(home, PYTHONPATH=place, **fake_engine_settings()) as daemon:
+        done = with_template(daemon)("models", "show", "pocket")
+    assert done.returncode == 6
+    assert "models.show" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("mlxd restart")
+
+
+def test_what_a_newer_daemon_says_more_is_ignored(tmp_path: Path):
+    place = become(tmp_path, VERSION)
+    codec = tmp_path / "protocol" / "mlxd" / "protocol" / "codec.py"
+    codec.write_text(codec.read_text() + SAYS_MORE)
+    home = tmp_path / "home"
+    home.mkdir()
+    with running_daemon(home, PYTHONPATH=place) as daemon:
+        mlx = with_template(daemon)
+        for options in (FAST, FULL, ["--json"], ["-v"]):
+            done = mlx("ask", *options, COUNT)
+            assert done.returncode == 0, done.stderr
+            assert "3, 4, 5" in done.stdout
+        assert "later" in mlx("ask", "--json", COUNT).stdout, "the daemon does not say more"
+        assert "3, 4, 5" in mlx("chat", stdin=f"{COUNT}\nq\n").stdout
+        for command in (["ps"], ["models", "list"], ["models", "show", "pocket"], ["log", "list"]):
+            done = mlx(*command)
+            assert (done.returncode, done.stderr) == (0, ""), command
+        with Client(daemon.socket_path) as client:
+            with client.stream("chat", messages=[{"role": "user", "content": COUNT}]) as stream:
+                kinds = {event["type"] for event in stream}
+            assert {"later", "delta"} <= kinds
+            assert stream.result["choices"][0]["text"] == "3, 4, 5"
+        for command in (["status"], ["restart"], ["stop"]):
+            done = runner(daemon.environ, "mlxd")(*command)
+            assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Running the installed `mlx`."""
+"""Running the installed `mlx` and `mlxd`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ BIN = Path(sys.executable).parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def runner(environ: dict[str, str]) -> Run:
+def runner(environ: dict[str, str], program: str = "mlx") -> Run:
     def run(
         *arguments: str, stdin: str | bytes | None = None, **settings: str
     ) -> subprocess.CompletedProcess[str]:
         raw = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
-            [str(BIN / "mlx"), *arguments],
+            [str(BIN / program), *arguments],
             env={**environ, **settings},
             input=raw,
             stdin=subprocess.DEVNULL if raw is None else None,

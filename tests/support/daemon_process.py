@@ -157,15 +157,15 @@ def running_daemon(folder: Path | None = None, **settings: str) -> Iterator[Daem
     """A daemon for the time of a block; `settings` are environment variables."""
     with tempfile.TemporaryDirectory(prefix="mlxd-") as temporary:
         daemon = Daemon(folder or Path(temporary), settings)
-        daemon.start()
         try:
+            daemon.start()
             yield daemon
-        finally:
-            assert daemon.process is not None
-            if daemon.process.poll() is None:
+            if daemon.process is not None and daemon.process.poll() is None:
                 daemon.stop()
-            if daemon.process.poll() is None:
+        finally:
+            if daemon.process is not None and daemon.process.poll() is None:
                 daemon.process.kill()
+                daemon.process.wait()
 
 
 def fake_engine_settings(script: str = "") -> dict[str, str]:

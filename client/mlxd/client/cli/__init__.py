@@ -9,8 +9,12 @@ from typing import Any
 import click
 
 from mlxd.client.cli.groups import Commands
+from mlxd.client.fast.mlx_fast_text import UNKNOWN_TO_THEM, VERSION, skew
 from mlxd.client.fast.mlx_options import refusal
+from mlxd.client.sync import Client
 from mlxd.protocol.errors import EXIT_INTERRUPTED, MlxdError
+
+ADVICE_TIMEOUT_S = 5.0
 
 COMMANDS = {
     "ask": ("ask", "ask"),
@@ -75,12 +79,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command, path = _called(words)
         message, hint = refusal(error.to_map(), path, _flags(command))
         click.echo(f"mlx: {message}\n     {hint}", err=True)
+        if advice := _advice(error):
+            click.echo(advice, err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Who reads us has enough; Python must not complain about it at exit either.
         sys.stderr.close()
         sys.exit(0)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _advice(error: MlxdError) -> str:
+    """Return the line of advice where a daemon of another version refuses what it does not know."""
+    if error.code not in UNKNOWN_TO_THEM:
+        return ""
+    try:
+        with Client(timeout_s=ADVICE_TIMEOUT_S) as client:
+            theirs = str(client.request("hello").get("version", VERSION))
+            return str(skew(theirs))
+    except (MlxdError, OSError):
+        return ""
 
 
 def _usage(exc: click.UsageError) -> None:

@@ -11,7 +11,7 @@ from mlxd.client.cli import templates
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import fill_options, given, params_of, prompt_of, shared_options
 from mlxd.client.cli.terminal import Answer, Aside, print_json, tell
-from mlxd.client.fast.mlx_fast_text import introduce, skew, statistics
+from mlxd.client.fast.mlx_fast_text import VERSION, introduce, skew, statistics
 
 METHODS = {"ask": "chat", "generate": "generate", "fill": "fill"}
 FENCE = re.compile(r"^(`{3,})[^\n]*\n(.*?)(?:^\1\s*$|\Z)", re.S | re.M)
@@ -110,7 +110,7 @@ def finish(result: dict[str, Any], values: dict[str, Any], *, silent: bool) -> i
         print_whole(result, values)
     for note in result["applied"]["notes"]:
         tell(f"mlx: {note}")
-    if advice := skew(result):
+    if advice := skew(result["applied"].get("version", VERSION)):
         tell(advice)
     if values.get("verbose"):
         tell(statistics(result))

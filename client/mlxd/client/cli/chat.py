@@ -13,7 +13,7 @@ from mlxd.client.cli.conversation import Conversation
 from mlxd.client.cli.options import fenced, given, shared_options
 from mlxd.client.cli.prompt import QUOTES, read_lines
 from mlxd.client.cli.terminal import Answer, Aside, print_json, tell
-from mlxd.client.fast.mlx_fast_text import introduce, skew, statistics
+from mlxd.client.fast.mlx_fast_text import VERSION, introduce, skew, statistics
 from mlxd.client.fast.mlx_options import refusal
 from mlxd.protocol.errors import MlxdError
 
@@ -121,7 +121,7 @@ class Chat:
             tell(f"mlx: {note}")
         if self.values.get("verbose"):
             tell(statistics(result))
-        advice = skew(result)
+        advice = skew(result["applied"].get("version", VERSION))
         if advice and advice != self._advice:
             self._advice = advice
             tell(advice)

@@ -8,6 +8,8 @@ import posix
 import sys
 
 from mlx_fast_text import (
+    UNKNOWN_TO_THEM,
+    VERSION,
     coloured,
     introduce,
     progress,
@@ -147,12 +149,36 @@ def receive(connection, command, values):
         try:
             while True:
                 message, at = unpack(data, at)
-                if message[0] == 2:
+                if message[0] == 1:
+                    code = printer.finish(message[2], message[3])
+                    if message[2] is not None:
+                        explain(connection, message[2]["code"])
+                    return code
+                if message[1] == "event":
                     printer.event(message[2][0])
-                else:
-                    return printer.finish(message[2], message[3])
         except More:
             data = data[at:]
+
+
+def explain(connection, code):
+    """Say so where the daemon refuses what it may be too old, or too new, to know."""
+    if code not in UNKNOWN_TO_THEM:
+        return
+    connection.settimeout(FIRST_WORD_S)
+    data = b""
+    try:
+        send(connection, pack([0, 2, "hello", [{}]]))
+        while part := connection.recv(READ_BYTES):
+            data += part
+            try:
+                advice = skew(unpack(data, 0)[0][3].get("version", VERSION))
+            except More:
+                continue
+            if advice:
+                tell(advice + "\n")
+            return
+    except OSError:
+        return
 
 
 def rendering(shown):
@@ -253,7 +279,7 @@ class Printer:
             tell("mlx: " + note + "\n")
         if result["choices"][0]["finish_reason"] == "length" and self.terminal:
             tell("mlx: cut at max_tokens; more with --max-tokens N\n")
-        if advice := skew(result):
+        if advice := skew(result["applied"].get("version", VERSION)):
             tell(advice + "\n")
         if self.values.get("verbose"):
             tell(statistics(result) + "\n")

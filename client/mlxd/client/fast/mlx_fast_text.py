@@ -49,15 +49,28 @@ def scope():
         return ""
 
 
-def skew(result):
-    """Return the line of advice where daemon and client are of different versions; "": same."""
-    theirs = result["applied"].get("version", VERSION)
+def skew(theirs):
+    """Return the line of advice where the daemon's version is another than ours; "": the same."""
     if theirs == VERSION:
         return ""
+    if _numbers(theirs) > _numbers(VERSION):
+        # To restart a newer daemon from here would put the older one in its place.
+        return "mlx: the daemon is version %s, this is %s. When it suits you, upgrade this one." % (
+            theirs,
+            VERSION,
+        )
     return "mlx: the daemon is version %s, this is %s. When it suits you: mlxd restart" % (
         theirs,
         VERSION,
     )
+
+
+def _numbers(version):
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+UNKNOWN_TO_THEM = ("invalid_params", "method_not_found")
+"""Errors of which a daemon of another version may be the reason."""
 
 
 def statistics(result):
