@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import stat
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from mlxd.daemon.conversations.schema import MIGRATIONS
 from mlxd.daemon.conversations.store import Store, Turn, new_id
+from mlxd.daemon.front.recorder import Recorder, Recording
 from mlxd.protocol.errors import InvalidParams, MlxdError
 
 ASK = Turn("chat", "aaaa", "tty:1", None, "pocket", [{"role": "user", "content": "my name is Ada"}])
@@ -156,6 +159,77 @@ def test_a_damaged_database_is_kept_aside(path: Path, damage: bytes | str):
     assert again.damaged.read_bytes() == ruined
     answered(again, ASK, "new")
     assert len(again.show("aaaa")["turns"]) == 1
+
+
+def damage_inside(path: Path, pages: int = 1) -> None:
+    """Leave the first pages, which hold the schema, and ruin the rest."""
+    whole = path.read_bytes()
+    kept = 4096 * pages
+    with path.open("r+b") as file:
+        file.seek(kept)
+        file.write(b"\xa5" * (len(whole) - kept))
+
+
+def test_damage_behind_the_first_page_is_noticed_too(path: Path):
+    store = Store(path)
+    answered(store, ASK, "x")
+    store.close()
+    damage_inside(path, pages=2)
+    again = Store(path)
+    assert again.damaged is not None
+    assert again.recent(9) == []
+    again.close()
+
+
+def test_damage_that_shows_while_it_is_open_begins_a_new_database(path: Path):
+    lines = []
+    recorder = Recorder(path, lambda event, **fields: lines.append((event, fields)))
+
+    async def story() -> list[Recording]:
+        recordings = []
+        for text in ("one", "two"):
+            recordings.append(recorder.begin(asked(ASK, text, conversation=text)))
+            await recorder.call(lambda store: store.recent(9))
+            await recorder.call(ruin)
+        found = await recorder.call(lambda store: store.recent(9))
+        assert [record["id"] for record in found] == ["two"]
+        await recorder.close()
+        return recordings
+
+    def ruin(store: Store) -> None:
+        if not lines:
+            store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            damage_inside(path, pages=0)
+            store._db.execute("PRAGMA shrink_memory")
+
+    recordings = asyncio.run(story())
+    assert [recording.problem for recording in recordings] == ["", ""]
+    assert recorder.problem == ""
+    assert [event for event, _ in lines] == ["conversations damaged"]
+    assert list(path.parent.glob("*.damaged-*"))
+
+
+def test_what_cannot_be_opened_is_an_error_in_words(path: Path):
+    path.mkdir(parents=True)
+    recorder = Recorder(path, lambda *_event, **_fields: None)
+
+    async def story() -> None:
+        with pytest.raises(MlxdError, match="cannot be used: Is a directory") as caught:
+            await recorder.call(lambda store: store.recent(9))
+        assert "mlxd doctor" in caught.value.hint
+        await recorder.close()
+
+    asyncio.run(story())
+
+
+def test_the_last_one_is_the_last_though_the_clock_was_set_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    answered(store, asked(ASK, "first", conversation="one"), "x")
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    answered(store, asked(ASK, "second", conversation="two"), "x")
+    assert [found["id"] for found in store.recent(9)] == ["two", "one"]
+    assert store.history("last", ASK.scope, ASK.kind).id == "two"
 
 
 def test_a_database_of_a_newer_mlxd_is_left_alone(path: Path):

@@ -24,6 +24,10 @@ Record = dict[str, Any]
 
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 """Thirty-two letters that are not mistaken for one another."""
+# By the turns' own order: the time of day may be set back.
+NEWEST_FIRST = (
+    "ORDER BY (SELECT max(number) FROM turns WHERE conversation = c.id) DESC, updated DESC, id"
+)
 ID_LETTERS = 8
 TITLE_CHARACTERS = 80
 BUSY_S = 5.0
@@ -65,13 +69,10 @@ class Store:
         try:
             self._db = self._open()
         except sqlite3.DatabaseError as exc:
-            # A full disk or a folder without rights is no damage: keep the file where it is.
-            if isinstance(exc, sqlite3.OperationalError):
+            if not is_damage(exc):
                 raise
             self.damaged = _put_aside(path)
             self._db = self._open()
-        self._db.execute("UPDATE turns SET state = 'broken', error = 'engine_died' "
-                         "WHERE state = 'answering'")  # fmt: skip
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,6 +89,9 @@ class Store:
             db.execute("PRAGMA secure_delete = ON")
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             migrate(db)
+            # Whatever was being answered went down with the daemon that wrote it.
+            db.execute("UPDATE turns SET state = 'broken', error = 'engine_died' "
+                       "WHERE state = 'answering'")  # fmt: skip
         except BaseException:
             db.close()
             raise
@@ -95,6 +99,14 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+
+    def replaced(self) -> Store:
+        """Put this database aside as damaged; returns a new one in its place."""
+        self.close()
+        damaged = _put_aside(self._path)
+        store = Store(self._path)
+        store.damaged = damaged
+        return store
 
     # ---- writing
 
@@ -190,7 +202,7 @@ class Store:
         """Return conversations, the newest first."""
         rows = self._db.execute(
             "SELECT c.*, (SELECT count(*) FROM turns WHERE conversation = c.id) AS turns "
-            "FROM conversations c WHERE ? IS NULL OR scope = ? ORDER BY updated DESC, id LIMIT ?",
+            f"FROM conversations c WHERE ? IS NULL OR scope = ? {NEWEST_FIRST} LIMIT ?",
             (scope, scope, limit),
         )
         return _records(rows)
@@ -248,8 +260,7 @@ class Store:
 
     def _last(self, scope: str, kind: str) -> Record:
         rows = self._db.execute(
-            "SELECT * FROM conversations WHERE scope = ? AND kind = ? "
-            "ORDER BY updated DESC LIMIT 1",
+            f"SELECT * FROM conversations c WHERE scope = ? AND kind = ? {NEWEST_FIRST} LIMIT 1",
             (scope, kind),
         )
         found = _records(rows)
@@ -306,9 +317,21 @@ def _put_aside(path: Path) -> Path:
     return kept
 
 
+def is_damage(exc: Exception) -> bool:
+    """Whether SQLite says that the file is none of its own, or malformed.
+
+    A full disk or a folder without rights is no damage: these have classes of their own.
+    """
+    return type(exc) is sqlite3.DatabaseError
+
+
 def explain(exc: Exception) -> str:
-    """Return why a conversation cannot be stored, in a few words."""
+    """Return why a conversation cannot be stored or read, in a few words."""
     if isinstance(exc, MlxdError):
         return exc.message
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"{exc.strerror}: {exc.filename}" if exc.filename else exc.strerror
+    if isinstance(exc, sqlite3.OperationalError):
+        return str(exc)  # such as: database or disk is full
     text = str(exc)
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__

@@ -21,6 +21,10 @@ CLOSE_GRACE_S = 5.0
 """How long a caller may take to read the last words before its connection is cut."""
 REFUSED_GRACE_S = 2.0
 """How long a refused caller may take to say something that can be answered."""
+RESERVED_DESCRIPTORS = 48
+"""For an engine and its start, a hub worker, the database, logs, and callers being refused."""
+REFUSED_AT_ONCE = 16
+"""So many may be told why; more of them are hung up on, or they would take the reserve."""
 MACOS_BUFFER_BYTES = 512 * 1024  # the default there is 8 KiB
 
 Handle = Callable[["Connection", Request | Notification], None]
@@ -215,6 +219,11 @@ class Connection(asyncio.Protocol):
             return
         encoding = self._decoder.encoding or Encoding.MSGPACK
         self._outgoing.append(encode(message, encoding))
+
+
+def connections_that_fit(wanted: int) -> int:
+    """Return how many connections to serve at once, so that descriptors are left for the rest."""
+    return max(1, min(wanted, descriptor_limit() - RESERVED_DESCRIPTORS))
 
 
 def descriptor_limit() -> int:

@@ -121,7 +121,7 @@ def _hello(front: Front, conn: Connection, msgid: MessageId, params: Params) -> 
             "max_message_bytes": config.max_message_bytes,
             "max_depth": config.max_depth,
             "max_requests_per_connection": config.max_requests_per_connection,
-            "max_connections": config.max_connections,
+            "max_connections": front.max_connections,
             "max_queue": config.max_queue,
         },
     }

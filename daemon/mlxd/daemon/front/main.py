@@ -15,7 +15,7 @@ from typing import Any
 
 from mlxd.daemon.config import Config
 from mlxd.daemon.front import dispatch, handover, listener, upkeep
-from mlxd.daemon.front.connection import Connection, descriptor_limit
+from mlxd.daemon.front.connection import REFUSED_AT_ONCE, Connection, connections_that_fit
 from mlxd.daemon.front.engine_link import engine_command
 from mlxd.daemon.front.hub import HubWorkers
 from mlxd.daemon.front.listener import Listener, open_listener
@@ -79,6 +79,8 @@ class Front:
         self.catalog = Catalog(config, own_dir=paths.models_dir)
         self.metrics = Metrics()
         self.connections: set[Connection] = set()
+        self.max_connections = config.max_connections
+        self._refused: set[Connection] = set()
         self.listener = opened
         self._servers: list[asyncio.AbstractServer] = []
         self._socket_problem = ""
@@ -125,7 +127,7 @@ class Front:
             loop.add_signal_handler(number, self.begin_shutdown, None)
         loop.add_signal_handler(signal.SIGHUP, reopen, self._logger)
         loop.set_exception_handler(self._unexpected)
-        descriptor_limit()
+        self.max_connections = connections_that_fit(self.config.max_connections)
         await self._listen()
         self.log("ready", pid=os.getpid(), version=version(), socket=str(self.paths.socket))
         if on_ready is not None:
@@ -200,18 +202,29 @@ class Front:
         error: MlxdError | None = None
         if not listener.peer_allowed(uid, adopted=self.listener.adopted):
             error = PermissionDenied("This daemon serves its own user only.")
-        elif len(self.connections) >= self.config.max_connections:
-            limit = self.config.max_connections
-            error = Overloaded(f"{limit} connections are open.", data={"max_connections": limit})
+        elif len(self.connections) >= self.max_connections:
+            error = self._full()
         if error is not None:
             self.log("refused", level="warning", code=error.code, uid=uid)
+            if len(self._refused) >= REFUSED_AT_ONCE:
+                conn.abort()
+            self._refused.add(conn)
             conn.refuse(error)
             return False
         self.connections.add(conn)
         return True
 
+    def _full(self) -> Overloaded:
+        limit = self.max_connections
+        hint = ""
+        if limit < self.config.max_connections:
+            hint = "The system allows few open files: mlxd doctor says how to get more."
+        data = {"max_connections": limit}
+        return Overloaded(f"{limit} connections are open.", hint=hint, data=data)
+
     def _lost(self, conn: Connection) -> None:
         self.connections.discard(conn)
+        self._refused.discard(conn)
         if not self.connections:
             self._all_lost.set()
         self.requests.connection_lost(conn)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlxd.daemon.front.log import Log
+from mlxd.protocol.errors import MlxdError
 
 if TYPE_CHECKING:
     from mlxd.daemon.conversations.store import Store, Turn
@@ -47,9 +48,13 @@ class Recorder:
         self.problem = ""
 
     async def call(self, work: Callable[[Store], T]) -> T:
-        """Return what `work` makes of the database."""
+        """Return what `work` makes of the database.
+
+        Raises:
+            MlxdError: what `work` raises, or that the database cannot be used.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker(), lambda: work(self._opened()))
+        return await loop.run_in_executor(self._worker(), self._call, work)
 
     def begin(self, turn: Turn) -> Recording:
         """Store a turn that is about to be answered."""
@@ -84,12 +89,37 @@ class Recorder:
 
     # ---- on the thread
 
+    def _call(self, work: Callable[[Store], T]) -> T:
+        try:
+            return work(self._opened())
+        except MlxdError:
+            raise
+        except Exception as exc:
+            raise MlxdError(
+                f"The stored conversations cannot be used: {self._failed(exc)}.",
+                hint="See what is wrong: mlxd doctor",
+            ) from exc
+
     def _begin(self, recording: Recording) -> None:
         try:
-            recording.number = self._opened().begin(recording.turn)
+            try:
+                recording.number = self._opened().begin(recording.turn)
+            except Exception as exc:
+                if not self._put_aside(exc):
+                    raise
+                recording.number = self._opened().begin(recording.turn)
             self.problem = ""
         except Exception as exc:
             recording.problem = self._failed(exc)
+
+    def _put_aside(self, exc: Exception) -> bool:
+        """Begin a new database where the damage shows only now; False: it is something else."""
+        from mlxd.daemon.conversations.store import is_damage
+
+        if self._store is None or not is_damage(exc):
+            return False
+        self._use(self._store.replaced())
+        return True
 
     def _finish(self, recording: Recording, choice: dict[str, Any], usage: dict[str, Any]) -> None:
         if recording.number is not None:
@@ -106,11 +136,14 @@ class Recorder:
             # Imported here: an idle daemon whose callers store nothing needs no SQLite.
             from mlxd.daemon.conversations.store import Store
 
-            self._store = Store(self._path)
-            if self._store.damaged is not None:
-                kept = str(self._store.damaged)
-                self._log("conversations damaged", level="error", kept=kept)
+            self._use(Store(self._path))
+        assert self._store is not None
         return self._store
+
+    def _use(self, store: Store) -> None:
+        self._store = store
+        if store.damaged is not None:
+            self._log("conversations damaged", level="error", kept=str(store.damaged))
 
     @contextlib.contextmanager
     def _reporting(self) -> Any:

@@ -1,0 +1,117 @@
+"""A disk that is full, and one that cannot be written: real file systems under a real daemon."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon import lock
+from mlxd.protocol.paths import Paths, resolve_paths
+from support.commands import runner
+from support.daemon_process import Daemon, fake_engine_settings, running_daemon, user
+from support.mounts import fill, read_only, small_disk
+from support.places import mlxd
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        yield folder
+
+
+def stored(daemon: Daemon) -> int:
+    found = daemon.ask("conversations.list")["conversations"]
+    return sum(record["turns"] for record in found)
+
+
+def test_a_disk_that_gets_full_costs_what_would_be_stored_and_nothing_else(disk: Path):
+    with running_daemon(disk, **fake_engine_settings()) as daemon:
+        assert daemon.ask("chat", messages=user("1 tokens"), conversation="new")["conversation"]
+        filler = fill(disk)
+        answer = daemon.ask(
+            "chat", messages=user("2 tokens " + "word " * 20_000), conversation="new"
+        )
+        assert answer["usage"]["completion_tokens"]
+        assert "not stored" in answer["applied"]["notes"][0]
+        assert "full" in answer["applied"]["notes"][0]
+        assert "conversation" not in answer
+        assert "full" in daemon.ask("status")["conversations"]["problem"]
+        assert "full" in mlxd(daemon.environ, "status").stdout
+        assert mlxd(daemon.environ, "logs").returncode == 0
+        assert mlxd(daemon.environ, "doctor").returncode in (0, 1)
+        filler.unlink()
+        assert daemon.ask("chat", messages=user("1 tokens"), conversation="new")["conversation"]
+        assert daemon.ask("status")["conversations"]["problem"] is None
+        assert stored(daemon) == 2
+        assert daemon.log_lines()[-1]["event"] == "request", "the log goes on"
+
+
+def test_a_full_disk_keeps_nobody_from_starting_asking_and_stopping(disk: Path):
+    with running_daemon(disk) as daemon:
+        daemon.stop()
+        filler = fill(disk)
+        assert filler.stat().st_size
+        done = mlxd(daemon.environ, "start")
+        assert done.returncode == 0, done.stderr
+        paths = resolve_paths(daemon.environ)
+        try:
+            mlx = runner(daemon.environ)
+            done = mlx("ask", "Count from 3 to 5.")
+            assert (done.returncode, done.stdout) == (0, "3, 4, 5\n")
+            assert "not stored" in done.stderr
+            assert mlxd(daemon.environ, "restart").returncode == 0
+            assert mlxd(daemon.environ, "status").returncode == 0
+        finally:
+            assert mlxd(daemon.environ, "stop", "--force").returncode == 0
+        assert not lock.is_held(paths.lock_file)
+
+
+def test_a_setting_that_the_disk_does_not_take_leaves_the_file_as_it_was(disk: Path):
+    with running_daemon(disk, **fake_engine_settings()) as daemon:
+        config = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "config.toml"
+        config.parent.mkdir()
+        config.write_text('[aliases]\nsmall = "pocket"\n')
+        before = config.read_text()
+        fill(disk)
+        done = runner(daemon.environ)("models", "alias", "tiny", "pocket")
+        assert done.returncode == 1
+        assert "No space left" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert config.read_text() == before
+        assert [path.name for path in config.parent.iterdir()] == ["config.toml"]
+
+
+def test_nothing_of_the_state_can_be_written(tmp_path: Path):
+    """State, cache, log and configuration are read-only; a runtime folder is not."""
+    with running_daemon(tmp_path) as daemon:
+        daemon.ask("chat", messages=user("Count from 3 to 5."), conversation="new", temperature=0)
+        daemon.stop()
+        kept = [tmp_path / name for name in ("state", "cache", "log", "config", "data")]
+        for folder in kept:
+            folder.mkdir(exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            for folder in kept:
+                stack.enter_context(read_only(folder))
+            done = mlxd(daemon.environ, "start")
+            assert done.returncode == 0, done.stderr
+            mlx = runner(daemon.environ)
+            done = mlx("ask", "Count from 3 to 5.")
+            assert (done.returncode, done.stdout) == (0, "3, 4, 5\n")
+            assert "not stored" in done.stderr
+            assert "cannot be used: Read-only file system" in mlx("log", "list").stderr
+            assert "read" in mlxd(daemon.environ, "status").stdout
+            assert mlxd(daemon.environ, "restart").returncode == 0
+            assert mlxd(daemon.environ, "stop").returncode == 0
+
+
+def test_a_socket_folder_that_cannot_be_made_is_told(own_paths: Paths, environ: dict[str, str]):
+    home = own_paths.socket.parent.parent
+    with read_only(home):
+        for command in (["start"], ["run"]):
+            done = mlxd(environ, *command)
+            assert done.returncode == 1
+            assert "Read-only file system" in done.stderr
+            assert "Traceback" not in done.stderr

@@ -1,0 +1,57 @@
+"""Small and read-only file systems for a test, where this user may mount them."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount an empty file system of this size at `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _mount("-t", "tmpfs", "-o", f"size={size},mode=700", "mlxd-test", str(folder))
+    try:
+        yield folder
+    finally:
+        # Lazily: a process that is just ending may still have a file open there.
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Path]:
+    """Forbid every change below `folder`, also to root."""
+    _mount("--bind", str(folder), str(folder))
+    try:
+        _mount("-o", "remount,bind,ro", str(folder))
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _mount(*arguments: str) -> None:
+    try:
+        done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("needs mount")
+    if done.returncode:
+        pytest.skip(f"may not mount: {done.stderr.strip()}")
+
+
+def fill(folder: Path) -> Path:
+    """Write a file until the disk is full; returns it."""
+    path = folder / "filler"
+    block = b"x" * 4096
+    with path.open("wb", buffering=0) as stream:
+        while True:
+            try:
+                stream.write(block)
+            except OSError as exc:
+                if exc.errno != errno.ENOSPC:
+                    raise
+                return path
