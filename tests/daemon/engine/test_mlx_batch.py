@@ -22,6 +22,12 @@ PROMPTS = [[RNG.randrange(96) for _ in range(RNG.randrange(1, 40))] for _ in ran
 RowFactory = Callable[[int], Row]
 
 
+@pytest.fixture(params=[False, True], ids=["in step", "ahead"])
+def batch(request: pytest.FixtureRequest, tiny_model: Any) -> DecodeBatch:
+    """A batch as it runs on the CPU, and as it runs on a GPU."""
+    return DecodeBatch(tiny_model, request.param)
+
+
 def greedy(uid: int) -> Row:
     return Row(uid=uid, sampling=SamplingParams())
 
@@ -56,9 +62,9 @@ def reference(model: Any, prompt: list[int], **kwargs: Any) -> list[int]:
     return [int(token) for token, _ in steps]
 
 
-def test_greedy_text_equals_mlx_lm_alone_and_in_company(tiny_model):
+def test_greedy_text_equals_mlx_lm_alone_and_in_company(tiny_model, batch):
     expected = [reference(tiny_model, prompt) for prompt in PROMPTS]
-    batch, out = DecodeBatch(tiny_model), {}
+    out: dict[int, list[int]] = {}
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, greedy(uid))
         assert alone(tiny_model, uid, greedy) == expected[uid]
@@ -66,8 +72,8 @@ def test_greedy_text_equals_mlx_lm_alone_and_in_company(tiny_model):
     assert [out[uid] for uid in range(8)] == expected
 
 
-def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_model):
-    batch, out = DecodeBatch(tiny_model), {}
+def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_model, batch):
+    out: dict[int, list[int]] = {}
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, sampled(uid))
     finish(batch, out)
@@ -76,8 +82,8 @@ def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_mod
     assert len({tuple(tokens) for tokens in out.values()}) == 8
 
 
-def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model):
-    batch, out, parked = DecodeBatch(tiny_model), {}, []
+def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model, batch):
+    out, parked = {}, []
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, sampled(uid), chunk=3)
         for one in batch.step():
@@ -91,8 +97,8 @@ def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model):
         assert out[uid] == alone(tiny_model, uid, sampled)
 
 
-def test_a_single_row_can_be_parked_and_resumed(tiny_model):
-    batch, out = DecodeBatch(tiny_model), {0: []}
+def test_a_single_row_can_be_parked_and_resumed(tiny_model, batch):
+    out = {0: []}
     start(batch, PROMPTS[0], greedy(0))
     out[0] += [one.token for one in batch.step()]
     parked = batch.park(0)
@@ -102,19 +108,16 @@ def test_a_single_row_can_be_parked_and_resumed(tiny_model):
     assert out[0] == reference(tiny_model, PROMPTS[0])
 
 
-def test_the_cache_of_a_row_covers_its_prompt_and_every_emitted_token(tiny_model):
-    batch = DecodeBatch(tiny_model)
+def test_the_cache_of_a_row_covers_its_prompt_and_the_emitted_tokens(batch):
     for uid in range(3):
         start(batch, PROMPTS[uid], greedy(uid))
     emitted = [one.token for _ in range(5) for one in batch.step() if one.uid == 1]
-    cache = batch.cache_of(1)
-    assert cache[0].offset == len(PROMPTS[1]) + len(emitted)
-    again = Prefill(tiny_model, [*PROMPTS[1], *emitted, 0], cache, len(PROMPTS[1]) + len(emitted))
-    assert again.left == 0
+    covered = len(PROMPTS[1]) + len(emitted) - batch.lag
+    assert batch.cache_of(1)[0].offset == covered
 
 
-def test_several_answers_share_one_prefill(tiny_model):
-    batch, out = DecodeBatch(tiny_model), {}
+def test_several_answers_share_one_prefill(tiny_model, batch):
+    out: dict[int, list[int]] = {}
     prefill = Prefill(tiny_model, PROMPTS[0])
     prefill.run(1000)
     rows = [Row(uid=uid, sampling=sampled(uid).sampling) for uid in range(3)]
@@ -124,7 +127,7 @@ def test_several_answers_share_one_prefill(tiny_model):
     assert len({tuple(tokens) for tokens in out.values()}) == 3
 
 
-def test_penalties_equal_mlx_lms_in_company(tiny_model):
+def test_penalties_equal_mlx_lms_in_company(tiny_model, batch):
     def processors() -> tuple[Any, ...]:
         return tuple(make_logits_processors({3: -5.0}, 1.3, 10, 0.4, 10, 0.2, 10))
 
@@ -137,7 +140,7 @@ def test_penalties_equal_mlx_lms_in_company(tiny_model):
         context=mx.array(prompt[:-1][-10:], dtype=mx.uint32),
         context_size=10,
     )
-    batch, out = DecodeBatch(tiny_model), {}
+    out: dict[int, list[int]] = {}
     start(batch, PROMPTS[0], greedy(0))
     start(batch, prompt, row)
     finish(batch, out)
@@ -145,8 +148,7 @@ def test_penalties_equal_mlx_lms_in_company(tiny_model):
     assert out[0] == reference(tiny_model, PROMPTS[0])
 
 
-def test_log_probabilities_are_reported_only_for_rows_that_ask(tiny_model):
-    batch = DecodeBatch(tiny_model)
+def test_log_probabilities_are_reported_only_for_rows_that_ask(tiny_model, batch):
     start(batch, PROMPTS[0], greedy(0))
     start(batch, PROMPTS[1], Row(uid=1, sampling=SamplingParams(), logprobs=3))
     start(batch, PROMPTS[2], Row(uid=2, sampling=SamplingParams(), logprobs=0))
@@ -178,10 +180,10 @@ class OnlyEven:
         self.seen.append(token)
 
 
-def test_a_constraint_masks_its_own_row_and_sees_every_token(tiny_model):
+def test_a_constraint_masks_its_own_row_and_sees_every_token(tiny_model, batch):
     constraint = OnlyEven()
     row = Row(uid=1, sampling=sampled(1).sampling, constraint=Guide(constraint))  # type: ignore[arg-type]
-    batch, out = DecodeBatch(tiny_model), {}
+    out: dict[int, list[int]] = {}
     start(batch, PROMPTS[0], sampled(0))
     start(batch, PROMPTS[1], row)
     finish(batch, out)
@@ -190,7 +192,7 @@ def test_a_constraint_masks_its_own_row_and_sees_every_token(tiny_model):
     assert out[0] == alone(tiny_model, 0, sampled)
 
 
-def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model):
+def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model, batch):
     free = alone(tiny_model, 1, sampled)
     marker = (free[4],)
     first = free.index(marker[0])
@@ -199,7 +201,7 @@ def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model):
         sampling=sampled(1).sampling,
         constraint=Guide(OnlyEven(), think_end=marker),  # type: ignore[arg-type]
     )
-    batch, out = DecodeBatch(tiny_model), {}
+    out: dict[int, list[int]] = {}
     start(batch, PROMPTS[1], row)
     finish(batch, out)
     assert out[1][: first + 1] == free[: first + 1]

@@ -3,7 +3,10 @@
 Built on the caches of mlx-lm (`merge`, `extend`, `filter`, `extract`), with a decoding step of its
 own instead of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-step.md` says why.
 
-One step runs ahead: while the caller handles the tokens of one step, the next is being computed.
+On a GPU one step runs ahead: while the caller handles the tokens of one step, the next is being
+computed. On the CPU `mx.async_eval` comes back only when little of the work is left: running ahead
+would hide nothing, and every token would come a whole step later. There a step is computed when it
+is asked for.
 """
 
 from __future__ import annotations
@@ -77,6 +80,11 @@ class Start:
     last_token: int
 
 
+def runs_ahead() -> bool:
+    """Whether this device computes while Python does something else."""
+    return bool(mx.default_device() == mx.Device(mx.gpu))
+
+
 def mergeable(model: Any) -> bool:
     """Whether the model's caches can hold several sequences."""
     return all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
@@ -116,10 +124,14 @@ class Prefill:
 
 
 class DecodeBatch:
-    """Rows that decode together. `step` emits one token for each of them."""
+    """Rows that decode together. `step` emits one token for each of them.
 
-    def __init__(self, model: Any) -> None:
+    `_next` holds the tokens that are fed next; running ahead, they are yet to be emitted.
+    """
+
+    def __init__(self, model: Any, ahead: bool | None = None) -> None:
         self.model = model
+        self.ahead = runs_ahead() if ahead is None else ahead
         self.rows: list[Row] = []
         self._cache: Cache = []
         self._batched = False
@@ -131,36 +143,41 @@ class DecodeBatch:
         return len(self.rows)
 
     def start(self, starts: Sequence[Start]) -> None:
-        """Add rows, whose first tokens are computed in one step. Takes the caches over."""
-        fresh = DecodeBatch(self.model)
+        """Add rows. Takes the caches over."""
+        fresh = DecodeBatch(self.model, self.ahead)
         fresh.rows = [one.row for one in starts]
         fresh._batched = len(starts) > 1
         fresh._cache = merge([one.cache for one in starts]) if fresh._batched else starts[0].cache
-        fresh._rows_changed()
-        fresh._launch(mx.array([one.last_token for one in starts], dtype=mx.uint32))
+        fresh._next = mx.array([one.last_token for one in starts], dtype=mx.uint32)
+        if self.ahead:
+            fresh._rows_changed()
+            fresh._launch()
         self._join(fresh)
 
     def resume(self, parked: Parked) -> None:
         """Put a parked row back; it goes on with the token it had computed last."""
-        back = DecodeBatch(self.model)
+        back = DecodeBatch(self.model, self.ahead)
         back.rows = [parked.row]
         back._cache = parked.cache
         back._next, back._info = parked.next_token, parked.next_info
         self._join(back)
 
     def step(self) -> list[Emitted]:
-        """Start computing the next tokens, then return the current ones, one per row."""
-        assert self._next is not None, "step needs rows"
+        """Return the next token of every row; running ahead, the ones after are on their way."""
         current, info = self._next, self._info
-        self._launch(current)
-        tokens = cast(list[int], current.tolist())
-        return self._emitted(tokens, info)
+        self._launch()
+        if not self.ahead:
+            current, info = self._next, self._info
+            self._info = None
+        assert current is not None
+        return self._emitted(cast(list[int], current.tolist()), info)
 
     def speculate(self, draft: Draft, behind: list[int], most: int) -> list[Emitted]:
-        """Emit one token of the only row, and those of up to `most` proposals that it accepts.
+        """Emit a token of the only row, and those of up to `most` proposals that it accepts.
 
         `behind` are the row's emitted tokens that `draft` has not taken in yet.
         """
+        behind = behind[: len(behind) - self.lag]
         assert len(self.rows) == 1
         assert self._next is not None
         row, count = self.rows[0], min(draft.width, most)
@@ -171,10 +188,17 @@ class DecodeBatch:
         )
         row.steps += accepted + 1
         draft.settle(count, accepted)
+        if not self.ahead:
+            emitted = [*emitted[1:], cast(int, self._next.item())]
         return [Emitted(row.uid, token) for token in emitted]
 
+    @property
+    def lag(self) -> int:
+        """How many of a row's emitted tokens its cache does not cover yet."""
+        return 0 if self.ahead else 1
+
     def rewind(self, tokens: int) -> None:
-        """Take the last emitted tokens of the only row out of its cache."""
+        """Take the last tokens of the only row out of its cache."""
         trim_prompt_cache(self._single_cache(), tokens)
 
     def _single_cache(self) -> Cache:
@@ -184,7 +208,7 @@ class DecodeBatch:
         return self._cache
 
     def cache_of(self, uid: int) -> Cache:
-        """Return a copy of one row's cache. It covers the prompt and every token emitted so far."""
+        """Return a copy of one row's cache: the prompt and the emitted tokens, less `lag`."""
         index = self._index(uid)
         if not self._batched:
             return self._cache
@@ -257,7 +281,10 @@ class DecodeBatch:
         self._constrained = any(row.constraint is not None for row in self.rows)
         self._alternatives = max((row.logprobs for row in self.rows), default=-1)
 
-    def _launch(self, inputs: mx.array) -> None:
+    def _launch(self) -> None:
+        """Feed the tokens that are due, and begin to compute the ones after them."""
+        assert self._next is not None, "a step needs rows"
+        inputs = self._next
         logits = self.model(inputs[:, None], cache=self._cache)[:, -1, :]
         if self._penalised:
             logits = self._apply_processors(logits, inputs)

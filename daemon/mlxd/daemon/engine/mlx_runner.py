@@ -336,10 +336,11 @@ class Runner:
         batch = host.batch_of(uid)
         assert batch is not None
         assert job.prepared is not None
-        if surplus:
-            batch.rewind(surplus)
+        if surplus > batch.lag:
+            batch.rewind(surplus - batch.lag)
         if choice.index == 0:
             tokens = [*job.prepared.tokens, *choice.tokens]
+            tokens = tokens[: len(tokens) - max(0, batch.lag - surplus)]
             self.prefixes.store(host.fingerprint, tokens, batch.cache_of(uid), durable=True)
         batch.remove([uid])
         del self.rows[uid]
