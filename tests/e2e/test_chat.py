@@ -57,6 +57,50 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(own: Daemon):
         say(screen, "What is my name?", "Your name is Ada.")
 
 
+def test_what_was_stopped_is_part_of_the_conversation_until_it_is_taken_back(own: Daemon):
+    with chat(own) as screen:
+        say(screen, "Count from 0 to 99.", "0, 1, 2")
+        screen.send("\x03")
+        screen.wait("(stopped)")
+        say(screen, "My name is Ada.", "Ada!")
+        say(screen, "/undo", "Forgotten: My name is Ada.")
+        say(screen, "/undo", "Forgotten: Count from 0 to 99.")
+        say(screen, "/tokens", "0 of 16384 tokens")
+        say(screen, "Count from 3 to 7.", "3, 4, 5, 6, 7")
+    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    turns = own.ask("conversations.show", id=record["id"])["turns"]
+    assert record["title"] == "Count from 0 to 99."
+    assert [(turn["answer"], turn["state"]) for turn in turns] == [("3, 4, 5, 6, 7", "done")]
+
+
+def test_a_question_that_got_no_answer_is_asked_again(own: Daemon):
+    with chat(own) as screen:
+        say(screen, "My name is Ada.", "Ada!")
+        say(screen, "/set regex (", "regex (")
+        say(screen, "What is my name?", "regex")
+        screen.wait("mlx: ")
+        say(screen, "/set regex", "regex is as the daemon has it")
+        say(screen, "/retry", "Your name is Ada.")
+
+
+def test_a_killed_daemon_leaves_the_finished_turns_and_the_broken_one_marked(own: Daemon):
+    with chat(own) as screen:
+        say(screen, "My name is Ada.", "Ada!")
+        say(screen, "Count from 0 to 99.", "0, 1, 2")
+        own.stop(signal.SIGKILL)
+        screen.wait("/retry asks once more.")
+        own.start()
+        (record,) = own.ask("conversations.list", limit=1)["conversations"]
+        turns = own.ask("conversations.show", id=record["id"])["turns"]
+        assert [(turn["state"], turn["error"]) for turn in turns] == [
+            ("done", None), ("broken", "engine_died")
+        ]  # fmt: skip
+        say(screen, "/retry", "97, 98, 99")
+        say(screen, "What is my name?", "Your name is Ada.")
+    shown = own.ask("conversations.show", id=record["id"])["turns"]
+    assert [turn["state"] for turn in shown] == ["done", "done", "done"]
+
+
 def test_it_survives_a_restart_of_the_daemon(own: Daemon):
     with chat(own) as screen:
         say(screen, "My name is Ada.", "Ada!")
@@ -246,6 +290,11 @@ def test_what_a_command_says(own: Daemon, line: str, said: str):
     done = runner(own.environ)("chat", stdin=line + "\n")
     assert (done.returncode, done.stdout) == (0, "")
     assert said in done.stderr
+
+
+def test_the_help_fits_a_terminal_of_80_columns(own: Daemon):
+    done = runner(own.environ)("chat", stdin="/help\n")
+    assert max(map(len, done.stderr.splitlines())) < 80
 
 
 def test_every_setting_of_ask_can_be_set(own: Daemon):

@@ -84,6 +84,8 @@ class Chat:
                 self.say(word)
         except MlxdError as error:
             tell("mlx: {}\n     {}".format(*refusal(error.to_map(), "chat")))
+            if error.retryable:
+                tell("     /retry asks once more.")
         except click.UsageError as exc:
             tell(f"mlx: {exc.format_message()}")
 

@@ -30,12 +30,13 @@ class Leave(Exception):
 def run_command(chat: Chat, line: str) -> None:
     """Do what a line that begins with a command says."""
     name, _, rest = line.partition(" ")
-    COMMANDS[name][1](chat, rest.strip())
+    COMMANDS[name][2](chat, rest.strip())
 
 
 def help_text() -> str:
-    width = max(len(name) for name in COMMANDS)
-    lines = [f"  {name.ljust(width)}  {text}" for name, (text, _) in COMMANDS.items()]
+    left = {f"{name} {rest}": text for name, (rest, text, _) in COMMANDS.items()}
+    width = max(map(len, left))
+    lines = [f"  {name.ljust(width)}  {text}" for name, text in left.items()]
     return "\n".join([*lines, *MORE_HELP])
 
 
@@ -175,24 +176,25 @@ def _tokens(chat: Chat, rest: str) -> None:
     tell(f"{chat.conversation.tokens()} of {record['context_tokens']} tokens")
 
 
-COMMANDS: dict[str, tuple[str, Callable[[Chat, str], None]]] = {
-    "/help": ("show this", _help),
-    "/model": ("[NAME] see or change the model", _model),
-    "/system": ("[TEXT] see or change the system prompt; - removes it", _system),
-    "/set": ("[NAME [VALUE]] see, set or unset sampling, such as /set temperature 0.2", _set),
-    "/file": ("FILE put it before your next message", _file),
-    "/undo": ("forget the last question and its answer", _undo),
-    "/retry": ("ask the last question again", _retry),
-    "/save": ("FILE write the conversation, as .json or .md", _save),
-    "/load": ("FILE|ID go on with a saved or stored conversation", _load),
-    "/copy": ("put the last answer on the clipboard", _copy),
-    "/tokens": ("count the conversation's tokens", _tokens),
-    "/clear": ("forget everything and start over", _clear),
-    "/quit": ("leave", _leave),
+COMMANDS: dict[str, tuple[str, str, Callable[[Chat, str], None]]] = {
+    "/help": ("", "show this", _help),
+    "/model": ("[NAME]", "see or change the model", _model),
+    "/system": ("[TEXT]", "see or change the system prompt; - removes it", _system),
+    "/set": ("[NAME [VALUE]]", "see, set or unset an option: /set top_k 20", _set),
+    "/file": ("FILE", "put it before your next message", _file),
+    "/undo": ("", "forget the last question and its answer", _undo),
+    "/retry": ("", "ask the last question again", _retry),
+    "/save": ("FILE", "write the conversation, as .json or .md", _save),
+    "/load": ("FILE|ID", "go on with a saved or stored conversation", _load),
+    "/copy": ("", "put the last answer on the clipboard", _copy),
+    "/tokens": ("", "count the conversation's tokens", _tokens),
+    "/clear": ("", "forget everything and start over", _clear),
+    "/quit": ("", "leave", _leave),
 }
+"""Name to (what may follow, what it does, who does it)."""
 MORE_HELP = (
     "  clear, quit, exit and q work without the slash as well.",
-    "  Alt-Enter, a backslash before Enter, or three quotes around it: more than one line.",
+    "  More lines: Alt-Enter, a backslash before Enter, or three quotes around.",
 )
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 KINDS: dict[str, Callable[[str], object]] = {

@@ -45,6 +45,7 @@ class Conversation:
         del self.params["messages"]
         self.messages: list[Message] = []
         self.stored: str | None = None
+        self.unanswered: str | None = None
         self._client: Client | None = None
         wanted = self.params.pop("conversation", None)
         if wanted is not None:
@@ -72,30 +73,55 @@ class Conversation:
         return [*lead, *self.messages]
 
     def say(self, text: str, on_event: OnEvent) -> dict[str, Any]:
-        """Ask, and remember question and answer. A failure leaves everything as it was."""
+        """Ask, and remember question and answer.
+
+        Of an answer that broke off, what had come is remembered. Where that is nothing, the
+        question is `unanswered`.
+        """
         question = {"role": "user", "content": text}
-        result = self._answer([*self.all_messages(), question], on_event)
+        before, parts = self.stored, []
+
+        def watch(event: dict[str, Any]) -> None:
+            if event["type"] == "queued":
+                self.stored = event.get("conversation", self.stored)
+            elif event["type"] == "delta" and event["channel"] == "answer":
+                parts.append(event["text"])
+            on_event(event)
+
+        self.unanswered = text
+        try:
+            result = self._answer([*self.all_messages(), question], watch)
+        except BaseException:
+            if parts:
+                self._remember(question, _answer("".join(parts), []))
+            raise
         choice = result["choices"][0]
-        self.messages += [question, _answer(choice["text"], choice["tool_calls"])]
-        self.stored = result.get("conversation", self.stored)
+        self._remember(question, _answer(choice["text"], choice["tool_calls"]))
+        self.stored = result.get("conversation", before)
         return result
+
+    def _remember(self, question: Message, answer: Message) -> None:
+        self.messages += [question, answer]
+        self.unanswered = None
 
     def clear(self) -> None:
         """Begin a new conversation; what is stored stays stored."""
-        self.messages, self.stored = [], None
+        self.messages, self.stored, self.unanswered = [], None, None
 
     def undo(self) -> str | None:
         """Forget the last question and its answer; returns the question."""
-        asked = [at for at, message in enumerate(self.messages) if message["role"] == "user"]
-        if not asked:
-            return None
-        question = self.messages[asked[-1]]["content"]
-        del self.messages[asked[-1] :]
+        question, self.unanswered = self.unanswered, None
+        if question is None:
+            asked = [at for at, one in enumerate(self.messages) if one["role"] == "user"]
+            if not asked:
+                return None
+            question = str(self.messages[asked[-1]]["content"])
+            del self.messages[asked[-1] :]
         if self.stored is not None:
             # What cannot be taken back there is still taken back here.
             with contextlib.suppress(MlxdError):
                 self.request("conversations.truncate", id=self.stored, turns=1)
-        return str(question)
+        return question
 
     def open(self, wanted: str) -> None:
         """Go on with a stored conversation: an id, or `last` of this terminal.
@@ -112,7 +138,7 @@ class Conversation:
         record = self.request("conversations.show", id=wanted)
         if record["kind"] != "chat":
             raise InvalidParams("", f"{record['id']} is no chat.", hint="mlx log list")
-        self.messages = []
+        self.clear()
         for turn in record["turns"]:
             if turn["answer"] or turn["tool_calls"]:
                 self.messages += [*turn["messages"], _answer(turn["answer"], turn["tool_calls"])]
@@ -165,17 +191,12 @@ class Conversation:
             self._client = None
 
     def _answer(self, messages: list[Message], on_event: OnEvent) -> dict[str, Any]:
-        params = {
-            **self.params,
-            "messages": messages,
-            "conversation": self.stored,
-            "history": "given",
-        }
+        params = {**self.params, "messages": messages, "history": "given"}
         begun = False
 
         def ask(client: Client) -> dict[str, Any]:
             nonlocal begun
-            with client.stream("chat", **params) as stream:
+            with client.stream("chat", **params, conversation=self.stored) as stream:
                 for event in stream:
                     begun = begun or event["type"] == "delta"
                     on_event(event)

@@ -163,9 +163,16 @@ class Requests:
             loop = asyncio.get_running_loop()
             one.timer = loop.call_later(deadline_s, self._end_by, one, "deadline_exceeded")
         if params["stream"]:
-            conn.event({"id": one.event_id, "type": "queued", "position": len(self._active) - 1})
+            conn.event(self._queued(one))
             conn.flush()
         self._send(one.submit_message())
+
+    def _queued(self, one: Completion) -> dict[str, Any]:
+        event = {"id": one.event_id, "type": "queued", "position": len(self._active) - 1}
+        if one.recording is not None:
+            # Said before the answer, which may break off.
+            event["conversation"] = one.recording.turn.conversation
+        return event
 
     def cancel(self, conn: Connection, wanted: MessageId, *, by_tag: bool) -> bool:
         """Stop a request of this connection; its own answer says so. False: there is none."""
