@@ -10,8 +10,8 @@ import click
 from mlxd.client.cli import templates
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import fill_options, given, params_of, prompt_of, shared_options
-from mlxd.client.cli.terminal import Answer, Aside, print_json, tell
-from mlxd.client.fast.mlx_fast_text import VERSION, introduce, skew, statistics
+from mlxd.client.cli.terminal import Answer, print_json, tell
+from mlxd.client.fast.mlx_fast_text import VERSION, Aside, introduce, skew, statistics
 
 METHODS = {"ask": "chat", "generate": "generate", "fill": "fill"}
 FENCE = re.compile(r"^(`{3,})[^\n]*\n(.*?)(?:^\1\s*$|\Z)", re.S | re.M)

@@ -12,8 +12,8 @@ from mlxd.client.cli.chat_commands import COMMANDS, Leave, help_text, run_comman
 from mlxd.client.cli.conversation import Conversation
 from mlxd.client.cli.options import fenced, given, shared_options
 from mlxd.client.cli.prompt import QUOTES, read_lines
-from mlxd.client.cli.terminal import Answer, Aside, print_json, tell
-from mlxd.client.fast.mlx_fast_text import VERSION, introduce, skew, statistics
+from mlxd.client.cli.terminal import Answer, print_json, tell
+from mlxd.client.fast.mlx_fast_text import VERSION, Aside, introduce, skew, statistics
 from mlxd.client.fast.mlx_options import refusal
 from mlxd.protocol.errors import MlxdError
 

@@ -78,44 +78,6 @@ class Answer:
             write("\n")
 
 
-class Aside:
-    """What is shown on stderr before and beside an answer: what it waits for, and reasoning."""
-
-    def __init__(self, thinking: bool | None) -> None:
-        self._style = mlx_fast_text.reasoning_style(thinking)
-        self._waiting = False
-        self._reasoning = False
-
-    def event(self, event: dict[str, Any]) -> None:
-        """Show an event that is no part of the answer."""
-        if event["type"] == "delta":
-            self._think(event["text"])
-        elif decorated() and (text := mlx_fast_text.progress(event)):
-            self._waiting = True
-            self._put(f"\r\x1b[2m{text} …\x1b[0m\x1b[K")
-
-    def settle(self) -> None:
-        """Make way for the answer. Call it before anything else is printed."""
-        if self._waiting:
-            self._put("\r\x1b[K")
-        if self._reasoning:
-            self._put("\n")
-        self._waiting = self._reasoning = False
-
-    def _think(self, text: str) -> None:
-        if self._style is None:
-            return
-        if self._waiting:
-            self.settle()
-        self._reasoning = True
-        before, behind = self._style
-        self._put(before + visible(text) + behind)
-
-    def _put(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-
-
 @contextlib.contextmanager
 def spinner(label: str) -> Iterator[None]:
     """Show that something goes on, while the block runs."""

@@ -10,11 +10,10 @@ import sys
 from mlx_fast_text import (
     UNKNOWN_TO_THEM,
     VERSION,
+    Aside,
     coloured,
     introduce,
-    progress,
     put,
-    reasoning_style,
     scope,
     skew,
     socket_path,
@@ -202,48 +201,16 @@ class Printer:
         self.plain = bool(not self.terminal or values.get("plain") or not coloured())
         self.quiet = values.get("no_stream")
         self.last = ""
-        self.dim = False
-        self.style = ()
-        self.waiting = False
+        self.aside = Aside(values.get("thinking"))
 
     def event(self, event):
-        if event["type"] != "delta":
-            self.wait(event)
-        elif event["channel"] == "answer":
-            if not self.quiet:
-                self.write(event["text"])
-        else:
-            self.think(event["text"])
-
-    def wait(self, event):
-        """Say on a terminal what takes so long."""
-        text = progress(event)
-        if text and posix.isatty(2) and coloured():
-            self.waiting = True
-            tell("\r\x1b[2m" + text + " …\x1b[0m\x1b[K")
-
-    def settle(self):
-        """Take the status away, and end the line of the reasoning."""
-        if self.waiting:
-            self.waiting = False
-            tell("\r\x1b[K")
-        if self.dim:
-            self.dim = False
-            tell("\n")
-
-    def think(self, text):
-        if self.style == ():
-            self.style = reasoning_style(self.values.get("thinking"))
-        if self.style is None:
-            return
-        if self.waiting:
-            self.settle()
-        self.dim = True
-        tell(self.style[0] + visible(text) + self.style[1])
+        if event["type"] != "delta" or event["channel"] != "answer":
+            self.aside.event(event)
+        elif not self.quiet:
+            self.write(event["text"])
 
     def write(self, text):
-        if self.dim or self.waiting:
-            self.settle()
+        self.aside.settle()
         if self.terminal:
             text = visible(text)
         if self.rendered is not None:
@@ -259,7 +226,7 @@ class Printer:
         put(1, text)
 
     def newline(self):
-        self.settle()
+        self.aside.settle()
         if self.rendered is not None:
             self.rendered.close()
         elif self.last and self.last[-1] != "\n":

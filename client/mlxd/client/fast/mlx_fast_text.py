@@ -7,8 +7,8 @@ VERSION = "0.1.0"
 """This client's version; a test holds it against the distribution's."""
 
 POCKET_NOTE = (
-    "mlx: This is pocket, the small built-in model: it shows that everything works, and little "
-    "else.\n     Use a real one: mlx models pull NAME, then mlx ask -m NAME\n"
+    "mlx: This is pocket, the small built-in model: it shows that everything works,\n"
+    "     and little else. Use a real one: mlx models pull NAME, mlx ask -m NAME\n"
 )
 
 
@@ -123,6 +123,48 @@ def progress(event):
     elif kind == "queued" and event["position"]:
         text = "waiting: %d before this one" % event["position"]
     return text[:STATUS_COLUMNS]
+
+
+class Aside:
+    """What is shown on stderr before and beside an answer: what it waits for, and reasoning."""
+
+    def __init__(self, thinking):
+        self.style = reasoning_style(thinking)
+        self.decorated = posix.isatty(2) and coloured()
+        self.waiting = False
+        self.reasoning = False
+        self.blank = ""
+
+    def event(self, event):
+        """Show an event that is no part of the answer."""
+        if event["type"] == "delta":
+            self.think(event["text"])
+        elif self.decorated and (text := progress(event)):
+            self.waiting = True
+            tell("\r\x1b[2m" + text + " …\x1b[0m\x1b[K")
+
+    def think(self, text):
+        if self.style is None:
+            return
+        # Blank lines are kept until something follows; those around it are ours to choose.
+        text = self.blank + text if self.reasoning else text.lstrip()
+        shown = text.rstrip()
+        self.blank = text[len(shown) :]
+        if not shown:
+            return
+        if self.waiting:
+            self.settle()
+        self.reasoning = True
+        tell(self.style[0] + visible(shown) + self.style[1])
+
+    def settle(self):
+        """Make way for the answer. Call it before anything else is printed."""
+        if self.waiting:
+            tell("\r\x1b[K")
+        if self.reasoning:
+            tell("\n\n")
+        self.waiting = self.reasoning = False
+        self.blank = ""
 
 
 CONTROLS: dict[int, int] = {}

@@ -1,0 +1,205 @@
+"""What a person sees: whole screens as text, of the real commands on a terminal.
+
+The engine says what it is told to, so that a screen can be written down; the rest is real.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from support.commands import BIN, runner
+from support.daemon_process import Daemon, daemon_with_fake_engine, running_daemon
+from support.terminal import Terminal, terminal
+
+MLX = str(BIN / "mlx")
+MARKDOWN = """# Title
+
+Some **bold** words and `code` in a paragraph that is wrapped.
+
+- one
+- two
+
+```python
+def f(x):
+    return x
+```
+
+| a | b |
+|---|---|
+| 1 | 22 |
+"""
+SCREEN = """\
+# Title
+
+Some bold words and code in a paragraph
+that is wrapped.
+
+ • one
+ • two
+
+ def f(x):
+     return x
+
+ a  b
+ ─────
+ 1  22"""
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[Daemon]:
+    """A daemon whose engine says what it is told to."""
+    with daemon_with_fake_engine() as running:
+        runner(running.environ)("ask", "--no-log", "say hello")  # introduces pocket
+        yield running
+
+
+def ask(told: Daemon, text: str, *options: str, columns: int = 40, **settings: str) -> Terminal:
+    """Ask on a terminal, and return it when the answer is complete."""
+    command = [MLX, "ask", *options, f"say {text}"]
+    with terminal(command, {**told.environ, **settings}, columns=columns) as screen:
+        screen.end()
+    assert screen.exit_code == 0
+    return screen
+
+
+def shown_on(screen: Terminal) -> str:
+    """Return what is to be seen, without the blanks that fill a table or a block of code."""
+    return "\n".join(line.rstrip() for line in screen.text().splitlines())
+
+
+def test_markdown_is_rendered_alike_by_both_ways(told: Daemon):
+    assert shown_on(ask(told, MARKDOWN)) == SCREEN
+    chat = [MLX, "chat", "--temp", "0"]
+    with terminal(chat, told.environ, columns=40) as screen:
+        screen.wait_prompt(">")
+        screen.send('"""say ' + MARKDOWN.replace("\n", "\x1b\r") + '"""\r')
+        screen.wait("───")
+        screen.wait_prompt(">")
+        assert SCREEN in shown_on(screen)
+
+
+def test_an_answer_longer_than_the_screen_is_whole_when_scrolled_back(told: Daemon):
+    text = "\n\n".join(f"Paragraph **{number}** of many." for number in range(40))
+    shown = "\n\n".join(f"Paragraph {number} of many." for number in range(40))
+    assert shown_on(ask(told, text)) == shown
+
+
+def test_wide_characters_are_two_columns(told: Daemon):
+    text = "宽字符" * 12 + " **end** 한국어 🦊 and é."
+    # pyte leaves an empty cell behind each wide character, as terminals do.
+    screen = ask(told, text, columns=24)
+    rows = [line.rstrip() for line in screen.screen.display if line.strip()]
+    assert "".join(rows).replace(" ", "") == text.replace("*", "").replace(" ", "")
+    assert rows[0] == "宽字符" * 4
+    assert screen.screen.cursor.x == 0
+
+
+@pytest.mark.parametrize("columns", [10, 20, 79, 80, 81])
+def test_no_width_loses_a_word(told: Daemon, columns: int):
+    words = [f"word{number}" for number in range(30)]
+    assert shown_on(ask(told, "*" + " ".join(words) + "*", columns=columns)).split() == words
+
+
+@pytest.mark.parametrize("way", [(), ("--plain",), ("--no-stream",)], ids=str)
+def test_control_characters_of_a_model_are_seen_and_do_nothing(told: Daemon, way: tuple[str, ...]):
+    evil = "a\x1b[31mred\x1b]0;title\x07 \u202egnp.exe\x9b2J end"
+    screen = ask(told, evil, *way, columns=60)
+    assert shown_on(screen) == "a␛[31mred␛]0;title␇ \ufffdgnp.exe\ufffd2J end"
+    assert "\x1b[31m" not in screen.raw
+    assert "\x07" not in screen.raw
+
+
+def test_in_a_pipe_the_bytes_are_those_of_the_model(told: Daemon):
+    text = "a\x1b[31mred\x1b[0m **bold** 宽\u202e"
+    done = runner(told.environ)("ask", f"say {text}")
+    assert (done.stdout, done.stderr) == (text + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("way", "settings"),
+    [(("--plain",), {}), ((), {"NO_COLOR": "1"}), ((), {"TERM": "dumb"})], ids=str,
+)  # fmt: skip
+def test_plain_is_plain(told: Daemon, way: tuple[str, ...], settings: dict[str, str]):
+    screen = ask(told, "# Title\n\n**bold** `code`", *way, **settings)
+    assert screen.raw == "# Title\r\n\r\n**bold** `code`\r\n"
+
+
+def test_an_answer_is_printed_into_a_pipe_as_it_comes(told: Daemon):
+    process = subprocess.Popen(
+        [MLX, "ask", "endless"], env=told.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(9) == b"on on on "
+    process.terminate()
+    process.communicate()
+
+
+# ---- reasoning
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["fast", "full"])
+def test_reasoning_is_dim_and_above_the_answer(told: Daemon, full: bool):
+    command = [MLX, "ask", "mixed"]
+    if full:
+        command[2:2] = ["-e"]
+    environ = {**told.environ, "EDITOR": "true"}
+    with terminal(command, environ) as screen:
+        assert screen.end() == "hm\n\nwell"
+    assert "\x1b[2mhm\x1b[0m" in screen.raw
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "shown"),
+    [
+        (["--no-think"], {}, "well"),
+        (["--think"], {}, "hm\n\nwell"),
+        ([], {"NO_COLOR": "1"}, "well"),
+        (["--think"], {"NO_COLOR": "1"}, "hm\n\nwell"),
+        (["-n", "1"], {}, "hm\n\nwell"),
+        (["-n", "1", "--no-think"], {}, "well"),
+    ],
+    ids=str,
+)
+def test_reasoning_is_hidden_or_shown_as_asked(told: Daemon, options, settings, shown: str):
+    with terminal([MLX, "ask", *options, "mixed"], {**told.environ, **settings}) as screen:
+        assert screen.end() == shown
+
+
+def test_reasoning_stays_off_the_terminal_where_the_answer_is_piped(told: Daemon):
+    for option, shown in (("", "well|"), ("--think", "hm\n\nwell|")):
+        script = f"{MLX} ask {option} mixed | sed 's/$/|/'"
+        with terminal(["sh", "-c", script], told.environ) as screen:
+            assert screen.end() == shown
+
+
+def test_the_built_in_model_thinks_on_a_terminal():
+    with (
+        running_daemon(MLXD_PRELOAD="false") as daemon,
+        terminal([MLX, "ask", "--think", "--temp", "0", "hello"], daemon.environ) as screen,
+    ):
+        thought, blank, answer = screen.end().split("\n")[:3]
+        # What is waited for is said, and gone when there is something better to see.
+        assert "loading pocket …" in screen.raw
+        assert "loading" not in screen.text()
+    assert thought.startswith("The user")
+    assert (blank, answer[:5]) == ("", "Hello")
+
+
+# ---- failures
+
+
+def test_a_failure_is_told_below_what_had_come(told: Daemon):
+    with daemon_with_fake_engine() as daemon:
+        with terminal([MLX, "ask", "endless"], daemon.environ, columns=80) as screen:
+            screen.wait("on on on")
+            daemon.stop(9)
+            said = screen.end()
+        assert screen.exit_code == 8
+    assert said.splitlines()[-2:] == [
+        "mlx: The daemon went away before the answer was complete.",
+        "     Ask again. If it happens again: mlxd logs -n 50",
+    ]
+    assert said.splitlines()[-3].startswith("on on")
