@@ -66,14 +66,14 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "Answers come slowly",
-        "A model in 4 bits on a Mac, float32 and OpenBLAS on Linux; keep it warm: "
+        "A model in 4 bits on a Mac, float32 and BLIS or OpenBLAS on Linux; keep it warm: "
         "mlx load NAME --keep-alive forever",
         (
             "On a Mac: is it `Metal` that `mlxd doctor` names as the backend? A model in 4 bits is "
             "the fast one.",
-            "On Linux without a GPU: install OpenBLAS (`sudo apt install libopenblas0-pthread`), "
-            "which makes it many times faster. float32 is the fast type there, 4 bits the slow "
-            "one.",
+            "On Linux without a GPU: install a fast BLAS (`sudo apt install libblis4-pthread`, or "
+            "`libopenblas0-pthread`), which makes it many times faster. float32 is the fast type "
+            "there, 4 bits the slow one.",
             "The first answer after a pause may load the model: `mlx load NAME --keep-alive "
             "forever` keeps it.",
             "`mlx ask -v` says what took how long.",
