@@ -9,7 +9,15 @@ import click
 
 from mlxd.client.cli import templates
 from mlxd.client.cli.daemon import connect
-from mlxd.client.cli.options import fill_options, given, params_of, prompt_of, shared_options
+from mlxd.client.cli.options import (
+    NOT_IN_FILL,
+    fill_options,
+    given,
+    params_of,
+    prompt_of,
+    shared_options,
+)
+from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
 from mlxd.client.fast.mlx_fast_text import VERSION, Aside, introduce, skew, statistics
 
@@ -18,13 +26,14 @@ FENCE = re.compile(r"^(`{3,})[^\n]*\n(.*?)(?:^\1\s*$|\Z)", re.S | re.M)
 
 
 @click.command(
+    cls=Sectioned,
     epilog="\b\nExamples:\n"
     '  mlx ask "Why is the sky blue?"\n'
     '  git diff | mlx ask -s "You are terse." Summarise\n'
     '  mlx ask --preset precise --schema "name, age int" "Invent a person"\n'
     '  mlx ask -f main.py -x "Add type hints"\n'
     '  mlx ask -c "And in French?"\n'
-    "  git diff --staged | mlx ask -t commit\n"
+    "  git diff --staged | mlx ask -t commit\n",
 )
 @click.argument("words", nargs=-1, metavar="[PROMPT]...")
 @shared_options
@@ -33,7 +42,7 @@ def ask(words: tuple[str, ...], **values: Any) -> int:
     return run("ask", words, given(values))
 
 
-@click.command(epilog='\b\nExample:\n  mlx generate "Once upon a time"\n')
+@click.command(cls=Sectioned, epilog='\b\nExample:\n  mlx generate "Once upon a time"\n')
 @click.argument("words", nargs=-1, metavar="[PROMPT]...")
 @shared_options
 def generate(words: tuple[str, ...], **values: Any) -> int:
@@ -41,7 +50,11 @@ def generate(words: tuple[str, ...], **values: Any) -> int:
     return run("generate", words, given(values))
 
 
-@click.command(epilog="\b\nExample:\n  mlx fill --prefix 'def add(a, b): return ' --suffix ''\n")
+@click.command(
+    cls=Sectioned,
+    without=NOT_IN_FILL,
+    epilog="\b\nExample:\n  mlx fill --prefix 'def add(a, b): return ' --suffix ''\n",
+)
 @fill_options
 def fill(**values: Any) -> int:
     """Write what belongs between --prefix and --suffix."""

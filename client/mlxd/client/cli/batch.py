@@ -16,7 +16,9 @@ from mlxd.client.aio import AsyncClient
 from mlxd.client.cli.batch_files import Item, finished_lines, read_items, record
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import given, params_of, shared_options
+from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import decorated, tell
+from mlxd.client.fast.mlx_options import long_flags
 from mlxd.protocol.errors import DaemonUnreachable, EngineDied, MlxdError, Overloaded, ShuttingDown
 
 TRIES = 6
@@ -31,13 +33,15 @@ NOT_HERE = (
 
 
 @click.command(
-    epilog="\b\nEach line of IN is a JSON object with `prompt`, `messages` or `prefix`, perhaps\n"
+    cls=Sectioned,
+    without=(*NOT_HERE, "log"),
+    epilog="Each line of IN is a JSON object with `prompt`, `messages` or `prefix`, perhaps "
     "an `id`, and any parameter of the request; or a JSON string, which is the prompt.\n\n"
-    "\b\nExample:\n  mlx batch questions.jsonl -o answers.jsonl --preset precise\n"
+    "\b\nExample:\n  mlx batch questions.jsonl -o answers.jsonl --preset precise\n",
 )
 @click.argument("source", metavar="IN.jsonl", type=click.Path(exists=True, allow_dash=True))
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="File; absent: stdout.")
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=8, help="Requests at once.")
+@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=8, help="Requests at once.  [8]")
 @click.option("--as-finished", is_flag=True, help="Write answers as they come, not in order.")
 @shared_options
 def batch(source: str, output: str | None, jobs: int, as_finished: bool, **values: Any) -> int:
@@ -48,7 +52,7 @@ def batch(source: str, output: str | None, jobs: int, as_finished: bool, **value
     found = given(values)
     for name in NOT_HERE:
         if name in found:
-            raise click.UsageError(f"--{name.replace('_', '-')} has no meaning in a batch.")
+            raise click.UsageError(f"{long_flags()[name]} has no meaning in a batch.")
     defaults = {"priority": "batch", **params_of("ask", {**found, "log": False}, "")}
     system = [m for m in defaults.pop("messages") if m["role"] == "system"]
     defaults.pop("scope", None)

@@ -12,9 +12,10 @@ from mlxd.client.cli.chat_commands import COMMANDS, Leave, help_text, run_comman
 from mlxd.client.cli.conversation import Conversation
 from mlxd.client.cli.options import fenced, given, shared_options
 from mlxd.client.cli.prompt import QUOTES, read_lines
+from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
 from mlxd.client.fast.mlx_fast_text import VERSION, Aside, introduce, skew, statistics
-from mlxd.client.fast.mlx_options import refusal
+from mlxd.client.fast.mlx_options import long_flags, refusal
 from mlxd.protocol.errors import MlxdError
 
 WORDS = {"clear": "/clear", "quit": "/quit", "exit": "/quit", "q": "/quit"}
@@ -23,11 +24,13 @@ NOT_HERE = ("template", "param", "edit", "events", "n", "logprobs")
 
 
 @click.command(
+    cls=Sectioned,
+    without=NOT_HERE,
     epilog="\b\nExamples:\n"
     "  mlx chat\n"
     "  mlx chat -c                          goes on with the last conversation\n"
     '  mlx chat -s "You are terse." -f main.py\n\n'
-    "Inside: /help shows the commands. Ctrl-C stops an answer, Ctrl-D leaves.\n"
+    "Inside: /help shows the commands. Ctrl-C stops an answer, Ctrl-D leaves.\n",
 )
 @shared_options
 def chat(**values: Any) -> int:
@@ -35,9 +38,9 @@ def chat(**values: Any) -> int:
     found = given(values)
     for name in NOT_HERE:
         if name in found:
-            flag = f"--{name}" if name != "events" else "--stream"
             raise click.UsageError(
-                f"{flag} has no meaning in a chat. Begin with mlx ask, go on with: mlx chat -c"
+                f"{long_flags()[name]} has no meaning in a chat. "
+                "Begin with mlx ask, go on with: mlx chat -c"
             )
     if "-" in found.get("file", []):
         raise click.UsageError("-f - has no meaning in a chat: stdin is what you type.")

@@ -20,8 +20,16 @@ from mlxd.client.cli.completion import (
     complete_templates,
 )
 from mlxd.client.fast.mlx_fast_text import scope
-from mlxd.client.fast.mlx_options import FILL_OPTIONS, OPTIONS, PRESETS, request_params, span
+from mlxd.client.fast.mlx_options import (
+    FILL_OPTIONS,
+    OPTIONS,
+    PRESETS,
+    long_flags,
+    request_params,
+    span,
+)
 from mlxd.protocol.errors import InvalidParams
+from mlxd.protocol.methods import METHODS
 
 Command = Callable[..., Any]
 
@@ -40,6 +48,9 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
 
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "each": str, "span": Span()}
 ON, OFF = "true", "false"
+NOT_IN_FILL = frozenset(
+    ("system", "continue", "conversation", "log", "template", "param", "edit", "file", "thinking")
+)
 COMPLETIONS = {
     "model": complete_models,
     "template": complete_templates,
@@ -66,8 +77,19 @@ def fill_options(command: Command) -> Command:
 
 def _add(table: tuple[Any, ...], command: Command) -> Command:
     for name, flags, kind, text in reversed(table):
-        command = _option(name, flags, kind.rstrip("*"), text)(command)
+        command = _option(name, flags, kind.rstrip("*"), text + _default(name))(command)
     return command
+
+
+def _default(name: str) -> str:
+    """Return what a help text says of the number that is taken where none is given."""
+    try:
+        default = METHODS["chat"].param(name).default
+    except (KeyError, StopIteration):
+        return ""
+    # Below zero it stands for "not at all".
+    number = isinstance(default, (int, float)) and not isinstance(default, bool)
+    return f"  [{default:g}]" if number and default >= 0 else ""
 
 
 def _option(name: str, flags: tuple[str, ...], kind: str, text: str) -> Callable[..., Any]:
@@ -103,8 +125,9 @@ def params_of(command: str, values: dict[str, Any], prompt: str) -> dict[str, An
         raise click.BadParameter(f"must be one of {', '.join(PRESETS)}", param_hint="--preset")
     if "continue" in values and "conversation" in values:
         raise click.UsageError("Give -c or --conversation, not both.")
-    if command == "fill" and not values.keys().isdisjoint(("continue", "conversation", "log")):
-        raise click.UsageError("fill belongs to no conversation.")
+    if command == "fill" and (lost := NOT_IN_FILL & values.keys()):
+        flag = long_flags()[min(lost)]
+        raise click.UsageError(f"{flag} has no meaning for fill, which has a prefix and a suffix.")
     params = request_params(command, values, prompt, scope())
     assert params is not None
     if "schema" in params:

@@ -9,12 +9,12 @@ the command to the full program.
 OPTIONS = (
     ("model", ("-m", "--model"), "str", "Model: name, alias, Hugging Face id or folder."),
     ("system", ("-s", "--system"), "str", "System prompt."),
-    ("preset", ("--preset",), "str", "Sampling preset: precise, code, chat or creative."),
+    ("preset", ("--preset",), "str", "precise, code, chat or creative."),
     ("max_tokens", ("--max-tokens",), "int", "The most tokens to emit."),
     ("temperature", ("--temperature", "--temp"), "float", "Randomness; 0 is greedy."),
-    ("top_p", ("--top-p",), "float", "Keep the most likely tokens up to this mass."),
-    ("top_k", ("--top-k",), "int", "Keep this many of the most likely tokens; 0: all."),
-    ("min_p", ("--min-p",), "float", "Drop tokens below this share of the best one."),
+    ("top_p", ("--top-p",), "float", "Keep the likeliest tokens up to this mass."),
+    ("top_k", ("--top-k",), "int", "Keep so many of the likeliest tokens; 0: all."),
+    ("min_p", ("--min-p",), "float", "Drop what is below this share of the best."),
     ("min_tokens_to_keep", ("--min-tokens-to-keep",), "int", "What min-p always keeps."),
     ("repetition_penalty", ("--repetition-penalty",), "float", "Above 1: repeat less."),
     ("repetition_context_size", ("--repetition-context-size",), "int", "Tokens looked back on."),
@@ -23,7 +23,7 @@ OPTIONS = (
     ("xtc_probability", ("--xtc-probability",), "float", "Chance of excluding the top choices."),
     ("xtc_threshold", ("--xtc-threshold",), "float", "Probability from which XTC excludes."),
     ("seed", ("--seed",), "int", "Makes sampling repeatable."),
-    ("stop", ("--stop",), "each", "Text that ends the answer; may be given several times."),
+    ("stop", ("--stop",), "each", "Text that ends the answer; repeatable."),
     ("n", ("-n", "--n"), "int*", "How many answers."),
     ("logprobs", ("--logprobs",), "int*", "Report log-probabilities, with that many alternatives."),
     ("logit_bias", ("--logit-bias",), "str*", "JSON map of token id to a number added."),
@@ -34,7 +34,7 @@ OPTIONS = (
     ("thinking", ("--think",), "true", "Let the model think first."),
     ("thinking", ("--no-think",), "false", "Answer straight away."),
     ("adapter", ("--adapter",), "str", "LoRA adapter: folder or configured name."),
-    ("draft", ("--draft",), "str", "Smaller model that proposes tokens for this one to check."),
+    ("draft", ("--draft",), "str", "Smaller model that proposes tokens to this one."),
     ("keep_alive_s", ("--keep-alive",), "span", "How long the model stays warm: 30m, 2h, forever."),
     ("priority", ("--priority",), "str", "interactive, completion or batch."),
     ("deadline_s", ("--timeout",), "span", "When to give up: seconds, or 5m."),
@@ -51,7 +51,7 @@ OPTIONS = (
     ("no_stream", ("--no-stream",), "true", "Print the answer when it is complete."),
     ("extract", ("-x", "--extract"), "true*", "Print the first code block only."),
     ("verbose", ("-v", "--verbose"), "true", "Statistics on stderr."),
-    ("file", ("-f", "--file"), "each*", "Put a file before the prompt; may be repeated; -: stdin."),
+    ("file", ("-f", "--file"), "each*", "File to put before the prompt; - is stdin; repeatable."),
 )
 
 FILL_OPTIONS = (
@@ -199,7 +199,9 @@ def request_params(command, values, prompt, scope=""):
             return None
         params["conversation"] = "last"
     if command == "fill":
-        if "conversation" in params or "log" in params:
+        if "conversation" in params or "log" in params or "thinking" in params:
+            return None
+        if "system" in values:
             return None
     elif scope:
         params["scope"] = scope
