@@ -8,10 +8,10 @@
 # MLXD_KEY_FIX before this ("" for none). A model: MLXD_MODEL. The line editor never waits: zsh
 # speaks to the daemon's socket itself, and reads when something has come.
 
-zmodload zsh/net/socket zsh/system || return
+zmodload zsh/net/socket zsh/system zsh/zselect || return
 autoload -Uz add-zsh-hook add-zle-hook-widget
 
-typeset -g _mlxd_fd= _mlxd_kind= _mlxd_line= _mlxd_text= _mlxd_pending= _mlxd_request=
+typeset -g _mlxd_fd= _mlxd_clock= _mlxd_kind= _mlxd_line= _mlxd_text= _mlxd_pending= _mlxd_request=
 typeset -g _mlxd_status=0 _mlxd_last=
 
 _mlxd_socket() {
@@ -47,12 +47,39 @@ _mlxd_member() {
   REPLY=${${(g::)rest}//$hidden/\\}
 }
 
+# Ctrl-C may break this off anywhere; the next line begins with it again, so it can be done twice.
 _mlxd_close() {
   if [[ -n $_mlxd_fd ]]; then
-    zle -F $_mlxd_fd
-    exec {_mlxd_fd}>&-
+    zle -F $_mlxd_fd 2>/dev/null
+    { exec {_mlxd_fd}>&- } 2>/dev/null
+    _mlxd_fd=
   fi
-  _mlxd_fd= _mlxd_pending= POSTDISPLAY=
+  _mlxd_pending= POSTDISPLAY=
+  if [[ -n $_mlxd_clock ]]; then
+    { exec {_mlxd_clock}>&- } 2>/dev/null
+    _mlxd_clock=
+  fi
+}
+
+# A Ctrl-C that comes while a handler of `zle -F` runs (or a moment before) breaks it off, but the
+# line editor sees it only when its wait for a key is next disturbed: until then it would neither
+# give a fresh line nor read an answer. So a child disturbs that wait ten times a second, with a
+# signal that means nothing, while an answer comes and for a second after.
+_mlxd_start_clock() {
+  setopt local_options no_monitor no_bg_nice
+  exec {_mlxd_clock}> >(_mlxd_tick)
+}
+
+_mlxd_tick() {
+  local left=10 nothing
+  trap '' INT
+  # The daemon sees that this shell has closed its connection only when nobody else has it open.
+  { exec {_mlxd_fd}>&- } 2>/dev/null
+  while (( left )) && kill -CHLD $$ 2>/dev/null; do
+    sysread -t 0.1 nothing 2>/dev/null
+    # The end of the file: the shell has closed it.
+    if (( $? == 5 )); then (( left-- )); zselect -t 10; fi
+  done
 }
 
 _mlxd_say() { zle -M -- "$1" }
@@ -73,6 +100,7 @@ _mlxd_ask() {
   _mlxd_request='{"jsonrpc":"2.0","id":1,"method":"chat","params":{'$model'"messages":[{"role":"system","content":'$system'},{"role":"user","content":'$question'}],"temperature":0,"max_tokens":300,"stream":true,"log":false,"supersede":"zsh-'$$'"}}'
   _mlxd_kind=$1 _mlxd_line=$BUFFER _mlxd_text=
   _mlxd_connect || _mlxd_start
+  [[ -z $_mlxd_fd ]] || _mlxd_start_clock
 }
 
 _mlxd_connect() {
@@ -106,10 +134,7 @@ _mlxd_started() {
 zle -N _mlxd_started
 
 _mlxd_read() {
-  setopt local_options local_traps
-  local chunk interrupted=
-  # Ctrl-C between two keys goes to the line editor; here it would break this off in the middle.
-  trap 'interrupted=1' INT
+  local chunk
   if ! sysread -i $1 chunk; then
     _mlxd_close
     _mlxd_say 'mlxd: the daemon went away. See: mlxd logs'
@@ -123,8 +148,6 @@ _mlxd_read() {
     _mlxd_take "$chunk"
   done
   zle -R
-  # Handed on late: the line editor forgets a send-break of a handler, and keeps an interrupt.
-  if [[ -n $interrupted ]]; then _mlxd_close; trap - INT; kill -INT $$; fi
 }
 zle -N _mlxd_read
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,7 @@ KEYS = {
     "fish": ("\x1bk", "\x1bx", "\x1bj"),
 }
 SHELLS = [*RC]
+LINUX = sys.platform == "linux"
 
 
 @contextmanager
@@ -152,22 +155,32 @@ def test_zsh_takes_keys_while_it_waits(daemon: Daemon, environ: dict[str, str], 
         screen.wait("to 99. and more!")
 
 
-def test_ctrl_c_in_the_middle_gives_a_fresh_line(
-    daemon: Daemon, environ: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("pieces", range(4))
+def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
+    pieces: int, daemon: Daemon, environ: dict[str, str], tmp_path: Path
 ):
+    """It may hit the line editor while it waits, a handler of ours, or the moment before one.
+
+    Promised: one Ctrl-C is enough, the daemon's work ends, and the shell keeps nothing open.
+    """
     with shell("zsh", environ, tmp_path) as screen:
-        for _ in range(12):
+        files: set[int] = set()
+        for _ in range(8):
             screen.wait_prompt(PROMPT)
+            files.add(len(os.listdir(f"/proc/{screen.pid}/fd")) if LINUX else 0)
             screen.send("Count from 0 to 99.")
             screen.wait("to 99.")
             screen.send(KEYS["zsh"][1])
-            screen._until(lambda: "\n0, 1, 2" in screen.text(), "an answer", 20)
+            if pieces:
+                begun = "\n0, 1, 2"[: 2 * pieces]
+                screen._until(lambda begun=begun: begun in screen.text(), "an answer", 20)
             screen.send("\x03")
             screen.wait_prompt(PROMPT)
             screen.send("\x0c")
             with daemon.peer() as peer:
                 while peer.call("status")["requests"]["running"]:
                     pass
+        assert len(files) == 1
 
 
 @pytest.mark.parametrize("name", SHELLS)
