@@ -290,7 +290,9 @@ class DecodeBatch:
             logits = self._apply_processors(logits, inputs)
         if self._constrained:
             logits = self._apply_constraints(logits, inputs)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        logprobs = logits
+        if self._alternatives >= 0 or not self._sampler.greedy:
+            logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         sampled = self._sampler(logprobs, [row.steps for row in self.rows])
         info: tuple[Any, ...] | None = None
         if self._alternatives >= 0:

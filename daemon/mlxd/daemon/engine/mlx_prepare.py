@@ -5,6 +5,7 @@ Touches tokenizers only, never an array of MLX.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,8 +55,15 @@ class Tokenizer:
         self.name = ref.name
         self.context_tokens = context_tokens(self.config)
         self.vocabulary: dict[str, int] = self.wrapper.get_vocab()
+        self._detokenizer = self.wrapper.detokenizer
         self._pool = pool
         self._compiler: ConstraintCompiler | None = None
+
+    def detokenizer(self) -> Any:
+        """Return a streaming detokenizer; all share the table of the vocabulary's texts."""
+        fresh = copy.copy(self._detokenizer)
+        fresh.reset()
+        return fresh
 
     def prepare(self, job: Job) -> Prepared:
         """Return the job's prompt, without its constraint.

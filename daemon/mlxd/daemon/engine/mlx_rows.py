@@ -27,18 +27,18 @@ def new_choice(host: Host, job: Job, index: int) -> Choice:
     return Choice(
         index=index,
         splitter=TextSplitter(markers, tuple(job.params.get("stop") or ()), channel),
-        detokenizer=_detokenizer(wrapper, trims=job.method == "chat"),
+        detokenizer=_detokenizer(host, trims=job.method == "chat"),
         tool_parser=wrapper.tool_parser,
         tools=job.params.get("tools"),
     )
 
 
-def _detokenizer(wrapper: Any, *, trims: bool) -> Any:
+def _detokenizer(host: Host, *, trims: bool) -> Any:
     """Return a detokenizer. mlx-lm's leave out a space before the first word.
 
     That is right for an answer, and wrong for a text that is continued or a gap that is filled.
     """
-    detokenizer = wrapper.detokenizer
+    detokenizer = host.tokenizer.detokenizer()
     if not trims and isinstance(detokenizer, (BPEStreamingDetokenizer, SPMStreamingDetokenizer)):
         # They trim while there is no text; this is text that has been given out already.
         detokenizer.text, detokenizer.offset = " ", 1

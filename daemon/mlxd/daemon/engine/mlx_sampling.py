@@ -69,6 +69,11 @@ class BatchSampler:
         self._chance = mx.vmap(lambda key: mx.random.uniform(key=key, shape=(1,)))
         self._width = 0
 
+    @property
+    def greedy(self) -> bool:
+        """Whether every row takes its most likely token; unnormalised logits will do then."""
+        return not self._random
+
     @staticmethod
     def _column(values: Sequence[float]) -> mx.array:
         return mx.array(np.asarray(values, dtype=np.float32)[:, None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib.metadata import version
@@ -57,6 +58,8 @@ def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
             "memory_budget_bytes": budget,
         },
     )
+    # What was imported stays: the collector need not walk through all of it between two tokens.
+    gc.freeze()
     reason = engine.run()
     engine.prefixes.flush(timeout_s=5.0)
     return reason

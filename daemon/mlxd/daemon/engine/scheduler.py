@@ -93,10 +93,13 @@ class Scheduler:
     _lane_turn: dict[Lane, int] = field(default_factory=dict)
     _turns: int = 0
     _arrivals: int = 0
+    _steady: Turn | None = None
+    """The turn while everybody decodes in one lane: the same one until something changes."""
 
     def add(self, entry: Entry) -> None:
         """Admit a job whose prompt is tokenized and whose model is resident."""
         assert entry.job not in self.entries, "a job is admitted once"
+        self._steady = None
         entry.arrival = self._arrivals
         self._arrivals += 1
         active = {other.conn for other in self.entries.values()}
@@ -107,6 +110,7 @@ class Scheduler:
 
     def remove(self, job: int) -> None:
         """Forget a job that ended, whatever its state."""
+        self._steady = None
         entry = self.entries.pop(job, None)
         if entry is None:
             return
@@ -118,6 +122,7 @@ class Scheduler:
 
     def prefilled(self, job: int, tokens: int) -> None:
         """Report a prefill chunk. A job without tokens left becomes ready for a row."""
+        self._steady = None
         entry = self.entries[job]
         entry.prompt_left = max(0, entry.prompt_left - tokens)
         entry.state = State.PREFILL if entry.prompt_left else State.READY
@@ -129,10 +134,12 @@ class Scheduler:
 
     def row_left(self, job: int) -> None:
         """Report that one of the job's rows finished while others go on."""
+        self._steady = None
         self.entries[job].rows -= 1
 
     def inherit(self, job: int, tokens: int) -> None:
         """Report that this much of the prompt was found in a cache: it costs nobody anything."""
+        self._steady = None
         entry = self.entries[job]
         entry.prompt_left = max(0, entry.prompt_left - tokens)
         if not entry.prompt_left:
@@ -140,11 +147,15 @@ class Scheduler:
 
     def plan(self) -> Turn:
         """Choose the next turn, and mark parked and admitted jobs as such."""
+        if self._steady is not None:
+            return self._steady
         for lane in self._lanes_in_order():
             turn = self._plan_lane(lane)
             if not turn.idle:
                 self._turns += 1
                 self._lane_turn[lane] = self._turns
+                if turn == Turn(lane, decode=True) and self._all_decode_in(lane):
+                    self._steady = turn
                 return turn
         return Turn()
 
@@ -155,6 +166,9 @@ class Scheduler:
     def decoding_in(self, lane: Lane) -> int:
         """Rows of `lane` that decode."""
         return sum(e.rows for e in self._in(lane, State.DECODE))
+
+    def _all_decode_in(self, lane: Lane) -> bool:
+        return len(self._in(lane, State.DECODE)) == len(self.entries)
 
     def _charge(self, conn: int, tokens: int) -> None:
         self._served[conn] = self._served.get(conn, 0.0) + tokens

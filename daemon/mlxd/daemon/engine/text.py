@@ -45,9 +45,17 @@ class TextSplitter:
     stopped: bool = False
     _held: str = ""
     _trim_left: bool = field(default=False)
+    _first_letters: frozenset[str] = field(default=frozenset())
+
+    def __post_init__(self) -> None:
+        self._first_letters = frozenset(mark[0] for mark in self._active())
 
     def feed(self, text: str) -> list[Piece]:
         """Return the pieces that are certain after `text`."""
+        plain = not (self._held or self._trim_left or self.stopped)
+        if plain and self._first_letters.isdisjoint(text):
+            # Nearly every token: nothing in it can begin a marker.
+            return [Piece(self.channel, text)] if text else []
         pieces: list[Piece] = []
         self._held += text
         while self._held and not self.stopped:
@@ -122,5 +130,6 @@ class TextSplitter:
 
     def _switch(self, channel: Channel) -> None:
         self.channel = channel
+        self._first_letters = frozenset(mark[0] for mark in self._active())
         # The line breaks around markers belong to the template, not to the text.
         self._trim_left = True
