@@ -86,6 +86,17 @@ def test_uninstall_of_nothing_says_so(served: dict[str, str]) -> None:
     assert "was not installed" in done.stderr
 
 
+def test_uninstall_without_a_service_leaves_a_daemon_alone(
+    served: dict[str, str], own_paths: Paths
+) -> None:
+    starter.start(own_paths, FAKE_DAEMON, served)
+    done = mlxd(served, "uninstall")
+    assert done.returncode == 0
+    assert "was not installed" in done.stderr
+    assert "mlxd stop" in done.stderr
+    assert mlxd(served, "status").returncode == 0
+
+
 def test_a_daemon_started_by_hand_makes_room(served: dict[str, str], own_paths: Paths) -> None:
     starter.start(own_paths, FAKE_DAEMON, served)
     done = mlxd(served, "install")

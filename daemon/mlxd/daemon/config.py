@@ -242,7 +242,7 @@ class _File:
 
     def absolute(self, path: str) -> str:
         """A relative path in the file is relative to the file's folder."""
-        return os.path.abspath(self.path.parent / Path(path).expanduser())
+        return os.path.abspath(self.path.parent / Path(os.path.expanduser(path)))
 
     def strings(self, raw: Mapping[str, Any], table_name: str) -> dict[str, str]:
         table = self.table(raw, table_name)

@@ -204,7 +204,8 @@ def service_for(
     from mlxd.launchd.agent import LaunchdService
     from mlxd.launchd.systemd import SystemdService
 
-    home = Path(environ.get("HOME") or Path.home())
+    # Where nobody knows a home (~ stays as it is), nothing is installed either.
+    home = Path(environ.get("HOME") or os.path.expanduser("~")).absolute()
     if platform == "darwin":
         return LaunchdService(spec, home / "Library/LaunchAgents", os.getuid(), runner)
     config_home = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")

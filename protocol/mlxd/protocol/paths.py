@@ -21,6 +21,12 @@ class SocketPathTooLong(InvalidRequest):
     default_hint = "Set MLXD_SOCKET to a shorter path, for instance /tmp/mlxd-$UID/mlxd.sock"
 
 
+class NoHome(InvalidRequest):
+    """Nobody says where this user's files belong: no HOME, and no entry among the users."""
+
+    default_hint = "Set HOME to a folder of yours."
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
     """Every location that mlxd uses, for one environment."""
@@ -69,18 +75,34 @@ def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
 
     Raises:
         SocketPathTooLong: the socket path has more than `SOCKET_PATH_MAX_BYTES` bytes.
+        NoHome: there is no home directory, and a folder that would be in it is not set.
     """
     env = os.environ if environ is None else environ
-    dirs = platformdirs.PlatformDirs(APP_NAME, appauthor=False)
-    state_dir = Path(env.get("MLXD_STATE_DIR") or dirs.user_state_dir)
+    state_dir = _folder(env, "state")
     return Paths(
         socket=check_socket_path(_socket_path(env, state_dir)),
-        config_dir=Path(env.get("MLXD_CONFIG_DIR") or dirs.user_config_dir),
+        config_dir=_folder(env, "config"),
         state_dir=state_dir,
-        data_dir=Path(env.get("MLXD_DATA_DIR") or dirs.user_data_dir),
-        cache_dir=Path(env.get("MLXD_CACHE_DIR") or dirs.user_cache_dir),
-        log_dir=Path(env.get("MLXD_LOG_DIR") or dirs.user_log_dir),
+        data_dir=_folder(env, "data"),
+        cache_dir=_folder(env, "cache"),
+        log_dir=_folder(env, "log"),
     )
+
+
+def _folder(env: Mapping[str, str], kind: str) -> Path:
+    if chosen := env.get(f"MLXD_{kind.upper()}_DIR"):
+        return Path(chosen)
+    try:
+        folder = getattr(platformdirs.PlatformDirs(APP_NAME, appauthor=False), f"user_{kind}_dir")
+    except RuntimeError as exc:
+        raise _no_home() from exc
+    if folder.startswith("~"):  # what releases before 4.14 return
+        raise _no_home()
+    return Path(folder)
+
+
+def _no_home() -> NoHome:
+    return NoHome(f"HOME is not set, and user {os.getuid()} has no home directory.")
 
 
 def _socket_path(env: Mapping[str, str], state_dir: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,18 @@ def test_what_cannot_be_stored_is_said_and_answered_all_the_same(daemon: Daemon)
     assert "conversation" not in first
     assert "not stored" in first["applied"]["notes"][0]
     assert daemon.ask("status")["conversations"]["problem"]
+
+
+def test_a_slow_disk_holds_no_answer_back(daemon: Daemon):
+    name = chat(daemon, "1 tokens", conversation="new")["conversation"]
+    with sqlite3.connect(daemon.folder / "state" / "conversations.db") as other:
+        other.execute("BEGIN IMMEDIATE")  # as slow as a disk can be
+        answer = chat(daemon, "2 tokens", conversation=name, history="given")
+        assert answer["choices"][0]["text"] == "w0 w1 "
+        assert "disk is slow" in answer["applied"]["notes"][0]
+        other.rollback()
+    other.close()
+    assert [turn["answer"] for turn in turns(daemon, name)] == ["w0 ", "w0 w1 "]
 
 
 def test_truncate_search_and_remove(daemon: Daemon):

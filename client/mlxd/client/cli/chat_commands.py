@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import os
 import shutil
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def _checked(name: str, text: str) -> object:
 def _file(chat: Chat, rest: str) -> None:
     if not rest:
         raise InvalidParams("/file", "needs a file name", hint="/file main.py")
-    chat.files.append(fenced(str(Path(rest).expanduser())))
+    chat.files.append(fenced(str(Path(os.path.expanduser(rest)))))
     tell("It goes with your next message.")
 
 
@@ -136,7 +137,7 @@ def _retry(chat: Chat, rest: str) -> None:
 def _save(chat: Chat, rest: str) -> None:
     if not rest:
         raise InvalidParams("/save", "needs a file name", hint="/save talk.json, or talk.md")
-    path = Path(rest).expanduser()
+    path = Path(os.path.expanduser(rest))
     try:
         chat.conversation.save(path)
     except OSError as exc:
@@ -147,7 +148,7 @@ def _save(chat: Chat, rest: str) -> None:
 def _load(chat: Chat, rest: str) -> None:
     if not rest:
         raise InvalidParams("/load", "needs a file or an id", hint="See ids: mlx log list")
-    path = Path(rest).expanduser()
+    path = Path(os.path.expanduser(rest))
     if path.exists():
         chat.conversation.load(path)
     else:

@@ -78,7 +78,11 @@ def uninstall() -> None:
     """Remove the service. Configuration, conversations, logs and models stay."""
     paths = resolve_paths()
     service = current_service(paths)
-    if service.state().installed and lock.is_held(paths.lock_file):
+    if lock.is_held(paths.lock_file):
+        if not service.state().installed:
+            click.echo("mlxd was not installed as a service.", err=True)
+            click.echo("      A daemon started by hand is running; to end it: mlxd stop", err=True)
+            return
         stop_gently(paths)
     remove([starter.start_lock(paths)])
     if service.uninstall():

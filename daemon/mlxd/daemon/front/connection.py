@@ -21,8 +21,9 @@ CLOSE_GRACE_S = 5.0
 """How long a caller may take to read the last words before its connection is cut."""
 REFUSED_GRACE_S = 2.0
 """How long a refused caller may take to say something that can be answered."""
-RESERVED_DESCRIPTORS = 48
-"""For an engine and its start, a hub worker, the database, logs, and callers being refused."""
+RESERVED_DESCRIPTORS = 80
+"""For an engine and its start, a hub worker, the database, logs, and callers being refused or not
+yet looked at."""
 REFUSED_AT_ONCE = 16
 """So many may be told why; more of them are hung up on, or they would take the reserve."""
 MACOS_BUFFER_BYTES = 512 * 1024  # the default there is 8 KiB

@@ -16,6 +16,8 @@ from mlxd.protocol.errors import MlxdError, PermissionDenied
 from mlxd.protocol.paths import Paths
 
 BACKLOG = 512  # macOS caps it at 128 by itself
+ACCEPT_BURST = 8
+"""asyncio accepts so many at once before anybody may refuse them; each takes a descriptor."""
 PROBE_TIMEOUT_S = 1.0
 LOCAL_PEERCRED = 1  # <sys/un.h> on macOS; level 0 is SOL_LOCAL
 

@@ -151,8 +151,9 @@ class Front:
         for sock in self.listener.sockets:
             # A copy, since asyncio closes what it is given, and a successor may need the socket.
             server = await loop.create_unix_server(
-                self._connection, sock=sock.dup(), backlog=listener.BACKLOG, **extra
+                self._connection, sock=sock.dup(), backlog=listener.ACCEPT_BURST, **extra
             )
+            sock.listen(listener.BACKLOG)  # asyncio has set the kernel's queue to the burst
             self._servers.append(server)
 
     async def _keep_socket(self) -> None:

@@ -82,7 +82,7 @@ def _output(front: Front, name: str, params: Params) -> Path:
         kind = f"{params['bits']}bit" if params["bits"] else params["dtype"] or "mlx"
         path = front.paths.models_dir / f"{last}-{kind}"
     else:
-        path = Path(chosen).expanduser()
+        path = Path(os.path.expanduser(chosen))
     if not path.is_absolute():
         raise InvalidParams("output", "must be an absolute path")
     if os.path.lexists(path):

@@ -12,7 +12,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CLOSE_S = 3.0
+BEGIN_WAIT_S = 2.0
+"""An answer is complete by then; a disk that takes longer must not hold it back."""
 
 
 @dataclass(slots=True)
 class Recording:
-    """A turn that is being stored. `number` and `problem` are set by the database's thread."""
+    """A turn that is being stored. `number` and `problem` are set by the database's thread, before
+    `begun` is done.
+    """
 
     turn: Turn
+    begun: Future[None] = field(default_factory=Future)
     number: int | None = None
     problem: str = ""
     parts: list[str] = field(default_factory=list)
@@ -59,11 +64,23 @@ class Recorder:
     def begin(self, turn: Turn) -> Recording:
         """Store a turn that is about to be answered."""
         recording = Recording(turn)
-        self._later(self._begin, recording)
+        recording.begun = self._worker().submit(self._begin, recording)
         return recording
+
+    def when_begun(self, recording: Recording, then: Callable[[], None]) -> None:
+        """Call `then` once it is known whether the turn can be stored, or the disk is too slow."""
+        if recording.begun.done():
+            then()
+            return
+        begun = asyncio.wrap_future(recording.begun)
+        waiting = asyncio.ensure_future(asyncio.wait({begun}, timeout=BEGIN_WAIT_S))
+        waiting.add_done_callback(lambda _: then())
 
     def finish(self, recording: Recording, result: dict[str, Any]) -> None:
         """Store the answer; the result says in which conversation, or why in none."""
+        if not recording.begun.done():
+            note = "The disk is slow: it is not known yet whether this answer will be stored."
+            result["applied"]["notes"].append(note)
         if recording.problem:
             note = f"This answer is not stored: {recording.problem}. See mlxd doctor."
             result["applied"]["notes"].append(note)

@@ -48,6 +48,7 @@ class Completion:
     params: dict[str, Any]
     model: dict[str, Any]
     recording: Recording | None = None
+    result: dict[str, Any] | None = None  # complete; only the disk is waited for
     started_s: float = field(default_factory=time.monotonic)
     output: bool = False
     replays: int = 0
@@ -218,6 +219,8 @@ class Requests:
         again: list[Message] = []
         self._unconfirmed.clear()
         for one in list(self._active.values()):
+            if one.result is not None:
+                continue
             one.replays += 1
             if one.ending:
                 self._fail(one, ended(one.ending))
@@ -231,13 +234,16 @@ class Requests:
         """Return everything, for an engine that ended by itself as a request came in."""
         self._unconfirmed.clear()
         for one in list(self._active.values()):
-            if one.ending:
+            if one.ending and one.result is None:
                 self._fail(one, ended(one.ending))
-        return [one.submit_message() for one in self._active.values()]
+        return [one.submit_message() for one in self._active.values() if one.result is None]
 
     def refuse_all(self) -> None:
         """End everything that the time for stopping did not suffice for."""
         for one in list(self._active.values()):
+            if one.result is not None:
+                self._answer(one, one.result)
+                continue
             self._stop_engine(one)
             self._fail(one, ShuttingDown("The daemon stopped before the answer was complete."))
 
@@ -249,7 +255,7 @@ class Requests:
 
     def _end_by(self, one: Completion, code: str) -> None:
         """Ask the engine to stop; its answer, with the usage so far, ends the request."""
-        if one.ending or one.rid not in self._active:
+        if one.ending or one.result is not None or one.rid not in self._active:
             return
         if self._withdraw(one.rid):
             self._fail(one, ended(code))
@@ -263,6 +269,8 @@ class Requests:
 
     def _end_alone(self, one: Completion) -> None:
         """Answer for an engine that is stuck in a long step, or for good."""
+        if one.result is not None:
+            return
         self._unconfirmed.add(one.rid)
         self._fail(one, ended(one.ending))
 
@@ -274,6 +282,16 @@ class Requests:
         self._send(Notification("cancel", {"rid": one.rid, "code": code}))
 
     def _finish(self, one: Completion, result: dict[str, Any]) -> None:
+        one.result = result
+        if one.recording is None:
+            self._answer(one, result)
+        else:
+            # The answer says whether it is stored, and that is decided on another thread.
+            self._recorder.when_begun(one.recording, lambda: self._answer(one, result))
+
+    def _answer(self, one: Completion, result: dict[str, Any]) -> None:
+        if one.rid not in self._active:
+            return  # its caller hung up meanwhile
         self._forget(one)
         self._metrics.outcomes["ok"] += 1
         self._metrics.finished(result)

@@ -32,12 +32,12 @@ def hub_cache_dir(environ: Mapping[str, str], home: Path | None = None) -> Path:
     """Return the hub's cache folder, found as huggingface_hub finds it."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if chosen := environ.get(variable):
-            return Path(chosen).expanduser()
+            return Path(os.path.expanduser(chosen))
     if hf_home := environ.get("HF_HOME"):
-        return Path(hf_home).expanduser() / "hub"
+        return Path(os.path.expanduser(hf_home)) / "hub"
     if xdg := environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser() / "huggingface" / "hub"
-    return (home or Path(environ.get("HOME") or "~").expanduser()) / ".cache/huggingface/hub"
+        return Path(os.path.expanduser(xdg)) / "huggingface" / "hub"
+    return (home or Path(os.path.expanduser(environ.get("HOME") or "~"))) / ".cache/huggingface/hub"
 
 
 def is_repo_name(name: str) -> bool:

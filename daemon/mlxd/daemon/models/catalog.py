@@ -224,7 +224,7 @@ class Catalog:
                 yield found
 
     def _dir_models(self) -> Iterator[_Found]:
-        roots = [Path(root).expanduser() for root in self._config.model_dirs]
+        roots = [Path(os.path.expanduser(root)) for root in self._config.model_dirs]
         for base in [*roots, *([self._own_dir] if self._own_dir else [])]:
             for path in _model_folders(base, _DEPTH):
                 yield _Found(path.relative_to(base).as_posix(), path, "folder")
