@@ -17,6 +17,8 @@ from support.commands import BIN, runner
 from support.daemon_process import Daemon, running_daemon
 from support.terminal import terminal
 
+SHORT = ("--temp", "0", "--max-tokens", "40")
+
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Daemon]:
@@ -101,7 +103,7 @@ def test_the_output_of_another_input_is_left_alone(own: Daemon, source: Path, tm
 def test_it_goes_on_through_a_restart_and_a_killed_engine(own: Daemon, tmp_path: Path):
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     path.write_text("".join(f'"Count from {n} to 99."\n' for n in range(24)))
-    command = [str(BIN / "mlx"), "batch", str(path), "-o", str(out), "--temp", "0", "-j", "4"]
+    command = [str(BIN / "mlx"), "batch", str(path), "-o", str(out), *SHORT, "-j", "4"]
     process = subprocess.Popen(command, env=own.environ, stdin=subprocess.DEVNULL)
     with own.peer() as peer:
         while not out.exists() or out.read_text().count("\n") < 3:
@@ -118,7 +120,7 @@ def test_it_goes_on_through_a_restart_and_a_killed_engine(own: Daemon, tmp_path:
 def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(own: Daemon, tmp_path: Path):
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     path.write_text("".join(f'"Count from {n} to 99."\n' for n in range(24)))
-    command = [str(BIN / "mlx"), "batch", str(path), "-o", str(out), "--temp", "0", "-j", "2"]
+    command = [str(BIN / "mlx"), "batch", str(path), "-o", str(out), *SHORT, "-j", "2"]
     with terminal(command, own.environ) as screen:
         screen.wait("/24")
         while not out.exists() or out.read_text().count("\n") < 2:
@@ -129,7 +131,7 @@ def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(own: Daemon, tmp_path:
     assert "goes on from here" in said
     kept = len(records(out.read_text()))
     assert kept >= 2
-    done = runner(own.environ)("batch", str(path), "-o", str(out), "--temp", "0", "-j", "4")
+    done = runner(own.environ)("batch", str(path), "-o", str(out), *SHORT, "-j", "4")
     assert f"{kept} of 24 lines" in done.stderr
     assert len(records(out.read_text())) == 24
 
