@@ -95,7 +95,8 @@ def test_a_killed_daemon_leaves_the_finished_turns_and_the_broken_one_marked(own
         assert [(turn["state"], turn["error"]) for turn in turns] == [
             ("done", None), ("broken", "engine_died")
         ]  # fmt: skip
-        say(screen, "/retry", "97, 98, 99")
+        say(screen, "/set max_tokens 12", "max_tokens 12")
+        say(screen, "/retry", "cut at max_tokens; more with /set max_tokens N")
         say(screen, "What is my name?", "Your name is Ada.")
     shown = own.ask("conversations.show", id=record["id"])["turns"]
     assert [turn["state"] for turn in shown] == ["done", "done", "done"]
@@ -240,6 +241,17 @@ def test_files_go_with_the_first_message_and_with_the_next_one(own: Daemon, tmp_
         f"{tmp_path}/two.txt:\n```\n2\n```\n\nsecond",
         "third",
     ]
+
+
+def test_a_file_is_put_before_a_question_once(own: Daemon, tmp_path: Path):
+    (tmp_path / "one.txt").write_text("1")
+    lines = "/set regex (\nfirst\n/set regex\n/retry\nsecond\n"
+    runner(own.environ)("chat", "--max-tokens", "2", "-f", str(tmp_path / "one.txt"), stdin=lines)
+    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    turns = own.ask("conversations.show", id=record["id"])["turns"]
+    assert [turn["messages"][-1]["content"] for turn in turns] == [
+        f"{tmp_path}/one.txt:\n```\n1\n```\n\nfirst", "second"
+    ]  # fmt: skip
 
 
 def test_three_quotes_hold_several_lines_together(own: Daemon):

@@ -188,6 +188,15 @@ def test_the_built_in_model_thinks_on_a_terminal():
     assert (blank, answer[:5]) == ("", "Hello")
 
 
+@pytest.mark.parametrize("way", [(), ("-n", "1")], ids=["fast", "full"])
+def test_an_answer_that_is_not_whole_is_said_on_a_terminal_only(daemon: Daemon, way):
+    command = [MLX, "ask", "--temp", "0", "--max-tokens", "5", *way, "Count from 1 to 9."]
+    with terminal(command, daemon.environ) as screen:
+        assert "mlx: cut at max_tokens; more with --max-tokens N" in screen.end()
+    done = runner(daemon.environ)(*command[1:])
+    assert (done.stderr, done.stdout[:4]) == ("", "1, 2")
+
+
 # ---- failures
 
 

@@ -19,7 +19,7 @@ from mlxd.client.cli.options import (
 )
 from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
-from mlxd.client.fast.mlx_fast_text import VERSION, Aside, introduce, skew, statistics
+from mlxd.client.fast.mlx_fast_text import VERSION, Aside, cut, introduce, skew, statistics
 
 METHODS = {"ask": "chat", "generate": "generate", "fill": "fill"}
 FENCE = re.compile(r"^(`{3,})[^\n]*\n(.*?)(?:^\1\s*$|\Z)", re.S | re.M)
@@ -123,6 +123,8 @@ def finish(result: dict[str, Any], values: dict[str, Any], *, silent: bool) -> i
         print_whole(result, values)
     for note in result["applied"]["notes"]:
         tell(f"mlx: {note}")
+    if said := cut(result, "--max-tokens"):
+        tell(said)
     if advice := skew(result["applied"].get("version", VERSION)):
         tell(advice)
     if values.get("verbose"):

@@ -14,7 +14,7 @@ from mlxd.client.cli.options import fenced, given, shared_options
 from mlxd.client.cli.prompt import QUOTES, read_lines
 from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
-from mlxd.client.fast.mlx_fast_text import VERSION, Aside, introduce, skew, statistics
+from mlxd.client.fast.mlx_fast_text import VERSION, Aside, cut, introduce, skew, statistics
 from mlxd.client.fast.mlx_options import long_flags, refusal
 from mlxd.protocol.errors import MlxdError
 
@@ -103,17 +103,15 @@ class Chat:
                 whole, lambda event: show(event, answer, aside, silent=silent)
             )
         except KeyboardInterrupt:
+            result = None
+        finally:
             aside.settle()
             answer.close()
+            if self.conversation.unanswered is None:
+                self.files = []
+        if result is None:
             tell("(stopped)")
             return
-        except BaseException:
-            aside.settle()
-            answer.close()
-            raise
-        aside.settle()
-        answer.close()
-        self.files = []
         self._told(result, silent=silent)
 
     def _told(self, result: dict[str, Any], *, silent: bool) -> None:
@@ -124,6 +122,8 @@ class Chat:
             print_whole(result, self.values)
         for note in result["applied"]["notes"]:
             tell(f"mlx: {note}")
+        if said := cut(result, "/set max_tokens"):
+            tell(said)
         if self.values.get("verbose"):
             tell(statistics(result))
         advice = skew(result["applied"].get("version", VERSION))

@@ -131,6 +131,7 @@ def _retry(chat: Chat, rest: str) -> None:
     if question is None:
         tell("There is nothing to ask again.")
     else:
+        chat.files = []  # the question has them
         chat.say(question)
 
 

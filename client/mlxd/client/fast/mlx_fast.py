@@ -12,6 +12,7 @@ from mlx_fast_text import (
     VERSION,
     Aside,
     coloured,
+    cut,
     introduce,
     put,
     scope,
@@ -244,8 +245,8 @@ class Printer:
         self.newline()
         for note in result["applied"]["notes"]:
             tell("mlx: " + note + "\n")
-        if result["choices"][0]["finish_reason"] == "length" and self.terminal:
-            tell("mlx: cut at max_tokens; more with --max-tokens N\n")
+        if said := cut(result, "--max-tokens"):
+            tell(said + "\n")
         if advice := skew(result["applied"].get("version", VERSION)):
             tell(advice + "\n")
         if self.values.get("verbose"):

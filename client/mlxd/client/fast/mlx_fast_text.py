@@ -90,6 +90,13 @@ def statistics(result):
     )
 
 
+def cut(result, more):
+    """Return the line that says on a terminal that an answer is not whole; "": it is."""
+    if posix.isatty(1) and any(one["finish_reason"] == "length" for one in result["choices"]):
+        return "mlx: cut at max_tokens; more with " + more + " N"
+    return ""
+
+
 STATUS_COLUMNS = 70
 """A status line must not be wrapped, or it could not be taken away again."""
 
