@@ -19,6 +19,7 @@ SHARE_OF_WORKING_SET = 0.85
 SHARE_OF_MEMORY = 0.75
 """Of memory on machines without a GPU limit: the rest belongs to everything else."""
 PRESSURE_LEVELS = {1: "normal", 2: "warning", 4: "critical"}  # kern.memorystatus_vm_pressure_level
+PSI_FILE = "/proc/pressure/memory"
 PSI_WARNING_PERCENT, PSI_CRITICAL_PERCENT = 10.0, 30.0
 """Share of the last ten seconds in which some task waited for memory."""
 
@@ -82,12 +83,12 @@ def default_budget_bytes(device_info: dict[str, Any], read: ReadText = read_text
     return int(min(int(size), total) * SHARE_OF_MEMORY if size else total * SHARE_OF_MEMORY)
 
 
-def pressure(read: ReadText = read_text) -> str:
-    """Return "normal", "warning" or "critical"."""
+def pressure(psi_file: str = PSI_FILE, read: ReadText = read_text) -> str:
+    """Return "normal", "warning" or "critical"; `psi_file` is looked at on Linux only."""
     if sys.platform == "darwin":
         level = sysctl_int("kern.memorystatus_vm_pressure_level")
         return PRESSURE_LEVELS.get(level or 1, "normal")
-    some = psi_percent(read("/proc/pressure/memory"))
+    some = psi_percent(read(psi_file))
     if some >= PSI_CRITICAL_PERCENT:
         return "critical"
     return "warning" if some >= PSI_WARNING_PERCENT else "normal"

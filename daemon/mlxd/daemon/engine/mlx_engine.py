@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from mlxd.daemon.engine.job import Job, ModelRef
 from mlxd.daemon.engine.link import FrontGone, Inbox, Link
+from mlxd.daemon.engine.memory import pressure
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_prefix import PrefixCache
 from mlxd.daemon.engine.mlx_preparer import (
@@ -71,6 +72,7 @@ class Engine:
             kv_bytes=self.scheduler.kv_in_use,
             make_way=self._make_way,
             on_gone=self._host_gone,
+            pressure=lambda: pressure(options.pressure_file),
         )
         self.jobs: dict[int, Job] = {}
         self.counters: Counter[str] = Counter()

@@ -10,12 +10,13 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_adapters, load_model
 
 from mlxd.daemon.engine.job import ModelRef
 from mlxd.daemon.engine.mlx_batch import DecodeBatch, mergeable
 from mlxd.daemon.engine.mlx_blas import widest
+from mlxd.daemon.engine.mlx_prefix import can_trim_always
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
 from mlxd.daemon.engine.model_files import fingerprint, kv_bytes_per_token
 from mlxd.daemon.engine.pacing import PrefillPacer
@@ -113,7 +114,7 @@ class Loader:
             fingerprint=fingerprint(Path(self.ref.path), self.ref.adapter),
             keep_alive_s=keep_alive_s,
             mergeable=mergeable(self.model),
-            trimmable=can_trim_prompt_cache(cache),
+            trimmable=can_trim_always(cache),
             kv_bytes_per_token=kv_bytes_per_token(config, self._kv_item_bytes()) or 0,
             widest=widest(self.model),
         )

@@ -16,7 +16,14 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models import cache as cache_classes
-from mlx_lm.models.cache import KVCache, can_trim_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import (
+    CacheList,
+    ChunkedKVCache,
+    KVCache,
+    QuantizedKVCache,
+    can_trim_prompt_cache,
+    trim_prompt_cache,
+)
 
 from mlxd.daemon.engine.prefix_index import Match, PrefixIndex, Tokens, as_tokens
 from mlxd.daemon.engine.snapshots import Leaf, Snapshot, SnapshotStore
@@ -72,7 +79,7 @@ class PrefixCache:
         if known := self._index.covered(model_key, wanted):
             self._index.touch(known.id)
             return
-        trimmable = can_trim_prompt_cache(caches)
+        trimmable = can_trim_now(caches)
         kept = copied(caches, len(tokens), len(tokens))
         mx.eval([layer.state for layer in kept])
         entry_id = self._remember(model_key, wanted, kept, trimmable)
@@ -156,6 +163,26 @@ class PrefixCache:
     def _write(self, key: str, tokens: Tokens, caches: Cache, trimmable: bool) -> None:
         if self._store is not None:
             self._store.put(taken_apart(key, tokens, caches, trimmable))
+
+
+def can_trim_now(caches: Cache) -> bool:
+    """Whether every beginning of what these caches cover can be had from them, to the bit.
+
+    A cache with a window can until it is full. One in chunks says of itself that it can, and has
+    forgotten what came before its chunk.
+    """
+    return can_trim_prompt_cache(caches) and not any(map(_in_chunks, caches))
+
+
+def can_trim_always(caches: Cache) -> bool:
+    """Whether that holds at any length, so that no snapshots at chosen places are needed."""
+    return all(type(layer) in (KVCache, QuantizedKVCache) for layer in caches)
+
+
+def _in_chunks(layer: Any) -> bool:
+    if isinstance(layer, CacheList):
+        return any(map(_in_chunks, layer.caches))
+    return isinstance(layer, ChunkedKVCache)
 
 
 def copied(caches: Cache, length: int, tokens: int) -> Cache:

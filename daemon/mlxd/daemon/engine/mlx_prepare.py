@@ -32,6 +32,8 @@ FIM_MARKERS = (
 FIM_ENDS = ("<|endoftext|>", "<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<EOT>", "▁<EOT>")
 CUT_MIN_TOKENS = 16
 """A shared beginning shorter than this is not worth a snapshot."""
+OPENINGS_KEPT = 16
+"""One for each way of asking the template: thinking or not, and a caller's own arguments."""
 
 
 class Tokenizer:
@@ -58,6 +60,7 @@ class Tokenizer:
         self._detokenizer = self.wrapper.detokenizer
         self._pool = pool
         self._compiler: ConstraintCompiler | None = None
+        self._openings: dict[str, list[int]] = {}
 
     def detokenizer(self) -> Any:
         """Return a streaming detokenizer; all share the table of the vocabulary's texts."""
@@ -143,7 +146,10 @@ class Tokenizer:
             )
         return plain_form(messages), notes
 
-    def _render(self, messages: list[dict[str, Any]], params: dict[str, Any]) -> str:
+    def _render(
+        self, messages: list[dict[str, Any]], params: dict[str, Any], *, opened: bool = True
+    ) -> str:
+        """Return the conversation as text; unless `opened`, without the answer's beginning."""
         continues = messages[-1]["role"] == "assistant"
         extra = dict(params.get("template_kwargs") or {})
         renderer = self.wrapper
@@ -157,7 +163,7 @@ class Tokenizer:
             messages,
             tools=params.get("tools"),
             tokenize=False,
-            add_generation_prompt=not continues,
+            add_generation_prompt=opened and not continues,
             continue_final_message=continues,
             **extra,
         )
@@ -168,9 +174,47 @@ class Tokenizer:
         return list(self.wrapper.encode(text, add_special_tokens=False))
 
     def cuts(self, params: dict[str, Any], tokens: Sequence[int]) -> tuple[int, ...]:
-        """Return where the system prompt (with the tools) ends, as a number of tokens."""
+        """Return after how many tokens the system prompt (with the tools) and the last turn end.
+
+        There other prompts may go on otherwise: the next turn has the answer as the template
+        tells it afterwards, for instance without its reasoning.
+        """
+        if not self.wrapper.has_chat_template:
+            return ()
+        return tuple(sorted({*self._system_cut(params, tokens), *self._turn_cut(params, tokens)}))
+
+    def _turn_cut(self, params: dict[str, Any], tokens: Sequence[int]) -> tuple[int, ...]:
+        opening = self._opening(params)
+        size = len(tokens) - len(opening)
+        if not opening or size < CUT_MIN_TOKENS or list(tokens[size:]) != opening:
+            return ()
+        return (size,)
+
+    def _opening(self, params: dict[str, Any]) -> list[int]:
+        """Return the tokens that open an answer, or none where the template does not tell."""
+        asked = json.dumps(
+            [params.get("thinking"), params.get("template_kwargs")], sort_keys=True, default=str
+        )
+        known = self._openings.get(asked)
+        if known is None:
+            if len(self._openings) >= OPENINGS_KEPT:
+                self._openings.clear()
+            known = self._openings[asked] = self._find_opening(params)
+        return known
+
+    def _find_opening(self, params: dict[str, Any]) -> list[int]:
+        probe = [{"role": "user", "content": "a"}]
+        plain = {key: params.get(key) for key in ("thinking", "template_kwargs")}
+        try:
+            whole = self._render(probe, plain)
+            before = self._render(probe, plain, opened=False)
+        except Exception:  # a template may refuse what it was not made for
+            return []
+        return self.encode_chat(whole[len(before) :]) if whole.startswith(before) else []
+
+    def _system_cut(self, params: dict[str, Any], tokens: Sequence[int]) -> tuple[int, ...]:
         first = params["messages"][0]
-        if first["role"] != "system" or not self.wrapper.has_chat_template:
+        if first["role"] != "system":
             return ()
         # Two different next messages: what both renderings share is the reusable beginning.
         probes = []

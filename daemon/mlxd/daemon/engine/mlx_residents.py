@@ -63,6 +63,7 @@ class Residents:
     kv_bytes: Callable[[], int]
     make_way: Callable[[int], None]
     on_gone: Callable[[Host], None]
+    pressure: Callable[[], str] = memory.pressure
     hosts: dict[str, Host] = field(default_factory=dict)
     loading: dict[str, Loading] = field(default_factory=dict)
     loaded_total: int = 0
@@ -185,7 +186,7 @@ class Residents:
         gone = list(residency.expired(self._view(), now_s))
         if now_s - self._pressure_checked_s >= PRESSURE_POLL_S:
             self._pressure_checked_s = now_s
-            gone += self._relieve(memory.pressure())
+            gone += self._relieve(self.pressure())
         gone = list(dict.fromkeys(gone))
         for key in gone:
             self.let_go(key)

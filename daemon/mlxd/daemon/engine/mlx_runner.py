@@ -14,7 +14,7 @@ from mlxd.daemon.engine.mlx_batch import Cache, DecodeBatch, Emitted, Parked, Pr
 from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_draft import LAG_MAX_TOKENS, Draft
 from mlxd.daemon.engine.mlx_models import Host
-from mlxd.daemon.engine.mlx_prefix import PrefixCache
+from mlxd.daemon.engine.mlx_prefix import PrefixCache, copied
 from mlxd.daemon.engine.mlx_rows import draft_problem, is_end, logprob_entry, new_choice, new_row
 from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler, Turn
 from mlxd.protocol.errors import OutOfMemory
@@ -239,7 +239,7 @@ class Runner:
         job.draft = self._open_draft(host, job)
         job.timing.decode_started = time.monotonic()
         count = job.params["n"]
-        caches = [prefill.cache] * count if host.mergeable else self._separate(prefill, count, host)
+        caches = [prefill.cache] * count if host.mergeable else _separate(prefill, count)
         return [
             Start(self._new_row(host, job, index), cache, prefill.tokens[-1])
             for index, cache in enumerate(caches)
@@ -251,17 +251,6 @@ class Runner:
         self._next_uid += 1
         self.rows[self._next_uid] = (job, choice)
         return new_row(host, job, choice, self._next_uid)
-
-    @staticmethod
-    def _separate(prefill: Prefill, count: int, host: Host) -> list[Cache]:
-        """Return one cache per row where they cannot be merged: the others are computed anew."""
-        caches = [prefill.cache]
-        for _ in range(count - 1):
-            again = Prefill(host.model, prefill.tokens)
-            while again.left:
-                again.run(again.left)
-            caches.append(again.cache)
-        return caches
 
     def _park(self, host: Host, job: Job) -> None:
         """Take the job's rows out of the batch, with their KV and their next token."""
@@ -379,6 +368,12 @@ class Runner:
         tokens = [*job.prepared.tokens, *choice.tokens]
         draft.rewind(draft.done - len(tokens))
         self.prefixes.store(small.fingerprint, tokens[: draft.done], draft.cache, durable=False)
+
+
+def _separate(prefill: Prefill, count: int) -> list[Cache]:
+    """Return one cache per row where they cannot be merged."""
+    copies = [copied(prefill.cache, prefill.done, prefill.done) for _ in range(count - 1)]
+    return [prefill.cache, *copies]
 
 
 def _since(job: Job, choice: Choice, done: int) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from mlxd.daemon.engine.memory import PSI_FILE
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -17,6 +19,8 @@ class EngineOptions:
     prefix_cache_disk_bytes: int = 4 * 2**30
     prefix_cache_dir: str | None = None
     empty_exit_s: float = 10.0
+    pressure_file: str = PSI_FILE
+    """Where Linux says how long tasks waited for memory."""
 
     @classmethod
     def from_json(cls, text: str) -> EngineOptions:

@@ -144,10 +144,11 @@ async def _metrics(front: Front, conn: Connection, msgid: MessageId, params: Par
         "connections": len(front.connections),
         "requests_in_flight": len(front.requests),
         "requests_running": front.requests.running,
-        "engine_restarts": front.supervisor.restarts,
+        "requests_queued": len(front.requests) - front.requests.running,
         "uptime_seconds": round(front.uptime_s(), 3),
     }
-    return {"text": front.metrics.text(gauges, engine)}
+    restarts = front.supervisor.restarts
+    return {"text": front.metrics.text(gauges, engine, engine_restarts=restarts)}
 
 
 def _shutdown(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
