@@ -323,3 +323,34 @@ def test_a_strict_match_goes_before_a_loose_one() -> None:
     known = ["a/qwen3-0.6b", "b/Qwen3-0.6B-4bit"]
     assert names.matches("qwen3-0.6b", known) == ["a/qwen3-0.6b"]
     assert names.matches("QWEN3", known) == known
+
+
+def test_what_was_found_is_known_until_a_file_changes(tmp_path: Path) -> None:
+    folder = make_cached(tmp_path / "hub", "org/tiny")
+    models = catalog(tmp_path)
+    assert models.known("org/tiny") is None
+    found = models.resolve("org/tiny")
+    assert models.known("org/tiny") == found
+    assert models.known("org/tiny", trust_remote_code=True) is None
+    for change in (
+        lambda: (folder / "config.json").write_text('{"model_type": "other"}'),
+        lambda: (folder / "model.safetensors").unlink(),
+        lambda: make_cached(tmp_path / "hub", "org/tiny", commit="def", main="defgh"),
+        lambda: make_cached(tmp_path / "hub", "org/tiny-too"),
+    ):
+        write_weights(folder / "model.safetensors", {"a": ("F32", [1], 4)})
+        models.resolve("org/tiny")
+        assert models.known("org/tiny") is not None
+        change()
+        assert models.known("org/tiny") is None
+
+
+def test_a_model_in_memory_is_known_by_name_when_its_files_are_gone(tmp_path: Path) -> None:
+    models = catalog(tmp_path, aliases={"mine": "org/tiny-4bit"})
+    residents = ["org/tiny-4bit", "/models/gone"]
+    assert models.resident_name("mine", residents) == "org/tiny-4bit"
+    assert models.resident_name("tiny", residents) == "org/tiny-4bit"
+    assert models.resident_name("/models/../models/gone", residents) == "/models/gone"
+    assert models.resident_name(None, residents) == "pocket"
+    with pytest.raises(ModelNotFound):
+        models.resident_name("huge", residents)

@@ -10,8 +10,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import load
-from mlx_lm.utils import _get_classes
 from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.utils import _get_classes
 
 from support.engine_process import POCKET
 
@@ -118,7 +118,8 @@ def small_model(folder: Path, kind: str, seed: int = 3) -> dict[str, Any]:
     model = model_class(args_class.from_dict(config))
     mx.random.seed(seed)
     weights = {
-        name: mx.random.normal(array.shape) * 0.15 for name, array in tree_flatten(model.parameters())
+        name: mx.random.normal(array.shape) * 0.15
+        for name, array in tree_flatten(model.parameters())
     }
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     return ref

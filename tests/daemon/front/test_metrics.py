@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from prometheus_client import Metric
@@ -90,7 +91,7 @@ def test_a_counter_never_goes_down_while_requests_come_and_go(daemon: Daemon) ->
         assert peer.answer(running)["error"]["code"] == "cancelled"
     seen.append(parsed(daemon.ask("metrics")["text"]))
     assert value(seen[-1], "mlxd_requests_running") == 0
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         for name, family in before.items():
             if family.type != "gauge":
                 later = {(s.name, *sorted(s.labels.items())): s.value for s in after[name].samples}

@@ -164,23 +164,36 @@ def _shutdown(front: Front, conn: Connection, msgid: MessageId, params: Params) 
 
 def _complete(method: str) -> Handler:
     def handler(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-        wanted = params.get("conversation")
-        if wanted in (None, "new"):
-            turn = conversations.new_turn(front, method, params)
-            _submit(front, conn, msgid, method, params, turn)
-            return LATER
-        return _continue(front, conn, msgid, method, params)
+        if params.get("conversation") not in (None, "new"):
+            return _continue(front, conn, msgid, method, params)
+        model = front.models.known(front.catalog, params)
+        if model is None:
+            return _find_first(front, conn, msgid, method, params)
+        turn = conversations.new_turn(front, method, params)
+        _submit(front, conn, msgid, method, params, turn, model)
+        return LATER
 
     return handler
+
+
+async def _find_first(
+    front: Front, conn: Connection, msgid: MessageId, method: str, params: Params
+) -> Answer:
+    model = await front.models.find(front.catalog, params)
+    turn = conversations.new_turn(front, method, params)
+    conn.in_flight.pop(msgid, None)
+    _submit(front, conn, msgid, method, params, turn, model)
+    return LATER
 
 
 async def _continue(
     front: Front, conn: Connection, msgid: MessageId, method: str, params: Params
 ) -> Answer:
-    """Bring along what was said before; only this waits for the disk."""
+    """Bring along what was said before."""
     turn = await conversations.continued(front, method, params)
+    model = await front.models.find(front.catalog, params)
     conn.in_flight.pop(msgid, None)
-    _submit(front, conn, msgid, method, params, turn)
+    _submit(front, conn, msgid, method, params, turn, model)
     return LATER
 
 
@@ -191,8 +204,8 @@ def _submit(
     method: str,
     params: Params,
     turn: Turn | None,
+    model: ModelRef,
 ) -> None:
-    model = _model(front, params)
     if turn is not None:
         turn = replace(turn, model=model.name)
     front.supervisor.check_health()
@@ -223,23 +236,15 @@ def _cancel_one(front: Front, conn: Connection, wanted: MessageId, *, by_tag: bo
 # ---- models
 
 
-def _model(front: Front, params: Params) -> ModelRef:
-    return front.catalog.resolve(
-        params.get("model"),
-        adapter=params.get("adapter"),
-        draft=params.get("draft"),
-        trust_remote_code=bool(params.get("trust_remote_code")),
-    )
-
-
 async def _load(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-    ref = _model(front, params)
+    ref = await front.models.find(front.catalog, params)
     asked = {"keep_alive_s": params["keep_alive_s"], "pin": params["pin"]}
     return await front.supervisor.call("load", {"model": ref.to_map(), **asked})
 
 
 async def _unload(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-    name = _model(front, params).name
+    residents = [str(one["model"]) for one in front.supervisor.residents]
+    name = await asyncio.to_thread(front.catalog.resident_name, params["model"], residents)
     if not front.supervisor.running:
         return {"unloaded": False, "pending_requests": 0}
     return await front.supervisor.call("unload", {"name": name})
@@ -254,7 +259,7 @@ async def _ps(front: Front, conn: Connection, msgid: MessageId, params: Params) 
 def _with_tokenizer(method: str) -> Handler:
     async def handler(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
         given = {key: value for key, value in params.items() if key != "model"}
-        model = _model(front, params).to_map()
+        model = (await front.models.find(front.catalog, params)).to_map()
         return await front.supervisor.call(method, {"model": model, **given})
 
     return handler

@@ -17,6 +17,7 @@ from mlxd.daemon.config import Config
 from mlxd.daemon.front import dispatch, handover, listener, upkeep
 from mlxd.daemon.front.connection import REFUSED_AT_ONCE, Connection, connections_that_fit
 from mlxd.daemon.front.engine_link import engine_command
+from mlxd.daemon.front.finder import Finder
 from mlxd.daemon.front.hub import HubWorkers
 from mlxd.daemon.front.listener import Listener, open_listener
 from mlxd.daemon.front.log import open_log, reopen, writer
@@ -77,6 +78,7 @@ class Front:
         self.config = config
         self.paths = paths
         self.catalog = Catalog(config, own_dir=paths.models_dir)
+        self.models = Finder()
         self.metrics = Metrics()
         self.connections: set[Connection] = set()
         self.max_connections = config.max_connections
@@ -128,6 +130,8 @@ class Front:
         loop.add_signal_handler(signal.SIGHUP, reopen, self._logger)
         loop.set_exception_handler(self._unexpected)
         self.max_connections = connections_that_fit(self.config.max_connections)
+        # Known from the start, it costs the first caller no look at the disk.
+        await self.models.warm(self.catalog)
         await self._listen()
         self.log("ready", pid=os.getpid(), version=version(), socket=str(self.paths.socket))
         if on_ready is not None:
@@ -272,7 +276,7 @@ class Front:
             wanted = [{"model": None, "keep_alive_s": None, "pin": False}]
         for one in wanted:
             try:
-                ref = self.catalog.resolve(one["model"])
+                ref = await self.models.find(self.catalog, one)
                 params = {"model": ref.to_map(), "keep_alive_s": one["keep_alive_s"],
                           "pin": one["pin"]}  # fmt: skip
                 result = await self.supervisor.call("load", params)

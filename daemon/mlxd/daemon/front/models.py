@@ -57,7 +57,7 @@ async def _pull(front: Front, conn: Connection, msgid: MessageId, params: Params
 async def _convert(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
     if params["group_size"] not in GROUP_SIZES:
         raise InvalidParams("group_size", "must be 16, 32, 64 or 128")
-    ref = front.catalog.resolve(params["model"])
+    ref = await front.models.find(front.catalog, {"model": params["model"]})
     record = await _record(front, params["model"])
     output = _output(front, ref.name, params)
     weights = record["parameters"] or 0
@@ -118,7 +118,7 @@ async def _remove(front: Front, conn: Connection, msgid: MessageId, params: Para
 
 
 async def _default(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
-    front.catalog.resolve(params["model"])  # one that cannot be loaded is no default
+    await front.models.find(front.catalog, params)  # one that cannot be loaded is no default
     await _edit(front, "", {"default_model": params["model"]})
     if not os.environ.get(DEFAULT_VARIABLE):
         front.reconfigure(replace(front.config, default_model=params["model"]))
@@ -129,7 +129,7 @@ async def _alias(front: Front, conn: Connection, msgid: MessageId, params: Param
     alias, model = params["alias"], params["model"]
     aliases = {name: means for name, means in front.config.aliases.items() if name != alias}
     if model is not None:
-        front.catalog.resolve(model)
+        await front.models.find(front.catalog, {"model": model})
         aliases[alias] = model
         _check_loop(aliases, alias)
     elif alias not in front.config.aliases:

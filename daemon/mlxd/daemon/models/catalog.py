@@ -1,6 +1,6 @@
 """The models of this machine: the built-in one, configured ones, folders, the hub's cache.
 
-Reads files only, each time anew: what was pulled a moment ago is there.
+Reads files only, and again whenever they have changed: what was pulled a moment ago is there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ BUILTIN_NAME = "pocket"
 BUILTIN_DIR = Path(__file__).with_name(BUILTIN_NAME)
 PARTIAL = ".partial"
 """What the name of a folder ends in while a conversion writes it."""
+TELLING_FILES = ("config.json", "model.safetensors.index.json")
+"""Their names are in the folder's time, their contents are not."""
 _DEPTH = 2  # model_dirs may hold NAME/ or, as other tools do, ORG/NAME/
 
 
@@ -34,6 +36,33 @@ class _Found:
     source: str
     revision: str | None = None
     settings: ModelConfig = field(default_factory=ModelConfig)
+
+
+Asked = tuple[str | None, str | None, str | None, bool]
+Stamps = dict[str, tuple[int, int, int] | None]
+KNOWN_MAX = 256
+"""More ways of naming a model than anybody has; a caller may invent any number."""
+
+
+def stamps(paths: tuple[str, ...]) -> Stamps:
+    """Return what tells of each path whether it is still the same: inode, time and size."""
+    out: Stamps = {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            out[path] = None
+        else:
+            out[path] = (status.st_ino, status.st_mtime_ns, status.st_size)
+    return out
+
+
+def _telling(folder: Path, cache_dir: Path) -> list[Path]:
+    """Return the files and folders that change when a model's folder does."""
+    places = [folder, folder.parent, *(folder / name for name in TELLING_FILES)]
+    if cache_dir in folder.parents:
+        places.append(folder.parents[1] / "refs" / "main")
+    return places
 
 
 class Catalog:
@@ -53,11 +82,29 @@ class Catalog:
         env = config.process_environment(os.environ if environ is None else environ)
         self._cache_dir = cache.hub_cache_dir(env)
         self._builtin_dir = builtin_dir
+        self._known: dict[Asked, tuple[ModelRef, Stamps]] = {}
 
     @property
     def cache_dir(self) -> Path:
         """The Hugging Face cache that is read."""
         return self._cache_dir
+
+    def known(
+        self,
+        name: str | None = None,
+        *,
+        adapter: str | None = None,
+        draft: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> ModelRef | None:
+        """Return what `resolve` said to the same last time, if no file has changed; else None.
+
+        Reads no file, so that it may be asked where others wait.
+        """
+        found = self._known.get((name, adapter, draft, trust_remote_code))
+        if found is None or found[1] != stamps(tuple(found[1])):
+            return None
+        return found[0]
 
     def resolve(
         self,
@@ -77,13 +124,14 @@ class Catalog:
             ModelLoadFailed: it is there, but its folder is not a complete MLX model.
             PermissionDenied: the model's own code is asked for and not allowed by configuration.
         """
+        asked = (name, adapter, draft, trust_remote_code)
         found = self._find(name or self._config.default_model)
         self._check(found)
         settings = found.settings
         if trust_remote_code and not settings.trust_remote_code:
             raise _code_not_allowed(found.name)
         small = self._draft(draft or settings.draft)
-        return ModelRef(
+        ref = ModelRef(
             name=found.name,
             path=str(found.path),
             revision=found.revision,
@@ -94,6 +142,39 @@ class Catalog:
             draft=None if small is None else str(small.path),
             draft_name=None if small is None else small.name,
         )
+        self._keep(asked, ref)
+        return ref
+
+    def resident_name(self, name: str | None, residents: Sequence[str]) -> str:
+        """Return which of the models in memory `name` means, be its files there or not.
+
+        Raises:
+            ModelNotFound: it means none of them, and none of this machine's.
+        """
+        target = self._unalias(name or self._config.default_model)
+        for one in (target, os.path.abspath(os.path.expanduser(target))):
+            if one in residents:
+                return one
+        try:
+            return self._find(target).name
+        except ModelNotFound:
+            candidates = names.matches(target, residents)
+            if len(candidates) != 1:
+                raise
+            return candidates[0]
+
+    def _keep(self, asked: Asked, ref: ModelRef) -> None:
+        roots = [Path(root).expanduser() for root in self._config.model_dirs]
+        own = [self._own_dir] if self._own_dir else []
+        places = [self._cache_dir, *roots, *own]
+        for path in (ref.path, ref.draft):
+            if path is not None:
+                places += _telling(Path(path), self._cache_dir)
+        if ref.adapter is not None:
+            places.append(Path(ref.adapter, "adapter_config.json"))
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        self._known[asked] = (ref, stamps(tuple(str(place) for place in places)))
 
     def list(self) -> list[ModelRecord]:
         """Return every model of this machine: built-in, configured, folders, cache; no doubles."""
