@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from support.commands import BIN
 from support.daemon_process import Daemon, running_daemon
+from support.neovim import SETUP, Neovim, neovim, neovims
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +23,16 @@ def daemon() -> Iterator[Daemon]:
 def environ(daemon: Daemon) -> dict[str, str]:
     path = f"{BIN}:{daemon.environ['PATH']}"
     return {**daemon.environ, "PATH": path, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
+
+
+@pytest.fixture(params=list(neovims()) or ["none"])
+def program(request: pytest.FixtureRequest) -> str | None:
+    """The oldest and the newest Neovim there is: every test runs in both."""
+    return neovims().get(request.param)
+
+
+@pytest.fixture
+def vim(environ: dict[str, str], tmp_path: Path, program: str | None) -> Iterator[Neovim]:
+    with neovim(environ, tmp_path, program) as editor:
+        editor.lua(SETUP)
+        yield editor

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import socket
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from support.daemon_process import Daemon
-from support.neovim import Neovim, neovim
+from support.neovim import SETUP, Neovim, neovim, spy, wait_idle
 
-SETUP = """
-require('mlxd').setup(vim.tbl_deep_extend('force', { params = { temperature = 0 } }, ... or {}))
-"""
-COMPLETE = {"complete": {"auto": True, "debounce_ms": 10, "budget_ms": 20_000}}
-IDLE = "require('mlxd').statusline() == ''"
-SHOWN = "require('mlxd.complete').shown()"
-
-
-@pytest.fixture
-def vim(environ: dict[str, str], tmp_path: Path) -> Iterator[Neovim]:
-    with neovim(environ, tmp_path) as editor:
-        editor.lua(SETUP)
-        yield editor
-
-
-def wait_idle(vim: Neovim) -> None:
-    vim.wait(IDLE)
+VECTORS = Path(__file__).parents[2] / "protocol" / "golden" / "valid.json"
 
 
 def other_buffer(vim: Neovim) -> int:
@@ -46,18 +32,49 @@ def test_an_answer_comes_into_a_split_and_the_window_stays(vim: Neovim):
 
 def test_the_selection_and_nothing_else_is_sent(vim: Neovim, daemon: Daemon):
     vim.fill("one", "two", "three")
-    vim.lua("""
-      local client = require('mlxd.client')
-      local real = client.request
-      client.request = function(method, params, ...)
-        _G.sent = params
-        return real(method, params, ...)
-      end
-    """)
+    spy(vim)
     vim.command("2,3Mlx hello")
     wait_idle(vim)
-    asked = vim.lua("return _G.sent.messages[1].content")
-    assert asked == "hello\n\n```\ntwo\nthree\n```"
+    asked = vim.lua("return _G.sent[1].params.messages[1].content")
+    assert asked == "```\ntwo\nthree\n```\n\nhello"
+
+
+FENCED = "```lua\nlocal a = 1\n\nlocal b = '```'\n```\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_the_fence_around_an_answer_goes_whatever_the_pieces(vim: Neovim, size: int):
+    code = """
+      local text, size = ...
+      local fence, found = require('mlxd.fence').new(), ''
+      for at = 1, #text, size do found = found .. fence:feed(text:sub(at, at + size - 1)) end
+      return found .. fence:finish()
+    """
+    assert vim.lua(code, FENCED, size) == "local a = 1\n\nlocal b = '```'"
+    for plain in ("no fence", "`x` is one", "``", "a\n```\nb\n```\nc", "```inline``` only"):
+        assert vim.lua(code, plain, size) == plain
+
+
+def test_an_answer_in_place_has_no_fence(vim: Neovim):
+    vim.fill("keep", "old", "keep too")
+    spy(vim, answers=True)
+    vim.command("2Mlx! shorter")
+    vim.lua("for piece in (...):gmatch('..?') do _G.sent[1].delta(piece) end", FENCED)
+    vim.lua("_G.sent[1].done(nil, {})")
+    assert vim.lines() == ["keep", "local a = 1", "", "local b = '```'", "keep too"]
+    vim.command("undo")
+    assert vim.lines() == ["keep", "old", "keep too"]
+
+
+def test_a_selection_that_was_changed_meanwhile_is_left_alone(vim: Neovim):
+    vim.fill("keep", "old", "keep too")
+    spy(vim, answers=True)
+    vim.command("2Mlx! shorter")
+    vim.call("nvim_buf_set_lines", 0, 1, 2, False, ["older"])
+    vim.lua("_G.sent[1].delta('new')")
+    assert vim.lines() == ["keep", "older", "keep too"]
+    assert "has changed meanwhile" in vim.messages()
+    assert vim.lua("return _G.sent[1].cancelled")
 
 
 def test_an_answer_in_place_is_one_undo_step(vim: Neovim):
@@ -134,90 +151,30 @@ def test_typing_in_a_chat_warms_the_prompt(vim: Neovim, daemon: Daemon):
             vim.lua("return vim.wait(20)")
 
 
-def start_typing(vim: Neovim, text: str = "def add(a, b):<CR>    return ") -> None:
-    vim.lua(SETUP, COMPLETE)
-    vim.command("set noautoindent")
-    vim.keys("i" + text)
-    vim.wait(f"({SHOWN} or ''):find('a %+ b')")
-    vim.wait("not require('mlxd.complete').busy()")
+def test_typing_a_question_about_a_selection_warms_what_goes_before_it(vim: Neovim, daemon: Daemon):
+    vim.fill("one", "two", "three")
+    spy(vim)
+    vim.keys(":2,3Mlx ")
+    vim.wait("#_G.sent == 1")
+    vim.keys("hello<CR>")
+    vim.wait("#_G.sent == 2")
+    wait_idle(vim)
+    warmed, asked = vim.lua("return _G.sent")
+    assert [warmed["method"], asked["method"]] == ["prefill", "chat"]
+    before, whole = (one["params"]["messages"][-1]["content"] for one in (warmed, asked))
+    assert before == "```\ntwo\nthree\n```\n\n"
+    assert whole == before + "hello"
+    assert warmed["params"]["supersede"]
 
 
-def test_a_completion_is_shown_behind_the_cursor_and_accepted_whole(vim: Neovim):
-    start_typing(vim)
-    marks = vim.lua("""
-      local space = vim.api.nvim_get_namespaces()['mlxd.complete']
-      return vim.api.nvim_buf_get_extmarks(0, space, 0, -1, { details = true })
-    """)
-    assert marks[0][3]["virt_text"][0][0] == "a + b"
-    assert vim.lines()[1] == "    return "
-    vim.keys("<M-l>")
-    vim.wait("vim.api.nvim_get_current_line() == '    return a + b'")
-    vim.keys("<Esc>u")
-    vim.wait("vim.api.nvim_get_current_line() == '    return '")
-
-
-def test_a_word_is_accepted_and_the_rest_stays(vim: Neovim):
-    start_typing(vim)
-    vim.keys("<M-w>")
-    vim.wait("vim.api.nvim_get_current_line() == '    return a'")
-    assert vim.lua(f"return {SHOWN}") == " + b"
-    vim.keys("<M-j>")
-    vim.wait("vim.api.nvim_get_current_line() == '    return a + b'")
-    assert vim.lua(f"return {SHOWN}") is None
-
-
-def test_typing_what_it_says_keeps_it_and_anything_else_drops_it(vim: Neovim):
-    start_typing(vim)
-    asked = vim.lua("return require('mlxd.complete').counts.asked")
-    vim.keys("a ")
-    vim.wait(f"{SHOWN} == '+ b'")
-    assert vim.lua("return require('mlxd.complete').counts.asked") == asked
-    vim.keys("x")
-    vim.wait(f"not ({SHOWN} or ''):find('^%+ b')")
-
-
-def test_leaving_insert_mode_shows_nothing_and_cancels(vim: Neovim):
-    start_typing(vim)
-    vim.keys("<Esc>")
-    vim.wait(f"{SHOWN} == nil")
-
-
-def test_a_late_answer_is_never_shown(vim: Neovim):
-    vim.lua(SETUP, COMPLETE)
-    vim.lua("""
-      local client = require('mlxd.client')
-      client.request = function(method, params, done, event)
-        _G.late = function() event({ type = 'delta', text = 'stale', channel = 'answer' }) end
-        return { cancel = function() end }
-      end
-    """)
-    vim.keys("ix = ")
-    vim.wait("_G.late ~= nil")
-    vim.keys("1")
-    vim.wait("vim.api.nvim_get_current_line() == 'x = 1'")
-    vim.lua("_G.late()")
-    assert vim.lua(f"return {SHOWN}") is None
-    assert vim.lua("return require('mlxd.complete').counts.stale") == 1
-
-
-def test_a_key_that_is_taken_is_left_alone(vim: Neovim):
-    vim.command("inoremap <M-l> mine")
-    vim.lua(SETUP, COMPLETE)
-    vim.keys("i<M-l>")
-    vim.wait("vim.api.nvim_get_current_line() == 'mine'")
-
-
-def test_the_prefix_moves_in_jumps(vim: Neovim):
-    vim.lua(SETUP, {"complete": {"prefix_chars": 400}})
-    starts = set()
-    for count in range(60, 90):
-        vim.fill(*[f"line {n:03}" for n in range(count)])
-        vim.lua("vim.api.nvim_win_set_cursor(0, { vim.fn.line('$'), 0 })")
-        prefix = vim.lua("return (require('mlxd.complete').context())")
-        assert len(prefix) <= 400
-        assert prefix.startswith("line ")
-        starts.add(prefix[:8])
-    assert len(starts) <= 3
+def test_warming_can_be_turned_off(vim: Neovim):
+    vim.lua(SETUP, {"prefill": False})
+    vim.fill("one", "two")
+    spy(vim)
+    vim.keys(":%Mlx hello<CR>")
+    vim.wait("#_G.sent == 1")
+    wait_idle(vim)
+    assert vim.lua("return _G.sent[1].method") == "chat"
 
 
 def test_checkhealth_says_what_is_there(vim: Neovim):
@@ -239,11 +196,13 @@ def test_the_help_has_its_tags(vim: Neovim, tmp_path: Path):
         assert f"\n{name}\t" in "\n" + tags
 
 
-def test_a_daemon_is_started_where_none_runs(environ: dict[str, str], tmp_path: Path):
+def test_a_daemon_is_started_where_none_runs(
+    environ: dict[str, str], tmp_path: Path, program: str | None
+):
     own = {"MLXD_SOCKET": str(tmp_path / "s" / "mlxd.sock")}
     for place in ("STATE", "LOG"):
         own[f"MLXD_{place}_DIR"] = str(tmp_path / place)
-    with neovim({**environ, **own}, tmp_path) as editor:
+    with neovim({**environ, **own}, tmp_path, program) as editor:
         editor.lua(SETUP)
         editor.command("Mlx Count from 3 to 7.")
         wait_idle(editor)
@@ -251,8 +210,91 @@ def test_a_daemon_is_started_where_none_runs(environ: dict[str, str], tmp_path: 
         editor.lua("vim.fn.system({ 'mlxd', 'stop' })")
 
 
-def test_without_a_daemon_the_next_step_is_said(environ: dict[str, str], tmp_path: Path):
+def test_without_a_daemon_the_next_step_is_said(
+    environ: dict[str, str], tmp_path: Path, program: str | None
+):
     with neovim({**environ, "MLXD_SOCKET": str(tmp_path / "s"), "MLXD_AUTOSTART": "0"},
-                tmp_path) as editor:  # fmt: skip
+                tmp_path, program) as editor:  # fmt: skip
         editor.command("Mlx hello")
         editor.wait("vim.api.nvim_exec('messages', true):find('mlxd start')")
+
+
+def test_a_request_withdrawn_before_the_daemon_runs_is_not_sent(
+    environ: dict[str, str], tmp_path: Path, program: str | None
+):
+    path, go = tmp_path / "s", tmp_path / "go"
+    with (
+        neovim({**environ, "MLXD_SOCKET": str(path)}, tmp_path, program) as editor,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        # What "starts the daemon" ends once this test listens in its place.
+        editor.lua(SETUP, {"command": ["sh", "-c", f"until test -e {go}; do sleep 0.05; done"]})
+        editor.lua("""
+          local request = require('mlxd.client').request
+          request('fill', { prefix = 'x' }, function() end).cancel()
+          request('ping', {}, function() end)
+        """)
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(30)
+        go.touch()
+        peer, _ = listener.accept()
+        with peer:
+            assert peer.recv(1000) == msgpack.packb([0, 2, "ping", []])
+
+
+def test_a_socket_that_cannot_be_is_said(vim: Neovim):
+    vim.lua(SETUP, {"socket": "/tmp/" + "x" * 200, "command": False})
+    vim.command("Mlx hello")
+    vim.wait("vim.api.nvim_exec('messages', true):find('mlxd:')")
+    wait_idle(vim)
+
+
+def test_the_golden_vectors_are_understood_whatever_the_pieces(vim: Neovim):
+    read = """
+      local data, size = ...
+      data = data:gsub('..', function(two) return string.char(tonumber(two, 16)) end)
+      local decode, found = require('mlxd.codec').decoder(), {}
+      for at = 1, #data, size do vim.list_extend(found, decode(data:sub(at, at + size - 1))) end
+      return found
+    """
+    compared = 0
+    for vector in json.loads(VECTORS.read_text()):
+        meaning, data = vector["meaning"], vector["msgpack_hex"]
+        if meaning["kind"] != "response" and meaning.get("method") != "event":
+            continue
+        for size in (1, 2, 5, len(data)):
+            (found,) = vim.lua(read, data, size)
+            if meaning["kind"] == "response":
+                wanted = {key: meaning.get(key) for key in ("id", "error", "result")}
+                got = {"error": None, "result": None, **found["response"]}
+                assert got == wanted, vector["name"]
+            else:
+                assert found["event"] == meaning["params"], vector["name"]
+        compared += 1
+    assert compared > 2
+
+
+AS_HEX = """
+  local sent = require('mlxd.codec').{}(...)
+  return (sent:gsub('.', function(byte) return ('%02x'):format(byte:byte()) end))
+"""
+
+
+def test_what_is_sent_are_the_bytes_of_the_golden_vectors(vim: Neovim):
+    compared = 0
+    for vector in json.loads(VECTORS.read_text()):
+        meaning = vector["meaning"]
+        params = meaning.get("params")
+        # The order of a Lua table's members is not fixed: those with one member can be compared.
+        if not params or len(params) > 1 or not str(meaning.get("id", 1)).isdigit():
+            continue
+        if meaning["kind"] == "request":
+            sent = vim.lua(AS_HEX.format("request"), meaning["id"], meaning["method"], params)
+        elif meaning["method"] == "cancel":
+            sent = vim.lua(AS_HEX.format("notification"), "cancel", params)
+        else:
+            continue
+        assert sent == vector["msgpack_hex"], vector["name"]
+        compared += 1
+    assert compared > 1

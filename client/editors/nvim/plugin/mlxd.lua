@@ -20,3 +20,12 @@ for _, part in ipairs({ 'whole', 'word', 'line' }) do
   end)
 end
 vim.keymap.set('i', '<Plug>(mlxd-dismiss)', function() require('mlxd.complete').dismiss() end)
+vim.api.nvim_create_autocmd('CmdlineChanged', {
+  pattern = ':',
+  group = vim.api.nvim_create_augroup('mlxd.ask', { clear = true }),
+  callback = function()
+    -- Cheap, as it is called for every key of every command.
+    local line = vim.fn.getcmdline()
+    if line:find('Mlx!? $') and require('mlxd').options.prefill then require('mlxd.ask').warm(line) end
+  end,
+})

@@ -11,22 +11,24 @@ local function fenced(lines, filetype)
   return fence .. filetype .. '\n' .. text .. '\n' .. fence
 end
 
----@param prompt string
+--- The text goes before the question: what is asked about it next finds it read already.
 ---@param lines string[]
----@param in_place boolean
+---@return string
+local function about(lines)
+  if not table.concat(lines):find('%S') then return '' end
+  return fenced(lines, vim.bo.filetype) .. '\n\n'
+end
+
+---@param content string
 ---@return table[]
-local function messages_of(prompt, lines, in_place)
-  local options = require('mlxd').options
-  local found = {}
-  if options.system then table.insert(found, { role = 'system', content = options.system }) end
-  if #lines > 0 and table.concat(lines):find('%S') then
-    prompt = prompt .. '\n\n' .. fenced(lines, vim.bo.filetype)
-    if in_place then prompt = prompt .. '\n\nAnswer with the new text alone.' end
-  end
-  table.insert(found, { role = 'user', content = prompt })
+local function messages_of(content)
+  local system = require('mlxd').options.system
+  local found = { { role = 'user', content = content } }
+  if system then table.insert(found, 1, { role = 'system', content = system }) end
   return found
 end
 
+---@param messages table[]
 ---@return table<string, any>
 function M.params(messages)
   local options = require('mlxd').options
@@ -79,7 +81,7 @@ end
 ---@param prompt string
 ---@param lines string[]
 local function into_split(prompt, lines)
-  local messages = messages_of(prompt, lines, false)
+  local messages = messages_of(about(lines) .. prompt)
   local from = api.nvim_get_current_win()
   local writer = require('mlxd.writer').new(answer_buffer(prompt), 0, 0)
   api.nvim_set_current_win(from)
@@ -105,23 +107,57 @@ local function in_place(prompt, first, last)
   if first and last then
     lines, row, column = api.nvim_buf_get_lines(buffer, first - 1, last, false), first - 1, 0
   end
+  local content = about(lines) .. prompt
+  if first then content = content .. '\n\nAnswer with the new text alone.' end
+  -- In a document of Markdown a fence may well belong to the answer.
+  local fence = vim.bo[buffer].filetype ~= 'markdown' and require('mlxd.fence').new() or nil
   local writer = require('mlxd.writer').new(buffer, row, column)
-  local begun = not first
-  M.stream(messages_of(prompt, lines, true), function(text)
-    if not begun then
+  local function write(text)
+    if text == '' then return true end
+    if #lines > 0 then
       -- The old text goes only when there is a new one.
-      begun = true
-      local at = writer:position()
-      if not at then return false end
-      api.nvim_buf_set_lines(buffer, at, at + #lines, false, { '' })
-      writer = require('mlxd.writer').new(buffer, at, 0)
-      writer.tick = api.nvim_buf_get_changedtick(buffer)
+      if not writer:replace(lines) then
+        require('mlxd.state').complain({ message = 'The text has changed meanwhile.',
+          hint = 'It was left alone; ask again.' })
+        return false
+      end
+      lines = {}
     end
     return writer:write(text)
+  end
+  M.stream(messages_of(content), function(text)
+    return write(fence and fence:feed(text) or text)
   end, function(err)
+    if fence then write(fence:finish()) end
     writer:close()
     report(err)
   end)
+end
+
+--- The range that a command line begins with: lines from 0 to one past the last.
+---@param range string
+---@return integer, integer
+local function lines_of(range)
+  if range == "'<,'>" then return vim.fn.line("'<") - 1, vim.fn.line("'>") end
+  local first, last = range:match('^(%d+),(%d+)$')
+  return first and first - 1 or 0, tonumber(last) or -1
+end
+
+--- While the question is typed on the command line: let the daemon read what it is about.
+---@param line string the command line so far
+---@return boolean asked
+function M.warm(line)
+  local range, bang = line:match("^([%d,%%'<>]*)Mlx(!?) $")
+  if not range or (bang == '!' and range == '') then return false end
+  local first, last = lines_of(range)
+  local content = about(api.nvim_buf_get_lines(0, first, last, false))
+  if content == '' then return false end
+  local params = M.params(messages_of(content))
+  params.supersede = ('nvim-ask-%d'):format(vim.fn.getpid())
+  params.priority = 'completion'
+  -- It only warms: what goes wrong is told by the question itself.
+  require('mlxd.client').request('prefill', params, function() end)
+  return true
 end
 
 --- `:[range]Mlx[!] {prompt}`.

@@ -6,7 +6,7 @@ local PREFILL_MS = 400
 
 ---@type table<integer, fun()> buffer to what stops its answer
 local answering = {}
-local timer
+local pause = (vim.uv or vim.loop).new_timer()
 
 --- Read the conversation from the buffer: what the person sees is what the model gets.
 ---@param buffer integer
@@ -58,20 +58,23 @@ local function send(buffer)
   end)
 end
 
+---@param buffer integer
+local function warm(buffer)
+  if not api.nvim_buf_is_valid(buffer) or answering[buffer] then return end
+  local messages = M.messages(buffer)
+  if #messages == 0 then return end
+  local params = require('mlxd.ask').params(messages)
+  params.supersede = ('nvim-chat-%d-%d'):format(vim.fn.getpid(), buffer)
+  params.priority = 'completion'
+  -- It only warms: what goes wrong is told by the question itself.
+  require('mlxd.client').request('prefill', params, function() end)
+end
+
 --- Let the daemon read the conversation while the question is still being written.
 ---@param buffer integer
 local function prefill(buffer)
-  if timer then timer:stop() end
-  timer = vim.defer_fn(function()
-    if not api.nvim_buf_is_valid(buffer) or answering[buffer] then return end
-    local messages = M.messages(buffer)
-    if #messages == 0 then return end
-    local params = require('mlxd.ask').params(messages)
-    params.supersede = ('nvim-chat-%d-%d'):format(vim.fn.getpid(), buffer)
-    params.priority = 'completion'
-    -- It only warms: what goes wrong is told by the question itself.
-    require('mlxd.client').request('prefill', params, function() end)
-  end, PREFILL_MS)
+  if not require('mlxd').options.prefill then return end
+  pause:start(PREFILL_MS, 0, vim.schedule_wrap(function() warm(buffer) end))
 end
 
 --- Open the chat, with a question perhaps.

@@ -1,5 +1,6 @@
 --- MessagePack-RPC over the daemon's socket. Nothing here blocks the editor.
 local M = {}
+local codec = require('mlxd.codec')
 local uv = vim.uv or vim.loop
 
 ---@class mlxd.Error
@@ -10,11 +11,15 @@ local uv = vim.uv or vim.loop
 ---@class mlxd.Request
 ---@field cancel fun() stops the work in the daemon; `on_done` is not called any more
 
+---@class mlxd.Waiting
+---@field done fun(err: mlxd.Error?, result: any)
+---@field event? fun(event: table<string, any>)
+
 ---@class mlxd.Connection
----@field pipe any
+---@field pipe? any
 ---@field ready boolean
----@field queue string[] what waits for the connection
----@field waiting table<integer, { done: function, event: function? }>
+---@field queue { id: integer, data: string }[] what waits for the connection
+---@field waiting table<integer, mlxd.Waiting>
 
 ---@type mlxd.Connection?
 local connection
@@ -59,17 +64,14 @@ local function hang_up(ended, err)
 end
 
 ---@param owner mlxd.Connection
----@param message any[]
+---@param message mlxd.Message
 local function take(owner, message)
-  if message[1] == 1 then
-    local one = owner.waiting[message[2]]
-    owner.waiting[message[2]] = nil
-    if one then
-      local err, result = message[3], message[4]
-      vim.schedule(function() one.done(err ~= vim.NIL and err or nil, result) end)
-    end
-  elseif message[1] == 2 and message[2] == 'event' then
-    local event = message[3][1]
+  local response, event = message.response, message.event
+  if response then
+    local one = owner.waiting[response.id]
+    owner.waiting[response.id] = nil
+    if one then vim.schedule(function() one.done(response.error, response.result) end) end
+  elseif event then
     local one = owner.waiting[event.id]
     if one and one.event then vim.schedule(function() one.event(event) end) end
   end
@@ -77,18 +79,12 @@ end
 
 ---@param owner mlxd.Connection
 local function read(owner)
-  local unpack = vim.mpack.Unpacker()
+  local decode = codec.decoder()
   owner.pipe:read_start(function(err, data)
     if err or not data then
       return hang_up(owner, unreachable('The daemon went away.', 'See what it says: mlxd logs'))
     end
-    local at = 1
-    while at <= #data do
-      local message
-      message, at = unpack(data, at)
-      if message == nil then break end
-      take(owner, message)
-    end
+    for _, message in ipairs(decode(data)) do take(owner, message) end
   end)
 end
 
@@ -96,7 +92,7 @@ end
 local function connected(owner)
   owner.ready = true
   read(owner)
-  for _, data in ipairs(owner.queue) do owner.pipe:write(data) end
+  for _, one in ipairs(owner.queue) do owner.pipe:write(one.data) end
   owner.queue = {}
 end
 
@@ -107,13 +103,16 @@ local start
 ---@param may_start boolean
 local function connect(owner, may_start)
   owner.pipe = uv.new_pipe(false)
-  local ok, problem = pcall(owner.pipe.connect, owner.pipe, M.socket_path(), function(err)
+  local ok, begun, problem = pcall(owner.pipe.connect, owner.pipe, M.socket_path(), function(err)
     if not err then return connected(owner) end
     owner.pipe:close()
     if may_start then return vim.schedule(function() start(owner) end) end
     hang_up(owner, unreachable('No mlxd runs (' .. err .. ').', 'Start it: mlxd start'))
   end)
-  if not ok then hang_up(owner, unreachable(tostring(problem), 'Check the option `socket`.')) end
+  -- A path that is too long, for one, is refused at once: raised or returned, by luv's version.
+  if not ok or not begun then
+    hang_up(owner, unreachable(tostring(ok and problem or begun), 'Check the option `socket`.'))
+  end
 end
 
 start = function(owner)
@@ -138,12 +137,24 @@ start = function(owner)
   end, START_MS)
 end
 
+---@param id integer
 ---@param data string
-local function send(owner, data)
+local function send(owner, id, data)
   if owner.ready then
     owner.pipe:write(data)
   else
-    table.insert(owner.queue, data)
+    table.insert(owner.queue, { id = id, data = data })
+  end
+end
+
+--- Stop a request. One that still waits for a daemon to start is not sent at all.
+---@param owner mlxd.Connection
+---@param id integer
+local function withdraw(owner, id)
+  if owner.ready then
+    owner.pipe:write(codec.notification('cancel', { id = id }))
+  else
+    owner.queue = vim.tbl_filter(function(one) return one.id ~= id end, owner.queue)
   end
 end
 
@@ -154,21 +165,20 @@ end
 ---@param on_event? fun(event: table) asks for streaming
 ---@return mlxd.Request
 function M.request(method, params, on_done, on_event)
-  if not connection then
-    connection = { ready = false, queue = {}, waiting = {} }
-    connect(connection, true)
-  end
-  local owner = connection --[[@as mlxd.Connection]]
+  local fresh = not connection
+  local owner = connection or { ready = false, queue = {}, waiting = {} }
+  connection = owner
   next_id = next_id + 1
   local id = next_id
   owner.waiting[id] = { done = on_done, event = on_event }
   if on_event then params = vim.tbl_extend('force', params, { stream = true }) end
-  send(owner, vim.mpack.encode({ 0, id, method, next(params) and { params } or {} }))
+  send(owner, id, codec.request(id, method, params))
+  if fresh then connect(owner, true) end
   return {
     cancel = function()
       if owner.waiting[id] then
         owner.waiting[id] = nil
-        send(owner, vim.mpack.encode({ 2, 'cancel', { { id = id } } }))
+        withdraw(owner, id)
       end
     end,
   }

@@ -20,8 +20,17 @@ local debounce = uv.new_timer()
 local budget = uv.new_timer()
 -- Every change makes what was asked before it stale.
 local generation = 0
--- Requests sent, answers shown, answers thrown away; read by benchmarks.
-M.counts = { asked = 0, shown = 0, stale = 0 }
+-- Requests sent, prompts warmed, answers shown, answers thrown away; read by benchmarks.
+M.counts = { asked = 0, warmed = 0, shown = 0, stale = 0 }
+
+-- An answer that does not come is no news while these are why.
+local QUIET = { superseded = true, cancelled = true, deadline_exceeded = true, overloaded = true,
+  engine_died = true, shutting_down = true }
+local PAUSE_MS = 30000
+-- Until then nobody is asked: a daemon that cannot be started is not tried at every key.
+local paused_until = 0
+---@type table<string, boolean> what has been complained about
+local said = {}
 
 ---@return mlxd.CompleteOptions
 local function options() return require('mlxd').options.complete end
@@ -67,8 +76,34 @@ local function draw()
   })
 end
 
---- Text around the cursor. The beginning moves in jumps, so that the daemon finds most of it in
---- its cache however much is typed.
+--- The end of the last whole character within so many bytes: half a character is no text.
+---@param text string
+---@param most integer
+---@return integer
+local function whole(text, most)
+  if #text <= most then return #text end
+  local byte = text:byte(most + 1)
+  while most > 0 and byte >= 0x80 and byte < 0xC0 do
+    most = most - 1
+    byte = text:byte(most + 1)
+  end
+  return most
+end
+
+--- Where what is sent of a text before the cursor begins. It moves in jumps, so that the daemon
+--- finds most of it in its cache however much is typed.
+---@param text string
+---@param most integer
+---@return string
+local function recent(text, most)
+  if #text <= most then return text end
+  local half = math.floor(most / 2)
+  local jump = math.floor((#text - half) / half) * half
+  local line = text:find('\n', jump, true)
+  return text:sub((line or whole(text, jump)) + 1)
+end
+
+--- Text around the cursor.
 ---@return string prefix
 ---@return string suffix
 function M.context()
@@ -77,17 +112,12 @@ function M.context()
   local row, column = cursor[1] - 1, cursor[2]
   local lines = api.nvim_buf_get_lines(0, 0, row, false)
   local here = api.nvim_get_current_line()
-  local before = #lines > 0 and table.concat(lines, '\n') .. '\n' or ''
-  local half = math.floor(limits.prefix_chars / 2)
-  if #before > limits.prefix_chars then
-    local jump = math.floor((#before - half) / half) * half
-    before = before:sub(jump + 1):gsub('^[^\n]*\n', '', 1)
-  end
-  local after = table.concat(api.nvim_buf_get_lines(0, row + 1, row + 200, false), '\n')
-  local suffix = here:sub(column + 1) .. (after ~= '' and '\n' .. after or '')
-  -- Whole characters only: half a character is no text.
-  local last = vim.str_utfindex(suffix, math.min(#suffix, limits.suffix_chars))
-  return before .. here:sub(1, column), suffix:sub(1, vim.str_byteindex(suffix, last))
+  table.insert(lines, here:sub(1, column))
+  local after = api.nvim_buf_get_lines(0, row + 1, row + 200, false)
+  table.insert(after, 1, here:sub(column + 1))
+  local suffix = table.concat(after, '\n')
+  return recent(table.concat(lines, '\n'), limits.prefix_chars),
+    suffix:sub(1, whole(suffix, limits.suffix_chars))
 end
 
 ---@param at mlxd.Ghost
@@ -99,7 +129,50 @@ local function current(at)
     and cursor[2] == at.column and api.nvim_buf_get_changedtick(at.buffer) == at.tick
 end
 
+---@param prefix string
+---@param suffix string
+---@param purpose string what the newest request for replaces the older ones
+---@return table<string, any>
+local function params(prefix, suffix, purpose)
+  local all = require('mlxd').options
+  return vim.tbl_extend('force', {
+    model = all.model,
+    prefix = prefix,
+    suffix = suffix,
+    temperature = 0,
+    supersede = ('nvim-%d-%d%s'):format(vim.fn.getpid(), api.nvim_get_current_buf(), purpose),
+  }, all.params)
+end
+
+--- Say once what keeps completions away, where the person can do something about it.
+---@param err mlxd.Error
+local function trouble(err)
+  if QUIET[err.code] then return end
+  if err.code == 'daemon_unreachable' then paused_until = uv.now() + PAUSE_MS end
+  if said[err.code] then return end
+  said[err.code] = true
+  require('mlxd.state').complain(err)
+end
+
+--- A piece of the answer: shown, unless the person has gone on.
+---@param coming mlxd.Ghost
+---@param asked integer the generation that it belongs to
+---@param text string
+local function grow(coming, asked, text)
+  if asked ~= generation or not current(coming) then
+    M.counts.stale = M.counts.stale + 1
+    return
+  end
+  coming.text = coming.text .. text
+  if coming.text:find('%S') then
+    M.counts.shown = M.counts.shown + 1
+    ghost = coming
+    draw()
+  end
+end
+
 local function ask()
+  if uv.now() < paused_until then return end
   local buffer = api.nvim_get_current_buf()
   local cursor = api.nvim_win_get_cursor(0)
   ---@type mlxd.Ghost
@@ -107,17 +180,9 @@ local function ask()
     tick = api.nvim_buf_get_changedtick(buffer), text = '' }
   local prefix, suffix = M.context()
   if not prefix:find('%S') then return end
-  local limits = options()
-  local asked = generation
-  local params = vim.tbl_extend('force', {
-    model = require('mlxd').options.model,
-    prefix = prefix,
-    suffix = suffix,
-    max_tokens = limits.max_tokens,
-    temperature = 0,
-    supersede = ('nvim-%d-%d'):format(vim.fn.getpid(), buffer),
-    deadline_s = limits.budget_ms / 1000,
-  }, require('mlxd').options.params)
+  local limits, asked = options(), generation
+  local wish = params(prefix, suffix, '')
+  wish.max_tokens, wish.deadline_s = limits.max_tokens, limits.budget_ms / 1000
   M.counts.asked = M.counts.asked + 1
   budget:start(limits.budget_ms, 0, vim.schedule_wrap(function()
     if asked == generation and request then
@@ -125,24 +190,14 @@ local function ask()
       request = nil
     end
   end))
-  request = require('mlxd.client').request('fill', params, function()
-    -- Superseded, too late, no daemon: a completion that does not come is no news.
+  request = require('mlxd.client').request('fill', wish, function(err)
     if asked == generation then
       request = nil
       budget:stop()
     end
+    if err then trouble(err) end
   end, function(event)
-    if event.type ~= 'delta' then return end
-    if asked ~= generation or not current(coming) then
-      M.counts.stale = M.counts.stale + 1
-      return
-    end
-    coming.text = coming.text .. event.text
-    if coming.text:find('%S') then
-      M.counts.shown = M.counts.shown + 1
-      ghost = coming
-      draw()
-    end
+    if event.type == 'delta' then grow(coming, asked, event.text) end
   end)
 end
 
@@ -163,6 +218,7 @@ local function still_fits()
   return true
 end
 
+---@return boolean
 local function wanted()
   local buffer = api.nvim_get_current_buf()
   return vim.bo[buffer].buftype == '' and vim.bo[buffer].modifiable
@@ -184,11 +240,28 @@ local function moved()
   if ghost and not still_fits() then M.dismiss() end
 end
 
+--- Let the daemon read the text while the first words are being typed.
+function M.warm()
+  if not wanted() or uv.now() < paused_until then return end
+  local prefix, suffix = M.context()
+  if not prefix:find('%S') then return end
+  M.counts.warmed = M.counts.warmed + 1
+  local wish = params(prefix, suffix, '-warm')
+  wish.priority = 'completion'
+  require('mlxd.client').request('prefill', wish, function(err)
+    if err then trouble(err) end
+  end)
+end
+
 ---@param text string
 ---@param part 'whole'|'word'|'line'
 ---@return string
 local function portion(text, part)
-  if part == 'word' then return text:match('^%s*[%w_]+') or text:match('^%s*[^%w%s]+') or text end
+  if part == 'word' then
+    -- A word is what the buffer says it is, in any script; else a run of signs.
+    local word = vim.fn.matchstr(text, [[^\_s*\%(\k\+\|\%(\k\@!\S\)\+\)]])
+    return word ~= '' and word or text
+  end
   if part == 'line' then return text:match('^\n?[^\n]*') end
   return text
 end
@@ -253,7 +326,15 @@ function M.configure()
   if not options().auto then return end
   api.nvim_create_autocmd('TextChangedI', { group = group, callback = M.changed })
   api.nvim_create_autocmd('CursorMovedI', { group = group, callback = moved })
-  api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave' }, { group = group, callback = M.dismiss })
+  api.nvim_create_autocmd('InsertEnter', { group = group, callback = M.warm })
+  -- The popup menu has events of its own. CTRL-C leaves without InsertLeave, and in older editors
+  -- without ModeChanged: there the cursor, which steps back, tells.
+  api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave', 'TextChangedP', 'CompleteChanged' },
+    { group = group, callback = M.dismiss })
+  api.nvim_create_autocmd('CursorMoved', { group = group, callback = function()
+    if ghost or request then M.dismiss() end
+  end })
+  api.nvim_create_autocmd('ModeChanged', { group = group, pattern = 'i*:[^i]*', callback = M.dismiss })
   for part, key in pairs(options().keys) do
     if key then
       map(key, function()

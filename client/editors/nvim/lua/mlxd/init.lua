@@ -8,6 +8,7 @@ local M = {}
 ---@field system? string system prompt of `:Mlx` and `:MlxChat`
 ---@field params? table<string, any> further parameters of every request
 ---@field split? string the command that opens the answer's window
+---@field prefill? boolean let the daemon read the text while the question is typed
 ---@field complete? mlxd.CompleteOptions
 
 ---@class mlxd.CompleteOptions
@@ -25,6 +26,7 @@ M.options = {
   command = { 'mlxd', 'start' },
   params = {},
   split = 'botright vnew',
+  prefill = true,
   complete = {
     auto = false,
     debounce_ms = 60,

@@ -41,6 +41,20 @@ function Writer:write(text)
   return true
 end
 
+--- Take these lines away from where the next piece goes; it begins an empty one.
+---@param lines string[] what must still be there
+---@return boolean done false: somebody has changed them meanwhile
+function Writer:replace(lines)
+  local row = self:position()
+  if not row then return false end
+  local now = vim.api.nvim_buf_get_lines(self.buffer, row, row + #lines, false)
+  if not vim.deep_equal(now, lines) then return false end
+  vim.api.nvim_buf_set_lines(self.buffer, row, row + #lines, false, { '' })
+  vim.api.nvim_buf_set_extmark(self.buffer, namespace, row, 0, { id = self.mark })
+  self.tick = vim.api.nvim_buf_get_changedtick(self.buffer)
+  return true
+end
+
 function Writer:close()
   if vim.api.nvim_buf_is_valid(self.buffer) then
     vim.api.nvim_buf_del_extmark(self.buffer, namespace, self.mark)
