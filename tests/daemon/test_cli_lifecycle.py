@@ -35,7 +35,10 @@ def test_help_and_version_need_no_daemon(environ: dict[str, str]) -> None:
 
 
 def test_an_unknown_command_is_a_usage_error(environ: dict[str, str]) -> None:
-    assert mlxd(environ, "strat").returncode == 2
+    done = mlxd(environ, "strat")
+    assert done.returncode == 2
+    assert "There is no command 'strat'. Did you mean start" in done.stderr
+    assert "Did you mean" not in mlxd(environ, "xyzzy").stderr
 
 
 def test_without_a_daemon_stop_and_status_exit_with_3(environ: dict[str, str]) -> None:
