@@ -112,6 +112,14 @@ def test_a_word_is_what_the_buffer_says(vim: Neovim, word: str):
     assert "\n".join(vim.lines()) == "x = " + word
 
 
+def test_a_line_is_accepted_and_the_rest_stays(vim: Neovim):
+    offered(vim, "1\ny = 2\nz = 3")
+    for lines, rest in ((["x = 1"], "\ny = 2\nz = 3"), (["x = 1", "y = 2"], "\nz = 3")):
+        vim.keys("<M-j>")
+        vim.wait(f"{SHOWN} == a[1]", rest)
+        assert vim.lines() == lines
+
+
 @pytest.mark.parametrize("key", ["<C-c>", "<Esc>", "<C-n>", "<Left>", "<CR>"])
 def test_what_no_longer_fits_goes(vim: Neovim, key: str):
     vim.command("set complete=.")

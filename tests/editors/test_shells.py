@@ -141,6 +141,23 @@ def test_a_second_press_stops_the_work(
         busy.answer(one)
 
 
+@pytest.mark.parametrize("name", ["bash", "fish"])
+def test_ctrl_c_stops_the_work_and_the_shell_goes_on(
+    name: str, daemon: Daemon, environ: dict[str, str], tmp_path: Path
+):
+    with shell(name, environ, tmp_path) as screen, daemon.peer() as peer:
+        screen.wait_prompt(PROMPT)
+        screen.send("Count from 0 to 99.")
+        screen.wait("to 99.")
+        screen.send(KEYS[name][1])
+        screen.wait("0, 1, 2")
+        screen.send("\x03")
+        while peer.call("status")["requests"]["running"]:
+            pass
+        screen.send("\x15echo still\\ here\r")
+        screen.wait("\nstill here")
+
+
 def test_zsh_takes_keys_while_it_waits(daemon: Daemon, environ: dict[str, str], tmp_path: Path):
     with shell("zsh", environ, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
@@ -278,3 +295,32 @@ def test_no_daemon_blocks_no_commit(repository: Path, environ: dict[str, str], t
     assert done.returncode == 0, done.stderr
     assert message(repository, environ) == "by hand"
     assert not (tmp_path / "nobody").exists()
+
+
+def test_a_daemon_that_says_nothing_blocks_no_commit(
+    repository: Path, environ: dict[str, str], tmp_path: Path
+):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        silent = {**environ, "MLXD_SOCKET": str(tmp_path / "s"), "MLXD_COMMIT_TIMEOUT": "1"}
+        editor = tmp_path / "editor"
+        editor.write_text('#!/bin/sh\necho by hand > "$1"\n')
+        editor.chmod(0o755)
+        done = git(repository, "commit", **{**silent, "GIT_EDITOR": str(editor)})
+    assert done.returncode == 0, done.stderr
+    assert message(repository, environ) == "by hand"
+
+
+def test_the_hook_sends_the_diff_to_standard_input(
+    repository: Path, environ: dict[str, str], tmp_path: Path
+):
+    asked = tmp_path / "asked"
+    wrapper = tmp_path / "bin" / "mlx"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\ncat >"{asked}"\necho Add a file\n')
+    wrapper.chmod(0o755)
+    own = {**environ, "PATH": f"{wrapper.parent}:{environ['PATH']}", "GIT_EDITOR": "true"}
+    assert git(repository, "commit", **own).returncode == 0
+    assert "+one" in asked.read_text()
+    assert message(repository, environ) == "Add a file"

@@ -21,6 +21,8 @@ from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
 from mlxd.client.fast.mlx_fast_text import VERSION, Aside, cut, introduce, skew, statistics
 
+# A daemon says itself that the time is over; one that says nothing at all is not waited for.
+GRACE_S = 5.0
 METHODS = {"ask": "chat", "generate": "generate", "fill": "fill"}
 FENCE = re.compile(r"^(`{3,})[^\n]*\n(.*?)(?:^\1\s*$|\Z)", re.S | re.M)
 
@@ -78,7 +80,8 @@ def run(command: str, words: tuple[str, ...], values: dict[str, Any]) -> int:
     # Several lines of thought at once are none.
     aside = Aside(False if several else values.get("thinking"))
     try:
-        with connect() as client, client.stream(METHODS[command], **params) as stream:
+        patience = params["deadline_s"] + GRACE_S if "deadline_s" in params else None
+        with connect(patience) as client, client.stream(METHODS[command], **params) as stream:
             for event in stream:
                 if values.get("events"):
                     print_json(event)
