@@ -20,7 +20,8 @@ from mlxd.daemon.config import Config, ConfigError
 from mlxd.daemon.conversations.store import Store, Turn
 from mlxd.launchd.service import Outcome, ServiceState
 from mlxd.protocol.paths import Paths
-from support.places import mlxd
+from support.places import MLXD, mlxd
+from support.terminal import terminal
 
 
 @dataclass
@@ -281,3 +282,11 @@ def test_conversations_of_a_newer_mlxd_and_damaged_ones_are_said(machine: Machin
     with contextlib.closing(sqlite3.connect(machine.paths.conversations_db)) as database:
         database.execute("PRAGMA user_version = 99")
     assert "newer" in places.conversations(machine).detail
+
+
+def test_on_a_narrow_terminal_no_word_is_broken(environ: dict[str, str]) -> None:
+    with terminal([*MLXD, "doctor"], environ, columns=46) as screen:
+        shown = screen.end().split()
+    for symptom in SYMPTOMS:
+        for word in (*symptom.name.split(), *symptom.remedy.split()):
+            assert word in shown or f"{word}:" in shown

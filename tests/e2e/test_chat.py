@@ -254,6 +254,15 @@ def test_a_file_is_put_before_a_question_once(own: Daemon, tmp_path: Path):
     ]  # fmt: skip
 
 
+def test_what_is_forgotten_is_said_in_one_line(own: Daemon):
+    lines = '"""a\x1b[31m\n' + "word " * 100 + '"""\n/undo\n'
+    done = runner(own.environ)("chat", "--max-tokens", "2", stdin=lines)
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("Forgotten"))
+    assert said.startswith("Forgotten: a␛[31m word word")
+    assert said.endswith("…")
+    assert len(said) < 80
+
+
 def test_three_quotes_hold_several_lines_together(own: Daemon):
     lines = '"""Repeat after me:\nquit\n"""\n"""one line"""\n"""open'
     runner(own.environ)("chat", "--max-tokens", "2", stdin=lines)

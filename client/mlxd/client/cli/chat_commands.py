@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxd.client.cli.options import fenced, schema
-from mlxd.client.cli.terminal import tell
+from mlxd.client.cli.terminal import tell, visible
 from mlxd.client.fast.mlx_options import LOCAL, OPTIONS, PRESETS, span
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import METHODS
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlxd.client.cli.chat import Chat
 
 CLIPBOARDS = (["pbcopy"], ["wl-copy"], ["xclip", "-selection", "clipboard"], ["xsel", "-bi"])
+
+GIST_CHARACTERS = 60
 
 
 class Leave(Exception):
@@ -123,7 +125,13 @@ def _file(chat: Chat, rest: str) -> None:
 
 def _undo(chat: Chat, rest: str) -> None:
     question = chat.conversation.undo()
-    tell(f"Forgotten: {question}" if question else "There is nothing to undo.")
+    tell(f"Forgotten: {_gist(question)}" if question else "There is nothing to undo.")
+
+
+def _gist(text: str) -> str:
+    """Return the beginning of a text in one line."""
+    line = " ".join(visible(text).split())
+    return line if len(line) <= GIST_CHARACTERS else line[:GIST_CHARACTERS] + "…"
 
 
 def _retry(chat: Chat, rest: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 
 import click
 
@@ -52,12 +55,23 @@ def _machine() -> Machine:
 def _show(finding: Finding) -> None:
     word, colour = _SIGNS[finding.verdict]
     sign = click.style(f"{word:4}", fg=colour)
-    click.echo(f"{sign}  {finding.check:14} {finding.detail}")
+    detail = _wrapped(f"{finding.check:14} {finding.detail}", "      ", 15)
+    click.echo(f"{sign}  {detail.removeprefix('      ')}")
     if finding.next_step:
-        click.echo(f"      {'':14} → {finding.next_step}")
+        click.echo(_wrapped(f"→ {finding.next_step}", " " * 21, 2))
 
 
 def _advise() -> None:
     click.echo("\nWhat no check can see:")
     for symptom in SYMPTOMS:
-        click.echo(f"  {symptom.name}: {symptom.remedy}")
+        click.echo(_wrapped(f"{symptom.name}: {symptom.remedy}", "  ", 2))
+
+
+def _wrapped(text: str, lead: str, hang: int) -> str:
+    """Return text broken between words on a terminal, and in one line for whatever reads it."""
+    if not sys.stdout.isatty():
+        return lead + text
+    return textwrap.fill(
+        text, max(40, shutil.get_terminal_size().columns), initial_indent=lead,
+        subsequent_indent=lead + " " * hang, break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
