@@ -21,6 +21,7 @@ CACHE = Path(
     os.environ.get("MLXD_BENCH_DIR") or platformdirs.user_cache_dir("mlxd-bench", appauthor=False)
 )
 MODELS = CACHE / "models"
+PLUGIN = Path(__file__).with_name("llm_plugin")
 
 
 class NotInstallable(Exception):
@@ -36,12 +37,16 @@ def mlx_requirements() -> list[str]:
 
 def mlx_python() -> str:
     """Return the Python of the contenders that use MLX."""
-    return environment("mlx", [*mlx_requirements(), "openai", "llm"])
+    return environment("mlx", [*mlx_requirements(), "openai", "llm", str(PLUGIN)])
 
 
 def llama_python() -> str:
     """Return the Python of llama.cpp's server, which is compiled when it is installed."""
     return environment("llama", ["llama-cpp-python[server]", "gguf", "safetensors"])
+
+
+def plot_python() -> str:
+    return environment("plots", ["matplotlib"])
 
 
 def vllm_python() -> str:

@@ -17,6 +17,7 @@ class MlxLmServer(HttpContender):
         self.port = free_port()
         command = [places.mlx_python(), "-m", "mlx_lm", "server", "--port", str(self.port)]
         command += ["--model", str(self.model.path), "--log-level", "WARNING"]
+        command += ["--chat-template-args", '{"enable_thinking": false}']  # as mlxd, unless asked
         self.launch(command, places.mlx_environ(), places.CACHE / "mlx_lm.server.log")
 
     def call(self, prompt: str, max_tokens: int, **params: Any) -> Call:
