@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlxd.daemon.blas import find_blas
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -25,10 +27,19 @@ def about(device: str) -> dict[str, Any]:
             "cores": os.cpu_count(),
             "memory_bytes": memory_bytes(),
             "device": device,
+            "blas": blas() if device == "cpu" else "",
             "load_before": [round(one, 2) for one in os.getloadavg()],
         },
         "versions": {"python": platform.python_version(), **versions(), "commit": commit()},
     }
+
+
+def blas() -> str:
+    """Return what multiplies matrices on a processor, for a sentence."""
+    found = find_blas()
+    if found is None:
+        return "" if sys.platform == "darwin" else " with the reference BLAS"
+    return f" with {found.name}"
 
 
 def versions() -> dict[str, str]:
@@ -72,7 +83,24 @@ def resident_bytes(pid: int) -> int:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         return 1024 * int(re.findall(r"^Pss:\s+(\d+)", text, re.MULTILINE)[0])
     except (OSError, IndexError):
-        return 1024 * int(_output(["ps", "-o", "rss=", "-p", str(pid)]))
+        return rss_bytes(pid)
+
+
+def rss_bytes(pid: int) -> int:
+    """Return the resident memory of a process, with all of the pages that it shares."""
+    return 1024 * int(_output(["ps", "-o", "rss=", "-p", str(pid)]))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used."""
+    try:
+        return sum(
+            int((task / "schedstat").read_text().split()[0]) / 1e9
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        )
+    except OSError:  # macOS: minutes:seconds.hundredths
+        parts = _output(["ps", "-o", "time=", "-p", str(pid)]).split(":")
+        return sum(float(part) * 60**place for place, part in enumerate(reversed(parts)))
 
 
 def _output(command: list[str]) -> str:

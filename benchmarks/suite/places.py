@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -21,7 +22,8 @@ CACHE = Path(
     os.environ.get("MLXD_BENCH_DIR") or platformdirs.user_cache_dir("mlxd-bench", appauthor=False)
 )
 MODELS = CACHE / "models"
-PLUGIN = Path(__file__).with_name("llm_plugin")
+PLUGIN_SOURCE = Path(__file__).with_name("llm_plugin")
+PLUGIN = CACHE / "llm_plugin"  # a copy: setuptools builds inside the folder
 
 
 class NotInstallable(Exception):
@@ -37,6 +39,7 @@ def mlx_requirements() -> list[str]:
 
 def mlx_python() -> str:
     """Return the Python of the contenders that use MLX."""
+    shutil.copytree(PLUGIN_SOURCE, PLUGIN, dirs_exist_ok=True)
     return environment("mlx", [*mlx_requirements(), "openai", "llm", str(PLUGIN)])
 
 
@@ -50,7 +53,9 @@ def plot_python() -> str:
 
 
 def vllm_python() -> str:
-    return environment("vllm", ["vllm-mlx"])
+    """Return the Python of vllm-mlx, which brings versions of MLX of its own choice."""
+    backend = _backend()
+    return environment("vllm", [f"mlx[{backend}]" if backend else "mlx", "vllm-mlx"])
 
 
 def environment(name: str, requirements: list[str]) -> str:
@@ -79,10 +84,16 @@ def environment(name: str, requirements: list[str]) -> str:
     return str(python)
 
 
-def mlx_environ() -> dict[str, str]:
-    """Return the environment of every contender that uses MLX: the one mlxd gives its engine."""
+def mlx_environ(small: bool = True) -> dict[str, str]:
+    """Return the environment of every contender that uses MLX: the one mlxd gives its engine.
+
+    BLIS is told the number of threads by the engine, step by step. What cannot do that gets the
+    number that its decoding is fastest with: one for a `small` model, else all.
+    """
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     env.pop("PYTHONPATH", None)
+    if small:
+        env["BLIS_NUM_THREADS"] = "1"
     return with_blas(env, find_blas())
 
 

@@ -18,6 +18,8 @@ class Plan:
     most_rounds: int
     without: frozenset[str] = frozenset()
     """Names of contenders to leave out."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Filled as it goes: why a contender could not be had."""
     device: str = field(default_factory=places.device)
 
     @property

@@ -43,6 +43,11 @@ class Model:
     def gguf(self) -> Path:
         return places.MODELS / f"{self.name}.gguf"
 
+    @property
+    def is_small(self) -> bool:
+        """Whether products with few rows gain nothing from a second thread on a processor."""
+        return self.shape is None
+
     @cached_property
     def tokenizer(self) -> Any:
         from tokenizers import Tokenizer

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+_NUMBERS = re.compile(r"\[[-+.,\deE\s]*\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +60,23 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.runs: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            self.runs = json.loads(path.read_text())["measurements"]
+        self._read()
+
+    def _read(self) -> None:
+        if self.path.exists():
+            self.runs = json.loads(self.path.read_text())["measurements"]
 
     def put(self, measurement: str, about: dict[str, Any], records: Iterable[Record]) -> None:
         """Replace what an earlier run found for this measurement, and save at once."""
+        self._read()  # another run may have added to it
         found = [asdict(record) for record in records]
         for one in found:
             one["values"] = [float(f"{value:.6g}") for value in one["values"]]
         self.runs[measurement] = {**about, "records": found}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps({"measurements": self.runs}, indent=1) + "\n")
+        # A line for each record: the file is kept with the project, and its changes are read.
+        text = json.dumps({"measurements": self.runs}, indent=1)
+        self.path.write_text(_NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
     def __iter__(self) -> Iterator[Record]:
         for run in self.runs.values():

@@ -43,16 +43,16 @@ def _digits_in(value: float, like: str, unit: str) -> str:
     return _digits(value * scale)
 
 
-def comparison(records: Sequence[Record]) -> str:
+def comparison(records: Sequence[Record], reference: str = REFERENCE) -> str:
     """Return a table of one measurement and model: cases down, contenders across.
 
-    Beside each contender's figure stands what mlxd has as a multiple of it, pair by pair.
+    Beside each contender's figure stands what the reference has as a multiple of it, pair by pair.
     """
     contenders = list(dict.fromkeys(record.contender for record in records))
     cells = {(record.case, record.contender): record for record in records}
     lines = [["", *contenders]]
     for case in dict.fromkeys(record.case for record in records):
-        own = cells.get((case, REFERENCE))
+        own = cells.get((case, reference))
         lines.append([case, *(_cell(cells.get((case, name)), own) for name in contenders)])
     return table(lines)
 

@@ -73,15 +73,23 @@ class Traffic:
             self._selector.register(call.sock, selectors.EVENT_READ, call)
             self._open.add(call)
 
-    def run_until(self, happened: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-        """Read until the condition holds. Raises TimeoutError, or EOFError with nothing to read."""
+    def run_until(
+        self,
+        happened: Callable[[], bool],
+        patience_s: float = PATIENCE_S,
+        tick_s: float = 1.0,
+    ) -> None:
+        """Read until the condition holds; it is looked at after every piece and every `tick_s`.
+
+        Raises TimeoutError, or EOFError with nothing to read.
+        """
         limit_s = time.monotonic() + patience_s
         while not happened():
             if not self._open:
                 raise EOFError("every call has ended, and what was waited for has not happened")
             if time.monotonic() > limit_s:
                 raise TimeoutError(f"nothing to be waited for came in {patience_s:g} s")
-            self._read()
+            self._read(tick_s)
 
     def finish(self) -> None:
         """Read until every call has ended."""
@@ -92,8 +100,8 @@ class Traffic:
         for call in calls:
             self._close(call)
 
-    def _read(self) -> None:
-        for key, _ in self._selector.select(1.0):
+    def _read(self, tick_s: float) -> None:
+        for key, _ in self._selector.select(tick_s):
             call: Call = key.data
             assert call.sock is not None
             try:

@@ -29,6 +29,8 @@ class MlxdCall(Call):
             del self._params["prompt"]
         self._unpacker = msgpack.Unpacker(raw=False, strict_map_key=False)
         self.result: dict[str, Any] = {}
+        self.events: list[tuple[float, dict[str, Any]]] = []
+        """Everything but deltas, with its time."""
         self.bytes_read = 0
         self.messages_read = 0
 
@@ -53,8 +55,14 @@ class MlxdCall(Call):
             if message[0] == 2:
                 if message[2][0].get("type") == "delta":
                     self.trace.arrivals_s.append(now_s)
+                else:
+                    self.events.append((now_s, message[2][0]))
             elif message[0] == 1 and message[1] == 1:
                 self._ended(message[2], message[3])
+
+    def saw(self, kind: str) -> list[float]:
+        """Return the times of events of this type."""
+        return [now_s for now_s, event in self.events if event["type"] == kind]
 
     def _ended(self, error: dict[str, Any] | None, result: Any) -> None:
         self.done = True
@@ -77,6 +85,7 @@ class OpenAiCall(Call):
         }  # fmt: skip
         self._tail = b""
         self._headers = True
+        self.pieces: list[str] = []
 
     def connect(self) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", self._port))
@@ -111,3 +120,6 @@ class OpenAiCall(Call):
             self.trace.tokens = int(found[1])
         elif b'"finish_reason": null' in line or b'"finish_reason":null' in line:
             self.trace.arrivals_s.append(now_s)
+            if "messages" in self._body:
+                choice = json.loads(line[6:])["choices"][0]
+                self.pieces.append(choice["delta"].get("content") or "")

@@ -28,8 +28,11 @@ TIMEOUT_S = 60.0
 class Daemon:
     """One `mlxd run`. `environ` is that of its user; `peer()` connects."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str], wrapper: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
+        self.wrapper = wrapper
         self.environ = {**own_environ(folder), **settings}
         self.socket_path = self.environ["MLXD_SOCKET"]
         self.process: subprocess.Popen[bytes] | None = None
@@ -37,7 +40,7 @@ class Daemon:
     def start(self, pass_fds: Sequence[int] = ()) -> None:
         """Start it and wait until it says that it accepts connections."""
         ready, tell = os.pipe()
-        self.spawn([*MLXD, "run"], [tell, *pass_fds], **{READY_FD: str(tell)})
+        self.spawn([*self.wrapper, *MLXD, "run"], [tell, *pass_fds], **{READY_FD: str(tell)})
         os.close(tell)
         try:
             assert select.select([ready], [], [], TIMEOUT_S)[0], "the daemon is not ready"
@@ -153,10 +156,15 @@ class Peer:
 
 
 @contextmanager
-def running_daemon(folder: Path | None = None, **settings: str) -> Iterator[Daemon]:
-    """A daemon for the time of a block; `settings` are environment variables."""
+def running_daemon(
+    folder: Path | None = None, wrapper: Sequence[str] = (), **settings: str
+) -> Iterator[Daemon]:
+    """A daemon for the time of a block; `settings` are environment variables.
+
+    `wrapper` goes before the command: what runs it must leave its process id alone.
+    """
     with tempfile.TemporaryDirectory(prefix="mlxd-") as temporary:
-        daemon = Daemon(folder or Path(temporary), settings)
+        daemon = Daemon(folder or Path(temporary), settings, wrapper)
         try:
             daemon.start()
             yield daemon
@@ -175,9 +183,12 @@ def fake_engine_settings(script: str = "") -> dict[str, str]:
 
 
 @contextmanager
-def daemon_with_fake_engine(script: str = "", **settings: str) -> Iterator[Daemon]:
+def daemon_with_fake_engine(
+    script: str = "", wrapper: Sequence[str] = (), **settings: str
+) -> Iterator[Daemon]:
     """A daemon whose engine is `fake_engine.py`, which does what `script` says."""
-    with running_daemon(**fake_engine_settings(script), **settings) as daemon:
+    settings = {**fake_engine_settings(script), **settings}
+    with running_daemon(wrapper=wrapper, **settings) as daemon:
         yield daemon
 
 

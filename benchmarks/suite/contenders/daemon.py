@@ -40,6 +40,11 @@ class Mlxd(SocketContender):
         return str(Path(sys.executable).with_name("mlx"))
 
     def start(self) -> None:
+        self.configure()
+        self.run_daemon()
+
+    def configure(self) -> None:
+        """Write the configuration that knows the suite's models."""
         config = self.folder / "config"
         config.mkdir(exist_ok=True)
         (config / "config.toml").write_text(
@@ -51,11 +56,19 @@ class Mlxd(SocketContender):
                 if path.is_dir() and path.name not in (self.model.name, "pocket")
             )
         )
+
+    def run_daemon(self) -> None:
+        """Start the process and load the model."""
         self.daemon.start()
         self.process = self.daemon.process
         answer = self.ask("load")
         if "error" in answer:
             raise RuntimeError(answer["error"])
+
+    def restart(self) -> None:
+        """End the daemon as `mlxd restart` does, start another, and load the model."""
+        self.daemon.stop()
+        self.run_daemon()
 
     def stop(self) -> None:
         super().stop()

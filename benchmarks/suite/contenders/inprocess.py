@@ -20,7 +20,8 @@ class InProcess(Contender):
     def start(self) -> None:
         self.process = subprocess.Popen(
             [places.mlx_python(), str(WORKER), str(self.model.path)],
-            env=places.mlx_environ(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=places.mlx_environ(small=False),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._read() == {"ready": True}
 

@@ -1,27 +1,43 @@
 """Answers orders on stdin (one JSON object per line) with mlx-lm's own loops.
 
 One prompt goes through `stream_generate`, several through `BatchGenerator` with nothing but its
-tokens taken: what a program would do that needs no server.
+tokens taken: what a program would do that needs no server. With BLIS it chooses the number of
+threads as mlxd does, so that the difference between the two is not the library's.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import sys
 import time
 from typing import Any
 
+from mlx.utils import tree_flatten
 from mlx_lm import load, stream_generate
 from mlx_lm.generate import BatchGenerator
 
+THREADS_FROM = 1 << 24  # multiplications of the largest product, as in mlxd's engine
 MODEL, TOKENIZER = load(sys.argv[1])
+WIDEST = max(array.size for _, array in tree_flatten(MODEL.parameters()) if array.ndim > 1)
+MOST = int(os.environ.get("BLIS_NUM_THREADS") or 1)
+PUT = getattr(ctypes.CDLL(None), "bli_thread_set_num_threads", None)
+
+
+def fit(rows: int) -> None:
+    """Choose the number of threads for products with so many rows."""
+    if PUT is not None:
+        PUT(MOST if rows * WIDEST >= THREADS_FROM else 1)
 
 
 def single(prompt: str, max_tokens: int) -> dict[str, Any]:
     arrivals: list[float] = []
     sent = time.perf_counter()
+    fit(len(TOKENIZER.encode(prompt)))
     for _ in stream_generate(MODEL, TOKENIZER, prompt, max_tokens=max_tokens):
         arrivals.append(time.perf_counter())
+        fit(1)
     return {"sent": sent, "arrivals": arrivals, "end": time.perf_counter(), "tokens": len(arrivals)}
 
 
@@ -34,9 +50,11 @@ def batch(prompts: list[str], max_tokens: int) -> list[dict[str, Any]]:
         for uid in generator.insert(tokens)
     }
     left = len(found)
+    fit(sum(map(len, tokens)))
     while left:
         _, responses = generator.next()
         now = time.perf_counter()
+        fit(left)
         for response in responses:
             one: dict[str, Any] = found[response.uid]
             one["arrivals"].append(now)

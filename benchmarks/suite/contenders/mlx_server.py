@@ -18,7 +18,9 @@ class MlxLmServer(HttpContender):
         command = [places.mlx_python(), "-m", "mlx_lm", "server", "--port", str(self.port)]
         command += ["--model", str(self.model.path), "--log-level", "WARNING"]
         command += ["--chat-template-args", '{"enable_thinking": false}']  # as mlxd, unless asked
-        self.launch(command, places.mlx_environ(), places.CACHE / "mlx_lm.server.log")
+        self.launch(
+            command, places.mlx_environ(self.model.is_small), places.CACHE / "mlx_lm.server.log"
+        )
 
     def call(self, prompt: str, max_tokens: int, **params: Any) -> Call:
         return OpenAiCall(self.port, prompt, max_tokens, model="default_model", **params)

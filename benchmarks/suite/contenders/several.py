@@ -12,11 +12,12 @@ from suite.contenders.daemon import Mlxd
 from suite.contenders.inprocess import InProcess
 from suite.contenders.llama import LlamaServer
 from suite.contenders.mlx_server import MlxLmServer
+from suite.contenders.vllm import VllmMlx
 from suite.places import NotInstallable
 from suite.plan import Plan
 from suite.recipes import Model
 
-ALL: tuple[type[Contender], ...] = (InProcess, Mlxd, MlxLmServer, LlamaServer)
+ALL: tuple[type[Contender], ...] = (InProcess, Mlxd, MlxLmServer, VllmMlx, LlamaServer)
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def warm(
     with ExitStack() as stack:
         started = []
         for kind in kinds:
-            if kind.name in plan.without or (kind is LlamaServer and model.bits is not None):
+            if kind.name in {*plan.without, *plan.skipped} or not suits(plan, kind, model):
                 continue
             try:
                 recipes.build(model, gguf=kind is LlamaServer)
@@ -36,7 +37,15 @@ def warm(
             except (NotInstallable, RuntimeError, OSError) as exc:
                 if kind in (InProcess, Mlxd):
                     raise
+                plan.skipped[kind.name] = str(exc)
                 print(f"Without {kind.name}: {exc}", file=sys.stderr, flush=True)
                 continue
             started.append(contender)
         yield started
+
+
+def suits(plan: Plan, kind: type[Contender], model: Model) -> bool:
+    """Whether the contender is measured with the model: the optional ones are with some."""
+    if kind is LlamaServer:
+        return model.bits is None
+    return kind is not VllmMlx or model in plan.main_models

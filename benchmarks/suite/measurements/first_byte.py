@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -22,7 +23,7 @@ from suite.spawning import until_output
 
 CLIENTS = Path(__file__).parents[1] / "clients"
 QUESTION = "Count from 3 to 7."
-CASE = "exec to first byte"
+CASE, LOADING = "exec to first byte", "exec to first byte, beside what loads first"
 Measure = Callable[[], float]
 
 
@@ -36,11 +37,14 @@ def measure(plan: Plan) -> Iterator[Record]:
         stack.enter_context(mlxd)
         stack.enter_context(server)
         fast = {**own_clients(mlxd, folder), **server_clients(server)}
-        slow = {} if plan.quick else without_a_server(model, folder)
-        # Those that load the model each time take seconds; they get fewer rounds of their own.
+        # Those that import or load a lot take seconds; they get fewer rounds of their own.
+        slow = {"openai client to mlx_lm.server": openai_client(server)}
+        slow["mlx_lm.generate"] = generate(model)
+        if not plan.quick:
+            slow["llm with a local plugin"] = llm_command(model, folder)
         _rounds(found, fast, rounds(plan.case_s, 5, 60))
-        _rounds(found, {**slow, "mlx_lm.generate": generate(model), "mlx ask": fast["mlx ask"]},
-                rounds(2 * plan.case_s, plan.least_rounds, 10), case="beside loading")  # fmt: skip
+        slow = {"mlx ask": fast["mlx ask"], **slow}
+        _rounds(found, slow, rounds(3 * plan.case_s, plan.least_rounds, 10), case=LOADING)
     yield from found.records()
 
 
@@ -89,22 +93,22 @@ def c_client(folder: Path) -> str | None:
 
 
 def server_clients(server: MlxLmServer) -> dict[str, Measure]:
-    """Return the ways to ask mlx_lm.server."""
-    env = places.mlx_environ()
-    env.pop("LD_PRELOAD", None)  # a client has no use for it
+    """Return curl, if it is there, to ask mlx_lm.server."""
+    curl = shutil.which("curl")
+    if curl is None:
+        return {}
+    body = (
+        '{"model": "default_model", "max_tokens": 16, "stream": true, '
+        f'"messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
+    )
+    url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
+    command = [curl, "-sN", url, "-H", "Content-Type: application/json", "-d", body]
+    return {"curl to mlx_lm.server": lambda: until_output(command, dict(os.environ), b"data: ")}
+
+
+def openai_client(server: MlxLmServer) -> Measure:
     script = [places.mlx_python(), str(CLIENTS / "openai_client.py"), str(server.port), QUESTION]
-    found: dict[str, Measure] = {
-        "openai client to mlx_lm.server": lambda: until_output(script, env)
-    }
-    if curl := shutil.which("curl"):
-        body = (
-            '{"model": "default_model", "max_tokens": 16, "stream": true, '
-            f'"messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
-        )
-        url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
-        command = [curl, "-sN", url, "-H", "Content-Type: application/json", "-d", body]
-        found["curl to mlx_lm.server"] = lambda: until_output(command, env, b"data: ")
-    return found
+    return lambda: until_output(script, dict(os.environ))
 
 
 def generate(model: Model) -> Measure:
@@ -114,8 +118,8 @@ def generate(model: Model) -> Measure:
     return lambda: until_output(command, places.mlx_environ(), b"==========")
 
 
-def without_a_server(model: Model, folder: Path) -> dict[str, Measure]:
+def llm_command(model: Model, folder: Path) -> Measure:
     """Return `llm` with a plugin that loads the model in its process."""
     env = {**places.mlx_environ(), "LLM_USER_PATH": str(folder), "LLM_MLX_MODEL": str(model.path)}
     command = [str(Path(places.mlx_python()).with_name("llm")), "-m", "mlx-in-process", QUESTION]
-    return {"llm with a local plugin": lambda: until_output(command, env)}
+    return lambda: until_output(command, env)

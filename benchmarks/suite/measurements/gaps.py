@@ -1,0 +1,56 @@
+"""The wait between tokens of running answers while newcomers bring prompts to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from suite.contenders.base import Contender, SocketContender
+from suite.contenders.daemon import Mlxd
+from suite.contenders.llama import LlamaServer
+from suite.contenders.mlx_server import MlxLmServer
+from suite.contenders.several import warm
+from suite.figures import in_turn, quantile, rounds
+from suite.plan import Plan
+from suite.recipes import Model
+from suite.records import Collector, Record
+from suite.traffic import Traffic
+
+KINDS: tuple[type[Contender], ...] = (Mlxd, MlxLmServer, LlamaServer)
+STREAMS = 4
+NEWCOMERS = ((0.15, 256), (0.4, 1000), (0.7, 256))
+"""After which share of the first answer one comes, and the tokens of its prompt."""
+NEWCOMER_ANSWER_TOKENS = 8
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "longest": 1.0}
+
+
+def measure(plan: Plan) -> Iterator[Record]:
+    for model in plan.main_models:
+        found = Collector("gaps", model.name)
+        with warm(plan, model, KINDS) as contenders:
+            for turn in rounds(2 * plan.case_s, plan.least_rounds, plan.most_rounds):
+                for contender in in_turn(contenders, turn):
+                    assert isinstance(contender, SocketContender)
+                    gaps = mixed_load(contender, model, plan.answer_tokens(model), str(turn))
+                    for name, share in QUANTILES.items():
+                        found.add(name, contender.name, "s", quantile(gaps, share))
+        yield from found.records()
+
+
+def mixed_load(
+    contender: SocketContender, model: Model, answer_tokens: int, key: str
+) -> list[float]:
+    """Return the gaps of the running answers while newcomers come at set points of them."""
+    prompts = [model.prompt(16, f"gaps.{key}.{number}") for number in range(STREAMS)]
+    running = [contender.call(prompt, answer_tokens) for prompt in prompts]
+    first = running[0].trace
+    with Traffic() as traffic:
+        traffic.start(*running)
+        for share, tokens in NEWCOMERS:
+            point = share * answer_tokens
+            traffic.run_until(lambda point=point: len(first.arrivals_s) >= point or first.end_s > 0)
+            prompt = model.prompt(tokens, f"gaps.{key}.{share}")
+            traffic.start(contender.call(prompt, NEWCOMER_ANSWER_TOKENS))
+        traffic.finish()
+    if errors := [call.trace.error for call in running if call.trace.error]:
+        raise RuntimeError(f"{contender.name}: {errors[0]}")
+    return [gap for call in running for gap in call.trace.gaps_s]

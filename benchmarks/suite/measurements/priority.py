@@ -1,0 +1,111 @@
+"""A person's request while the machine is busy with batch work.
+
+mlxd is told that the work is batch; mlx_lm.server has no such word, and gets the same requests.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from suite.contenders.base import SocketContender
+from suite.contenders.daemon import Mlxd
+from suite.contenders.mlx_server import MlxLmServer
+from suite.contenders.several import warm
+from suite.figures import rounds
+from suite.plan import Plan
+from suite.recipes import Model
+from suite.records import Collector, Record
+from suite.traffic import Traffic, drive
+from suite.wire import MlxdCall
+
+PREFILL_TOKENS = 8000
+STREAMS = 16
+ANSWER_TOKENS = 4
+IDLE, CHUNK = "idle", "one chunk of the prefill"
+DURING_PREFILL = f"during a prefill of {PREFILL_TOKENS:,} tokens"
+DURING_STREAMS = f"during {STREAMS} batch streams"
+UNDER_WAY_S = 0.5
+"""How long a server that reports no progress is given to begin."""
+
+
+def measure(plan: Plan) -> Iterator[Record]:
+    for model in plan.main_models:
+        found = Collector("priority", model.name)
+        with warm(plan, model, (Mlxd, MlxLmServer)) as contenders:
+            for contender in contenders:
+                assert isinstance(contender, SocketContender)
+                # Behind the other server one waits for the whole prefill: once is enough to see.
+                most = 10 if contender.name == Mlxd.name else 1 if plan.quick else 2
+                least = min(most, plan.least_rounds)
+                for turn in rounds(1.5 * plan.case_s, least, most):
+                    _one_round(found, contender, model, turn)
+        yield from found.records()
+
+
+def _one_round(found: Collector, contender: SocketContender, model: Model, turn: int) -> None:
+    idle = contender.call(model.prompt(16, f"idle.{turn}"), ANSWER_TOKENS)
+    found.add(IDLE, contender.name, "s", drive([idle])[0].first_s)
+    during_prefill(found, contender, model, turn)
+    during_streams(found, contender, model, turn)
+
+
+def during_prefill(found: Collector, contender: SocketContender, model: Model, turn: int) -> None:
+    prompt = model.prompt(PREFILL_TOKENS, f"long.{turn}")
+    long = contender.call(prompt, 1, **batch(contender))
+    person = contender.call(model.prompt(16, f"person.{turn}"), ANSWER_TOKENS)
+    with Traffic() as traffic:
+        traffic.start(long)
+        begin_prefill(traffic, long)
+        traffic.start(person)
+        traffic.run_until(lambda: person.done)
+        traffic.run_until(lambda: long.done)
+    check(person.trace.error, long.trace.error)
+    found.add(DURING_PREFILL, contender.name, "s", person.trace.first_s)
+    if isinstance(long, MlxdCall):
+        # Without those in which the person was served.
+        times = [one for one in long.saw("prefill") if one > person.trace.end_s]
+        chunks = [b - a for a, b in itertools.pairwise(times)]
+        if chunks:
+            found.add(CHUNK, contender.name, "s", max(chunks))
+
+
+def during_streams(found: Collector, contender: SocketContender, model: Model, turn: int) -> None:
+    prompts = [model.prompt(16, f"stream.{turn}.{number}") for number in range(STREAMS)]
+    work = [contender.call(prompt, 4000, **batch(contender)) for prompt in prompts]
+    person = contender.call(model.prompt(16, f"between.{turn}"), ANSWER_TOKENS)
+    with Traffic() as traffic:
+        traffic.start(*work)
+        traffic.run_until(lambda: all(len(one.trace.arrivals_s) > 2 for one in work))
+        traffic.start(person)
+        traffic.run_until(lambda: person.done)
+        traffic.hang_up(work)
+    check(person.trace.error, *(one.trace.error for one in work))
+    found.add(DURING_STREAMS, contender.name, "s", person.trace.first_s)
+    settle(contender, model)
+
+
+def begin_prefill(traffic: Traffic, long: Any) -> None:
+    """Wait until the prompt is being read."""
+    if isinstance(long, MlxdCall):
+        traffic.run_until(lambda: bool(long.saw("prefill")))
+        return
+    limit_s = time.monotonic() + UNDER_WAY_S
+    while (left_s := limit_s - time.monotonic()) > 0:
+        time.sleep(left_s)
+
+
+def settle(contender: SocketContender, model: Model) -> None:
+    """Wait until work that was hung up has really ended: a short request is answered."""
+    drive([contender.call(model.prompt(8, "settle"), 2)])
+
+
+def batch(contender: SocketContender) -> dict[str, Any]:
+    return {"priority": "batch"} if isinstance(contender, Mlxd) else {}
+
+
+def check(*errors: str) -> None:
+    if found := [error for error in errors if error]:
+        raise RuntimeError(found[0])

@@ -1,0 +1,152 @@
+"""What a start costs, counted: a guard against slow growth that no busy machine can upset.
+
+The limits are the counts of today with some room for other versions of Python and of the system.
+Who passes one has made every start dearer: find out what came along before raising it.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxd.client.fast import mlx_options, mlx_wire
+from mlxd.protocol.codec import Decoder, Encoding, encode
+from mlxd.protocol.messages import Notification, Request, Response
+from support.commands import BIN
+from support.counting import STRACE, instructions, system_calls
+from support.places import own_environ
+
+needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+
+MORE_SYSTEM_CALLS = 240  # than a Python that starts and ends; 203 with Python 3.11 on Linux
+REQUEST_BYTES = 70  # beside the question and the working folder's path; 43
+FRONT_MODULES = 420
+RESULT = {
+    "choices": [{"index": 0, "text": "ok", "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1},
+    "timing": {"time_to_first_token_s": 0.0, "tokens_per_s": 0.0},
+    "applied": {"model": "none", "seed": 0, "notes": []},
+}
+
+
+class OneAnswer:
+    """A socket that answers every request with `ok`, and keeps what it was sent."""
+
+    def __init__(self, path: str) -> None:
+        self.received: list[bytes] = []
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.bind(path)
+        self.sock.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.sock.accept()
+            except OSError:
+                return  # closed: the test is over
+            with connection:
+                self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        decoder, data = Decoder(), b""
+        request = None
+        while request is None:
+            piece = connection.recv(65536)
+            data += piece
+            decoder.feed(piece)
+            request = next((one for one in decoder if isinstance(one, Request)), None)
+        self.received.append(data)
+        delta = {"id": request.id, "type": "delta", "index": 0, "text": "ok", "channel": "answer"}
+        connection.sendall(
+            encode(Notification("event", delta), Encoding.MSGPACK)
+            + encode(Response(request.id, None, RESULT), Encoding.MSGPACK)
+        )
+        connection.recv(1)
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    found = own_environ(tmp_path)
+    del found["PYTHONPATH"]  # as a user's: the modules come from the environment's folders
+    found["MLXD_SOCKET"] = str(tmp_path / "s")
+    return found
+
+
+@pytest.fixture
+def answering(environ: dict[str, str]) -> Iterator[OneAnswer]:
+    server = OneAnswer(environ["MLXD_SOCKET"])
+    # Once unwatched, so that the compiled files of the modules are there.
+    subprocess.run([str(BIN / "mlx"), "ask", "hello"], env=environ, check=True, timeout=60,
+                   stdin=subprocess.DEVNULL, capture_output=True)  # fmt: skip
+    yield server
+    server.sock.shutdown(socket.SHUT_RDWR)
+    server.sock.close()
+
+
+@needs_strace
+def test_a_question_takes_few_system_calls_more_than_an_empty_python(
+    environ: dict[str, str], answering: OneAnswer
+):
+    ask = system_calls([str(BIN / "mlx"), "ask", "hello"], environ)
+    empty = system_calls([str(BIN / "python"), "-I", "-S", "-c", "pass"], environ)
+    assert len(ask.made) - len(empty.made) <= MORE_SYSTEM_CALLS
+
+
+@needs_strace
+def test_a_question_is_one_connection_one_write_one_read_and_the_answer(
+    environ: dict[str, str], answering: OneAnswer
+):
+    names = system_calls([str(BIN / "mlx"), "ask", "hello"], environ).names
+    assert names["connect"] == 1
+    assert names["sendto"] + names["sendmsg"] == 1
+    assert names["recvfrom"] + names["recvmsg"] <= 2  # event and response may come apart
+    assert names["write"] <= 2  # the answer, and the end of its line
+    assert names["execve"] == 2 + names["vfork"] + names["fork"]  # sh, then Python; nobody else
+
+
+@needs_strace
+def test_a_question_imports_four_small_modules_of_ours_and_two_of_pythons(
+    environ: dict[str, str], answering: OneAnswer
+):
+    calls = system_calls([str(BIN / "mlx"), "ask", "hello"], environ)
+    ours = {Path(path).name.partition(".")[0] for path in calls.opened("/fast/__pycache__/")}
+    assert ours <= {"mlx_fast", "mlx_fast_text", "mlx_options", "mlx_wire"}
+    libraries = {Path(path).name.partition(".")[0] for path in calls.opened("/lib-dynload/")}
+    assert libraries <= {"_socket", "_struct"}
+    empty = system_calls([str(BIN / "python"), "-I", "-S", "-c", "pass"], environ)
+    assert set(calls.opened(".pyc")) - set(empty.opened(".pyc")) == set(calls.opened("/fast/__py"))
+
+
+def test_a_question_is_one_small_message(answering: OneAnswer):
+    (sent,) = answering.received
+    assert len(sent) - len("hello") - len(str(Path.cwd())) <= REQUEST_BYTES
+
+
+def test_reading_the_line_and_writing_the_request_take_few_instructions():
+    line = ["-m", "pocket", "--temp", "0", "--max-tokens", "16", "Count", "from", "3", "to", "7."]
+
+    def parse() -> None:
+        assert mlx_options.parse(line) is not None
+
+    message = [
+        0,
+        1,
+        "chat",
+        [{"messages": [{"role": "user", "content": "Count."}], "stream": True}],
+    ]
+    assert instructions(parse) <= 2500
+    assert instructions(lambda: mlx_wire.pack(message)) <= 1500
+
+
+def test_the_front_starts_with_few_modules(environ: dict[str, str]):
+    count = "import sys, mlxd.daemon.front.main; print(len(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", count], env=environ, check=True, timeout=60,
+                          capture_output=True, text=True)  # fmt: skip
+    assert int(done.stdout) <= FRONT_MODULES

@@ -1,0 +1,150 @@
+"""What a token costs between the engine and the caller, counted.
+
+See test_per_start.py for what to do when a limit is passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler
+from mlxd.daemon.front.events import EventQueue
+from mlxd.protocol.codec import Decoder, Encoding, encode
+from mlxd.protocol.messages import Notification
+from support.counting import STRACE, SystemCalls, instructions
+from support.daemon_process import Daemon, daemon_with_fake_engine, running_daemon, user
+from support.engine_process import POCKET, EngineProcess, running_engine
+
+needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+
+TOKENS = 300
+STREAMS, ANSWER = 8, 24
+TRACED = "sendto,sendmsg,recvfrom,recvmsg,epoll_wait,epoll_pwait,epoll_ctl,poll,select,futex"
+BYTES_PER_TOKEN = 75  # of one event; 66 with short texts
+LINK_BYTES_PER_TOKEN = 60  # from the engine to the front; 47
+BESIDES = 60  # system calls of a connection, of the engine's start, and of the end
+
+
+def tracing(log: Path) -> list[str]:
+    """Return what runs the daemon under strace, which stays in the background (-D)."""
+    assert STRACE is not None
+    return [STRACE, "-D", "-o", str(log), "-e", f"trace={TRACED}"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EngineProcess]:
+    with running_engine() as running:
+        yield running
+
+
+@needs_strace
+def test_a_token_costs_the_front_one_wait_one_read_and_one_write(tmp_path: Path):
+    log = tmp_path / "calls"
+    with daemon_with_fake_engine(wrapper=tracing(log)) as daemon, daemon.peer() as peer:
+        peer.call("chat", messages=user(f"{TOKENS} tokens"), stream=True)
+        assert sum(event["type"] == "delta" for event in peer.events) > 0
+    names = SystemCalls(log.read_text()).names
+    assert names["sendto"] + names["sendmsg"] <= TOKENS + BESIDES
+    assert names["recvfrom"] + names["recvmsg"] <= TOKENS + BESIDES
+    assert names["epoll_wait"] + names["epoll_pwait"] <= TOKENS + 2 * BESIDES
+    assert names["futex"] <= 4 * BESIDES
+
+
+@needs_strace
+def test_streams_of_one_connection_share_their_writes(tmp_path: Path):
+    log = tmp_path / "calls"
+    with running_daemon(wrapper=tracing(log), MLXD_PRELOAD="false") as daemon:
+        stream_together(daemon)
+    names = SystemCalls(log.read_text()).names
+    # Answers that do not begin in the same step end in different ones: at most twice the steps.
+    assert names["sendto"] + names["sendmsg"] <= 2 * ANSWER + STREAMS + BESIDES
+
+
+def stream_together(daemon: Daemon) -> None:
+    daemon.ask("load")
+    params = {"max_tokens": ANSWER, "ignore_eos": True, "temperature": 0.0, "stream": True}
+    with daemon.peer() as peer:
+        ids = [peer.send("chat", messages=user(f"Say {n}."), **params) for n in range(STREAMS)]
+        results = [peer.answer(one) for one in ids]
+    assert [one["usage"]["completion_tokens"] for one in results] == [ANSWER] * STREAMS
+
+
+def test_a_token_reaches_the_caller_as_one_small_message():
+    with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
+        peer.call("chat", messages=user(f"{TOKENS} tokens"), stream=True)
+    deltas = [event for event in peer.events if event["type"] == "delta"]
+    size = sum(len(encode(Notification("event", one), Encoding.MSGPACK)) for one in deltas)
+    assert len(deltas) <= TOKENS
+    assert size <= BYTES_PER_TOKEN * TOKENS
+    assert len(peer.events) - len(deltas) <= 3  # queued, loading, prefill
+
+
+def test_a_step_of_many_streams_is_one_message_from_the_engine(engine: EngineProcess):
+    engine.call("load", model={"name": "pocket", "path": str(POCKET)})
+    before = len(engine.steps)
+    params: dict[str, Any] = {"max_tokens": ANSWER, "ignore_eos": True}
+    rids = [
+        engine.submit(messages=[{"role": "user", "content": f"Say {number}."}], **params)
+        for number in range(STREAMS)
+    ]
+    for rid in rids:
+        assert engine.result(rid)["usage"]["completion_tokens"] == ANSWER
+    decoding = [one for one in engine.steps[before:] if any(kind == "delta" for _, kind, _ in one)]
+    assert len(decoding) <= 2 * ANSWER + STREAMS  # one for each token would be eight times as many
+    deltas = [one for step in decoding for one in step if one[1] == "delta"]
+    size = len(encode(Notification("step", {"events": deltas}), Encoding.MSGPACK))
+    assert size <= LINK_BYTES_PER_TOKEN * STREAMS * ANSWER
+
+
+def test_passing_a_token_on_takes_few_instructions():
+    step = Notification("step", {"events": [[rid, "delta", delta()] for rid in range(1000)]})
+    packed = encode(step, Encoding.MSGPACK)
+
+    def read() -> None:
+        decoder = Decoder(trusted=True)
+        decoder.feed(packed)
+        assert len(list(decoder)) == 1
+
+    assert instructions(read) <= 2000  # for a whole step: the rest is done in C
+    event = Notification("event", {"id": 1, "type": "delta", **delta()})
+    assert instructions(lambda: encode(event, Encoding.MSGPACK)) <= 150
+
+
+def test_a_slow_reader_s_token_costs_as_much_after_thousands_as_at_first():
+    queue = EventQueue()
+
+    def add(count: int) -> Callable[[], None]:
+        def work() -> None:
+            for _ in range(count):
+                queue.add({"id": 1, "type": "delta", **delta()})
+
+        return work
+
+    instructions(add(10))
+    early = instructions(add(100))
+    add(5000)()
+    assert instructions(add(100)) <= early
+    assert early <= 100 * 150
+
+
+def test_a_turn_of_the_scheduler_grows_no_faster_than_its_work():
+    few, many = (planning(count) for count in (4, 32))
+    assert few <= 4 * 1800
+    assert many <= 10 * few  # eight times the answers
+
+
+def planning(count: int) -> int:
+    """Return the instructions of a turn with so many running answers."""
+    scheduler = Scheduler()
+    for job in range(count):
+        scheduler.add(Entry(job, Lane(0, "m"), job, 1, 0))
+    scheduler.plan()
+    return instructions(scheduler.plan)
+
+
+def delta() -> dict[str, Any]:
+    return {"index": 0, "text": " word", "channel": "answer", "tokens": 1}
