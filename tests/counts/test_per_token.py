@@ -26,6 +26,7 @@ STREAMS, ANSWER = 8, 24
 TRACED = "sendto,sendmsg,recvfrom,recvmsg,epoll_wait,epoll_pwait,epoll_ctl,poll,select,futex"
 BYTES_PER_TOKEN = 75  # of one event; 66 with short texts
 LINK_BYTES_PER_TOKEN = 60  # from the engine to the front; 47
+LANE = Lane(0, "pocket")
 BESIDES = 60  # system calls of a connection, of the engine's start, and of the end
 
 
@@ -131,19 +132,33 @@ def test_a_slow_reader_s_token_costs_as_much_after_thousands_as_at_first():
     assert early <= 100 * 150
 
 
-def test_a_turn_of_the_scheduler_grows_no_faster_than_its_work():
-    few, many = (planning(count) for count in (4, 32))
-    assert few <= 4 * 1800
-    assert many <= 10 * few  # eight times the answers
+def test_a_turn_of_the_scheduler_costs_a_running_answer_little():
+    few, many = (instructions(decoding(count).plan) for count in (4, 32))
+    assert few <= 2700
+    assert many <= 8 * few
 
 
-def planning(count: int) -> int:
-    """Return the instructions of a turn with so many running answers."""
+def test_choosing_among_many_prompts_stays_cheap():
+    assert instructions(waiting(4).plan) <= 6500
+    assert instructions(waiting(100).plan) <= 350_000  # a few milliseconds, once a turn at most
+
+
+def waiting(count: int) -> Scheduler:
+    """Return a scheduler with so many prompts of a hundred tokens that wait."""
     scheduler = Scheduler()
     for job in range(count):
-        scheduler.add(Entry(job, Lane(0, "m"), job, 1, 0))
-    scheduler.plan()
-    return instructions(scheduler.plan)
+        scheduler.add(Entry(job, LANE, conn=job, rows=1, prompt_left=100))
+    return scheduler
+
+
+def decoding(count: int) -> Scheduler:
+    """Return one with so many answers that run."""
+    scheduler = waiting(count)
+    for job in range(count):
+        scheduler.prefilled(job, 100)
+    while scheduler.decoding_in(LANE) < count:
+        scheduler.plan()
+    return scheduler
 
 
 def delta() -> dict[str, Any]:

@@ -263,11 +263,15 @@ class Scheduler:
         return tuple(entry.job for entry in chosen)
 
     def _prefill_candidates(self, lane: Lane, chosen: list[Entry], held: int) -> list[Entry]:
-        candidates = [e for e in self._in(lane, State.PREFILL) if e not in chosen]
+        taken = {one.job for one in chosen}  # entries compare field by field
+        candidates = [e for e in self._in(lane, State.PREFILL) if e.job not in taken]
         if self._may_start_another(lane, chosen):
             room = self.kv_budget_bytes * KV_SHARE[lane.rank] - held
-            waiting = [e for e in self._in(lane, State.WAITING) if e not in chosen]
-            candidates += [e for e in waiting if e.kv_bytes <= room or held == 0]
+            candidates += [
+                e
+                for e in self._in(lane, State.WAITING)
+                if e.job not in taken and (e.kv_bytes <= room or held == 0)
+            ]
         return candidates
 
     @staticmethod
