@@ -57,6 +57,7 @@ class World:
         if turn.decode:
             self._decode(turn.lane)
         self._prefill(turn.prefill)
+        assert self.scheduler.kv_in_use() <= self.scheduler.kv_budget_bytes
         assert self.scheduler.decoding_in(turn.lane) <= max(self.scheduler.max_rows, 1) or any(
             e.rows > self.scheduler.max_rows for e in self.scheduler.entries.values()
         )
@@ -98,7 +99,7 @@ class World:
         self.scheduler.remove(job)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(seed=st.integers(0, 2**32), max_rows=st.integers(1, 8), jobs=st.integers(1, 40))
 def test_every_job_ends_exactly_once_and_nothing_is_computed_twice(seed, max_rows, jobs):
     rng = random.Random(seed)

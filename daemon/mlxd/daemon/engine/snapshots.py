@@ -31,6 +31,8 @@ WRITE_GAIN_TOKENS = 64
 """What a snapshot must add to the files of its model to be worth writing."""
 DROP_WAIT_S = 5.0
 """How long deleting a model's files waits for one that is being written."""
+SCAN_WAIT_S = 0.25
+"""How long a prompt waits for the files to be known, right after the start."""
 PENDING_MAX_BYTES = 512 * 2**20
 """Host copies that wait for the disk; beyond it the oldest are given up."""
 
@@ -74,7 +76,8 @@ class SnapshotStore:
         self._index = PrefixIndex(max_bytes)
         self._pending: dict[Path, Snapshot] = {}
         self._wake = threading.Condition()
-        self._writing = False
+        self._writing = True  # until the folder is read, so that `flush` waits for that, too
+        self._scanned = threading.Event()
         self._closing = False
         self.note = ""
         self.dropped = 0
@@ -91,6 +94,7 @@ class SnapshotStore:
 
     def longest(self, key: str, tokens: Tokens, *, most: int) -> Match | None:
         """Return the file that covers most of a prompt."""
+        self._scanned.wait(SCAN_WAIT_S)
         with self._wake:
             return self._index.longest(key, tokens, most=most)
 
@@ -168,6 +172,7 @@ class SnapshotStore:
 
     def _work(self) -> None:
         self._scan()
+        self._scanned.set()
         while True:
             with self._wake:
                 self._writing = False
