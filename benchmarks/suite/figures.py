@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,16 @@ def ratio(values: Sequence[float], base: Sequence[float]) -> Summary:
 
 
 def rounds(budget_s: float, least: int, most: int) -> Iterator[int]:
-    """Count rounds: at least `least`, then up to `most` while `budget_s` is not spent."""
+    """Count rounds: at least `least`, then up to `most` while `budget_s` is not spent.
+
+    A round that takes far longer than it was given is not repeated as often as one would like.
+    """
     started = time.monotonic()
     for turn in range(most):
         spent = time.monotonic() - started
         if turn >= least and spent + spent / turn > budget_s:
+            return
+        if turn and spent > PATIENCE * budget_s:
             return
         yield turn
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from suite import places
@@ -41,19 +43,31 @@ class Plan:
     def answer_tokens(self, model: Model) -> int:
         """Return a length of answers that takes about a second on this machine."""
         if self.is_slow(model):
-            return 6
+            return 4
         if self.device != "cpu" or model.parameters < 10_000_000:
-            return 96
+            return 64
         return 32 if model.parameters < 40_000_000 else 24
 
     def streams(self, model: Model) -> list[int]:
-        return [1, 8] if self.is_slow(model) else [1, 2, 4, 8, 16]
+        if self.is_slow(model):
+            return [1, 8] if model.parameters < 40_000_000 else [1]
+        return [1, 2, 4, 8, 16] if model in self.main_models else [1, 8]
 
     def prompt_tokens(self, model: Model) -> list[int]:
-        return [16] if self.is_slow(model) else [16, 256, 2000]
+        return [16, 256, 2000] if model in self.main_models else [16]
+
+    def in_time(self, models: Iterable[Model], limit_s: float) -> Iterator[Model]:
+        """Yield models while the time for one measurement lasts; say which were left out."""
+        started = time.monotonic()
+        for model in models:
+            self.skipped.pop(model.name, None)
+            if time.monotonic() - started > limit_s:
+                self.skipped[model.name] = f"no time was left for it after {limit_s:g} s"
+                continue
+            yield model
 
 
 def make(quick: bool, without: frozenset[str] = frozenset()) -> Plan:
     if quick:
-        return Plan(True, case_s=8.0, least_rounds=2, most_rounds=5, without=without)
-    return Plan(False, case_s=14.0, least_rounds=3, most_rounds=15, without=without)
+        return Plan(True, case_s=4.0, least_rounds=2, most_rounds=5, without=without)
+    return Plan(False, case_s=7.0, least_rounds=3, most_rounds=15, without=without)

@@ -20,7 +20,7 @@ def number(value: float, unit: str) -> str:
         return f"{_digits(1000 * value)} ms" if value >= 0.0005 else f"{_digits(1e6 * value)} µs"
     if unit == "tokens/s":
         return _digits(value)
-    return f"{_digits(value)} {unit}".strip()
+    return f"{_digits(value)} {unit.removesuffix(' per token')}".strip()
 
 
 def _digits(value: float) -> str:
@@ -32,7 +32,7 @@ def _digits(value: float) -> str:
 def with_spread(found: Summary, unit: str) -> str:
     """Return the median, and the quartiles where there are enough values."""
     text = number(found.median, unit)
-    if found.count < 3:
+    if found.count < 3 or found.low == found.high:
         return text
     return f"{text} ({_digits_in(found.low, text, unit)}–{_digits_in(found.high, text, unit)})"
 

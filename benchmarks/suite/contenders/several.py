@@ -47,5 +47,5 @@ def warm(
 def suits(plan: Plan, kind: type[Contender], model: Model) -> bool:
     """Whether the contender is measured with the model: the optional ones are with some."""
     if kind is LlamaServer:
-        return model.bits is None
-    return kind is not VllmMlx or model in plan.main_models
+        return model in plan.main_models
+    return kind is not VllmMlx or model == plan.main_models[0]

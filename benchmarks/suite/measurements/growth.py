@@ -50,6 +50,8 @@ def conversation(plan: Plan, model: Model) -> Iterator[Record]:
                 case = f"{length} tokens before"
                 found.add(case, f"{NAME}, first token", "s", trace.first_s)
                 found.add(case, f"{NAME}, per token", "s", per_token_s(trace))
+                cached = call.result["usage"]["cached_tokens"]
+                found.add(case, f"{NAME}, tokens from the cache", "tokens", cached)
     yield from found.records()
 
 

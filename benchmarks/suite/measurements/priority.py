@@ -38,9 +38,8 @@ def measure(plan: Plan) -> Iterator[Record]:
             for contender in contenders:
                 assert isinstance(contender, SocketContender)
                 # Behind the other server one waits for the whole prefill: once is enough to see.
-                most = 10 if contender.name == Mlxd.name else 1 if plan.quick else 2
-                least = min(most, plan.least_rounds)
-                for turn in rounds(1.5 * plan.case_s, least, most):
+                most = 10 if contender.name == Mlxd.name else 1
+                for turn in rounds(2 * plan.case_s, min(most, plan.least_rounds), most):
                     _one_round(found, contender, model, turn)
         yield from found.records()
 

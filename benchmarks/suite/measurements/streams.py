@@ -12,10 +12,11 @@ from suite.records import Collector, Record
 from suite.traffic import Trace
 
 PROMPT_TOKENS = 16
+LIMIT_S = 330
 
 
 def measure(plan: Plan) -> Iterator[Record]:
-    for model in [*plan.main_models, *plan.more_models]:
+    for model in plan.in_time([*plan.main_models, *plan.more_models], LIMIT_S):
         yield from _one_model(plan, model)
 
 
