@@ -94,13 +94,13 @@ class Terminal:
             return False
         text = self._decode(data)
         self.raw += text
+        self._stream.feed(SYNCHRONISED.sub("", text))
         # Questions for the cursor's place and for its health are answered, as terminals do.
         if "\x1b[5n" in text:
             self.send("\x1b[0n")
         if "\x1b[6n" in text:
             cursor = self.screen.cursor
             self.send(f"\x1b[{cursor.y + 1};{cursor.x + 1}R")
-        self._stream.feed(SYNCHRONISED.sub("", text))
         return bool(data)
 
 

@@ -295,8 +295,8 @@ def _schema_grammar(text: str) -> tuple[str, tuple[str, ...]]:
         schema = {}
     if not isinstance(schema, dict):
         raise TypeError("a JSON Schema is an object, true or false")
-    # Free white space is a place where a weak model loses itself.
-    schema.setdefault("x-guidance", {"whitespace_flexible": False})
+    # One blank, as models have learnt to write JSON; in free white space a weak one loses itself.
+    schema.setdefault("x-guidance", {"whitespace_pattern": "[ ]?"})
     grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
     return str(grammar), tuple(unenforced(schema))
 
