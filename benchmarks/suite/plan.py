@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from suite import places
 from suite.recipes import ALL, Model
+from suite.records import Record
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,20 @@ class Plan:
                 self.skipped[model.name] = f"no time was left for it after {limit_s:g} s"
                 continue
             yield model
+
+    def each(
+        self, models: Iterable[Model], one: Callable[[Plan, Model], Iterable[Record]]
+    ) -> Iterator[Record]:
+        """Measure one model after the other. One that fails does not keep the others from it."""
+        errors = []
+        for model in models:
+            try:
+                yield from one(self, model)
+            except Exception as exc:
+                traceback.print_exc()
+                errors.append(f"{model.name}: {type(exc).__name__}: {exc}")
+        if errors:
+            raise RuntimeError("; ".join(errors))
 
 
 def make(quick: bool, without: frozenset[str] = frozenset()) -> Plan:

@@ -26,7 +26,11 @@ class Contender:
         self.process: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> Contender:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from suite.contenders.base import SocketContender
+from suite.contenders.base import START_PATIENCE_S, SocketContender
 from suite.machine import resident_bytes
 from suite.places import MODELS
 from suite.recipes import Model
@@ -59,8 +59,10 @@ class Mlxd(SocketContender):
 
     def run_daemon(self) -> None:
         """Start the process and load the model."""
-        self.daemon.start()
-        self.process = self.daemon.process
+        try:
+            self.daemon.start()
+        finally:
+            self.process = self.daemon.process
         answer = self.ask("load")
         if "error" in answer:
             raise RuntimeError(answer["error"])
@@ -78,7 +80,9 @@ class Mlxd(SocketContender):
         return MlxdCall(self.daemon.socket_path, prompt, max_tokens, **params)
 
     def ask(self, method: str, **params: Any) -> Any:
-        return self.daemon.ask(method, **params)
+        with self.daemon.peer() as peer:
+            peer.sock.settimeout(START_PATIENCE_S)  # a busy machine imports MLX for long
+            return peer.call(method, **params)
 
     def peer(self) -> Peer:
         return self.daemon.peer()

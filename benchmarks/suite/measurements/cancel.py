@@ -28,16 +28,19 @@ LIMITS = {
 
 
 def measure(plan: Plan) -> Iterator[Record]:
-    for model in plan.main_models:
-        recipes.build(model)
-        found = Collector("cancel", model.name)
-        with Mlxd(model) as mlxd:
-            for turn in rounds(plan.case_s, plan.least_rounds, 30):
-                for streams in (1, 8):
-                    decoding(found, mlxd, model, streams, turn)
-            for turn in rounds(plan.case_s, plan.least_rounds, 15):
-                prefilling(found, mlxd, model, turn)
-        yield from found.records()
+    yield from plan.each(plan.main_models, _one_model)
+
+
+def _one_model(plan: Plan, model: Model) -> list[Record]:
+    recipes.build(model)
+    found = Collector("cancel", model.name)
+    with Mlxd(model) as mlxd:
+        for turn in rounds(plan.case_s, plan.least_rounds, 30):
+            for streams in (1, 8):
+                decoding(found, mlxd, model, streams, turn)
+        for turn in rounds(plan.case_s, plan.least_rounds, 15):
+            prefilling(found, mlxd, model, turn)
+    return found.records()
 
 
 def decoding(found: Collector, mlxd: Mlxd, model: Model, streams: int, turn: int) -> None:

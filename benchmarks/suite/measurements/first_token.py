@@ -16,8 +16,8 @@ LIMIT_S = 240
 
 
 def measure(plan: Plan) -> Iterator[Record]:
-    for model in plan.in_time([*plan.main_models, *plan.more_models], LIMIT_S):
-        yield from _one_model(plan, model)
+    models = plan.in_time([*plan.main_models, *plan.more_models], LIMIT_S)
+    yield from plan.each(models, _one_model)
 
 
 def _one_model(plan: Plan, model: Model) -> list[Record]:

@@ -24,16 +24,19 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "longest": 1.0}
 
 
 def measure(plan: Plan) -> Iterator[Record]:
-    for model in plan.main_models:
-        found = Collector("gaps", model.name)
-        with warm(plan, model, KINDS) as contenders:
-            for turn in rounds(2 * plan.case_s, plan.least_rounds, plan.most_rounds):
-                for contender in in_turn(contenders, turn):
-                    assert isinstance(contender, SocketContender)
-                    gaps = mixed_load(contender, model, plan.answer_tokens(model), str(turn))
-                    for name, share in QUANTILES.items():
-                        found.add(name, contender.name, "s", quantile(gaps, share))
-        yield from found.records()
+    yield from plan.each(plan.main_models, _one_model)
+
+
+def _one_model(plan: Plan, model: Model) -> list[Record]:
+    found = Collector("gaps", model.name)
+    with warm(plan, model, KINDS) as contenders:
+        for turn in rounds(2 * plan.case_s, plan.least_rounds, plan.most_rounds):
+            for contender in in_turn(contenders, turn):
+                assert isinstance(contender, SocketContender)
+                gaps = mixed_load(contender, model, plan.answer_tokens(model), str(turn))
+                for name, share in QUANTILES.items():
+                    found.add(name, contender.name, "s", quantile(gaps, share))
+    return found.records()
 
 
 def mixed_load(

@@ -32,16 +32,19 @@ UNDER_WAY_S = 0.5
 
 
 def measure(plan: Plan) -> Iterator[Record]:
-    for model in plan.main_models:
-        found = Collector("priority", model.name)
-        with warm(plan, model, (Mlxd, MlxLmServer)) as contenders:
-            for contender in contenders:
-                assert isinstance(contender, SocketContender)
-                # Behind the other server one waits for the whole prefill: once is enough to see.
-                most = 10 if contender.name == Mlxd.name else 1
-                for turn in rounds(2 * plan.case_s, min(most, plan.least_rounds), most):
-                    _one_round(found, contender, model, turn)
-        yield from found.records()
+    yield from plan.each(plan.main_models, _one_model)
+
+
+def _one_model(plan: Plan, model: Model) -> list[Record]:
+    found = Collector("priority", model.name)
+    with warm(plan, model, (Mlxd, MlxLmServer)) as contenders:
+        for contender in contenders:
+            assert isinstance(contender, SocketContender)
+            # Behind the other server one waits for the whole prefill: once is enough to see.
+            most = 10 if contender.name == Mlxd.name else 1
+            for turn in rounds(2 * plan.case_s, min(most, plan.least_rounds), most):
+                _one_round(found, contender, model, turn)
+    return found.records()
 
 
 def _one_round(found: Collector, contender: SocketContender, model: Model, turn: int) -> None:

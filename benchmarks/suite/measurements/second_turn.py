@@ -28,15 +28,18 @@ Messages = list[dict[str, str]]
 
 
 def measure(plan: Plan) -> Iterator[Record]:
-    for model in plan.main_models:
-        recipes.build(model)
-        found = Collector("second_turn", model.name)
-        with warm(plan, model, (Mlxd, MlxLmServer)) as contenders:
-            for turn in rounds(2 * plan.case_s, plan.least_rounds, 8):
-                for contender in contenders:
-                    assert isinstance(contender, SocketContender)
-                    _conversation(found, contender, model, turn)
-        yield from found.records()
+    yield from plan.each(plan.main_models, _one_model)
+
+
+def _one_model(plan: Plan, model: Model) -> list[Record]:
+    recipes.build(model)
+    found = Collector("second_turn", model.name)
+    with warm(plan, model, (Mlxd, MlxLmServer)) as contenders:
+        for turn in rounds(2 * plan.case_s, plan.least_rounds, 8):
+            for contender in contenders:
+                assert isinstance(contender, SocketContender)
+                _conversation(found, contender, model, turn)
+    return found.records()
 
 
 def _conversation(found: Collector, contender: SocketContender, model: Model, turn: int) -> None:
