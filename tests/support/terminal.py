@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import pyte
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 SYNCHRONISED = re.compile(r"\x1b\[\?2026[hl]")
 
 
