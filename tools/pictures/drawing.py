@@ -39,8 +39,8 @@ text-anchor:middle}}
 </style>
 <rect x=".75" y=".75" width="{inner_w:g}" height="{inner_h:g}" rx="10" fill="#191c23" \
 stroke="#474d5b" stroke-width="1.5"/>
-<path d="M.75 {bar:g}V11A10.25 10.25 0 0 1 11 .75H{right:g}a10.25 10.25 0 0 1 10.25 10.25V{bar:g}z" \
-fill="#242832"/>
+<path d="M.75 {bar:g}V11A10.25 10.25 0 0 1 11 .75H{right:g}a10.25 10.25 0 0 1 10.25 10.25\
+V{bar:g}z" fill="#242832"/>
 <circle cx="20" cy="17.5" r="5.5" fill="#f0655c"/><circle cx="39" cy="17.5" r="5.5" \
 fill="#f2bd42"/><circle cx="58" cy="17.5" r="5.5" fill="#57c353"/>
 <text class="bar" x="{middle:g}" y="22">{title}</text>

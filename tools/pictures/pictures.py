@@ -25,7 +25,7 @@ SHELL, CHAT = "$", ">"
 SCENES = {
     "ask": Scene(
         title="mlx ask",
-        label="A terminal: mlx ask starts the daemon and answers, in pipes too; mlx ps shows the model.",
+        label="A terminal: mlx ask starts the daemon and answers, in pipes too; mlx ps.",
         lines=(
             ('mlx ask "Count from 3 to 7."', SHELL),
             ('mlx ask "shell: find all py files"', SHELL),
