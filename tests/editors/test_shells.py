@@ -16,7 +16,7 @@ import pytest
 
 from support.commands import BIN, runner
 from support.daemon_process import Daemon
-from support.terminal import Terminal, terminal
+from support.terminal import WAIT_S, Terminal, terminal
 
 PROMPT = "ready>"
 RC = {
@@ -72,7 +72,7 @@ def test_a_command_is_explained_and_stays(name: str, environ: dict[str, str], tm
         screen.wait("ls -l")
         screen.send(KEYS[name][1])
         screen.wait("built-in model")
-        screen._until(lambda: f"{PROMPT}ls -l" in screen.text(), "the line", 20)
+        screen._until(lambda: f"{PROMPT}ls -l" in screen.text(), "the line", WAIT_S)
 
 
 FAILS = "sh -c 'exit 7'"
@@ -91,10 +91,10 @@ def test_the_last_failed_command_is_sent_with_its_status(
     with shell(name, own, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send(f"{FAILS}\r")
-        screen._until(lambda: screen.text().count(PROMPT) == 2, "a second prompt", 20)
+        screen._until(lambda: screen.text().count(PROMPT) == 2, "a second prompt", WAIT_S)
         screen.wait_prompt(PROMPT)
         screen.send(KEYS[name][2])
-        screen._until(lambda: screen.text().splitlines()[-1].strip() != PROMPT, "a line", 20)
+        screen._until(lambda: screen.text().splitlines()[-1].strip() != PROMPT, "a line", WAIT_S)
     assert f"status 7: {FAILS}" in asked.read_text()
 
 
@@ -102,11 +102,11 @@ def test_zsh_sends_the_last_failed_command_with_its_status(environ: dict[str, st
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
-        listener.settimeout(20)
+        listener.settimeout(WAIT_S)
         with shell("zsh", {**environ, "MLXD_SOCKET": str(tmp_path / "s")}, tmp_path) as screen:
             screen.wait_prompt(PROMPT)
             screen.send(f"{FAILS}\r")
-            screen._until(lambda: screen.text().count(PROMPT) == 2, "a second prompt", 20)
+            screen._until(lambda: screen.text().count(PROMPT) == 2, "a second prompt", WAIT_S)
             screen.wait_prompt(PROMPT)
             screen.send(KEYS["zsh"][2])
             peer, _ = listener.accept()
@@ -136,7 +136,7 @@ def test_a_second_press_stops_the_work(
                 screen.send(KEYS[name][1])
                 while peer.call("status")["requests"]["running"] > 1:
                     pass
-            screen._until(lambda: "about a fox." in screen.text(), "the line", 20)
+            screen._until(lambda: "about a fox." in screen.text(), "the line", WAIT_S)
         busy.notify("cancel", id=one)
         busy.answer(one)
 
@@ -190,7 +190,7 @@ def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
             screen.send(KEYS["zsh"][1])
             if pieces:
                 begun = "\n0, 1, 2"[: 2 * pieces]
-                screen._until(lambda begun=begun: begun in screen.text(), "an answer", 20)
+                screen._until(lambda begun=begun: begun in screen.text(), "an answer", WAIT_S)
             screen.send("\x03")
             screen.wait_prompt(PROMPT)
             screen.send("\x0c")
@@ -230,7 +230,7 @@ def test_without_a_daemon_the_next_step_is_said(name: str, environ: dict[str, st
         screen.wait("by size")
         screen.send(KEYS[name][0])
         screen.wait("mlxd start")
-        screen._until(lambda: f"{PROMPT}list files by size" in screen.text(), "the line", 20)
+        screen._until(lambda: f"{PROMPT}list files by size" in screen.text(), "the line", WAIT_S)
 
 
 def test_zsh_starts_a_daemon_where_none_runs(environ: dict[str, str], tmp_path: Path):
@@ -239,7 +239,8 @@ def test_zsh_starts_a_daemon_where_none_runs(environ: dict[str, str], tmp_path: 
     with shell("zsh", own, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send("list files by size\x18k")
-        screen.wait(f"{PROMPT}ls -lS")
+        # A whole daemon starts and loads a model.
+        screen.wait(f"{PROMPT}ls -lS", timeout_s=2 * WAIT_S)
         screen.send("\x15mlxd stop\r")
         screen.wait("has stopped")
 
