@@ -101,6 +101,22 @@ def test_a_step_of_many_streams_is_one_message_from_the_engine(engine: EnginePro
     assert size <= LINK_BYTES_PER_TOKEN * STREAMS * ANSWER
 
 
+def test_who_cancels_is_told_before_another_step_is_computed(engine: EngineProcess):
+    params: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True}
+    rids = [
+        engine.submit(messages=[{"role": "user", "content": f"Go on, {number}."}], **params)
+        for number in range(STREAMS)
+    ]
+    for rid in rids:
+        engine.wait_event(rid, "delta")
+    for rid in rids:
+        engine.cancel(rid)
+        assert engine.result(rid)["error"]["code"] == "cancelled"
+    told = [step for step in engine.steps if any(kind == "error" for _, kind, _ in step)]
+    # In a message of their own: with what a step brought they would have waited for the step.
+    assert all(kind == "error" for step in told for _, kind, _ in step)
+
+
 def test_passing_a_token_on_takes_few_instructions():
     step = Notification("step", {"events": [[rid, "delta", delta()] for rid in range(1000)]})
     packed = encode(step, Encoding.MSGPACK)

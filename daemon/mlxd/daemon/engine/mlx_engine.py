@@ -97,6 +97,7 @@ class Engine:
         """Work until the front has gone ("front gone") or nothing is resident ("empty")."""
         while not self._stopping:
             turn = self._schedule()
+            self._apply()  # who was cancelled or refused is told before the next step, not after
             self._run(turn)
             self._apply()
             if self._is_empty():
