@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psutil
 
@@ -23,7 +24,7 @@ from support.daemon_process import Daemon
 from support.places import MLXD
 
 GONE_S = 90.0
-COMMAND_S = 150.0
+COMMAND_S = 300.0
 QUIET_S = 700.0
 HUB_WORKER_S = 40.0
 HUB_WORKER_AGE_S = (0.0, 3.0)
@@ -56,7 +57,7 @@ class Chaos:
 
     async def versions(self) -> dict[str, str]:
         """Return what answers: the versions of the daemon and of what computes."""
-        status = await asyncio.to_thread(self._daemon.ask, "status")
+        status = await asyncio.to_thread(self._ask, "status")
         engine = status["engine"]
         return {"mlxd": status["version"],
                 **{key: engine[key] for key in ("mlx", "mlx_lm", "blas")}}  # fmt: skip
@@ -113,7 +114,7 @@ class Chaos:
 
     async def unload(self) -> None:
         self._faults.note("unload")
-        await asyncio.to_thread(self._daemon.ask, "unload", model="pocket")
+        await asyncio.to_thread(self._ask, "unload", model="pocket")
 
     # ---- rests and ends
 
@@ -122,7 +123,7 @@ class Chaos:
         self._world.gate.clear()
         try:
             await self._until(lambda: self._nobody(), QUIET_S, "callers to be served")
-            status = await asyncio.to_thread(self._daemon.ask, "status")
+            status = await asyncio.to_thread(self._ask, "status")
             engine = status["engine"]["pid"]
             return machine.Rest(
                 round(time.monotonic() - began_s, 1),
@@ -137,7 +138,7 @@ class Chaos:
     async def _nobody(self) -> bool:
         if self._world.busy:
             return False
-        status = await asyncio.to_thread(self._daemon.ask, "status")
+        status = await asyncio.to_thread(self._ask, "status")
         return status["connections"] == 1 and not any(status["requests"].values())
 
     async def stop(self) -> None:
@@ -179,6 +180,11 @@ class Chaos:
 
     # ---- helpers
 
+    def _ask(self, method: str, **params: Any) -> Any:
+        with self._daemon.peer() as peer:
+            peer.sock.settimeout(COMMAND_S)
+            return peer.call(method, **params)
+
     async def _strike(self, pid: int, number: int, what: str) -> None:
         struck_s = time.monotonic()
         try:
@@ -188,12 +194,12 @@ class Chaos:
         await self._until_answer(what, struck_s)
 
     async def _front(self) -> int:
-        status = await asyncio.to_thread(self._daemon.ask, "status")
+        status = await asyncio.to_thread(self._ask, "status")
         pid: int = status["pid"]
         return pid
 
     async def _engine(self) -> int | None:
-        status = await asyncio.to_thread(self._daemon.ask, "status")
+        status = await asyncio.to_thread(self._ask, "status")
         pid: int | None = status["engine"]["pid"]
         return pid
 
@@ -206,7 +212,7 @@ class Chaos:
     def _probe(self) -> None:
         deadline = time.monotonic() + COMMAND_S
         while time.monotonic() < deadline:
-            answer = self._daemon.ask("chat", messages=[{"role": "user", "content": "Hi"}],
+            answer = self._ask("chat", messages=[{"role": "user", "content": "Hi"}],
                                       max_tokens=1, temperature=0)  # fmt: skip
             if "choices" in answer:
                 return
