@@ -192,6 +192,12 @@ def daemon_with_fake_engine(
         yield daemon
 
 
+def open_files(pid: int) -> int:
+    """Return how many descriptors a process holds; 0 where that cannot be told."""
+    folder = Path(f"/proc/{pid}/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
 def user(text: str) -> list[dict[str, str]]:
     """Return a conversation of one question."""
     return [{"role": "user", "content": text}]

@@ -11,12 +11,14 @@ The last message of a `chat` (or the prompt of `generate`) says what to answer:
 
 `--script` says what goes wrong with the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
 `hang` (at a submit), `dead-after-sleep` (answers no canary), `say-bye FILE` (once, instead of an
-answer), `deaf` (answers cancel with an event `prefill`, and goes on).
+answer), `deaf` (answers cancel with an event `prefill`, and goes on), `brief` (a few deltas at
+most, whatever the message says).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import signal
 import socket
@@ -32,6 +34,7 @@ from mlxd.protocol.errors import ERRORS
 from mlxd.protocol.messages import Message, Notification, Request, Response
 
 TOKEN_S = 0.001
+BRIEF_EVENTS = 5
 Event = tuple[str, dict[str, Any]]
 
 
@@ -83,7 +86,7 @@ class FakeEngine:
         assert params["rid"] not in self.tokens, "submitted twice"
         self.fail_as_told()
         self.tokens[params["rid"]] = 0
-        if text == "stuck" or self.fault == "hang":
+        if (text == "stuck" and self.fault != "brief") or self.fault == "hang":
             signal.pause()
         threading.Thread(target=self.play, args=(params, text), daemon=True).start()
 
@@ -133,7 +136,8 @@ class FakeEngine:
     def play(self, submission: dict[str, Any], text: str) -> None:
         rid = submission["rid"]
         said = []
-        for kind, payload in _events(text):
+        most = BRIEF_EVENTS if self.fault == "brief" else None
+        for kind, payload in itertools.islice(_events(text), most):
             if not self.step(rid, kind, payload):
                 return
             if payload.get("channel") == "answer":
@@ -144,9 +148,9 @@ class FakeEngine:
 
 def _events(text: str) -> Iterator[Event]:
     words = text.split()
-    if words[1:2] == ["tokens"]:
+    if words[1:2] == ["tokens"] and words[0].isdecimal():
         yield from (_delta(f"w{number} ") for number in range(int(words[0])))
-    elif words[:1] == ["flood"]:
+    elif words[:1] == ["flood"] and words[1:] and words[1].isdecimal():
         yield from (_delta("x" * 1024) for _ in range(int(words[1])))
     elif words[:1] == ["say"]:
         whole = text.partition("say ")[2]

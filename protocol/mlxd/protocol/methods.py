@@ -389,7 +389,8 @@ def validate(method_name: str, params: Params) -> Params:
 def _unknown_param(method: Method, name: str) -> InvalidParams:
     near = difflib.get_close_matches(name, [param.name for param in method.params], n=1)
     hint = f"Did you mean {near[0]}?" if near else ""
-    return InvalidParams(name, f"is not a parameter of {method.name}", hint=hint)
+    unnamed = "" if name else "'' "
+    return InvalidParams(name, f"{unnamed}is not a parameter of {method.name}", hint=hint)
 
 
 def _value_of(param: Param, params: Params) -> Any:

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgpack
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlxd.protocol.methods import METHODS
-from support.daemon_process import Daemon, daemon_with_fake_engine, user
+from support.daemon_process import Daemon, daemon_with_fake_engine, open_files, user
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text()
 VALUES = st.recursive(
@@ -39,10 +38,6 @@ STORM = st.lists(PACKED | LINES | st.binary(max_size=60), max_size=6).map(b"".jo
 def daemon() -> Iterator[Daemon]:
     with daemon_with_fake_engine(MLXD_MESSAGE_TIMEOUT_S="0.2") as running:
         yield running
-
-
-def open_files(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def test_a_storm_of_anything_leaves_the_daemon_well(daemon: Daemon):
