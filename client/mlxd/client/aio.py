@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from mlxd.client.peers import check_daemon
 from mlxd.client.session import (
     Answer,
     Event,
@@ -23,7 +24,7 @@ from mlxd.client.session import (
     socket_path,
 )
 from mlxd.client.sync import READ_BYTES, Path
-from mlxd.protocol.errors import EngineDied, MlxdError
+from mlxd.protocol.errors import EngineDied, MlxdError, PermissionDenied
 
 
 class AsyncStream(AsyncIterator[Event]):
@@ -75,12 +76,22 @@ class AsyncClient:
 
     @classmethod
     async def connect(cls, path: Path = None) -> AsyncClient:
-        """Connect to the daemon. Raises DaemonUnreachable."""
+        """Connect to the daemon.
+
+        Raises:
+            DaemonUnreachable: nobody listens.
+            PermissionDenied: a program of another user does.
+        """
         where = socket_path(path)
         try:
             reader, writer = await asyncio.open_unix_connection(str(where))
         except OSError as exc:
             raise nobody(where, exc) from exc
+        try:
+            check_daemon(writer.get_extra_info("socket"), where)
+        except PermissionDenied:
+            writer.close()
+            raise
         return cls(reader, writer)
 
     async def __aenter__(self) -> AsyncClient:

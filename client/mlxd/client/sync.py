@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from mlxd.client.peers import check_daemon
 from mlxd.client.session import (
     Answer,
     Event,
@@ -26,7 +27,7 @@ from mlxd.client.session import (
     nobody,
     socket_path,
 )
-from mlxd.protocol.errors import DaemonUnreachable, EngineDied
+from mlxd.protocol.errors import DaemonUnreachable, EngineDied, PermissionDenied
 
 CONNECT_TRIES = 5
 CONNECT_PAUSE_S = 0.05
@@ -165,7 +166,11 @@ class Client:
             connection.settimeout(self._timeout_s)
             try:
                 connection.connect(str(self._path))
+                check_daemon(connection, self._path)
                 return connection
+            except PermissionDenied:
+                connection.close()
+                raise
             except ConnectionRefusedError as exc:
                 connection.close()
                 # macOS answers so as well when the listener's queue is full.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -317,21 +316,3 @@ def test_a_message_that_never_gets_complete_is_given_up():
         with pytest.raises((EOFError, ConnectionError)):
             peer.message()
         assert daemon.ask("ping") == {"pong": True}
-
-
-def test_other_users_are_refused_by_the_kernels_word():
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become somebody else")
-    with daemon_with_fake_engine() as daemon:
-        for path in (daemon.folder, Path(daemon.socket_path).parent):
-            path.chmod(0o755)
-        Path(daemon.socket_path).chmod(0o666)
-        nobody = subprocess.run(
-            ["nc", "-U", daemon.socket_path],
-            input=b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n',
-            capture_output=True,
-            timeout=20,
-            user=65534,
-            check=False,
-        )
-        assert b"permission_denied" in nobody.stdout

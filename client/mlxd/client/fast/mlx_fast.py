@@ -53,8 +53,11 @@ def main(arguments):
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         connection.connect(socket_path())
+        foreign = is_foreign(connection)
     except OSError:
         full(arguments)
+    if foreign:
+        full(arguments)  # which says whose it is
     try:
         send(connection, pack([0, 1, COMMANDS[command], [params]]))
         code = receive(connection, command, values)
@@ -63,6 +66,15 @@ def main(arguments):
     except BrokenPipeError:
         code = 0
     posix._exit(code)
+
+
+def is_foreign(connection):
+    """Whether another user's program listens; root's may be launchd."""
+    if sys.platform == "darwin":
+        raw = connection.getsockopt(0, 1, 76)  # SOL_LOCAL, LOCAL_PEERCRED: a struct xucred
+    else:
+        raw = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    return int.from_bytes(raw[4:8], sys.byteorder) not in (posix.geteuid(), 0)
 
 
 def full(arguments):

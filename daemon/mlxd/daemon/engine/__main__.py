@@ -10,6 +10,7 @@ import sys
 
 from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.options import EngineOptions
+from mlxd.daemon.words import keep_quiet
 
 
 def main() -> int:
@@ -26,6 +27,8 @@ def main() -> int:
     # Only now, since it takes seconds: the front's pings are answered meanwhile.
     from mlxd.daemon.engine.mlx_start import serve
 
+    if not options.log_text:
+        keep_quiet()
     reason = serve(link, inbox, options)
     sys.stderr.flush()
     if reason == "empty":

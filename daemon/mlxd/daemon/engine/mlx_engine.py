@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import secrets
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -32,6 +33,7 @@ from mlxd.daemon.engine.mlx_residents import Residents
 from mlxd.daemon.engine.mlx_runner import Runner
 from mlxd.daemon.engine.options import EngineOptions
 from mlxd.daemon.engine.scheduler import RANKS, Lane, Scheduler, State, Turn
+from mlxd.daemon.words import outline
 from mlxd.protocol.errors import ERRORS, Cancelled, Internal, MlxdError, OutOfMemory
 from mlxd.protocol.messages import Notification, Request
 
@@ -411,6 +413,7 @@ class Engine:
             error = OutOfMemory(f"The model ran out of memory: {text[:200]}")
         else:
             error = Internal(f"Computing failed: {text[:300]}")
+            print("Computing failed:", outline(exc), file=sys.stderr, flush=True)
         host = self.residents.hosts[lane.model]
         rids = [e.job for e in self.scheduler.entries.values() if e.lane == lane]
         host.batches.pop(lane, None)

@@ -21,6 +21,7 @@ class EngineOptions:
     empty_exit_s: float = 10.0
     pressure_file: str = PSI_FILE
     """Where Linux says how long tasks waited for memory."""
+    log_text: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> EngineOptions:

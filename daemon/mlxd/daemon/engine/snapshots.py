@@ -83,7 +83,9 @@ class SnapshotStore:
         self.dropped = 0
         self.written = 0
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Both: the mode is for the last folder only.
+            for place in (folder.parent, folder):
+                place.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
         except OSError as exc:
             self._disable(exc)

@@ -126,6 +126,11 @@ class Connection(asyncio.Protocol):
     # ---- what the front calls
 
     @property
+    def half_sent_bytes(self) -> int:
+        """What has come of a message that is not complete."""
+        return self._decoder.buffered_bytes
+
+    @property
     def socket(self) -> socket.socket:
         assert self._transport is not None
         return cast(socket.socket, self._transport.get_extra_info("socket"))

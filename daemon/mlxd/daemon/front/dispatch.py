@@ -14,6 +14,7 @@ from mlxd.daemon.front.connection import Connection
 from mlxd.daemon.front.supervisor import as_error
 from mlxd.daemon.models.catalog import ModelRef
 from mlxd.daemon.version import version
+from mlxd.daemon.words import outline
 from mlxd.protocol import PROTOCOL_VERSION
 from mlxd.protocol.errors import (
     Cancelled,
@@ -89,7 +90,7 @@ def _answer(front: Front, conn: Connection, message: Request, done: asyncio.Futu
 def _logged(front: Front, method: str, exc: BaseException) -> MlxdError:
     error = as_error(exc)
     if error.code == "internal":
-        front.log("internal error", level="error", method=method, error=type(exc).__name__)
+        front.log("internal error", level="error", method=method, error=outline(exc))
     return error
 
 

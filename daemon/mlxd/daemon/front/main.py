@@ -27,6 +27,7 @@ from mlxd.daemon.front.requests import Requests
 from mlxd.daemon.front.supervisor import Supervisor
 from mlxd.daemon.models.catalog import Catalog
 from mlxd.daemon.version import version
+from mlxd.daemon.words import keep_quiet, leave_no_core, outline
 from mlxd.protocol import PROTOCOL_VERSION
 from mlxd.protocol.codec import Limits
 from mlxd.protocol.errors import MlxdError, Overloaded, PermissionDenied
@@ -34,6 +35,9 @@ from mlxd.protocol.paths import Paths
 
 SWEEP_S = 0.25
 """How often half-closed and half-sent connections are looked at, while there are any."""
+
+HALF_SENT_MESSAGES = 8
+"""Messages of the largest size that may be half-sent at once, by all callers together."""
 
 CANARY_TIMEOUT_S = 30.0
 """One token, from weights that may have to come back from swap."""
@@ -54,8 +58,11 @@ def serve(
     Raises:
         AlreadyRunning, PermissionDenied: the socket cannot be ours.
     """
+    leave_no_core()
     opened = handover.take(os.environ, paths.socket) or open_listener(paths, listen_sockets)
     front = Front(config, paths, opened)
+    if not config.log_text:
+        keep_quiet()
     try:
         asyncio.run(front.run(on_ready))
         if front.upgrading:
@@ -120,6 +127,7 @@ class Front:
             recorder=self.recorder,
             log=self.log,
             version=version(),
+            log_text=config.log_text,
         )
 
     async def run(self, on_ready: Callable[[], None] | None) -> None:
@@ -251,8 +259,20 @@ class Front:
             late = began is not None and now - began > self.config.message_timeout_s
             if late or (conn.half_closed and conn.has_hung_up()):
                 conn.abort()
+        self._bound_half_sent([conn for conn in watched if conn.open])
         if watched:
             self._sweep_later()
+
+    def _bound_half_sent(self, watched: list[Connection]) -> None:
+        """Hang up on the largest half-sent messages until what all hold together is bearable."""
+        room = HALF_SENT_MESSAGES * self.config.max_message_bytes
+        held = sum(conn.half_sent_bytes for conn in watched)
+        for conn in sorted(watched, key=lambda conn: -conn.half_sent_bytes):
+            if held <= room:
+                return
+            held -= conn.half_sent_bytes
+            self.log("too much half sent", level="warning", conn=conn.serial)
+            conn.abort()
 
     # ---- the engine
 
@@ -267,6 +287,7 @@ class Front:
             "prefix_cache_memory_bytes": config.prefix_cache_memory_bytes,
             "prefix_cache_disk_bytes": config.prefix_cache_disk_bytes,
             "prefix_cache_dir": str(self.paths.prompts_dir),
+            "log_text": config.log_text,
         }
 
     async def _preload(self) -> None:
@@ -398,4 +419,7 @@ class Front:
     def _unexpected(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something failed outside of any request, such as accept for want of descriptors."""
         exc = context.get("exception")
-        self.log("unexpected", level="error", message=context.get("message", ""), error=repr(exc))
+        # Up to the call: its arguments may be somebody's prompt.
+        message = context.get("message", "").partition("(")[0]
+        error = outline(exc) if exc is not None else ""
+        self.log("unexpected", level="error", message=message, error=error)

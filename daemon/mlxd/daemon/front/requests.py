@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,7 @@ class Requests:
         recorder: Recorder,
         log: Log,
         version: str,
+        log_text: bool = False,
     ) -> None:
         self._max_queue = max_queue
         self._send = send
@@ -110,6 +111,7 @@ class Requests:
         self._recorder = recorder
         self._log = log
         self._version = version
+        self._log_text = log_text
         self._ids = itertools.count(1)
         self._active: dict[int, Completion] = {}
         self._by_key: dict[str, Completion] = {}
@@ -299,7 +301,8 @@ class Requests:
             self._recorder.finish(one.recording, result)
         result["applied"]["version"] = self._version
         timing, usage = result["timing"], result["usage"]
-        self._log("request", **self._facts(one), outcome="ok", **usage, **timing)
+        words = self._words(one, result.get("choices", ()))
+        self._log("request", **self._facts(one), outcome="ok", **usage, **timing, **words)
         one.conn.respond(one.msgid, result)
 
     def _fail(self, one: Completion, error: MlxdError) -> None:
@@ -308,7 +311,8 @@ class Requests:
         if one.recording is not None:
             self._recorder.fail(one.recording, error.code)
         seconds = round(time.monotonic() - one.started_s, 6)
-        self._log("request", **self._facts(one), outcome=error.code, seconds=seconds)
+        words = self._words(one)
+        self._log("request", **self._facts(one), outcome=error.code, seconds=seconds, **words)
         one.conn.respond(one.msgid, error=error)
 
     def _forget(self, one: Completion) -> None:
@@ -321,6 +325,14 @@ class Requests:
         key = one.params["supersede"]
         if key is not None and self._by_key.get(key) is one:
             del self._by_key[key]
+
+    def _words(self, one: Completion, choices: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
+        """Return prompt and answers, where the configuration asks for them in the log."""
+        if not self._log_text:
+            return {}
+        names = ("messages", "prompt", "prefix", "suffix")
+        asked = {name: one.params[name] for name in names if one.params.get(name) is not None}
+        return {**asked, "answers": [choice["text"] for choice in choices]}
 
     @staticmethod
     def _facts(one: Completion) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""Who listens at the other end: prompts are for a daemon of one's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+
+from mlxd.protocol.errors import PermissionDenied
+
+LOCAL_PEERCRED = 1  # <sys/un.h> on macOS; level 0 is SOL_LOCAL
+
+
+def check_daemon(connection: socket.socket, path: object) -> None:
+    """Raise PermissionDenied where another user's program listens.
+
+    Root's may: launchd makes the socket of a service that it starts, and root can read all anyway.
+    """
+    uid = _listener_uid(connection)
+    if uid not in (os.geteuid(), 0):
+        raise PermissionDenied(
+            f"A program of user {uid} listens at {path}, so nothing was sent to it.",
+            hint="Set MLXD_SOCKET to a path in a folder of your own.",
+        )
+
+
+def _listener_uid(connection: socket.socket) -> int:
+    if sys.platform == "darwin":
+        # struct xucred: version, uid, ngroups, 16 groups
+        raw = connection.getsockopt(0, LOCAL_PEERCRED, 76)
+        return int(struct.unpack("=IIh2x16I", raw)[1])
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    return int(struct.unpack("iII", raw)[1])
