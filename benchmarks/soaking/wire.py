@@ -48,6 +48,7 @@ class Wire:
         self._names: dict[Any, Call] = {}
         self._ended: set[int] = set()
         self._hung_up = False
+        self._lost = False
 
     async def connect(self, path: str) -> None:
         """Raises OSError where no daemon listens."""
@@ -75,6 +76,8 @@ class Wire:
         if params.get("stream"):
             self._names[params.get("tag", call.id)] = call
         self._write(Request(call.id, method, params))
+        if self._lost:
+            self._lose()  # it went while the caller was thinking: nobody will answer this one either
         return call
 
     def notify(self, method: str, **params: Any) -> None:
@@ -124,6 +127,8 @@ class Wire:
         self._lose()
 
     def _lose(self) -> None:
+        """The connection has gone, and with it every answer that it still owed."""
+        self._lost = True
         for call in self._calls.values():
             self._ledger.end(call.entry, HUNG_UP if self._hung_up else LOST)
             call.answer.set_exception(ConnectionError())

@@ -124,11 +124,12 @@ class FakeEngine:
         elif request.method == "stats":
             result = {"open": len(self.tokens)}
         elif request.method == "tokenize":
-            if (text := request.params["text"]) == "never":
+            if (text := request.params["text"] or "messages") == "never":
                 return
             result = {"tokens": [*text.encode()], "count": len(text.encode())}
         elif request.method == "detokenize":
-            result = {"text": bytes(request.params["tokens"]).decode()}
+            octets = bytes(token % 256 for token in request.params["tokens"])
+            result = {"text": octets.decode(errors="replace")}
         self.send(Response(request.id, None, result))
 
     # ---- answers

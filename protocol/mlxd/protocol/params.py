@@ -54,6 +54,8 @@ class Param:
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int_or_nan(value):
         raise InvalidParams(name, "must be an integer")
+    if not -(2**63) <= value < 2**63:
+        raise InvalidParams(name, "must be an integer of 64 bits")
     return int(value)
 
 
