@@ -77,7 +77,7 @@ class Wire:
             self._names[params.get("tag", call.id)] = call
         self._write(Request(call.id, method, params))
         if self._lost:
-            self._lose()  # it went while the caller was thinking: nobody will answer this one either
+            self._lose()  # it went while the caller was thinking: nobody answers this one, either
         return call
 
     def notify(self, method: str, **params: Any) -> None:
