@@ -5,6 +5,7 @@ The last message of a `chat` (or the prompt of `generate`) says what to answer:
     N tokens       N deltas `w0 `, `w1 `, …, each in a message of its own
     flood N        N deltas of 1024 characters
     endless        deltas until it is cancelled
+    prefill N      N reports of progress on the prompt, then nothing more than the end
     say TEXT       the text, three characters at a time
     mixed          reasoning, a tool call, an answer
     stuck          nothing at all, and the process no longer reads its link
@@ -153,6 +154,10 @@ def _events(text: str) -> Iterator[Event]:
         yield from (_delta(f"w{number} ") for number in range(int(words[0])))
     elif words[:1] == ["flood"] and words[1:] and words[1].isdecimal():
         yield from (_delta("x" * 1024) for _ in range(int(words[1])))
+    elif words[:1] == ["prefill"] and words[1:] and words[1].isdecimal():
+        for done in range(int(words[1])):
+            time.sleep(TOKEN_S)
+            yield "prefill", {"done": done, "total": int(words[1])}
     elif words[:1] == ["say"]:
         whole = text.partition("say ")[2]
         yield from (_delta(whole[at : at + 3]) for at in range(0, len(whole), 3))

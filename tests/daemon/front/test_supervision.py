@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from support.daemon_process import daemon_with_fake_engine, user
 
 
@@ -46,6 +48,16 @@ def test_an_engine_that_makes_no_progress_is_replaced():
         error = daemon.ask("chat", messages=user("3 tokens"))["error"]
         assert error["code"] == "engine_died"
         assert "no progress" in daemon.ask("status")["engine"]["last_exit"]
+
+
+@pytest.mark.slow
+def test_a_prefill_that_takes_longer_than_an_engine_may_be_silent_is_progress():
+    with daemon_with_fake_engine(MLXD_ENGINE_PROGRESS_TIMEOUT_S="4") as daemon:
+        began = time.monotonic()
+        result = daemon.ask("chat", messages=user("prefill 6000"))
+        assert time.monotonic() - began > 4  # a thousandth of a second each, at the least
+        assert result["choices"][0]["finish_reason"] == "stop"
+        assert daemon.ask("status")["engine"]["restarts"] == 0
 
 
 def test_a_request_that_meets_an_engine_on_its_way_out_is_served_by_the_next(tmp_path: Path):
