@@ -21,8 +21,8 @@ from soaking.wire import Call, Wire
 NO_DAEMON_PAUSE_S = 0.1
 THINK_S = 0.2
 GARBAGE_HOLD_S = 4.0
-ENDS_WAIT_S = 40.0
-"""More than the daemon's own time-out for a message that never gets complete."""
+ENDS_WAIT_S = 600.0
+"""What was sent may begin with a request, which is answered before the connection is closed."""
 CONVERSATION_TURNS = 4
 HUB_MODEL = "acme/Pocket-8bit"
 PULL_PAUSE_S = (5.0, 25.0)

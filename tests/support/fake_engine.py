@@ -12,8 +12,8 @@ The last message of a `chat` (or the prompt of `generate`) says what to answer:
 
 `--script` says what goes wrong with the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
 `hang` (at a submit), `dead-after-sleep` (answers no canary), `say-bye FILE` (once, instead of an
-answer), `deaf` (answers cancel with an event `prefill`, and goes on), `brief` (a few deltas at
-most, whatever the message says).
+answer), `slow-start SECONDS` (before it says hello), `deaf` (answers cancel with an event
+`prefill`, and goes on), `brief` (a few deltas at most, whatever the message says).
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class FakeEngine:
         self.residents: list[dict[str, Any]] = []
 
     def run(self) -> None:
+        if self.fault == "slow-start":
+            time.sleep(float(self.file))
         versions = {"mlx": "0", "mlx_lm": "0", "blas": "none"}
         device = {"device": "cpu", "backend": "cpu", "memory_budget_bytes": 2**30}
         self.send(Notification("hello", {"pid": os.getpid(), **versions, **device}))

@@ -51,6 +51,23 @@ def test_an_engine_that_makes_no_progress_is_replaced():
 
 
 @pytest.mark.slow
+def test_an_engine_that_is_slow_to_start_is_waited_for():
+    settings = {"MLXD_ENGINE_PROGRESS_TIMEOUT_S": "4"}
+    with daemon_with_fake_engine("slow-start 6", **settings) as daemon:
+        assert daemon.ask("chat", messages=user("1 tokens"))["choices"]
+        assert daemon.ask("status")["engine"]["restarts"] == 0
+
+
+@pytest.mark.slow
+def test_an_engine_that_never_gets_ready_is_replaced():
+    settings = {"MLXD_ENGINE_PROGRESS_TIMEOUT_S": "1"}
+    with daemon_with_fake_engine("slow-start 100", **settings) as daemon:
+        error = daemon.ask("load")["error"]
+        assert error["code"] == "engine_died"
+        assert "not ready for" in error["message"]
+
+
+@pytest.mark.slow
 def test_a_prefill_that_takes_longer_than_an_engine_may_be_silent_is_progress():
     with daemon_with_fake_engine(MLXD_ENGINE_PROGRESS_TIMEOUT_S="4") as daemon:
         began = time.monotonic()

@@ -20,6 +20,9 @@ CRASH_WINDOW_S = 60.0
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
 WATCH_PERIOD_S = 2.0
+START_PATIENCE = 5
+"""Times the time for progress: what a start imports comes slowly from a disk or processor that is
+busy, and whatever takes the place of an engine that is killed meanwhile is no quicker."""
 STOP_GRACE_S = 8.0
 """The engine finishes its step and writes prompts that are to survive."""
 BURIAL_GRACE_S = 2.0
@@ -281,8 +284,10 @@ class Supervisor:
         if self._stopping or self._link is None or not (self._busy() or self._calls):
             return
         silent_s = time.monotonic() - self._progress_s
-        if silent_s > self._progress_timeout_s:
-            self._killed_for = f"no progress for {silent_s:.0f} s, so it was killed"
+        patience = 1 if self.hello else START_PATIENCE
+        if silent_s > patience * self._progress_timeout_s:
+            what = "no progress" if self.hello else "not ready"
+            self._killed_for = f"{what} for {silent_s:.0f} s, so it was killed"
             self._link.kill()
         else:
             self._schedule_watch()
