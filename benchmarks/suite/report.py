@@ -51,7 +51,8 @@ CONTENDERS = """## Contenders
 
 All of those that use MLX run the project's versions of it and, on a processor, the same BLAS as
 mlxd's engine. Models: *pocket*, the one built in; *random-…*, Qwen3's shape with random float32
-weights, also in 4 bits (the slow type on a processor, the fast one on a Mac).
+weights, also in 4 bits: the fast type on a Mac, and so slow a one on a processor that only the
+smaller of the two is measured there, by a few tokens.
 """
 
 

@@ -33,7 +33,7 @@ def warm(
             try:
                 recipes.build(model, gguf=kind is LlamaServer)
                 contender = stack.enter_context(kind(model))
-                contender.run([model.prompt(8, "warm")], 4)
+                contender.run([model.prompt(8, "warm")], 2)
             except (NotInstallable, RuntimeError, OSError) as exc:
                 if kind in (InProcess, Mlxd):
                     raise

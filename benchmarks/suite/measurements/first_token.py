@@ -16,8 +16,9 @@ LIMIT_S = 240
 
 
 def measure(plan: Plan) -> Iterator[Record]:
-    models = plan.in_time([*plan.main_models, *plan.more_models], LIMIT_S)
-    yield from plan.each(models, _one_model)
+    models = [*plan.main_models, *plan.more_models]
+    some = [model for model in models if plan.prompt_tokens(model)]
+    yield from plan.each(plan.in_time(some, LIMIT_S), _one_model)
 
 
 def _one_model(plan: Plan, model: Model) -> list[Record]:
