@@ -25,7 +25,9 @@ def median(record: dict[str, Any]) -> float:
     return statistics.median(record["values"])
 
 
-def lines_by_model(records: Records, label: str, unit: str, scale: float = 1.0) -> Any:
+def lines_by_model(
+    records: Records, label: str, unit: str, scale: float = 1.0, y_scale: str = "linear"
+) -> Any:
     """A panel for each model, a line for each contender over numeric cases."""
     models = list(dict.fromkeys(one["model"] for one in records))
     figure, panels = plt.subplots(
@@ -45,7 +47,9 @@ def lines_by_model(records: Records, label: str, unit: str, scale: float = 1.0) 
         panel.set_xticks(sorted({int(one["case"]) for one in some}))
         panel.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
         panel.minorticks_off()
-        panel.set_ylim(bottom=0)
+        panel.set_yscale(y_scale)
+        if y_scale == "linear":
+            panel.set_ylim(bottom=0)
     panels[0][0].set_ylabel(unit)
     panels[0][0].legend(fontsize=8)
     return figure
@@ -56,10 +60,8 @@ def streams(records: Records) -> Any:
 
 
 def first_token(records: Records) -> Any:
-    figure = lines_by_model(records, "tokens of prompt", "ms to the first token", 1000)
-    for panel in figure.axes:
-        panel.set_yscale("log")
-    return figure
+    label = "ms to the first token"
+    return lines_by_model(records, "tokens of prompt", label, 1000, y_scale="log")
 
 
 def first_byte(records: Records) -> Any:
