@@ -6,10 +6,7 @@ import sys
 VERSION = "0.1.0"
 """This client's version; a test holds it against the distribution's."""
 
-POCKET_NOTE = (
-    "mlx: This is pocket, the small built-in model: it shows that everything works,\n"
-    "     and little else. Use a real one: mlx models pull NAME, mlx ask -m NAME\n"
-)
+POCKET_NOTE = "mlx: small built-in model. A real one: mlx models pull NAME; mlx ask -m NAME\n"
 
 
 def state_dir():
