@@ -14,7 +14,7 @@ import pytest
 from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler
 from mlxd.daemon.front.events import EventQueue
 from mlxd.protocol.codec import Decoder, Encoding, encode
-from mlxd.protocol.messages import Notification
+from mlxd.protocol.messages import Notification, Request, Response
 from support.counting import STRACE, SystemCalls, instructions
 from support.daemon_process import Daemon, daemon_with_fake_engine, running_daemon, user
 from support.engine_process import POCKET, EngineProcess, running_engine
@@ -22,7 +22,7 @@ from support.engine_process import POCKET, EngineProcess, running_engine
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 
 TOKENS = 300
-STREAMS, ANSWER = 8, 24
+STREAMS, ANSWER = 8, 64
 TRACED = "sendto,sendmsg,recvfrom,recvmsg,epoll_wait,epoll_pwait,epoll_ctl,poll,select,futex"
 BYTES_PER_TOKEN = 75  # of one event; 66 with short texts
 LINK_BYTES_PER_TOKEN = 60  # from the engine to the front; 47
@@ -69,9 +69,17 @@ def stream_together(daemon: Daemon) -> None:
     daemon.ask("load")
     params = {"max_tokens": ANSWER, "ignore_eos": True, "temperature": 0.0, "stream": True}
     with daemon.peer() as peer:
-        ids = [peer.send("chat", messages=user(f"Say {n}."), **params) for n in range(STREAMS)]
-        results = [peer.answer(one) for one in ids]
-    assert [one["usage"]["completion_tokens"] for one in results] == [ANSWER] * STREAMS
+        asked = [
+            Request(number + 1, "chat", {"messages": user(f"Say {number}."), **params})
+            for number in range(STREAMS)
+        ]
+        peer.raw(b"".join(encode(one, Encoding.MSGPACK) for one in asked))  # they start together
+        answers: dict[Any, Any] = {}
+        while len(answers) < STREAMS:  # in whatever order they end
+            message = peer.message()
+            if isinstance(message, Response):
+                answers[message.id] = message.result
+    assert {one["usage"]["completion_tokens"] for one in answers.values()} == {ANSWER}
 
 
 def test_a_token_reaches_the_caller_as_one_small_message():
