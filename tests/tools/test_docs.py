@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+
+from mlxd.client.fast.mlx_fast_text import POCKET_NOTE
 
 ROOT = Path(__file__).parents[2]
 TESTS = {
@@ -57,3 +60,26 @@ def test_every_file_of_the_architecture_exists():
     assert len(named) > 20
     for name in named:
         assert name in FILES or (ROOT / name).exists(), name
+
+
+def test_every_decision_is_in_the_index():
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(
+        r"\]\(([^)]+)\) \| (.+) \|", (folder / "README.md").read_text(encoding="utf-8")
+    )
+    titles = {
+        page.name: page.read_text(encoding="utf-8").partition("\n")[0].partition(": ")[2]
+        for page in folder.glob("[0-9]*.md")
+    }
+    assert dict(listed) == titles
+
+
+@pytest.mark.parametrize("name", ["ask", "chat"])
+def test_a_picture_shows_what_a_session_says_today(name: str):
+    drawn = ElementTree.parse(ROOT / "docs" / "pictures" / f"{name}.svg")
+    ended = [
+        element.text
+        for element in drawn.iter("{http://www.w3.org/2000/svg}text")
+        if "gone" not in element.get("class", "").split()
+    ]
+    assert POCKET_NOTE.rstrip("\n") in ended
