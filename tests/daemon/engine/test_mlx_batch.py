@@ -13,7 +13,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors
 
 from mlxd.daemon.engine.constraints import Guide
-from mlxd.daemon.engine.mlx_batch import DecodeBatch, Prefill, Row, Start, mergeable
+from mlxd.daemon.engine.mlx_batch import DecodeBatch, Emitted, Prefill, Row, Start, mergeable
 from mlxd.daemon.engine.mlx_sampling import SamplingParams
 
 LENGTH = 24
@@ -22,10 +22,9 @@ PROMPTS = [[RNG.randrange(96) for _ in range(RNG.randrange(1, 40))] for _ in ran
 RowFactory = Callable[[int], Row]
 
 
-@pytest.fixture(params=[False, True], ids=["in step", "ahead"])
-def batch(request: pytest.FixtureRequest, tiny_model: Any) -> DecodeBatch:
-    """A batch as it runs on the CPU, and as it runs on a GPU."""
-    return DecodeBatch(tiny_model, request.param)
+@pytest.fixture
+def batch(tiny_model: Any) -> DecodeBatch:
+    return DecodeBatch(tiny_model)
 
 
 def greedy(uid: int) -> Row:
@@ -36,23 +35,33 @@ def sampled(uid: int) -> Row:
     return Row(uid=uid, sampling=SamplingParams(temperature=0.9, top_p=0.9, seed=100 + uid))
 
 
-def start(batch: DecodeBatch, prompt: list[int], row: Row, chunk: int = 1000) -> None:
+Out = dict[int, list[int]]
+
+
+def start(
+    batch: DecodeBatch, prompt: list[int], row: Row, out: Out, chunk: int = 1000
+) -> list[Emitted]:
     prefill = Prefill(batch.model, prompt)
     while prefill.left:
         prefill.run(chunk)
-    batch.start([Start(row, prefill.cache, prompt[-1])])
+    return told(batch.start([Start(row, prefill.cache, prompt[-1])]), out)
 
 
-def finish(batch: DecodeBatch, out: dict[int, list[int]], length: int = LENGTH) -> None:
+def told(emitted: list[Emitted], out: Out) -> list[Emitted]:
+    for one in emitted:
+        out.setdefault(one.uid, []).append(one.token)
+    return emitted
+
+
+def finish(batch: DecodeBatch, out: Out, length: int = LENGTH) -> None:
     while len(batch):
-        for one in batch.step():
-            out.setdefault(one.uid, []).append(one.token)
+        told(batch.step(), out)
         batch.remove([row.uid for row in batch.rows if len(out[row.uid]) >= length])
 
 
 def alone(model: Any, index: int, make: RowFactory) -> list[int]:
     batch, out = DecodeBatch(model), {index: []}
-    start(batch, PROMPTS[index], make(index))
+    start(batch, PROMPTS[index], make(index), out)
     finish(batch, out)
     return out[index]
 
@@ -64,18 +73,18 @@ def reference(model: Any, prompt: list[int], **kwargs: Any) -> list[int]:
 
 def test_greedy_text_equals_mlx_lm_alone_and_in_company(tiny_model, batch):
     expected = [reference(tiny_model, prompt) for prompt in PROMPTS]
-    out: dict[int, list[int]] = {}
+    out: Out = {}
     for uid, prompt in enumerate(PROMPTS):
-        start(batch, prompt, greedy(uid))
+        start(batch, prompt, greedy(uid), out)
         assert alone(tiny_model, uid, greedy) == expected[uid]
     finish(batch, out)
     assert [out[uid] for uid in range(8)] == expected
 
 
 def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_model, batch):
-    out: dict[int, list[int]] = {}
+    out: Out = {}
     for uid, prompt in enumerate(PROMPTS):
-        start(batch, prompt, sampled(uid))
+        start(batch, prompt, sampled(uid), out)
     finish(batch, out)
     for uid in range(8):
         assert out[uid] == alone(tiny_model, uid, sampled)
@@ -85,9 +94,8 @@ def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_mod
 def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model, batch):
     out, parked = {}, []
     for uid, prompt in enumerate(PROMPTS):
-        start(batch, prompt, sampled(uid), chunk=3)
-        for one in batch.step():
-            out.setdefault(one.uid, []).append(one.token)
+        start(batch, prompt, sampled(uid), out, chunk=3)
+        told(batch.step(), out)
         if uid in (2, 5):
             parked.append(batch.park(uid - 1))
         if uid in (4, 7):
@@ -99,8 +107,8 @@ def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model, b
 
 def test_a_single_row_can_be_parked_and_resumed(tiny_model, batch):
     out = {0: []}
-    start(batch, PROMPTS[0], greedy(0))
-    out[0] += [one.token for one in batch.step()]
+    start(batch, PROMPTS[0], greedy(0), out)
+    told(batch.step(), out)
     parked = batch.park(0)
     assert len(batch) == 0
     batch.resume(parked)
@@ -109,19 +117,21 @@ def test_a_single_row_can_be_parked_and_resumed(tiny_model, batch):
 
 
 def test_the_cache_of_a_row_covers_its_prompt_and_the_emitted_tokens(batch):
+    out: Out = {}
     for uid in range(3):
-        start(batch, PROMPTS[uid], greedy(uid))
-    emitted = [one.token for _ in range(5) for one in batch.step() if one.uid == 1]
-    covered = len(PROMPTS[1]) + len(emitted) - batch.lag
-    assert batch.cache_of(1)[0].offset == covered
+        start(batch, PROMPTS[uid], greedy(uid), out)
+    for _ in range(3):
+        assert batch.cache_of(1)[0].offset == len(PROMPTS[1]) + len(out[1]) - batch.lag(1)
+        told(batch.step(), out)
+    assert batch.lag(1) == 0
 
 
 def test_several_answers_share_one_prefill(tiny_model, batch):
-    out: dict[int, list[int]] = {}
+    out: Out = {}
     prefill = Prefill(tiny_model, PROMPTS[0])
     prefill.run(1000)
     rows = [Row(uid=uid, sampling=sampled(uid).sampling) for uid in range(3)]
-    batch.start([Start(row, prefill.cache, PROMPTS[0][-1]) for row in rows])
+    told(batch.start([Start(row, prefill.cache, PROMPTS[0][-1]) for row in rows]), out)
     finish(batch, out)
     assert out[0] == alone(tiny_model, 0, sampled)
     assert len({tuple(tokens) for tokens in out.values()}) == 3
@@ -140,19 +150,21 @@ def test_penalties_equal_mlx_lms_in_company(tiny_model, batch):
         context=mx.array(prompt[:-1][-10:], dtype=mx.uint32),
         context_size=10,
     )
-    out: dict[int, list[int]] = {}
-    start(batch, PROMPTS[0], greedy(0))
-    start(batch, prompt, row)
+    out: Out = {}
+    start(batch, PROMPTS[0], greedy(0), out)
+    start(batch, prompt, row, out)
     finish(batch, out)
     assert out[2] == expected
     assert out[0] == reference(tiny_model, PROMPTS[0])
 
 
 def test_log_probabilities_are_reported_only_for_rows_that_ask(tiny_model, batch):
-    start(batch, PROMPTS[0], greedy(0))
-    start(batch, PROMPTS[1], Row(uid=1, sampling=SamplingParams(), logprobs=3))
-    start(batch, PROMPTS[2], Row(uid=2, sampling=SamplingParams(), logprobs=0))
-    plain, detailed, chosen_only = batch.step()
+    out: Out = {}
+    detailed_row = Row(uid=1, sampling=SamplingParams(), logprobs=3)
+    chosen_row = Row(uid=2, sampling=SamplingParams(), logprobs=0)
+    (plain,) = start(batch, PROMPTS[0], greedy(0), out)
+    (detailed,) = start(batch, PROMPTS[1], detailed_row, out)
+    (chosen_only,) = start(batch, PROMPTS[2], chosen_row, out)
     assert plain.logprob is None
     assert chosen_only.logprob is not None
     assert chosen_only.top == ()
@@ -183,9 +195,9 @@ class OnlyEven:
 def test_a_constraint_masks_its_own_row_and_sees_every_token(tiny_model, batch):
     constraint = OnlyEven()
     row = Row(uid=1, sampling=sampled(1).sampling, constraint=Guide(constraint))  # type: ignore[arg-type]
-    out: dict[int, list[int]] = {}
-    start(batch, PROMPTS[0], sampled(0))
-    start(batch, PROMPTS[1], row)
+    out: Out = {}
+    start(batch, PROMPTS[0], sampled(0), out)
+    start(batch, PROMPTS[1], row, out)
     finish(batch, out)
     assert all(token % 2 == 0 for token in out[1])
     assert constraint.seen[: LENGTH - 1] == out[1][: LENGTH - 1]
@@ -201,8 +213,8 @@ def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model, batch):
         sampling=sampled(1).sampling,
         constraint=Guide(OnlyEven(), think_end=marker),  # type: ignore[arg-type]
     )
-    out: dict[int, list[int]] = {}
-    start(batch, PROMPTS[1], row)
+    out: Out = {}
+    start(batch, PROMPTS[1], row, out)
     finish(batch, out)
     assert out[1][: first + 1] == free[: first + 1]
     assert all(token % 2 == 0 for token in out[1][first + 1 :])

@@ -3,10 +3,8 @@
 Built on the caches of mlx-lm (`merge`, `extend`, `filter`, `extract`), with a decoding step of its
 own instead of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-step.md` says why.
 
-On a GPU one step runs ahead: while the caller handles the tokens of one step, the next is being
-computed. On the CPU `mx.async_eval` comes back only when little of the work is left: running ahead
-would hide nothing, and every token would come a whole step later. There a step is computed when it
-is asked for.
+One step runs ahead: while the caller handles the tokens of one step, the next is being computed. A
+row's first token does not wait for that: it is handed out as soon as it is there.
 """
 
 from __future__ import annotations
@@ -43,6 +41,8 @@ class Row:
     constraint: Guide | None = None
     logprobs: int = -1
     steps: int = 0
+    told: bool = False
+    """Whether its next token was emitted already: the first one is, before it is fed."""
 
     def allowed(self, token: int, width: int) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
         """Take in the token that is fed now; return the mask for the next one, or None."""
@@ -78,11 +78,6 @@ class Start:
     row: Row
     cache: Cache
     last_token: int
-
-
-def runs_ahead() -> bool:
-    """Whether this device computes while Python does something else."""
-    return bool(mx.default_device() == mx.Device(mx.gpu))
 
 
 def mergeable(model: Any) -> bool:
@@ -124,14 +119,10 @@ class Prefill:
 
 
 class DecodeBatch:
-    """Rows that decode together. `step` emits one token for each of them.
+    """Rows that decode together. `start` emits their first tokens, `step` one more of each."""
 
-    `_next` holds the tokens that are fed next; running ahead, they are yet to be emitted.
-    """
-
-    def __init__(self, model: Any, ahead: bool | None = None) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
-        self.ahead = runs_ahead() if ahead is None else ahead
         self.rows: list[Row] = []
         self._cache: Cache = []
         self._batched = False
@@ -142,45 +133,55 @@ class DecodeBatch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def start(self, starts: Sequence[Start]) -> None:
-        """Add rows. Takes the caches over."""
-        fresh = DecodeBatch(self.model, self.ahead)
+    def start(self, starts: Sequence[Start]) -> list[Emitted]:
+        """Add rows and return their first tokens. Takes the caches over."""
+        fresh = DecodeBatch(self.model)
         fresh.rows = [one.row for one in starts]
         fresh._batched = len(starts) > 1
         fresh._cache = merge([one.cache for one in starts]) if fresh._batched else starts[0].cache
         fresh._next = mx.array([one.last_token for one in starts], dtype=mx.uint32)
-        if self.ahead:
-            fresh._rows_changed()
-            fresh._launch()
+        fresh._rows_changed()
+        fresh._launch()
+        first = fresh._emitted(cast(list[int], fresh._next.tolist()), fresh._info)
+        for row in fresh.rows:
+            row.told = True
         self._join(fresh)
+        return first
 
     def resume(self, parked: Parked) -> None:
         """Put a parked row back; it goes on with the token it had computed last."""
-        back = DecodeBatch(self.model, self.ahead)
+        back = DecodeBatch(self.model)
         back.rows = [parked.row]
         back._cache = parked.cache
         back._next, back._info = parked.next_token, parked.next_info
         self._join(back)
 
     def step(self) -> list[Emitted]:
-        """Return the next token of every row; running ahead, the ones after are on their way."""
+        """Start computing the next tokens, then return the current ones, one per row.
+
+        Rows that have just started are left out: their current token was returned by `start`.
+        """
         current, info = self._next, self._info
         self._launch()
-        if not self.ahead:
-            current, info = self._next, self._info
-            self._info = None
         assert current is not None
-        return self._emitted(cast(list[int], current.tolist()), info)
+        emitted = self._emitted(cast(list[int], current.tolist()), info)
+        fresh = [row.uid for row in self.rows if row.told]
+        if fresh:
+            emitted = [one for one in emitted if one.uid not in fresh]
+            for row in self.rows:
+                row.told = False
+        return emitted
 
     def speculate(self, draft: Draft, behind: list[int], most: int) -> list[Emitted]:
         """Emit a token of the only row, and those of up to `most` proposals that it accepts.
 
         `behind` are the row's emitted tokens that `draft` has not taken in yet.
         """
-        behind = behind[: len(behind) - self.lag]
         assert len(self.rows) == 1
         assert self._next is not None
         row, count = self.rows[0], min(draft.width, most)
+        known, row.told = int(row.told), False
+        behind = behind[: len(behind) - known]
         cache = self._single_cache()
         proposals = draft.propose(behind, self._next, count, row.sampling, row.steps)
         emitted, accepted, self._next = verify(
@@ -188,14 +189,11 @@ class DecodeBatch:
         )
         row.steps += accepted + 1
         draft.settle(count, accepted)
-        if not self.ahead:
-            emitted = [*emitted[1:], cast(int, self._next.item())]
-        return [Emitted(row.uid, token) for token in emitted]
+        return [Emitted(row.uid, token) for token in emitted[known:]]
 
-    @property
-    def lag(self) -> int:
-        """How many of a row's emitted tokens its cache does not cover yet."""
-        return 0 if self.ahead else 1
+    def lag(self, uid: int) -> int:
+        """Return how many of a row's emitted tokens its cache does not cover yet."""
+        return int(self.rows[self._index(uid)].told)
 
     def rewind(self, tokens: int) -> None:
         """Take the last tokens of the only row out of its cache."""

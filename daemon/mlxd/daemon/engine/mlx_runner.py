@@ -84,7 +84,11 @@ class Runner:
         """Do one turn of one lane."""
         for rid in turn.park:
             self._park(host, jobs[rid])
-        self._admit(host, lane, [jobs[rid] for rid in turn.admit])
+        if first := self._admit(host, lane, [jobs[rid] for rid in turn.admit]):
+            # They are on their way before anything else is computed.
+            self._take_tokens(host, first)
+            host.tidy()
+            return
         if turn.decode:
             for batch in list(host.batches.get(lane, ())):
                 if len(batch):
@@ -211,8 +215,8 @@ class Runner:
 
     # ---- rows
 
-    def _admit(self, host: Host, lane: Lane, jobs: list[Job]) -> None:
-        """Start the jobs' rows, all in one step, or let parked ones go on."""
+    def _admit(self, host: Host, lane: Lane, jobs: list[Job]) -> list[Emitted]:
+        """Start the jobs' rows, all in one step, or let parked ones go on. Returns first tokens."""
         fresh: list[Start] = []
         for job in jobs:
             if parked := self.parked.pop(job.rid, None):
@@ -221,13 +225,11 @@ class Runner:
             else:
                 fresh += self._rows_of(host, job)
         if not fresh:
-            return
+            return []
         self._threads.fit(len(fresh) * host.widest)
         if host.mergeable:
-            host.batch_for(lane).start(fresh)
-            return
-        for start in fresh:
-            host.batch_for(lane).start([start])
+            return host.batch_for(lane).start(fresh)
+        return [one for start in fresh for one in host.batch_for(lane).start([start])]
 
     def _rows_of(self, host: Host, job: Job) -> list[Start]:
         """Return the rows of a job whose prompt is computed."""
@@ -325,11 +327,12 @@ class Runner:
         batch = host.batch_of(uid)
         assert batch is not None
         assert job.prepared is not None
-        if surplus > batch.lag:
-            batch.rewind(surplus - batch.lag)
+        lag = batch.lag(uid)
+        if surplus:
+            batch.rewind(surplus)
         if choice.index == 0:
             tokens = [*job.prepared.tokens, *choice.tokens]
-            tokens = tokens[: len(tokens) - max(0, batch.lag - surplus)]
+            tokens = tokens[: len(tokens) - lag]
             self.prefixes.store(host.fingerprint, tokens, batch.cache_of(uid), durable=True)
         batch.remove([uid])
         del self.rows[uid]
