@@ -49,10 +49,14 @@ CONTENDERS = """## Contenders
   what comes.
 - **llm**: the `llm` command with a plugin that calls mlx-lm in its process.
 
-All of those that use MLX run the project's versions of it and, on a processor, the same BLAS as
-mlxd's engine. Models: *pocket*, the one built in; *random-…*, Qwen3's shape with random float32
-weights, also in 4 bits: the fast type on a Mac, and so slow a one on a processor that only the
-smaller of the two is measured there, by a few tokens.
+All of those that use MLX run the project's versions of it, except vllm-mlx, which brings its
+own; on a processor they use the same BLAS as mlxd's engine. mlxd and the in-process limit choose
+the number of BLAS threads by the size of a product; the servers cannot, and have one thread for
+pocket (which slows their long prompts) and all cores for the larger models.
+
+Models: *pocket*, the one built in; *random-…*, Qwen3's shape with random float32 weights, also in
+4 bits: the fast type on a Mac, and so slow a one on a processor that only the smaller of the two
+is measured there, by a few tokens.
 """
 
 
