@@ -9,6 +9,7 @@ from __future__ import annotations
 import selectors
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -36,7 +37,7 @@ class Trace:
         return [b - a for a, b in zip(self.arrivals_s, self.arrivals_s[1:], strict=False)]
 
 
-class Call:
+class Call(ABC):
     """One request on a connection of its own. Subclasses know the wire."""
 
     def __init__(self) -> None:
@@ -44,16 +45,17 @@ class Call:
         self.done = False
         self.sock: socket.socket | None = None
 
+    @abstractmethod
     def connect(self) -> socket.socket:
         """Return a connected blocking socket."""
-        raise NotImplementedError
 
+    @abstractmethod
     def request(self) -> bytes:
-        raise NotImplementedError
+        """Return what is sent."""
 
+    @abstractmethod
     def feed(self, data: bytes, now_s: float) -> None:
         """Take in what came. Sets `done` at the end of the answer."""
-        raise NotImplementedError
 
 
 class Traffic:

@@ -14,7 +14,7 @@ import pytest
 
 from mlxd.daemon.models.catalog import BUILTIN_DIR
 from support.commands import BIN, Run, runner
-from support.daemon_process import Daemon, running_daemon
+from support.daemon_process import Daemon, running_daemon, user
 from support.fake_hub import COMMIT, Hub, fake_hub
 from support.terminal import terminal
 
@@ -152,6 +152,15 @@ def test_convert_writes_fewer_bits_and_the_result_answers(own: Daemon, mlx: Run)
     assert "exists" in again.stderr
     assert mlx("models", "rm", "-y", "pocket-8bit").returncode == 0
     assert mlx("models", "show", "pocket-8bit").returncode == 4
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+def test_convert_knows_every_width(own: Daemon, mlx: Run, tmp_path: Path, bits: int):
+    out = str(tmp_path / "out")
+    done = mlx("models", "convert", "pocket", "-o", out, "-b", str(bits), "--group-size", "32")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(mlx("models", "show", "--json", out).stdout)["bits"] == bits
+    assert own.ask("chat", model=out, messages=user("hello"), max_tokens=2)["choices"]
 
 
 def test_a_conversion_that_fails_leaves_nothing(mlx: Run, tmp_path: Path):

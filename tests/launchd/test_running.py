@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from mlxd.launchd.spec import ServiceSpec
 from mlxd.launchd.units import service_unit, socket_unit
 from support.launchd import SYSTEM_PATH, TIMEOUT_S, Launchd
 from support.libxpc import build_libxpc
+from support.waiting import until
 
 ACTIVATE = shutil.which("systemd-socket-activate")
 
@@ -94,7 +94,7 @@ def test_at_login_warms_the_default_model_before_anybody_asks(
     spec: ServiceSpec, launchd: Callable[..., Launchd]
 ) -> None:
     with launchd(dataclasses.replace(spec, at_login=True)):
-        until(lambda: "preloaded" in events(spec))
+        until(lambda: "preloaded" in events(spec), "never preloaded", TIMEOUT_S)
         models = control.request(spec.paths.socket, "ps")["models"]
         assert [one["model"] for one in models] == ["pocket"]
 
@@ -158,10 +158,3 @@ def events(spec: ServiceSpec) -> list[str]:
     path = spec.paths.log_file
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line)["event"] for line in lines]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.01)

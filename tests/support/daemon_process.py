@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from mlxd.daemon.starter import READY_FD, READY_WORD
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import Notification, Request, Response
 from support.places import MLXD, own_environ
+from support.waiting import until
 
 FAKE_ENGINE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
 TIMEOUT_S = 60.0
@@ -79,10 +79,11 @@ class Daemon:
 
     def wait_event(self, event: str, times: int = 1) -> None:
         """Wait until the log has an event so many times."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while sum(line["event"] == event for line in self.log_lines()) < times:
-            assert time.monotonic() < deadline, f"no {event!r} in the log"
-            time.sleep(0.01)
+
+        def logged() -> bool:
+            return sum(line["event"] == event for line in self.log_lines()) >= times
+
+        until(logged, f"no {event!r} in the log", TIMEOUT_S)
 
     def log_lines(self) -> list[dict[str, Any]]:
         text = (self.folder / "log" / "mlxd.log").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ from suite.traffic import Call, Trace, drive
 START_PATIENCE_S = 180.0
 
 
-class Contender:
+class Contender(ABC):
     """Holds one model warm for the time of a `with` block."""
 
     name = ""
@@ -41,8 +42,9 @@ class Contender:
     ) -> None:
         self.stop()
 
+    @abstractmethod
     def start(self) -> None:
-        raise NotImplementedError
+        """Begin, and return once it answers."""
 
     def stop(self) -> None:
         if self.process is not None:
@@ -53,9 +55,9 @@ class Contender:
                 self.process.kill()
                 self.process.wait()
 
+    @abstractmethod
     def run(self, prompts: list[str], max_tokens: int) -> list[Trace]:
         """Answer all prompts at once."""
-        raise NotImplementedError
 
     def memory(self) -> dict[str, int]:
         """Return bytes by the name of each process."""
@@ -66,8 +68,9 @@ class Contender:
 class SocketContender(Contender):
     """A server: asked through `call`."""
 
+    @abstractmethod
     def call(self, prompt: str, max_tokens: int, **params: Any) -> Call:
-        raise NotImplementedError
+        """Return a request that is yet to be sent."""
 
     def run(self, prompts: list[str], max_tokens: int) -> list[Trace]:
         return drive([self.call(prompt, max_tokens) for prompt in prompts])

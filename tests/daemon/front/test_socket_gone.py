@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from support.daemon_process import (
     user,
 )
 from support.places import MLXD, mlxd
+from support.waiting import until
 
 ACTIVATE = shutil.which("systemd-socket-activate")
 OFTEN = {"MLXD_UPGRADE_CHECK_S": "0.05"}
@@ -27,13 +27,15 @@ OFTEN = {"MLXD_UPGRADE_CHECK_S": "0.05"}
 
 def answers_again(daemon: Daemon) -> bool:
     """Wait until a new caller is answered."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
+
+    def answered() -> bool:
         try:
             return bool(daemon.ask("ping")["pong"])
         except OSError:
-            time.sleep(0.01)
-    return False
+            return False
+
+    until(answered, "no new caller is answered", TIMEOUT_S)
+    return True
 
 
 def test_a_removed_runtime_folder_is_made_again():

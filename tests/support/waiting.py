@@ -1,0 +1,16 @@
+"""Waiting for what tells nobody that it changed: a file of another process, a socket's return."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+GLANCE_S = 0.01
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+    """Return once the condition holds; fails with `what` where it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(GLANCE_S)
