@@ -39,11 +39,13 @@ def test_cancel_does_not_wait_for_an_engine_that_is_stuck() -> None:
 
 
 def test_an_engine_that_never_confirms_an_end_is_replaced() -> None:
-    with daemon_with_fake_engine(MLXD_ENGINE_PROGRESS_TIMEOUT_S="3") as daemon:
+    timeout = {"MLXD_ENGINE_PROGRESS_TIMEOUT_S": "3"}
+    with daemon_with_fake_engine(**timeout) as daemon, daemon.peer() as peer:
         pid = daemon.engine_pid()
-        error = daemon.ask("chat", messages=STUCK, deadline_s=0.01)["error"]
-        assert error["code"] == "deadline_exceeded"
-        assert until(daemon, pid=None)["last_exit"].startswith("no progress")
+        stuck = peer.send("chat", messages=STUCK, stream=True, deadline_s=1)
+        peer.wait_event("queued")
+        assert peer.answer(stuck)["error"]["code"] == "deadline_exceeded"
+        assert until(daemon, restarts=1)["last_exit"].startswith("no progress")
         assert daemon.engine_pid() != pid
 
 
@@ -51,7 +53,7 @@ def test_an_engine_that_never_confirms_an_end_is_replaced() -> None:
 def test_an_end_under_way_keeps_its_reason_when_the_engine_dies(code: str) -> None:
     with daemon_with_fake_engine("deaf") as daemon, daemon.peer() as peer:
         pid = daemon.engine_pid()
-        limit = {"deadline_s": 0.2} if code == "deadline_exceeded" else {}
+        limit = {"deadline_s": 1} if code == "deadline_exceeded" else {}
         running = peer.send("chat", messages=user("endless"), stream=True, supersede="k", **limit)
         peer.wait_event("delta")
         if code == "cancelled":
