@@ -13,7 +13,8 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors
 
 from mlxd.daemon.engine.constraints import Guide
-from mlxd.daemon.engine.mlx_batch import DecodeBatch, Emitted, Prefill, Row, Start, mergeable
+from mlxd.daemon.engine.mlx_batch import DecodeBatch, Emitted, Prefill, Row, Start
+from mlxd.daemon.engine.mlx_kv import mergeable
 from mlxd.daemon.engine.mlx_sampling import SamplingParams
 
 LENGTH = 24
@@ -121,7 +122,7 @@ def test_the_cache_of_a_row_covers_its_prompt_and_the_emitted_tokens(batch):
     for uid in range(3):
         start(batch, PROMPTS[uid], greedy(uid), out)
     for _ in range(3):
-        assert batch.cache_of(1)[0].offset == len(PROMPTS[1]) + len(out[1]) - batch.lag(1)
+        assert batch.caches_of([1])[0][0].offset == len(PROMPTS[1]) + len(out[1]) - batch.lag(1)
         told(batch.step(), out)
     assert batch.lag(1) == 0
 

@@ -18,13 +18,20 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 from mlxd.daemon.engine.mlx_draft import Draft, verify
+from mlxd.daemon.engine.mlx_kv import (
+    Cache,
+    is_plain,
+    keep_rows,
+    merge,
+    part,
+    rows_of,
+    share_offsets,
+)
 from mlxd.daemon.engine.mlx_sampling import BatchSampler, SamplingParams, describe_logprobs
 
 if TYPE_CHECKING:
     from mlxd.daemon.engine.constraints import Guide
 
-Cache = list[Any]
-"""One cache object of mlx-lm per layer."""
 Processor = Callable[[mx.array, mx.array], mx.array]
 """(token ids (n,), logits (1, vocabulary)) to logits, as in `mlx_lm.sample_utils`."""
 
@@ -80,16 +87,6 @@ class Start:
     last_token: int
 
 
-def mergeable(model: Any) -> bool:
-    """Whether the model's caches can hold several sequences."""
-    return all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
-
-
-def merge(caches: Sequence[Cache]) -> Cache:
-    """Return one batched cache from several single ones (which stay as they are)."""
-    return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
-
-
 class Prefill:
     """A prompt that is computed chunk by chunk, up to its last token.
 
@@ -107,6 +104,11 @@ class Prefill:
     def left(self) -> int:
         return len(self.tokens) - 1 - self.done
 
+    @property
+    def joins(self) -> bool:
+        """Whether it can be computed in one pass with others."""
+        return is_plain(self.cache)
+
     def run(self, tokens: int) -> int:
         """Compute up to `tokens` more and return how many it were."""
         count = min(tokens, self.left)
@@ -116,6 +118,29 @@ class Prefill:
             mx.eval([layer.state for layer in self.cache])
             self.done += count
         return count
+
+
+def prefill_together(model: Any, parts: Sequence[tuple[Prefill, int]]) -> None:
+    """Compute so many more tokens of each prompt, all in one pass.
+
+    A pass reads all weights, however few tokens go through it: eight short prompts take little
+    longer than two. Each keeps a cache of its own, as if it had been alone.
+    """
+    known = max(prefill.done for prefill, _ in parts)
+    longest = max(count for _, count in parts)
+    rows = []
+    for prefill, count in parts:
+        new = prefill.tokens[prefill.done : prefill.done + count]
+        # What follows a row's own tokens is never looked at by them.
+        rows.append(new + [0] * (longest - count))
+    cache = merge([prefill.cache for prefill, _ in parts])
+    share_offsets(cache)
+    model(mx.array(rows), cache=cache)
+    for index, (prefill, count) in enumerate(parts):
+        first, last = known - prefill.done, known + count
+        prefill.cache = [part(layer, index, first, last) for layer in cache]
+        prefill.done += count
+    mx.eval([layer.state for prefill, _ in parts for layer in prefill.cache])
 
 
 class DecodeBatch:
@@ -132,6 +157,10 @@ class DecodeBatch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def holds(self, uid: int) -> bool:
+        """Whether a row is one of this batch."""
+        return any(row.uid == uid for row in self.rows)
 
     def start(self, starts: Sequence[Start]) -> list[Emitted]:
         """Add rows and return their first tokens. Takes the caches over."""
@@ -172,6 +201,11 @@ class DecodeBatch:
                 row.told = False
         return emitted
 
+    def settle(self) -> None:
+        """Wait for the step that is being computed ahead."""
+        if self._next is not None:
+            mx.eval(self._next)
+
     def speculate(self, draft: Draft, behind: list[int], most: int) -> list[Emitted]:
         """Emit a token of the only row, and those of up to `most` proposals that it accepts.
 
@@ -201,16 +235,18 @@ class DecodeBatch:
 
     def _single_cache(self) -> Cache:
         if self._batched:
-            self._cache = [layer.extract(0) for layer in self._cache]
+            self._cache = rows_of(self._cache, [0])[0]
             self._batched = False
         return self._cache
 
-    def cache_of(self, uid: int) -> Cache:
-        """Return a copy of one row's cache: the prompt and the emitted tokens, less `lag`."""
-        index = self._index(uid)
+    def caches_of(self, uids: Sequence[int]) -> list[Cache]:
+        """Return the rows' caches: the prompt and the emitted tokens, less `lag`.
+
+        They are copies of the exact size, or the only row's own one.
+        """
         if not self._batched:
-            return self._cache
-        return [layer.extract(index) for layer in self._cache]
+            return [self._cache for _ in uids]
+        return rows_of(self._cache, [self._index(uid) for uid in uids])
 
     def park(self, uid: int) -> Parked:
         """Take a row out, to be resumed."""
@@ -218,7 +254,7 @@ class DecodeBatch:
         assert self._next is not None
         parked = Parked(
             row=self.rows[index],
-            cache=self.cache_of(uid),
+            cache=self.caches_of([uid])[0],
             next_token=self._next[index : index + 1],
             next_info=_pick(self._info, [index]),
         )
@@ -246,11 +282,10 @@ class DecodeBatch:
         self._info = _pick(self._info, keep)
         if len(keep) == 1:
             # A single sequence decodes faster without the masks that a batch needs.
-            self._cache = [layer.extract(keep[0]) for layer in self._cache]
+            self._cache = rows_of(self._cache, keep)[0]
             self._batched = False
             return
-        for layer in self._cache:
-            layer.filter(picked)
+        keep_rows(self._cache, keep)
 
     def _join(self, other: DecodeBatch) -> None:
         if not self.rows:
@@ -283,6 +318,8 @@ class DecodeBatch:
         """Feed the tokens that are due, and begin to compute the ones after them."""
         assert self._next is not None, "a step needs rows"
         inputs = self._next
+        if self._batched:
+            share_offsets(self._cache)
         logits = self.model(inputs[:, None], cache=self._cache)[:, -1, :]
         if self._penalised:
             logits = self._apply_processors(logits, inputs)

@@ -39,6 +39,8 @@ from mlxd.protocol.messages import Notification, Request
 
 IDLE_POLL_S = 2.0
 """How often an idle engine looks at memory pressure and keep-alive times."""
+COMPANY_S = 0.02
+"""How long a prompt may be in the making for others to wait for it."""
 BLOCKED_POLL_S = 0.1
 """How often to try a load again that waits for room, while no request ends."""
 ENDINGS = {
@@ -102,6 +104,7 @@ class Engine:
             self._apply()  # who was cancelled or refused is told before the next step, not after
             self._run(turn)
             self._apply()
+            self._keep()
             if self._is_empty():
                 return "empty"
         return "front gone"
@@ -110,6 +113,7 @@ class Engine:
         """Take in what has come, waiting if there is nothing to do; then choose the next turn."""
         for message in self._received(wait=False):
             self._take_in(message)
+        self._await_company()
         self._housekeeping()
         turn = self.scheduler.plan()
         while turn.idle and not (self._can_load() or self._to_tell() or self._stopping):
@@ -118,8 +122,28 @@ class Engine:
             self._housekeeping()
             if self._is_empty() or self.residents.blocked:
                 break
+            self._await_company()
             turn = self.scheduler.plan()
         return turn
+
+    def _await_company(self) -> None:
+        """Before the first of several prompts is computed, let those join it that are on their way.
+
+        They have come and are being tokenized right now. One pass through the weights serves
+        them all; whoever comes alone waits for nobody.
+        """
+        if self.runner.rows or not self.scheduler.entries:
+            return
+        while (wait_s := self._company_s()) > 0:
+            try:
+                self._take_in(self.inbox.get(timeout=wait_s))
+            except queue.Empty:
+                return
+
+    def _company_s(self) -> float:
+        """Return how long the newest prompt that is being tokenized may still be waited for."""
+        started = [job.timing.received for job in self.jobs.values() if job.prepared is None]
+        return max(started, default=0.0) + COMPANY_S - time.monotonic()
 
     def _to_tell(self) -> bool:
         return bool(self._events) or self._residents_changed
@@ -146,6 +170,13 @@ class Engine:
         if self._residents_changed:
             self._residents_changed = False
             self.link.notify("resident", {"models": self.residents.records()})
+
+    def _keep(self) -> None:
+        try:
+            if self.runner.keep():
+                self._make_way(0)
+        except Exception as exc:  # who pays for it computes a prompt again; nobody fails
+            print("Remembering a prompt failed:", outline(exc), file=sys.stderr, flush=True)
 
     # ---- what comes in
 

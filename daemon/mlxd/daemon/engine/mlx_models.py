@@ -14,8 +14,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_adapters, load_model
 
 from mlxd.daemon.engine.job import ModelRef
-from mlxd.daemon.engine.mlx_batch import DecodeBatch, mergeable
+from mlxd.daemon.engine.mlx_batch import DecodeBatch
 from mlxd.daemon.engine.mlx_blas import widest
+from mlxd.daemon.engine.mlx_kv import mergeable
 from mlxd.daemon.engine.mlx_prefix import can_trim_always
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
 from mlxd.daemon.engine.model_files import fingerprint, kv_bytes_per_token
@@ -61,7 +62,7 @@ class Host:
         """Return the batch that holds the row, or None."""
         for batches in self.batches.values():
             for batch in batches:
-                if any(row.uid == uid for row in batch.rows):
+                if batch.holds(uid):
                     return batch
         return None
 

@@ -68,8 +68,16 @@ class PrefixCache:
         length = len(found.entry.tokens)
         return copied(self._caches[found.entry.id], length, found.tokens), found.tokens
 
-    def store(self, model_key: str, tokens: list[int], caches: Cache, *, durable: bool) -> None:
-        """Keep a copy of `caches`, which cover exactly `tokens`.
+    def store(
+        self,
+        model_key: str,
+        tokens: list[int],
+        caches: Cache,
+        *,
+        durable: bool,
+        own: bool = False,
+    ) -> None:
+        """Keep a copy of `caches`, which cover exactly `tokens`; `own`: nobody else has them.
 
         A durable one is also written to disk, if it is long enough to be worth it.
         """
@@ -80,7 +88,8 @@ class PrefixCache:
             self._index.touch(known.id)
             return
         trimmable = can_trim_now(caches)
-        kept = copied(caches, len(tokens), len(tokens))
+        as_is = own and all(_is_exact(layer, len(tokens)) for layer in caches)
+        kept = caches if as_is else copied(caches, len(tokens), len(tokens))
         mx.eval([layer.state for layer in kept])
         entry_id = self._remember(model_key, wanted, kept, trimmable)
         if durable and entry_id is not None and len(tokens) >= DISK_MIN_TOKENS:
@@ -193,6 +202,11 @@ def copied(caches: Cache, length: int, tokens: int) -> Cache:
     if tokens < length:
         trim_prompt_cache(own, length - tokens)
     return own
+
+
+def _is_exact(layer: Any, tokens: int) -> bool:
+    """Whether it has no room beyond what it covers, which would be held for nothing."""
+    return type(layer) is KVCache and layer.keys is not None and layer.keys.shape[2] == tokens
 
 
 def _first_tokens(layer: KVCache, tokens: int) -> KVCache:

@@ -10,15 +10,28 @@ from typing import Any
 import mlx.core as mx
 
 from mlxd.daemon.engine.job import Choice, Job
-from mlxd.daemon.engine.mlx_batch import Cache, DecodeBatch, Emitted, Parked, Prefill, Row, Start
+from mlxd.daemon.engine.mlx_batch import (
+    DecodeBatch,
+    Emitted,
+    Parked,
+    Prefill,
+    Row,
+    Start,
+    prefill_together,
+)
 from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_draft import LAG_MAX_TOKENS, Draft
+from mlxd.daemon.engine.mlx_kv import Cache
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_prefix import PrefixCache, copied
 from mlxd.daemon.engine.mlx_rows import draft_problem, is_end, logprob_entry, new_choice, new_row
 from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler, Turn
 from mlxd.protocol.errors import OutOfMemory
 
+TOGETHER_MAX_TOKENS = 512
+"""Prompts up to this length share a pass; a longer one fills the machine by itself."""
+TOGETHER_CHUNKS = 2
+"""What they may take where no stream waits: in turn, the last of them would wait longer."""
 CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the past needed
 
 Emit = Callable[[int, str, dict[str, Any]], None]
@@ -51,6 +64,7 @@ class Runner:
         self.parked: dict[int, list[Parked]] = {}
         self.rows: dict[int, tuple[Job, Choice]] = {}
         self._prefills: dict[int, Prefill] = {}
+        self._aside: list[tuple[str, list[int], Cache]] = []
         self._next_uid = 0
         self._threads = blas_threads()
 
@@ -146,23 +160,56 @@ class Runner:
         """Compute prompts until a chunk's time is used up: the first one's chunk, or several."""
         waits = self.scheduler.decoding_in(lane) > 0
         used = 0
-        for job in jobs:
+        while jobs:
             left = host.pacer.chunk_tokens(decoding=waits) - used
             if used and left <= 0:
                 return
-            count, complete = self._prefill(host, job, max(left, 1))
-            used += count
+            parts = self._next_parts(host, jobs, max(left, 1), 1 if waits else TOGETHER_CHUNKS)
+            jobs = jobs[len(parts) :]
             # Whoever is complete waits for the others now, as a running stream would.
-            waits = waits or complete
+            waits = self._prefill(host, parts) or waits
+            used += sum(count for _, count in parts)
 
-    def _prefill(self, host: Host, job: Job, tokens: int) -> tuple[int, bool]:
-        """Compute up to `tokens` of a prompt. Returns how many, and whether it is complete."""
-        prefill = self._prefills.get(job.rid) or self._begin_prefill(host, job)
-        tokens = min(tokens, self._to_next_cut(host, job))
-        self._threads.fit(tokens * host.widest)
+    def _next_parts(
+        self, host: Host, jobs: list[Job], tokens: int, chunks: int
+    ) -> list[tuple[Job, int]]:
+        """Return which prompts come next, and how much of each: `tokens` of one, or short ones.
+
+        Those share a pass of up to so many chunks, padding included.
+        """
+        first = self._prefill_of(host, jobs[0])
+        longest = min(tokens, first.left, self._to_next_cut(host, jobs[0]))
+        parts = [(jobs[0], longest)]
+        if longest < first.left or not first.joins:
+            return parts
+        for job in jobs[1:]:
+            prefill = self._prefill_of(host, job)
+            longest = max(longest, prefill.left)
+            padded = (len(parts) + 1) * longest
+            most = max(len(one.tokens) for one in (first, prefill))
+            if padded > chunks * tokens or most > TOGETHER_MAX_TOKENS or not prefill.joins:
+                break
+            parts.append((job, prefill.left))
+        return parts
+
+    def _prefill(self, host: Host, parts: list[tuple[Job, int]]) -> bool:
+        """Compute so many tokens of each prompt. Returns whether one is complete."""
+        total = sum(count for _, count in parts)
+        for batches in host.batches.values():
+            for batch in batches:
+                batch.settle()  # or the time of its step would count as the prompts'
+        self._threads.fit(total * host.widest)
         started = time.monotonic()
-        count = prefill.run(tokens)
-        host.pacer.observe(count, time.monotonic() - started)
+        if len(parts) == 1:
+            self._prefill_of(host, parts[0][0]).run(total)
+        elif total:
+            prefill_together(host.model, [(self._prefill_of(host, job), n) for job, n in parts])
+        host.pacer.observe(total, time.monotonic() - started)
+        complete = [self._prefilled(host, job, count) for job, count in parts]
+        return any(complete)
+
+    def _prefilled(self, host: Host, job: Job, count: int) -> bool:
+        prefill = self._prefill_of(host, job)
         if count:
             self.counters["prompt_tokens_computed"] += count
             self.scheduler.prefilled(job.rid, count)
@@ -171,7 +218,10 @@ class Runner:
         complete = prefill.left <= 0
         if complete and job.method == "prefill":
             self._end_prefill(host, job)
-        return count, complete
+        return complete
+
+    def _prefill_of(self, host: Host, job: Job) -> Prefill:
+        return self._prefills.get(job.rid) or self._begin_prefill(host, job)
 
     def _begin_prefill(self, host: Host, job: Job) -> Prefill:
         assert job.prepared is not None
@@ -233,7 +283,7 @@ class Runner:
 
     def _rows_of(self, host: Host, job: Job) -> list[Start]:
         """Return the rows of a job whose prompt is computed."""
-        prefill = self._prefills.get(job.rid) or self._begin_prefill(host, job)
+        prefill = self._prefill_of(host, job)
         if job.method == "prefill":
             self._end_prefill(host, job)
             return []
@@ -276,7 +326,10 @@ class Runner:
         job, choice = self.rows[batch.rows[0].uid]
         draft = job.draft
         if draft is None or not (alone and draft.worthwhile):
-            self._take_tokens(host, batch.step())
+            started = time.monotonic()
+            emitted = batch.step()
+            host.pacer.observe_step(time.monotonic() - started)
+            self._take_tokens(host, emitted)
             return
         behind = _since(job, choice, draft.done)
         if len(behind) > LAG_MAX_TOKENS:
@@ -292,18 +345,25 @@ class Runner:
         self.counters["decode_steps"] += 1
         if self.counters["decode_steps"] % CLEAR_CACHE_STEPS == 0:
             mx.clear_cache()
+        ended = []
         for index, one in enumerate(emitted):
             found = self.rows.get(one.uid)
-            if found is None:
+            if found is None or one.uid in ended:
                 continue
             job, choice = found
             if not job.timing.first_token:
                 job.timing.first_token = now
-            surplus = sum(other.uid == one.uid for other in emitted[index + 1 :])
-            self._take_token(host, job, choice, one, surplus)
             self.counters["completion_tokens"] += 1
+            if self._take_token(host, job, choice, one):
+                surplus = sum(other.uid == one.uid for other in emitted[index + 1 :])
+                ended.append(one.uid)
+                if surplus and (batch := host.batch_of(one.uid)) is not None:
+                    batch.rewind(surplus)
+        if ended:
+            self._rows_ended(host, ended)
 
-    def _take_token(self, host: Host, job: Job, choice: Choice, one: Emitted, surplus: int) -> None:
+    def _take_token(self, host: Host, job: Job, choice: Choice, one: Emitted) -> bool:
+        """Hand one token on. Returns whether it is its row's last."""
         ends = is_end(host, job, one.token)
         events = choice.accept(one.token, ends=ends)
         if one.logprob is not None:
@@ -320,27 +380,42 @@ class Runner:
             events += choice.finish(reason)
         for kind, payload in events:
             self.emit(job.rid, kind, payload)
-        if reason is not None:
-            self._choice_ended(host, job, choice, one.uid, surplus)
+        return reason is not None
 
-    def _choice_ended(self, host: Host, job: Job, choice: Choice, uid: int, surplus: int) -> None:
-        batch = host.batch_of(uid)
-        assert batch is not None
-        assert job.prepared is not None
-        lag = batch.lag(uid)
-        if surplus:
-            batch.rewind(surplus)
-        if choice.index == 0:
+    def _rows_ended(self, host: Host, uids: list[int]) -> None:
+        """Take rows out, all in one go, and end the jobs that have no other."""
+        for batch in [one for batches in host.batches.values() for one in batches]:
+            ended = [uid for uid in uids if batch.holds(uid)]
+            if ended:
+                self._remember(host, batch, ended)
+                batch.remove(ended)
+        rows = [self.rows.pop(uid) for uid in uids]
+        for job, choice in rows:
+            if not all(other.finish_reason for other in job.choices):
+                self.scheduler.row_left(job.rid)
+            elif job.rid in self.scheduler.entries:
+                self._end_draft(job, choice)
+                self.ended(job, job.result())
+
+    def _remember(self, host: Host, batch: DecodeBatch, uids: list[int]) -> None:
+        """Set aside what was computed for the jobs' first answers: `keep` comes to it."""
+        first = [uid for uid in uids if self.rows[uid][1].index == 0]
+        for uid, cache in zip(first, batch.caches_of(first), strict=True):
+            job, choice = self.rows[uid]
+            assert job.prepared is not None
             tokens = [*job.prepared.tokens, *choice.tokens]
-            tokens = tokens[: len(tokens) - lag]
-            self.prefixes.store(host.fingerprint, tokens, batch.cache_of(uid), durable=True)
-        batch.remove([uid])
-        del self.rows[uid]
-        if not all(other.finish_reason for other in job.choices):
-            self.scheduler.row_left(job.rid)
-            return
-        self._end_draft(job, choice)
-        self.ended(job, job.result())
+            self._aside.append((host.fingerprint, tokens[: len(tokens) - batch.lag(uid)], cache))
+
+    def keep(self) -> bool:
+        """Remember what was set aside, now that all have been told. Returns whether there was any.
+
+        Callers need not wait for it, and the next turn comes after it: who goes on with a
+        conversation finds it.
+        """
+        aside, self._aside = self._aside, []
+        for fingerprint, tokens, cache in aside:
+            self.prefixes.store(fingerprint, tokens, cache, durable=True, own=True)
+        return bool(aside)
 
     # ---- drafts
 

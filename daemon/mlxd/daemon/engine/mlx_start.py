@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlxd.daemon.blas import blas_kind
-from mlxd.daemon.engine import memory
+from mlxd.daemon.engine import memory, mlx_lean
 from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.mlx_engine import Engine
 from mlxd.daemon.engine.mlx_prefix import PrefixCache
@@ -26,6 +26,8 @@ PREFIX_MEMORY_SHARE = 0.1
 def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
     """Run the loop; returns why it ended."""
     device = device_record()
+    if device["backend"] == "cpu":
+        mlx_lean.install()
     budget = options.memory_budget_bytes or memory.default_budget_bytes(device["info"])
     if device["backend"] == "metal":
         # Wiring more than the recommended working set has brought whole machines down.

@@ -1,0 +1,86 @@
+"""What several sequences do with the caches of mlx-lm: merge, part, leave out.
+
+Any class with `merge`, `extend`, `filter` and `extract` will do. The plain one, `KVCache` and its
+batched form, is what nearly all models have: for it some of this is done with fewer operations,
+and without waiting for a step that is being computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import mlx.core as mx
+from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
+
+Cache = list[Any]
+"""One cache object of mlx-lm per layer."""
+
+
+def mergeable(model: Any) -> bool:
+    """Whether the model's caches can hold several sequences."""
+    return all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
+
+
+def is_plain(cache: Cache) -> bool:
+    """Whether a single sequence's cache holds nothing but keys and values of all its tokens."""
+    return all(type(layer) is KVCache for layer in cache)
+
+
+def merge(caches: Sequence[Cache]) -> Cache:
+    """Return one batched cache from several single ones (which stay as they are)."""
+    return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
+
+
+def rows_of(cache: Cache, rows: Sequence[int]) -> list[Cache]:
+    """Return copies of some rows of a batched cache, each as a single one of its exact size."""
+    if not _is_plain_batch(cache):
+        return [[layer.extract(row) for layer in cache] for row in rows]
+    lefts = _lefts(cache)
+    return [[part(layer, row, lefts[row], layer._idx) for layer in cache] for row in rows]
+
+
+def part(layer: BatchKVCache, row: int, first: int, last: int) -> KVCache:
+    """Return the positions [first, last) of one row as a cache of its own."""
+    own = KVCache()
+    own.keys = mx.contiguous(layer.keys[row : row + 1, :, first:last])
+    own.values = mx.contiguous(layer.values[row : row + 1, :, first:last])
+    own.offset = last - first
+    return own
+
+
+def keep_rows(cache: Cache, rows: Sequence[int]) -> None:
+    """Leave all other rows out of a batched cache, and the padding that nobody needs any more."""
+    picked = mx.array(list(rows))
+    if not _is_plain_batch(cache):
+        for layer in cache:
+            layer.filter(picked)
+        return
+    lefts = _lefts(cache)
+    spare = min(lefts[row] for row in rows)
+    for layer in cache:
+        layer.keys = layer.keys[picked][..., spare:, :]
+        layer.values = layer.values[picked][..., spare:, :]
+        layer.offset = layer.offset[picked]
+        layer.left_padding = mx.array([lefts[row] - spare for row in rows])
+        layer._idx -= spare
+
+
+def share_offsets(cache: Cache) -> None:
+    """Let the layers of a batch name their positions by one array, for `rope` to know them by.
+
+    Every layer holds its own copy of the rows' positions. An update binds a new array and leaves
+    the old one as it was, so that sharing changes nothing.
+    """
+    if _is_plain_batch(cache):
+        for layer in cache[1:]:
+            layer.offset = cache[0].offset
+
+
+def _is_plain_batch(cache: Cache) -> bool:
+    return all(type(layer) is BatchKVCache for layer in cache)
+
+
+def _lefts(cache: Cache) -> list[int]:
+    # The same in all layers, and known since an earlier step: nothing is waited for.
+    return cast(list[int], cache[0].left_padding.tolist())
