@@ -13,8 +13,9 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors
 
 from mlxd.daemon.engine.constraints import Guide
-from mlxd.daemon.engine.mlx_batch import DecodeBatch, Emitted, Prefill, Row, Start
+from mlxd.daemon.engine.mlx_batch import DecodeBatch, Emitted, Row, Start
 from mlxd.daemon.engine.mlx_kv import mergeable
+from mlxd.daemon.engine.mlx_prefill import Prefill
 from mlxd.daemon.engine.mlx_sampling import SamplingParams
 
 LENGTH = 24
@@ -45,7 +46,7 @@ def start(
     prefill = Prefill(batch.model, prompt)
     while prefill.left:
         prefill.run(chunk)
-    return told(batch.start([Start(row, prefill.cache, prompt[-1])]), out)
+    return told(batch.start([Start(row, prefill)]), out)
 
 
 def told(emitted: list[Emitted], out: Out) -> list[Emitted]:
@@ -132,7 +133,7 @@ def test_several_answers_share_one_prefill(tiny_model, batch):
     prefill = Prefill(tiny_model, PROMPTS[0])
     prefill.run(1000)
     rows = [Row(uid=uid, sampling=sampled(uid).sampling) for uid in range(3)]
-    told(batch.start([Start(row, prefill.cache, PROMPTS[0][-1]) for row in rows]), out)
+    told(batch.start([Start(row, prefill) for row in rows]), out)
     finish(batch, out)
     assert out[0] == alone(tiny_model, 0, sampled)
     assert len({tuple(tokens) for tokens in out.values()}) == 3

@@ -1,4 +1,4 @@
-"""Sequences of one model that are decoded together, and prompts on their way to join them.
+"""Sequences of one model that are decoded together.
 
 Built on the caches of mlx-lm (`merge`, `extend`, `filter`, `extract`), with a decoding step of its
 own instead of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-step.md` says why.
@@ -15,18 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import trim_prompt_cache
 
 from mlxd.daemon.engine.mlx_draft import Draft, verify
-from mlxd.daemon.engine.mlx_kv import (
-    Cache,
-    is_plain,
-    keep_rows,
-    merge,
-    part,
-    rows_of,
-    share_offsets,
-)
+from mlxd.daemon.engine.mlx_kv import Cache, keep_rows, merge, rows_of, share_offsets
+from mlxd.daemon.engine.mlx_prefill import Prefill, joined
 from mlxd.daemon.engine.mlx_sampling import BatchSampler, SamplingParams, describe_logprobs
 
 if TYPE_CHECKING:
@@ -83,64 +76,7 @@ class Start:
     """A row whose prompt is computed up to its last token, which is fed first."""
 
     row: Row
-    cache: Cache
-    last_token: int
-
-
-class Prefill:
-    """A prompt that is computed chunk by chunk, up to its last token.
-
-    The last token is left for the first decoding step, as in mlx-lm.
-    """
-
-    def __init__(self, model: Any, tokens: list[int], cache: Cache | None = None, done: int = 0):
-        assert done < len(tokens), "at least the last token remains to be fed"
-        self.model = model
-        self.tokens = tokens
-        self.cache: Cache = make_prompt_cache(model) if cache is None else cache
-        self.done = done
-
-    @property
-    def left(self) -> int:
-        return len(self.tokens) - 1 - self.done
-
-    @property
-    def joins(self) -> bool:
-        """Whether it can be computed in one pass with others."""
-        return is_plain(self.cache)
-
-    def run(self, tokens: int) -> int:
-        """Compute up to `tokens` more and return how many it were."""
-        count = min(tokens, self.left)
-        if count > 0:
-            chunk = mx.array(self.tokens[self.done : self.done + count])
-            self.model(chunk[None], cache=self.cache)
-            mx.eval([layer.state for layer in self.cache])
-            self.done += count
-        return count
-
-
-def prefill_together(model: Any, parts: Sequence[tuple[Prefill, int]]) -> None:
-    """Compute so many more tokens of each prompt, all in one pass.
-
-    A pass reads all weights, however few tokens go through it: eight short prompts take little
-    longer than two. Each keeps a cache of its own, as if it had been alone.
-    """
-    known = max(prefill.done for prefill, _ in parts)
-    longest = max(count for _, count in parts)
-    rows = []
-    for prefill, count in parts:
-        new = prefill.tokens[prefill.done : prefill.done + count]
-        # What follows a row's own tokens is never looked at by them.
-        rows.append(new + [0] * (longest - count))
-    cache = merge([prefill.cache for prefill, _ in parts])
-    share_offsets(cache)
-    model(mx.array(rows), cache=cache)
-    for index, (prefill, count) in enumerate(parts):
-        first, last = known - prefill.done, known + count
-        prefill.cache = [part(layer, index, first, last) for layer in cache]
-        prefill.done += count
-    mx.eval([layer.state for prefill, _ in parts for layer in prefill.cache])
+    prompt: Prefill
 
 
 class DecodeBatch:
@@ -154,6 +90,7 @@ class DecodeBatch:
         self._next: mx.array | None = None
         self._info: tuple[Any, ...] | None = None
         self._sampler = BatchSampler([])
+        self._fed = True
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -167,8 +104,8 @@ class DecodeBatch:
         fresh = DecodeBatch(self.model)
         fresh.rows = [one.row for one in starts]
         fresh._batched = len(starts) > 1
-        fresh._cache = merge([one.cache for one in starts]) if fresh._batched else starts[0].cache
-        fresh._next = mx.array([one.last_token for one in starts], dtype=mx.uint32)
+        fresh._cache = joined([one.prompt for one in starts])
+        fresh._next = mx.array([one.prompt.tokens[-1] for one in starts], dtype=mx.uint32)
         fresh._rows_changed()
         fresh._launch()
         first = fresh._emitted(cast(list[int], fresh._next.tolist()), fresh._info)
@@ -185,13 +122,16 @@ class DecodeBatch:
         back._next, back._info = parked.next_token, parked.next_info
         self._join(back)
 
-    def step(self) -> list[Emitted]:
+    def step(self, *, last: bool = False) -> list[Emitted]:
         """Start computing the next tokens, then return the current ones, one per row.
 
         Rows that have just started are left out: their current token was returned by `start`.
+        `last`: every row ends with this token, so that nothing more need be computed.
         """
         current, info = self._next, self._info
-        self._launch()
+        self._fed = not last
+        if self._fed:
+            self._launch()
         assert current is not None
         emitted = self._emitted(cast(list[int], current.tolist()), info)
         fresh = [row.uid for row in self.rows if row.told]
@@ -227,7 +167,7 @@ class DecodeBatch:
 
     def lag(self, uid: int) -> int:
         """Return how many of a row's emitted tokens its cache does not cover yet."""
-        return int(self.rows[self._index(uid)].told)
+        return int(self.rows[self._index(uid)].told or not self._fed)
 
     def rewind(self, tokens: int) -> None:
         """Take the last tokens of the only row out of its cache."""

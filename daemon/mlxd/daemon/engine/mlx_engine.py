@@ -32,6 +32,7 @@ from mlxd.daemon.engine.mlx_preparer import (
 from mlxd.daemon.engine.mlx_residents import Residents
 from mlxd.daemon.engine.mlx_runner import Runner
 from mlxd.daemon.engine.options import EngineOptions
+from mlxd.daemon.engine.pacing import Arrivals
 from mlxd.daemon.engine.scheduler import RANKS, Lane, Scheduler, State, Turn
 from mlxd.daemon.words import outline
 from mlxd.protocol.errors import ERRORS, Cancelled, Internal, MlxdError, OutOfMemory
@@ -39,8 +40,6 @@ from mlxd.protocol.messages import Notification, Request
 
 IDLE_POLL_S = 2.0
 """How often an idle engine looks at memory pressure and keep-alive times."""
-COMPANY_S = 0.02
-"""How long a prompt may be in the making for others to wait for it."""
 BLOCKED_POLL_S = 0.1
 """How often to try a load again that waits for room, while no request ends."""
 ENDINGS = {
@@ -80,6 +79,7 @@ class Engine:
         )
         self.jobs: dict[int, Job] = {}
         self.counters: Counter[str] = Counter()
+        self._arrivals = Arrivals()
         self.runner = Runner(
             scheduler=self.scheduler,
             prefixes=prefixes,
@@ -129,21 +129,19 @@ class Engine:
     def _await_company(self) -> None:
         """Before the first of several prompts is computed, let those join it that are on their way.
 
-        They have come and are being tokenized right now. One pass through the weights serves
-        them all; whoever comes alone waits for nobody.
+        One pass through the weights serves them all. Whoever comes alone waits for nobody.
         """
         if self.runner.rows or not self.scheduler.entries:
             return
-        while (wait_s := self._company_s()) > 0:
+        while (wait_s := self._arrivals.company_s(time.monotonic(), self._in_the_making())) > 0:
             try:
                 self._take_in(self.inbox.get(timeout=wait_s))
             except queue.Empty:
                 return
 
-    def _company_s(self) -> float:
-        """Return how long the newest prompt that is being tokenized may still be waited for."""
-        started = [job.timing.received for job in self.jobs.values() if job.prepared is None]
-        return max(started, default=0.0) + COMPANY_S - time.monotonic()
+    def _in_the_making(self) -> list[float]:
+        """Return when the prompts came that are being tokenized now."""
+        return [job.timing.received for job in self.jobs.values() if job.prepared is None]
 
     def _to_tell(self) -> bool:
         return bool(self._events) or self._residents_changed
@@ -218,6 +216,7 @@ class Engine:
             rank=RANKS[params.get("priority") or "interactive"],
             seed=secrets.randbits(53) if seed is None else seed,
         )
+        self._arrivals.came(job.timing.received, alone=not self.jobs)
         self.jobs[job.rid] = job
         self.counters["requests"] += 1
         try:

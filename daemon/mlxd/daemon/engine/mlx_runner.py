@@ -14,15 +14,14 @@ from mlxd.daemon.engine.mlx_batch import (
     DecodeBatch,
     Emitted,
     Parked,
-    Prefill,
     Row,
     Start,
-    prefill_together,
 )
 from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_draft import LAG_MAX_TOKENS, Draft
 from mlxd.daemon.engine.mlx_kv import Cache
 from mlxd.daemon.engine.mlx_models import Host
+from mlxd.daemon.engine.mlx_prefill import Prefill, run_together
 from mlxd.daemon.engine.mlx_prefix import PrefixCache, copied
 from mlxd.daemon.engine.mlx_rows import draft_problem, is_end, logprob_entry, new_choice, new_row
 from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler, Turn
@@ -203,7 +202,7 @@ class Runner:
         if len(parts) == 1:
             self._prefill_of(host, parts[0][0]).run(total)
         elif total:
-            prefill_together(host.model, [(self._prefill_of(host, job), n) for job, n in parts])
+            run_together(host.model, [(self._prefill_of(host, job), n) for job, n in parts])
         host.pacer.observe(total, time.monotonic() - started)
         complete = [self._prefilled(host, job, count) for job, count in parts]
         return any(complete)
@@ -291,10 +290,9 @@ class Runner:
         job.draft = self._open_draft(host, job)
         job.timing.decode_started = time.monotonic()
         count = job.params["n"]
-        caches = [prefill.cache] * count if host.mergeable else _separate(prefill, count)
+        prompts = [prefill] * count if host.mergeable else _separate(prefill, count)
         return [
-            Start(self._new_row(host, job, index), cache, prefill.tokens[-1])
-            for index, cache in enumerate(caches)
+            Start(self._new_row(host, job, index), prompt) for index, prompt in enumerate(prompts)
         ]
 
     def _new_row(self, host: Host, job: Job, index: int) -> Row:
@@ -327,8 +325,10 @@ class Runner:
         draft = job.draft
         if draft is None or not (alone and draft.worthwhile):
             started = time.monotonic()
-            emitted = batch.step()
-            host.pacer.observe_step(time.monotonic() - started)
+            last = all(self._is_last(row) for row in batch.rows)
+            emitted = batch.step(last=last)
+            if not last:
+                host.pacer.observe_step(time.monotonic() - started)
             self._take_tokens(host, emitted)
             return
         behind = _since(job, choice, draft.done)
@@ -338,6 +338,11 @@ class Runner:
             return
         most = job.max_tokens - len(choice.tokens) - 1
         self._take_tokens(host, batch.speculate(draft, behind, most) if most > 0 else batch.step())
+
+    def _is_last(self, row: Row) -> bool:
+        """Whether the row's next token is the last that its request may have."""
+        job, choice = self.rows[row.uid]
+        return not row.told and len(choice.tokens) + 1 >= job.max_tokens
 
     def _take_tokens(self, host: Host, emitted: list[Emitted]) -> None:
         """Hand tokens on. Several of one row come in order; behind its end there is nothing."""
@@ -448,10 +453,13 @@ class Runner:
         self.prefixes.store(small.fingerprint, tokens[: draft.done], draft.cache, durable=False)
 
 
-def _separate(prefill: Prefill, count: int) -> list[Cache]:
-    """Return one cache per row where they cannot be merged."""
-    copies = [copied(prefill.cache, prefill.done, prefill.done) for _ in range(count - 1)]
-    return [prefill.cache, *copies]
+def _separate(prefill: Prefill, count: int) -> list[Prefill]:
+    """Return one prompt, with a cache of its own, per row where they cannot be merged."""
+    copies = [
+        Prefill(prefill.model, prefill.tokens, copied(prefill.cache, done, done), done)
+        for done in [prefill.done] * (count - 1)
+    ]
+    return [prefill, *copies]
 
 
 def _since(job: Job, choice: Choice, done: int) -> list[int]:

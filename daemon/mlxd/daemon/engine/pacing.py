@@ -1,4 +1,5 @@
-"""How long a prefill chunk may be, so that nobody who waits behind it waits long."""
+"""How long a prefill chunk may be, so that nobody who waits behind it waits long; and how long a
+first prompt waits for others that come with it."""
 
 from __future__ import annotations
 
@@ -15,6 +16,10 @@ GAP_STEPS = 3
 GAP_ALONE_S = 0.35
 """What a newcomer of a higher class, or a cancel, may wait for one chunk."""
 SMOOTHING = 0.3
+MAKING_S = 0.02
+"""How long a prompt may be in the making for others to wait for it."""
+BURST_S = 0.003
+"""Requests of one moment reach the engine within so many seconds."""
 
 
 @dataclass(slots=True)
@@ -46,6 +51,34 @@ class PrefillPacer:
             gap_s = min(max(GAP_WHILE_DECODING_S, GAP_STEPS * self.step_s), GAP_ALONE_S)
         tokens = int(self.tokens_per_s * gap_s) // CHUNK_STEP_TOKENS * CHUNK_STEP_TOKENS
         return max(CHUNK_MIN_TOKENS, min(CHUNK_MAX_TOKENS, tokens))
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """Whether requests come one by one or in bursts. Times are seconds of the monotonic clock."""
+
+    _first_s: float = -1.0
+    _came_alone: bool = True
+    _expects_more: bool = False
+
+    def came(self, now_s: float, *, alone: bool) -> None:
+        """Take in a request; `alone`: the engine had no other."""
+        if alone:
+            self._expects_more = not self._came_alone
+            self._first_s, self._came_alone = now_s, True
+        elif now_s - self._first_s < BURST_S:
+            self._came_alone = False
+
+    def company_s(self, now_s: float, in_the_making: list[float]) -> float:
+        """Return how long to wait for others before the first prompt is computed.
+
+        Others are those whose prompts are being made, by when they came; and, where the last
+        ones came in a burst, those of this burst.
+        """
+        until_s = max(in_the_making, default=-MAKING_S) + MAKING_S
+        if self._expects_more:
+            until_s = max(until_s, self._first_s + BURST_S)
+        return until_s - now_s
 
 
 def _smooth(before: float, new: float) -> float:
