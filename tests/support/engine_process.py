@@ -17,6 +17,7 @@ from mlxd.daemon.engine.options import EngineOptions
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import Notification, Request, Response
 from mlxd.protocol.methods import validate
+from support.places import compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = ROOT / "daemon" / "mlxd" / "daemon" / "models" / "pocket"
@@ -27,6 +28,7 @@ def engine_environment() -> dict[str, str]:
     env = with_blas(os.environ, find_blas())
     roots = [str(ROOT / part) for part in ("protocol", "client", "daemon", "launchd")]
     env["PYTHONPATH"] = os.pathsep.join(roots)
+    env["TMPDIR"] = str(compiled())
     return env
 
 

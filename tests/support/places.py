@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +27,15 @@ def own_environ(folder: Path) -> dict[str, str]:
         "MLXD_DATA_DIR": str(folder / "data"),
         "MLXD_CACHE_DIR": str(folder / "cache"),
         "MLXD_LOG_DIR": str(folder / "log"),
+        "TMPDIR": str(compiled()),
     }
+
+
+def compiled() -> Path:
+    """Return where all engines of the tests keep what MLX compiles, which takes seconds."""
+    folder = Path(tempfile.gettempdir()) / f"mlxd-tests-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def mlxd(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,10 @@
-"""Bytes to messages and back, in both encodings. Sans I/O: no sockets, no clock, no threads."""
+"""Bytes to messages and back, in both encodings. Sans I/O: no sockets, no clock."""
 
 from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any
@@ -19,6 +20,9 @@ __all__ = ["Decoder", "Encoding", "Limits", "encode"]
 MESSAGE_ID_MAX = 2**32 - 1  # MessagePack-RPC: msgid is an unsigned 32-bit number
 EXTERNAL_FIRST_BYTES = {0x93, 0x94}
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
+PACKER_KEEPS_BYTES = 1 << 20
+"""After a longer message its packer, which keeps the room that it needed, is let go."""
+_kept = threading.local()
 
 
 class Encoding(Enum):
@@ -159,8 +163,18 @@ def encode(message: Message, encoding: Encoding) -> bytes:
             _to_json(message), ensure_ascii=False, allow_nan=False, separators=(",", ":")
         )
         return text.encode("utf-8", "replace") + b"\n"
-    packed: bytes = msgpack.packb(_to_msgpack(message), use_bin_type=True, unicode_errors="replace")
+    packed: bytes = _packer().pack(_to_msgpack(message))
+    if len(packed) > PACKER_KEEPS_BYTES:
+        del _kept.packer
     return packed
+
+
+def _packer() -> msgpack.Packer:
+    """Return this thread's packer: making one for each message costs as much as packing it."""
+    packer = getattr(_kept, "packer", None)
+    if packer is None:
+        packer = _kept.packer = msgpack.Packer(use_bin_type=True, unicode_errors="replace")
+    return packer
 
 
 # ---- MessagePack-RPC

@@ -62,6 +62,11 @@ class Paths:
         return self.cache_dir / "prompts"
 
     @property
+    def kernels_dir(self) -> Path:
+        """Where MLX keeps what it has compiled for the CPU."""
+        return self.cache_dir / "kernels"
+
+    @property
     def lock_file(self) -> Path:
         return self.socket.with_name(self.socket.name + ".lock")
 

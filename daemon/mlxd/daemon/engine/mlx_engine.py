@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import secrets
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlxd.daemon.engine import mlx_lean
 from mlxd.daemon.engine.job import Job, ModelRef
 from mlxd.daemon.engine.link import FrontGone, Inbox, Link
 from mlxd.daemon.engine.memory import pressure
@@ -60,6 +62,7 @@ class Engine:
         prefixes: PrefixCache,
         options: EngineOptions,
         budget_bytes: int,
+        kernel_builder: subprocess.Popen[bytes] | None = None,
     ) -> None:
         self.inbox = inbox
         self.link = link
@@ -80,6 +83,7 @@ class Engine:
         self.jobs: dict[int, Job] = {}
         self.counters: Counter[str] = Counter()
         self._arrivals = Arrivals()
+        self._kernel_builder = kernel_builder
         self.runner = Runner(
             scheduler=self.scheduler,
             prefixes=prefixes,
@@ -104,9 +108,11 @@ class Engine:
             self._apply()  # who was cancelled or refused is told before the next step, not after
             self._run(turn)
             self._apply()
-            self._keep()
+            if self.runner.keep():
+                self._make_way(0)
             if self._is_empty():
                 return "empty"
+        self.runner.keep_all()
         return "front gone"
 
     def _schedule(self) -> Turn:
@@ -168,13 +174,6 @@ class Engine:
         if self._residents_changed:
             self._residents_changed = False
             self.link.notify("resident", {"models": self.residents.records()})
-
-    def _keep(self) -> None:
-        try:
-            if self.runner.keep():
-                self._make_way(0)
-        except Exception as exc:  # who pays for it computes a prompt again; nobody fails
-            print("Remembering a prompt failed:", outline(exc), file=sys.stderr, flush=True)
 
     # ---- what comes in
 
@@ -376,6 +375,7 @@ class Engine:
 
     def _host_gone(self, host: Host) -> None:
         self._residents_changed = True
+        self.runner.keep_all()
         self.prefixes.release(host.fingerprint)
         self._empty_since = time.monotonic()
         self._fit_kv_budget()
@@ -402,6 +402,8 @@ class Engine:
         if now_s >= self._housekeeping_s:
             if self.residents.expire():
                 self._residents_changed = True
+            if self._kernel_builder is not None and mlx_lean.built(self._kernel_builder):
+                self._kernel_builder = None
             self._housekeeping_s = now_s + min(IDLE_POLL_S, self.residents.next_expiry_s())
 
     def _is_empty(self) -> bool:

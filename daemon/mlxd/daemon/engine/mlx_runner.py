@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from mlxd.daemon.engine.mlx_prefill import Prefill, run_together
 from mlxd.daemon.engine.mlx_prefix import PrefixCache, copied
 from mlxd.daemon.engine.mlx_rows import draft_problem, is_end, logprob_entry, new_choice, new_row
 from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler, Turn
+from mlxd.daemon.words import outline
 from mlxd.protocol.errors import OutOfMemory
 
 TOGETHER_MAX_TOKENS = 512
@@ -226,6 +228,7 @@ class Runner:
         assert job.prepared is not None
         tokens = job.prepared.tokens
         job.timing.prefill_started = time.monotonic()
+        self.keep_all()
         cache, done = self.prefixes.fetch(host.fingerprint, tokens, host.model)
         job.cached_tokens = done
         self.counters["prompt_tokens"] += len(tokens)
@@ -414,13 +417,21 @@ class Runner:
     def keep(self) -> bool:
         """Remember what was set aside, now that all have been told. Returns whether there was any.
 
-        Callers need not wait for it, and the next turn comes after it: who goes on with a
-        conversation finds it.
+        While others decode it is one prompt a turn: all at once would be a pause in their text.
         """
-        aside, self._aside = self._aside, []
-        for fingerprint, tokens, cache in aside:
-            self.prefixes.store(fingerprint, tokens, cache, durable=True, own=True)
-        return bool(aside)
+        most = 1 if self.rows else len(self._aside)
+        now, self._aside = self._aside[:most], self._aside[most:]
+        for fingerprint, tokens, cache in now:
+            try:
+                self.prefixes.store(fingerprint, tokens, cache, durable=True, own=True)
+            except Exception as exc:  # it is computed again when it is asked for; nobody fails
+                print("Remembering a prompt failed:", outline(exc), file=sys.stderr, flush=True)
+        return bool(now)
+
+    def keep_all(self) -> None:
+        """Remember everything, since it is about to be asked for, or the last chance."""
+        while self._aside:
+            self.keep()
 
     # ---- drafts
 

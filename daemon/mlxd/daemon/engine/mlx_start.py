@@ -13,12 +13,17 @@ import mlx.core as mx
 
 from mlxd.daemon.blas import blas_kind
 from mlxd.daemon.engine import memory, mlx_lean
+from mlxd.daemon.engine.kernels import keep_kernels
 from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.mlx_engine import Engine
 from mlxd.daemon.engine.mlx_prefix import PrefixCache
 from mlxd.daemon.engine.mlx_preparer import Preparer
 from mlxd.daemon.engine.options import EngineOptions
 
+NO_KERNELS = (
+    "There is no folder of one's own for what MLX compiles, so that it computes without. "
+    "Let the cache folder be writable, or set TMPDIR to a folder that only you can write to."
+)
 PREFIX_MEMORY_SHARE = 0.1
 """Share of the memory budget that remembered prompts may take, where nothing is configured."""
 
@@ -26,8 +31,12 @@ PREFIX_MEMORY_SHARE = 0.1
 def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
     """Run the loop; returns why it ended."""
     device = device_record()
-    if device["backend"] == "cpu":
-        mlx_lean.install()
+    builder = None
+    if not keep_kernels(options.kernels_dir, os.environ):
+        print(NO_KERNELS, file=sys.stderr, flush=True)
+        mx.disable_compile()
+    elif device["backend"] == "cpu":
+        builder = mlx_lean.install()
     budget = options.memory_budget_bytes or memory.default_budget_bytes(device["info"])
     if device["backend"] == "metal":
         # Wiring more than the recommended working set has brought whole machines down.
@@ -47,6 +56,7 @@ def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
         ),
         options=options,
         budget_bytes=budget,
+        kernel_builder=builder,
     )
     link.notify(
         "hello",

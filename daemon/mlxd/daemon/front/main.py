@@ -287,6 +287,7 @@ class Front:
             "prefix_cache_memory_bytes": config.prefix_cache_memory_bytes,
             "prefix_cache_disk_bytes": config.prefix_cache_disk_bytes,
             "prefix_cache_dir": str(self.paths.prompts_dir),
+            "kernels_dir": str(self.paths.kernels_dir),
             "log_text": config.log_text,
         }
 
