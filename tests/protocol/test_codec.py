@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxd.protocol.codec import Decoder, Encoding, Limits, encode
+from mlxd.protocol import codec
+from mlxd.protocol.codec import PACKER_KEEPS_BYTES, Decoder, Encoding, Limits, encode
 from mlxd.protocol.errors import ERRORS, InvalidParams, MlxdError, ParseError, error_from_map
 from mlxd.protocol.messages import BadRequest, Notification, Request, Response
 from mlxd.protocol.methods import validate
@@ -148,6 +149,18 @@ def test_a_trusted_peer_is_read_without_a_scan():
     assert list(decoder) == []
     decoder.feed(data[5:])
     assert list(decoder) == [message] * 3
+
+
+def test_a_message_that_cannot_be_written_spoils_no_other():
+    good = Notification("event", {"text": "x"})
+    before = encode(good, Encoding.MSGPACK)
+    with pytest.raises(TypeError):
+        encode(Notification("event", {"text": "y" * 100, "bad": object()}), Encoding.MSGPACK)
+    assert encode(good, Encoding.MSGPACK) == before
+    # Nor does a long one leave its room behind.
+    encode(Notification("event", {"text": "y" * (PACKER_KEEPS_BYTES + 1)}), Encoding.MSGPACK)
+    assert not hasattr(codec._kept, "packer")
+    assert encode(good, Encoding.MSGPACK) == before
 
 
 def test_errors_come_back_as_what_they_were():

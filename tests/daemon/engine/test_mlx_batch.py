@@ -128,6 +128,20 @@ def test_the_cache_of_a_row_covers_its_prompt_and_the_emitted_tokens(batch):
     assert batch.lag(1) == 0
 
 
+def test_a_last_token_is_told_without_computing_another(tiny_model, batch):
+    out: Out = {}
+    for uid in range(2):
+        start(batch, PROMPTS[uid], greedy(uid), out)
+    for _ in range(LENGTH - 1):
+        told(batch.step(), out)
+    told(batch.step(last=True), out)
+    for uid in range(2):
+        assert out[uid] == reference(tiny_model, PROMPTS[uid])
+        assert batch.lag(uid) == 1
+        covered = len(PROMPTS[uid]) + len(out[uid]) - 1
+        assert batch.caches_of([uid])[0][0].offset == covered
+
+
 def test_several_answers_share_one_prefill(tiny_model, batch):
     out: Out = {}
     prefill = Prefill(tiny_model, PROMPTS[0])

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 from mlxd.daemon.engine.pacing import (
+    BURST_S,
     CHUNK_FIRST_TOKENS,
     CHUNK_MAX_TOKENS,
     CHUNK_MIN_TOKENS,
+    GAP_ALONE_S,
+    GAP_STEPS,
     GAP_WHILE_DECODING_S,
+    MAKING_S,
+    Arrivals,
     PrefillPacer,
 )
 
@@ -42,3 +47,45 @@ def test_a_slowdown_shortens_the_chunk():
     for _ in range(10):
         pacer.observe(1000, 2.0)
     assert pacer.chunk_tokens(decoding=False) < before
+
+
+def test_where_steps_are_long_the_gap_is_measured_in_steps():
+    pacer = PrefillPacer()
+    pacer.observe(10_000, 10.0)
+    pacer.observe_step(0.001)
+    quick = pacer.chunk_tokens(decoding=True)
+    assert quick / 1000 <= GAP_WHILE_DECODING_S + 0.032
+    for _ in range(50):
+        pacer.observe_step(0.08)
+    assert quick < pacer.chunk_tokens(decoding=True) <= 1000 * GAP_STEPS * 0.08
+    for _ in range(50):
+        pacer.observe_step(5.0)
+    assert pacer.chunk_tokens(decoding=True) <= 1000 * GAP_ALONE_S
+
+
+def test_whoever_comes_alone_waits_for_nobody():
+    arrivals = Arrivals()
+    for second in range(3):
+        arrivals.came(float(second), alone=True)
+        assert arrivals.company_s(second + 0.0005, []) <= 0
+
+
+def test_prompts_in_the_making_are_waited_for_a_moment():
+    arrivals = Arrivals()
+    arrivals.came(1.0, alone=True)
+    arrivals.came(1.001, alone=False)
+    assert 0 < arrivals.company_s(1.002, [1.001]) <= MAKING_S
+    assert arrivals.company_s(1.001 + MAKING_S, [1.001]) <= 0
+    assert arrivals.company_s(1.002, []) <= 0
+
+
+def test_a_burst_is_expected_after_a_burst_and_not_after_one_alone():
+    arrivals = Arrivals()
+    arrivals.came(1.0, alone=True)
+    arrivals.came(1.001, alone=False)
+    arrivals.came(5.0, alone=True)
+    assert 0 < arrivals.company_s(5.001, []) <= BURST_S
+    assert arrivals.company_s(5.0 + BURST_S, []) <= 0
+    arrivals.came(5.5, alone=False)  # too late to be of that burst
+    arrivals.came(9.0, alone=True)
+    assert arrivals.company_s(9.0, []) <= 0

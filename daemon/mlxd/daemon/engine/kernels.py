@@ -22,7 +22,8 @@ def keep_kernels(
 
     A temporary folder of the user's own stays: macOS gives everybody one.
     """
-    if not platform.startswith("linux") or is_own(Path(environ.get(VARIABLE, ""))):
+    given = environ.get(VARIABLE)
+    if not platform.startswith("linux") or (given and is_own(Path(given))):
         return True
     if folder is None:
         return False

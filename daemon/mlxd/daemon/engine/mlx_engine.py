@@ -108,11 +108,11 @@ class Engine:
             self._apply()  # who was cancelled or refused is told before the next step, not after
             self._run(turn)
             self._apply()
-            if self.runner.keep():
+            # While others decode, one a turn: all at once would be a pause in their text.
+            if self.prefixes.store_aside(1 if self.runner.rows else None):
                 self._make_way(0)
             if self._is_empty():
                 return "empty"
-        self.runner.keep_all()
         return "front gone"
 
     def _schedule(self) -> Turn:
@@ -251,7 +251,7 @@ class Engine:
         error = kind(text, data={"usage": job.usage()})
         self.counters[f"ended_{code}"] += 1
         if host := self.residents.hosts.get(job.ref.key):
-            self.runner.keep_partial(host, job)
+            self.runner.prompts.keep_partial(host, job)
         self._fail(job, error)
 
     def _load(self, request: Request) -> None:
@@ -375,7 +375,6 @@ class Engine:
 
     def _host_gone(self, host: Host) -> None:
         self._residents_changed = True
-        self.runner.keep_all()
         self.prefixes.release(host.fingerprint)
         self._empty_since = time.monotonic()
         self._fit_kv_budget()

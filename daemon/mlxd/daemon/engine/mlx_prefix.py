@@ -7,6 +7,7 @@ works on host copies.
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from mlx_lm.models.cache import (
 
 from mlxd.daemon.engine.prefix_index import Match, PrefixIndex, Tokens, as_tokens
 from mlxd.daemon.engine.snapshots import Leaf, Snapshot, SnapshotStore
+from mlxd.daemon.words import outline
 
 Cache = list[Any]
 
@@ -46,6 +48,7 @@ class PrefixCache:
         self._store: SnapshotStore | None = None
         if disk_dir and disk_bytes > 0:
             self._store = SnapshotStore(disk_dir, disk_bytes, made_by=f"mlx-lm {version('mlx-lm')}")
+        self._aside: list[tuple[str, list[int], Cache]] = []
         self.counters: Counter[str] = Counter()
 
     def fetch(
@@ -55,6 +58,7 @@ class PrefixCache:
 
         n is at most `len(tokens) - 1`, since a model must be fed something to go on.
         """
+        self.store_aside()
         wanted = as_tokens(tokens)
         most = len(tokens) - 1
         found = self._index.longest(model_key, wanted, most=most)
@@ -95,8 +99,27 @@ class PrefixCache:
         if durable and entry_id is not None and len(tokens) >= DISK_MIN_TOKENS:
             self._write(model_key, wanted, kept, trimmable)
 
+    def set_aside(self, model_key: str, tokens: list[int], caches: Cache) -> None:
+        """Take `caches`, which cover `tokens` and are nobody else's, to be stored a little later.
+
+        Callers are told of their answer's end first. Whatever is asked of this cache finds them.
+        """
+        self._aside.append((model_key, tokens, caches))
+
+    def store_aside(self, most: int | None = None) -> bool:
+        """Store what was set aside, or so many of them; returns whether there was any."""
+        now = self._aside[:most]
+        del self._aside[:most]
+        for model_key, tokens, caches in now:
+            try:
+                self.store(model_key, tokens, caches, durable=True, own=True)
+            except Exception as exc:  # it is computed again when it is asked for; nobody fails
+                print("Remembering a prompt failed:", outline(exc), file=sys.stderr, flush=True)
+        return bool(now)
+
     def drop_model(self, model_key: str) -> None:
         """Forget a model's prompts, on disk too."""
+        self.store_aside()
         for entry in self._index.of_key(model_key):
             self._drop(entry.id)
         if self._store is not None:
@@ -104,6 +127,7 @@ class PrefixCache:
 
     def release(self, model_key: str) -> None:
         """Free the memory of a model that was unloaded; its files stay."""
+        self.store_aside()
         for entry in self._index.of_key(model_key):
             self._drop(entry.id)
 
@@ -119,6 +143,7 @@ class PrefixCache:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait for the files; returns whether all are written."""
+        self.store_aside()
         return self._store is None or self._store.flush(timeout_s)
 
     def stats(self) -> dict[str, int]:

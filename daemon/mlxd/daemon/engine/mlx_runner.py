@@ -1,8 +1,7 @@
-"""Carries out what the scheduler decided: prefill chunks, decoding steps, parking, ends."""
+"""Carries out what the scheduler decided: rows that start, decode, are parked, and end."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,36 +10,22 @@ from typing import Any
 import mlx.core as mx
 
 from mlxd.daemon.engine.job import Choice, Job
-from mlxd.daemon.engine.mlx_batch import (
-    DecodeBatch,
-    Emitted,
-    Parked,
-    Row,
-    Start,
-)
+from mlxd.daemon.engine.mlx_batch import DecodeBatch, Emitted, Parked, Row, Start
 from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_draft import LAG_MAX_TOKENS, Draft
-from mlxd.daemon.engine.mlx_kv import Cache
 from mlxd.daemon.engine.mlx_models import Host
-from mlxd.daemon.engine.mlx_prefill import Prefill, run_together
+from mlxd.daemon.engine.mlx_prefill import Prefill
 from mlxd.daemon.engine.mlx_prefix import PrefixCache, copied
+from mlxd.daemon.engine.mlx_prompts import Emit, Prompts
 from mlxd.daemon.engine.mlx_rows import draft_problem, is_end, logprob_entry, new_choice, new_row
 from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler, Turn
-from mlxd.daemon.words import outline
 from mlxd.protocol.errors import OutOfMemory
 
-TOGETHER_MAX_TOKENS = 512
-"""Prompts up to this length share a pass; a longer one fills the machine by itself."""
-TOGETHER_CHUNKS = 2
-"""What they may take where no stream waits: in turn, the last of them would wait longer."""
 CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the past needed
-
-Emit = Callable[[int, str, dict[str, Any]], None]
-"""(request id, event type, payload)"""
 
 
 class Runner:
-    """Owns the rows, the unfinished prompts and the parked sequences of all jobs.
+    """Owns the rows and the parked sequences of all jobs; `prompts` has what is not complete.
 
     `ended(job, result)` is called once for every job that comes to its natural end; `host_of(key)`
     finds resident models.
@@ -64,10 +49,16 @@ class Runner:
         self.ended = ended
         self.parked: dict[int, list[Parked]] = {}
         self.rows: dict[int, tuple[Job, Choice]] = {}
-        self._prefills: dict[int, Prefill] = {}
-        self._aside: list[tuple[str, list[int], Cache]] = []
         self._next_uid = 0
         self._threads = blas_threads()
+        self.prompts = Prompts(
+            scheduler=scheduler,
+            prefixes=prefixes,
+            counters=counters,
+            threads=self._threads,
+            emit=emit,
+            ended=ended,
+        )
 
     def enqueue(self, host: Host, job: Job) -> None:
         """Hand a job with its prompt to the scheduler.
@@ -109,7 +100,7 @@ class Runner:
                 if len(batch):
                     self._decode(host, batch, alone=self.scheduler.decoding_in(lane) == 1)
             host.tidy()
-        self._prefill_some(host, lane, [jobs[rid] for rid in turn.prefill if rid in jobs])
+        self.prompts.run(host, lane, [jobs[rid] for rid in turn.prefill if rid in jobs])
 
     def forget(self, job: Job, host: Host | None) -> None:
         """Drop everything that belongs to a job that ended, in whatever state."""
@@ -118,21 +109,12 @@ class Runner:
             if batch is not None:
                 batch.remove([uid])
             del self.rows[uid]
-        self._prefills.pop(job.rid, None)
+        self.prompts.forget(job)
         self.parked.pop(job.rid, None)
         self.scheduler.remove(job.rid)
         if host is not None:
             host.last_used_s = time.monotonic()
             host.tidy()
-
-    def keep_partial(self, host: Host, job: Job) -> None:
-        """Keep what was computed of a prompt, for the request that takes this one's place."""
-        prefill = self._prefills.get(job.rid)
-        if prefill is not None and prefill.done > 0:
-            done = prefill.tokens[: prefill.done]
-            self.prefixes.store(host.fingerprint, done, prefill.cache, durable=False)
-
-    # ---- prompts
 
     def _limits(self, host: Host, job: Job) -> int:
         """Set `max_tokens` and return the KV bytes that the job may come to hold."""
@@ -157,114 +139,6 @@ class Runner:
             )
         return need
 
-    def _prefill_some(self, host: Host, lane: Lane, jobs: list[Job]) -> None:
-        """Compute prompts until a chunk's time is used up: the first one's chunk, or several."""
-        waits = self.scheduler.decoding_in(lane) > 0
-        used = 0
-        while jobs:
-            left = host.pacer.chunk_tokens(decoding=waits) - used
-            if used and left <= 0:
-                return
-            parts = self._next_parts(host, jobs, max(left, 1), 1 if waits else TOGETHER_CHUNKS)
-            jobs = jobs[len(parts) :]
-            # Whoever is complete waits for the others now, as a running stream would.
-            waits = self._prefill(host, parts) or waits
-            used += sum(count for _, count in parts)
-
-    def _next_parts(
-        self, host: Host, jobs: list[Job], tokens: int, chunks: int
-    ) -> list[tuple[Job, int]]:
-        """Return which prompts come next, and how much of each: `tokens` of one, or short ones.
-
-        Those share a pass of up to so many chunks, padding included.
-        """
-        first = self._prefill_of(host, jobs[0])
-        longest = min(tokens, first.left, self._to_next_cut(host, jobs[0]))
-        parts = [(jobs[0], longest)]
-        if longest < first.left or not first.joins:
-            return parts
-        for job in jobs[1:]:
-            prefill = self._prefill_of(host, job)
-            longest = max(longest, prefill.left)
-            padded = (len(parts) + 1) * longest
-            most = max(len(one.tokens) for one in (first, prefill))
-            if padded > chunks * tokens or most > TOGETHER_MAX_TOKENS or not prefill.joins:
-                break
-            parts.append((job, prefill.left))
-        return parts
-
-    def _prefill(self, host: Host, parts: list[tuple[Job, int]]) -> bool:
-        """Compute so many tokens of each prompt. Returns whether one is complete."""
-        total = sum(count for _, count in parts)
-        for batches in host.batches.values():
-            for batch in batches:
-                batch.settle()  # or the time of its step would count as the prompts'
-        self._threads.fit(total * host.widest)
-        started = time.monotonic()
-        if len(parts) == 1:
-            self._prefill_of(host, parts[0][0]).run(total)
-        elif total:
-            run_together(host.model, [(self._prefill_of(host, job), n) for job, n in parts])
-        host.pacer.observe(total, time.monotonic() - started)
-        complete = [self._prefilled(host, job, count) for job, count in parts]
-        return any(complete)
-
-    def _prefilled(self, host: Host, job: Job, count: int) -> bool:
-        prefill = self._prefill_of(host, job)
-        if count:
-            self.counters["prompt_tokens_computed"] += count
-            self.scheduler.prefilled(job.rid, count)
-            self.emit(job.rid, "prefill", {"done": prefill.done + 1, "total": job.prompt_tokens})
-            self._snapshot_at_cut(host, job)
-        complete = prefill.left <= 0
-        if complete and job.method == "prefill":
-            self._end_prefill(host, job)
-        return complete
-
-    def _prefill_of(self, host: Host, job: Job) -> Prefill:
-        return self._prefills.get(job.rid) or self._begin_prefill(host, job)
-
-    def _begin_prefill(self, host: Host, job: Job) -> Prefill:
-        assert job.prepared is not None
-        tokens = job.prepared.tokens
-        job.timing.prefill_started = time.monotonic()
-        self.keep_all()
-        cache, done = self.prefixes.fetch(host.fingerprint, tokens, host.model)
-        job.cached_tokens = done
-        self.counters["prompt_tokens"] += len(tokens)
-        self.counters["prompt_tokens_cached"] += done
-        prefill = Prefill(host.model, tokens, cache, done)
-        self._prefills[job.rid] = prefill
-        if done:
-            self.scheduler.inherit(job.rid, done)
-        return prefill
-
-    def _to_next_cut(self, host: Host, job: Job) -> int:
-        """Return the tokens until a snapshot is due; caches that can be trimmed need none."""
-        assert job.prepared is not None
-        done = self._prefills[job.rid].done
-        if not host.trimmable:
-            for cut in job.prepared.cuts:
-                if cut > done:
-                    return cut - done
-        return len(job.prepared.tokens)
-
-    def _snapshot_at_cut(self, host: Host, job: Job) -> None:
-        assert job.prepared is not None
-        prefill = self._prefills[job.rid]
-        at_end = prefill.left == 0
-        if host.trimmable or not (prefill.done in job.prepared.cuts or at_end):
-            return
-        tokens = job.prepared.tokens[: prefill.done]
-        self.prefixes.store(host.fingerprint, tokens, prefill.cache, durable=not at_end)
-
-    def _end_prefill(self, host: Host, job: Job) -> None:
-        prefill = self._prefills.pop(job.rid)
-        done = prefill.tokens[: prefill.done]
-        self.prefixes.store(host.fingerprint, done, prefill.cache, durable=True)
-        job.timing.decode_started = time.monotonic()
-        self.ended(job, {key: job.result()[key] for key in ("usage", "timing", "applied")})
-
     # ---- rows
 
     def _admit(self, host: Host, lane: Lane, jobs: list[Job]) -> list[Emitted]:
@@ -285,11 +159,10 @@ class Runner:
 
     def _rows_of(self, host: Host, job: Job) -> list[Start]:
         """Return the rows of a job whose prompt is computed."""
-        prefill = self._prefill_of(host, job)
         if job.method == "prefill":
-            self._end_prefill(host, job)
+            self.prompts.end(host, job)
             return []
-        self._prefills.pop(job.rid)
+        prefill = self.prompts.take(host, job)
         job.draft = self._open_draft(host, job)
         job.timing.decode_started = time.monotonic()
         count = job.params["n"]
@@ -406,32 +279,14 @@ class Runner:
                 self.ended(job, job.result())
 
     def _remember(self, host: Host, batch: DecodeBatch, uids: list[int]) -> None:
-        """Set aside what was computed for the jobs' first answers: `keep` comes to it."""
+        """Set aside what was computed for the jobs' first answers: callers need not wait for it."""
         first = [uid for uid in uids if self.rows[uid][1].index == 0]
         for uid, cache in zip(first, batch.caches_of(first), strict=True):
             job, choice = self.rows[uid]
             assert job.prepared is not None
             tokens = [*job.prepared.tokens, *choice.tokens]
-            self._aside.append((host.fingerprint, tokens[: len(tokens) - batch.lag(uid)], cache))
-
-    def keep(self) -> bool:
-        """Remember what was set aside, now that all have been told. Returns whether there was any.
-
-        While others decode it is one prompt a turn: all at once would be a pause in their text.
-        """
-        most = 1 if self.rows else len(self._aside)
-        now, self._aside = self._aside[:most], self._aside[most:]
-        for fingerprint, tokens, cache in now:
-            try:
-                self.prefixes.store(fingerprint, tokens, cache, durable=True, own=True)
-            except Exception as exc:  # it is computed again when it is asked for; nobody fails
-                print("Remembering a prompt failed:", outline(exc), file=sys.stderr, flush=True)
-        return bool(now)
-
-    def keep_all(self) -> None:
-        """Remember everything, since it is about to be asked for, or the last chance."""
-        while self._aside:
-            self.keep()
+            known = tokens[: len(tokens) - batch.lag(uid)]
+            self.prefixes.set_aside(host.fingerprint, known, cache)
 
     # ---- drafts
 

@@ -1,0 +1,101 @@
+"""The lean forms give what MLX's own give, and are used when they should be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlxd.daemon.engine import mlx_lean
+
+OFFSETS: dict[str, Any] = {
+    "number": 17,
+    "array of one": mx.array(5),
+    "a row each": mx.array([3, 250]),
+}
+
+
+@pytest.fixture(autouse=True)
+def own_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test installs is taken out again."""
+    monkeypatch.setattr(mx.fast, "rope", mlx_lean._rope)
+    monkeypatch.setattr(mx.fast, "rms_norm", mlx_lean._rms_norm)
+
+
+def same(mine: mx.array, theirs: mx.array) -> bool:
+    equal = mine.dtype == theirs.dtype and mine.shape == theirs.shape
+    return equal and bool(mx.allclose(mine, theirs, rtol=1e-6, atol=1e-6).item())
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"base": 1e4, "scale": 1.0},
+        {"base": 5e5, "scale": 0.25},
+        {"base": None, "scale": 1.0, "freqs": mx.arange(1, 9, dtype=mx.float32)},
+        {"base": 1e4, "scale": 1.0, "traditional": True},
+        {"base": 1e4, "scale": 1.0, "dims": 8},
+    ],
+)
+def test_rotary_positions_are_those_of_mlx(form: dict[str, Any], dtype: Any, offset: str):
+    arguments = {"traditional": False, "offset": OFFSETS[offset], **form}
+    dims = arguments.pop("dims", 16)
+    for length in (1, 7):
+        a = mx.random.normal((2, 3, length, 16)).astype(dtype)
+        assert same(mlx_lean.rope(a, dims, **arguments), mlx_lean._rope(a, dims, **arguments))
+
+
+def test_every_position_gets_its_own_waves():
+    a = mx.random.normal((2, 1, 1, 16))
+    form = {"traditional": False, "base": 1e4, "scale": 1.0}
+    shared = mx.array([1, 2])
+    for offset in (0, 1, shared, shared, shared + 1, 1):
+        mine = mlx_lean.rope(a, 16, offset=offset, **form)
+        assert same(mine, mlx_lean._rope(a, 16, offset=offset, **form))
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16])
+@pytest.mark.parametrize("shape", [(1, 1, 32), (4, 1, 32), (2, 9, 32), (2, 5, 4, 32)])
+def test_the_norm_is_that_of_mlx(shape: tuple[int, ...], dtype: Any):
+    x = mx.random.normal(shape).astype(dtype)
+    for weight in (mx.random.normal((32,)).astype(dtype), mx.random.normal((32,)), None):
+        assert same(mlx_lean.rms_norm(x, weight, 1e-6), mlx_lean._rms_norm(x, weight, 1e-6))
+
+
+def test_the_kernel_is_built_by_a_process_of_its_own_and_used_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    builder = mlx_lean.install()
+    assert builder is not None
+    assert mx.fast.rope is mlx_lean.rope
+    assert mx.fast.rms_norm is mlx_lean._rms_norm, "MLX's own form, until there is a kernel"
+    assert builder.wait(60) == 0
+    assert mlx_lean.built(builder)
+    assert mx.fast.rms_norm is mlx_lean.rms_norm
+    assert [*tmp_path.rglob("*.so")]
+    mx.fast.rms_norm = mlx_lean._rms_norm
+    assert mlx_lean.install() is None, "the next engine finds it"
+    assert mx.fast.rms_norm is mlx_lean.rms_norm
+
+
+def test_without_a_kernel_the_norm_stays_that_of_mlx():
+    builder = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    builder.wait()
+    assert mlx_lean.built(builder)
+    assert mx.fast.rms_norm is mlx_lean._rms_norm
+
+
+def test_without_a_compiler_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert mlx_lean.install() is None
+    assert mx.fast.rms_norm is mlx_lean._rms_norm
