@@ -34,7 +34,7 @@ from mlxd.daemon.engine.mlx_preparer import (
 from mlxd.daemon.engine.mlx_residents import Residents
 from mlxd.daemon.engine.mlx_runner import Runner
 from mlxd.daemon.engine.options import EngineOptions
-from mlxd.daemon.engine.pacing import Arrivals
+from mlxd.daemon.engine.pacing import BURST_S, MAKING_S, Arrivals
 from mlxd.daemon.engine.scheduler import RANKS, Lane, Scheduler, State, Turn
 from mlxd.daemon.words import outline
 from mlxd.protocol.errors import ERRORS, Cancelled, Internal, MlxdError, OutOfMemory
@@ -133,21 +133,30 @@ class Engine:
         return turn
 
     def _await_company(self) -> None:
-        """Before the first of several prompts is computed, let those join it that are on their way.
+        """Wait a moment for prompts that are being tokenized right now.
 
-        One pass through the weights serves them all. Whoever comes alone waits for nobody.
+        Prompts that come together share a pass; and whoever comes while others decode would
+        otherwise wait for another step of theirs. Whoever comes alone waits for nobody, and
+        however many come, nobody waits longer than `MAKING_S`.
         """
-        if self.runner.rows or not self.scheduler.entries:
-            return
-        while (wait_s := self._arrivals.company_s(time.monotonic(), self._in_the_making())) > 0:
+        until_s = time.monotonic() + MAKING_S
+        while self.scheduler.entries:
+            wait_s = min(self._company_until_s(), until_s) - time.monotonic()
+            if wait_s <= 0:
+                return
             try:
                 self._take_in(self.inbox.get(timeout=wait_s))
             except queue.Empty:
                 return
 
-    def _in_the_making(self) -> list[float]:
-        """Return when the prompts came that are being tokenized now."""
-        return [job.timing.received for job in self.jobs.values() if job.prepared is None]
+    def _company_until_s(self) -> float:
+        made = [job for job in self.jobs.values() if job.prepared is None]
+        if not self.runner.rows:
+            return self._arrivals.company_until_s([job.timing.received for job in made])
+        if not made:
+            return 0.0
+        running = min(job.rank for job, _ in self.runner.rows.values())
+        return max(job.timing.received + _patience_s(job, running) for job in made)
 
     def _to_tell(self) -> bool:
         return bool(self._events) or self._residents_changed
@@ -453,6 +462,11 @@ class Engine:
 
     def _emit(self, rid: int, kind: str, payload: dict[str, Any]) -> None:
         self._events.append([rid, kind, payload])
+
+
+def _patience_s(job: Job, running: int) -> float:
+    """Return how long decoding rows of the class `running` wait for the prompt of `job`."""
+    return MAKING_S if job.rank < running else BURST_S if job.rank == running else 0.0
 
 
 def _ignore(_engine: Engine, _params: dict[str, Any]) -> None:

@@ -37,7 +37,10 @@ class PrefillPacer:
         """Take in one measured chunk. Short ones say little about speed and are left out."""
         if tokens < CHUNK_MIN_TOKENS or seconds <= 0:
             return
-        self.tokens_per_s = _smooth(self.tokens_per_s, tokens / seconds)
+        speed = tokens / seconds
+        # A long prompt gets slower from chunk to chunk, as every token looks at all before it.
+        slower = speed < self.tokens_per_s
+        self.tokens_per_s = speed if slower else _smooth(self.tokens_per_s, speed)
 
     def chunk_tokens(self, *, decoding: bool) -> int:
         """Return the length of the next chunk, a multiple of `CHUNK_STEP_TOKENS`.
@@ -69,8 +72,8 @@ class Arrivals:
         elif now_s - self._first_s < BURST_S:
             self._came_alone = False
 
-    def company_s(self, now_s: float, in_the_making: list[float]) -> float:
-        """Return how long to wait for others before the first prompt is computed.
+    def company_until_s(self, in_the_making: list[float]) -> float:
+        """Return until when to wait for others before the first prompt is computed.
 
         Others are those whose prompts are being made, by when they came; and, where the last
         ones came in a burst, those of this burst.
@@ -78,7 +81,7 @@ class Arrivals:
         until_s = max(in_the_making, default=-MAKING_S) + MAKING_S
         if self._expects_more:
             until_s = max(until_s, self._first_s + BURST_S)
-        return until_s - now_s
+        return until_s
 
 
 def _smooth(before: float, new: float) -> float:

@@ -167,8 +167,9 @@ class Requests:
             one.timer = loop.call_later(deadline_s, self._end_by, one, "deadline_exceeded")
         if params["stream"]:
             conn.event(self._queued(one))
-            conn.flush()
+        # The engine first: what wakes the caller may take the processor from us.
         self._send(one.submit_message())
+        conn.flush()
 
     def _queued(self, one: Completion) -> dict[str, Any]:
         event = {"id": one.event_id, "type": "queued", "position": len(self._active) - 1}

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from mlxd.daemon.cli.doctor import Finding, Machine
+from mlxd.daemon.cli.status import size
 from mlxd.daemon.config import SETTINGS
 from mlxd.daemon.conversations.schema import MIGRATIONS
 from mlxd.daemon.models.catalog import Catalog
@@ -87,8 +88,8 @@ def models(machine: Machine) -> Finding:
     """What is in the model cache, and is anything of it incomplete?"""
     catalog = Catalog(machine.config, machine.environ)
     records = catalog.list()
-    size = sum(record.bytes for record in records)
-    words = f"{len(records)} in {catalog.cache_dir} and elsewhere, {size / 1e9:.1f} GB"
+    total = size(sum(record.bytes for record in records))
+    words = f"{len(records)} in {catalog.cache_dir} and elsewhere, {total}"
     broken = [record for record in records if record.problem]
     if broken:
         first = broken[0]
