@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from suite import places, scale
+from suite import added, places, scale
 from suite.goals import answers
 from suite.places import NotInstallable
 from suite.records import Record, Results
@@ -44,7 +44,8 @@ CONTENDERS = """## Contenders
 - **mlx_lm.server**: mlx-lm's own server, its answers streamed over HTTP.
 - **vllm-mlx**: vLLM's interface on MLX, where it can be installed.
 - **llama.cpp server**: another engine, by `llama-cpp-python[server]`, with the same weights
-  as a GGUF file in float32. Read its absolute figures as those of its engine.
+  as a GGUF file in float32. Read its absolute figures as those of its engine, and compare what
+  its server adds to **in-process llama.cpp**, the same package without a server.
 - **C program**: connects to mlxd's socket, sends a request that was packed before, prints
   what comes.
 - **llm**: the `llm` command with a plugin that calls mlx-lm in its process.
@@ -65,7 +66,7 @@ def write(results: Results, folder: Path) -> None:
     plots = draw(results, folder)
     parts = [HEAD, goals(results), CONTENDERS]
     parts += [text for one in SECTIONS if (text := section(one, results, plots))]
-    parts += [failures(results), machine(results)]
+    parts += [added.section(results), failures(results), machine(results)]
     (folder / "README.md").write_text("\n".join(part for part in parts if part).rstrip() + "\n")
     scale.update(results, folder.parent / "scale.md")
 

@@ -15,12 +15,15 @@ from suite.recipes import Model
 from suite.traffic import Call, Trace, drive
 
 START_PATIENCE_S = 180.0
+LLAMA_CONTEXT = 16_384
 
 
 class Contender(ABC):
     """Holds one model warm for the time of a `with` block."""
 
     name = ""
+    streams = 1_000
+    """How many answers at once it can give."""
 
     def __init__(self, model: Model) -> None:
         self.model = model

@@ -1,28 +1,32 @@
-"""mlx-lm in a process of its own with nothing around it: the limit."""
+"""An engine in a process of its own with nothing around it: the limit for its servers."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from suite import places
-from suite.contenders.base import Contender
+from suite.contenders.base import LLAMA_CONTEXT, Contender
 from suite.traffic import Trace
 
-WORKER = Path(__file__).with_name("inprocess_worker.py")
+HERE = Path(__file__).parent
 
 
 class InProcess(Contender):
     name = "in-process mlx-lm"
 
     def start(self) -> None:
+        worker = [places.mlx_python(), str(HERE / "inprocess_worker.py"), str(self.model.path)]
+        self.launch(worker, places.mlx_environ(small=False))
+
+    def launch(self, command: list[str], env: dict[str, str]) -> None:
+        """Start the worker and wait until it has its model."""
         self.process = subprocess.Popen(
-            [places.mlx_python(), str(WORKER), str(self.model.path)],
-            env=places.mlx_environ(small=False),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self._read() == {"ready": True}
 
     def run(self, prompts: list[str], max_tokens: int) -> list[Trace]:
@@ -43,3 +47,14 @@ class InProcess(Contender):
         if not line:
             raise RuntimeError("the in-process contender has ended")
         return json.loads(line)
+
+
+class InProcessLlama(InProcess):
+    """llama.cpp by its Python package: what its server is compared with."""
+
+    name = "in-process llama.cpp"
+    streams = 1
+
+    def start(self) -> None:
+        worker = [places.llama_python(), str(HERE / "llama_worker.py"), str(self.model.gguf)]
+        self.launch([*worker, str(LLAMA_CONTEXT), str(os.cpu_count())], dict(os.environ))

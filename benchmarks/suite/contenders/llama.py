@@ -1,4 +1,4 @@
-"""llama.cpp's engine behind llama-cpp-python's server: another engine, absolute figures only."""
+"""llama.cpp's engine behind llama-cpp-python's server: another engine, so compare what it adds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import os
 from typing import Any
 
 from suite import places
-from suite.contenders.base import HttpContender, free_port
+from suite.contenders.base import LLAMA_CONTEXT, HttpContender, free_port
 from suite.traffic import Call
 from suite.wire import OpenAiCall
-
-CONTEXT = 16_384
 
 
 class LlamaServer(HttpContender):
@@ -19,7 +17,7 @@ class LlamaServer(HttpContender):
     def start(self) -> None:
         self.port = free_port()
         command = [places.llama_python(), "-m", "llama_cpp.server", "--port", str(self.port)]
-        command += ["--model", str(self.model.gguf), "--n_ctx", str(CONTEXT)]
+        command += ["--model", str(self.model.gguf), "--n_ctx", str(LLAMA_CONTEXT)]
         command += ["--n_threads", str(os.cpu_count()), "--interrupt_requests", "false"]
         self.launch(command, dict(os.environ), places.CACHE / "llama-server.log")
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from suite import recipes
 from suite.contenders.base import Contender
 from suite.contenders.daemon import Mlxd
-from suite.contenders.inprocess import InProcess
+from suite.contenders.inprocess import InProcess, InProcessLlama
 from suite.contenders.llama import LlamaServer
 from suite.contenders.mlx_server import MlxLmServer
 from suite.contenders.vllm import VllmMlx
@@ -17,7 +17,9 @@ from suite.places import NotInstallable
 from suite.plan import Plan
 from suite.recipes import Model
 
-ALL: tuple[type[Contender], ...] = (InProcess, Mlxd, MlxLmServer, VllmMlx, LlamaServer)
+ALL: tuple[type[Contender], ...] = (
+    InProcess, Mlxd, MlxLmServer, VllmMlx, LlamaServer, InProcessLlama,
+)  # fmt: skip
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def warm(
             if kind.name in {*plan.without, *plan.skipped} or not suits(plan, kind, model):
                 continue
             try:
-                recipes.build(model, gguf=kind is LlamaServer)
+                recipes.build(model, gguf=kind in (LlamaServer, InProcessLlama))
                 contender = stack.enter_context(kind(model))
                 contender.run([model.prompt(8, "warm")], 2)
             except (NotInstallable, RuntimeError, OSError) as exc:
@@ -46,6 +48,6 @@ def warm(
 
 def suits(plan: Plan, kind: type[Contender], model: Model) -> bool:
     """Whether the contender is measured with the model: the optional ones are with some."""
-    if kind is LlamaServer:
+    if kind in (LlamaServer, InProcessLlama):
         return model in plan.main_models
     return kind is not VllmMlx or model == plan.main_models[0]

@@ -29,7 +29,8 @@ def _one_model(plan: Plan, model: Model) -> list[Record]:
                     model.prompt(PROMPT_TOKENS, f"{streams}.{turn}.{number}")
                     for number in range(streams)
                 ]
-                for contender in in_turn(contenders, turn):
+                able = [one for one in contenders if one.streams >= streams]
+                for contender in in_turn(able, turn):
                     traces = contender.run(prompts, plan.answer_tokens(model))
                     found.add(str(streams), contender.name, "tokens/s", rate(traces))
     return found.records()
