@@ -32,10 +32,13 @@ class Prefill:
     @property
     def cache(self) -> Cache:
         """What is computed, as a cache of its own."""
-        if self._joint is not None:
-            self._cache = self._joint.row_of(self)
-            self._joint = None
+        self.part()
         return self._cache
+
+    def part(self) -> None:
+        """Take its own out of what was computed together with others."""
+        if self._joint is not None:
+            self._cache, self._joint = self._joint.row_of(self), None
 
     @property
     def joins(self) -> bool:
@@ -69,7 +72,7 @@ class _Joint:
         rows = [self._members.index(prompt) for prompt in prompts]
         for member in self._members:
             if member not in prompts:
-                member.cache  # noqa: B018 (takes its part out)
+                member.part()
         if rows != list(range(len(self._members))):
             keep_rows(self._cache, rows)
         return self._cache
