@@ -35,6 +35,7 @@ def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
     if not keep_kernels(options.kernels_dir, os.environ):
         print(NO_KERNELS, file=sys.stderr, flush=True)
         mx.disable_compile()
+        device["blas"] = f"{device['blas']}, nothing compiled".removeprefix(", ")
     elif device["backend"] == "cpu":
         builder = mlx_lean.install()
     budget = options.memory_budget_bytes or memory.default_budget_bytes(device["info"])
