@@ -159,7 +159,7 @@ def test_a_message_that_cannot_be_written_spoils_no_other():
     assert encode(good, Encoding.MSGPACK) == before
     # Nor does a long one leave its room behind.
     encode(Notification("event", {"text": "y" * (PACKER_KEEPS_BYTES + 1)}), Encoding.MSGPACK)
-    assert not hasattr(codec._kept, "packer")
+    assert not codec._spare
     assert encode(good, Encoding.MSGPACK) == before
 
 

@@ -1,10 +1,9 @@
-"""Bytes to messages and back, in both encodings. Sans I/O: no sockets, no clock."""
+"""Bytes to messages and back, in both encodings. Sans I/O: no sockets, no clock, no threads."""
 
 from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any
@@ -22,7 +21,9 @@ EXTERNAL_FIRST_BYTES = {0x93, 0x94}
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
 PACKER_KEEPS_BYTES = 1 << 20
 """After a longer message its packer, which keeps the room that it needed, is let go."""
-_kept = threading.local()
+_spare: list[msgpack.Packer] = []
+"""Packers that nobody uses now: making one for each message costs as much as packing it. Whoever
+packs takes one out, so that no two threads have the same."""
 
 
 class Encoding(Enum):
@@ -163,18 +164,14 @@ def encode(message: Message, encoding: Encoding) -> bytes:
             _to_json(message), ensure_ascii=False, allow_nan=False, separators=(",", ":")
         )
         return text.encode("utf-8", "replace") + b"\n"
-    packed: bytes = _packer().pack(_to_msgpack(message))
-    if len(packed) > PACKER_KEEPS_BYTES:
-        del _kept.packer
+    try:
+        packer = _spare.pop()
+    except IndexError:
+        packer = msgpack.Packer(use_bin_type=True, unicode_errors="replace")
+    packed: bytes = packer.pack(_to_msgpack(message))
+    if len(packed) <= PACKER_KEEPS_BYTES:
+        _spare.append(packer)
     return packed
-
-
-def _packer() -> msgpack.Packer:
-    """Return this thread's packer: making one for each message costs as much as packing it."""
-    packer = getattr(_kept, "packer", None)
-    if packer is None:
-        packer = _kept.packer = msgpack.Packer(use_bin_type=True, unicode_errors="replace")
-    return packer
 
 
 # ---- MessagePack-RPC
