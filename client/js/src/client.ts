@@ -20,10 +20,12 @@ export class Client {
   private readonly waiting = new Map<number, Waiting>();
   private lastId = 0;
   private ended = false;
+  /** Settled when the connection is over, whoever ended it; never rejects. */
+  readonly closed: Promise<void>;
 
   private constructor(private readonly socket: Socket) {
     socket.on("error", () => undefined); // the end of the stream says it as well
-    void this.listen();
+    this.closed = this.listen();
   }
 
   /** Connect, starting a daemon where none runs. Rejects with `daemon_unreachable`. */

@@ -80,6 +80,14 @@ test("a closed connection rejects what waits and what comes", async () => {
   await idle();
 });
 
+test("the end of a connection is told", async () => {
+  const one = await Client.connect({ command: false });
+  assert.ok(one.open);
+  one.close();
+  await one.closed;
+  assert.ok(!one.open);
+});
+
 test("no daemon is said with the next step", async () => {
   await assert.rejects(Client.connect({ path: "/tmp/no-such/mlxd.sock", command: false }), (error) => {
     assert.equal(error.code, "daemon_unreachable");
