@@ -5,6 +5,8 @@ import { Completer } from "./completion.js";
 import { Connection } from "./connection.js";
 import { around } from "./context.js";
 import { bare, messagesOf, question, type Turn } from "./prompts.js";
+import { Status } from "./status.js";
+import { Writer } from "./writer.js";
 
 const settings = () => vscode.workspace.getConfiguration("mlxd");
 
@@ -20,8 +22,8 @@ function askOptions(): Options {
 }
 
 export function activate(context: vscode.ExtensionContext) {
-  const connection = new Connection(connectOptions);
-  const status = new Status();
+  const connection = new Connection(connectOptions, () => status.refresh());
+  const status: Status = new Status(() => shown(connection));
   const asker = new Asker(connection, status);
   const completer = new Completer(() => connection.client());
   context.subscriptions.push(
@@ -33,47 +35,31 @@ export function activate(context: vscode.ExtensionContext) {
     vscode.commands.registerCommand("mlxd.toggleCompletion", toggleCompletion),
     vscode.languages.registerInlineCompletionItemProvider({ pattern: "**" }, new Provider(completer)),
     vscode.workspace.onDidChangeConfiguration((change) => {
-      if (change.affectsConfiguration("mlxd.socket")) void connection.close();
+      if (change.affectsConfiguration("mlxd.socket")) void connection.close().then(() => connection.look());
+      if (change.affectsConfiguration("mlxd")) status.refresh();
     }),
   );
   // Editors built on VS Code may have no chat.
   if (typeof vscode.chat?.createChatParticipant === "function") {
     context.subscriptions.push(vscode.chat.createChatParticipant("mlxd.chat", chatHandler(connection, status)));
   }
+  void connection.look();
   return { completer, asker };
+}
+
+function shown(connection: Connection) {
+  const own = settings().get<string>("model");
+  return {
+    model: connection.defaultModel === undefined ? undefined : own || connection.defaultModel,
+    completion: settings().get<boolean>("completion.enabled", true),
+    starts: connectOptions().command !== false,
+  };
 }
 
 async function toggleCompletion(): Promise<void> {
   const enabled = settings().get<boolean>("completion.enabled", true);
   await settings().update("completion.enabled", !enabled, vscode.ConfigurationTarget.Global);
   void vscode.window.setStatusBarMessage(`mlxd completion is ${enabled ? "off" : "on"}`, 3000);
-}
-
-/** What is being answered, in the status bar. */
-class Status implements vscode.Disposable {
-  private readonly item = vscode.window.createStatusBarItem(vscode.StatusBarAlignment.Right);
-  private busy = 0;
-
-  constructor() {
-    this.item.command = "mlxd.stop";
-    this.item.tooltip = "mlxd is answering; click to stop";
-  }
-
-  begin(): vscode.Disposable {
-    this.busy += 1;
-    this.item.text = "$(loading~spin) mlxd";
-    this.item.show();
-    return {
-      dispose: () => {
-        this.busy -= 1;
-        if (this.busy === 0) this.item.hide();
-      },
-    };
-  }
-
-  dispose(): void {
-    this.item.dispose();
-  }
 }
 
 class Asker {
@@ -85,7 +71,7 @@ class Asker {
   ) {}
 
   stop(): void {
-    for (const one of this.running) one.abort(new MlxdError("cancelled", "Stopped.", ""));
+    for (const one of this.running) one.abort(stopped());
   }
 
   /** Ask about the selection, or the whole document; the answer comes into a document beside. */
@@ -96,13 +82,8 @@ class Asker {
     const code = !editor ? "" : editor.document.getText(editor.selection.isEmpty ? undefined : editor.selection);
     const text = question(prompt, code, editor?.document.languageId ?? "");
     const document = await vscode.workspace.openTextDocument({ language: "markdown", content: "" });
-    const shown = await vscode.window.showTextDocument(document, vscode.ViewColumn.Beside, true);
-    await this.answer(text, async (part) => {
-      await shown.edit(
-        (edit) => edit.insert(document.lineAt(document.lineCount - 1).range.end, part),
-        { undoStopBefore: false, undoStopAfter: false },
-      );
-    });
+    await vscode.window.showTextDocument(document, vscode.ViewColumn.Beside, true);
+    await this.answer(text, new Writer((part) => append(document, part)));
   }
 
   /** Replace the selection by the answer, in one undo step. */
@@ -124,7 +105,7 @@ class Asker {
   }
 
   /** Return the answer; undefined where it failed, which the person is told. */
-  private async answer(text: string, part?: (text: string) => Promise<void>): Promise<string | undefined> {
+  private async answer(text: string, writer?: Writer): Promise<string | undefined> {
     const abort = new AbortController();
     const busy = this.status.begin();
     this.running.add(abort);
@@ -134,8 +115,9 @@ class Asker {
       let all = "";
       for await (const piece of client.chatText(messages, { ...askOptions(), signal: abort.signal })) {
         all += piece;
-        await part?.(piece);
+        writer?.add(piece);
       }
+      await writer?.end();
       return all;
     } catch (error) {
       complain(error);
@@ -145,6 +127,18 @@ class Asker {
       busy.dispose();
     }
   }
+}
+
+function stopped(): MlxdError {
+  return new MlxdError("cancelled", "Stopped.", "");
+}
+
+/** Write at the end of a document, which need not be in view; a closed one wants no answer any more. */
+async function append(document: vscode.TextDocument, text: string): Promise<void> {
+  if (document.isClosed) throw stopped();
+  const edit = new vscode.WorkspaceEdit();
+  edit.insert(document.uri, document.lineAt(document.lineCount - 1).range.end, text);
+  await vscode.workspace.applyEdit(edit);
 }
 
 function complain(error: unknown): void {

@@ -4,7 +4,9 @@ import { after, test } from "node:test";
 import { Completer } from "../dist/parts/completion.mjs";
 import { Connection } from "../dist/parts/connection.mjs";
 import { around } from "../dist/parts/context.mjs";
+import { label } from "../dist/parts/label.mjs";
 import { bare, messagesOf, question } from "../dist/parts/prompts.mjs";
+import { Writer } from "../dist/parts/writer.mjs";
 
 const connection = new Connection(() => ({ command: false }));
 after(() => connection.close());
@@ -77,4 +79,68 @@ test("a lost connection is opened again", async () => {
   const second = await connection.client();
   assert.notEqual(first, second);
   assert.deepEqual(await second.request("ping"), { pong: true });
+});
+
+test("who asks at the same time gets the same connection", async () => {
+  const own = new Connection(() => ({ command: false }));
+  const [first, second] = await Promise.all([own.client(), own.client()]);
+  assert.equal(first, second);
+  first.close();
+  await first.closed;
+  const [third, fourth] = await Promise.all([own.client(), own.client()]);
+  assert.equal(third, fourth);
+  assert.notEqual(first, third);
+  await own.close();
+});
+
+test("a daemon that is found or lost is told, with the model that it answers with", async () => {
+  const told = [];
+  let lost;
+  const gone = new Promise((resolve) => (lost = resolve));
+  const own = new Connection(() => ({ command: false }), () => {
+    told.push(own.defaultModel);
+    if (own.defaultModel === undefined) lost();
+  });
+  await own.look();
+  await own.close();
+  await gone;
+  assert.deepEqual(told, ["pocket", undefined]);
+});
+
+test("looking for a daemon starts none and does not fail", async () => {
+  const own = new Connection(() => ({ path: "/tmp/no-such/s", command: ["/tmp/no-such/program"] }));
+  await own.look();
+  assert.equal(own.defaultModel, undefined);
+  await assert.rejects(own.client(), { code: "daemon_unreachable", message: /is not installed/ });
+});
+
+test("the status bar names the model, and says what to do without one", () => {
+  const state = { busy: 0, model: "pocket", completion: true, starts: true };
+  assert.equal(label(state).text, "$(sparkle) pocket");
+  assert.match(label({ ...state, completion: false }).tooltip, /Completion is off; click to turn it on/);
+  assert.equal(label({ ...state, busy: 2 }).command, "mlxd.stop");
+  assert.match(label({ ...state, model: undefined }).tooltip, /the next question starts it/);
+  assert.match(label({ ...state, model: undefined, starts: false }).tooltip, /start it: mlxd start/);
+});
+
+test("what comes during a write goes into the next one", async () => {
+  const written = [];
+  let release;
+  const writer = new Writer((text) => {
+    written.push(text);
+    return new Promise((resolve) => (release = resolve));
+  });
+  for (const piece of ["a", "b", "c"]) writer.add(piece);
+  release();
+  while (written.length < 2) await new Promise(setImmediate);
+  release();
+  await writer.end();
+  assert.deepEqual(written, ["a", "bc"]);
+});
+
+test("a write that fails ends the answer", async () => {
+  const writer = new Writer(() => Promise.reject(new Error("closed")));
+  writer.add("a");
+  await assert.rejects(writer.end(), /closed/);
+  assert.throws(() => writer.add("b"), /closed/);
 });

@@ -1,0 +1,34 @@
+/** The item in the status bar: which model answers, and that one is answering. */
+import * as vscode from "vscode";
+import { label, type State } from "./label.js";
+
+export class Status implements vscode.Disposable {
+  private readonly item = vscode.window.createStatusBarItem("mlxd", vscode.StatusBarAlignment.Right);
+  private busy = 0;
+
+  constructor(private readonly state: () => Omit<State, "busy">) {
+    this.item.name = "mlxd";
+    this.refresh();
+    this.item.show();
+  }
+
+  /** Something is being answered until what is returned is disposed of. */
+  begin(): vscode.Disposable {
+    this.busy += 1;
+    this.refresh();
+    return {
+      dispose: () => {
+        this.busy -= 1;
+        this.refresh();
+      },
+    };
+  }
+
+  refresh(): void {
+    Object.assign(this.item, label({ ...this.state(), busy: this.busy }));
+  }
+
+  dispose(): void {
+    this.item.dispose();
+  }
+}
