@@ -48,3 +48,15 @@ def test_the_vs_code_extension_passes_its_own_tests(environ: dict[str, str]):
     said = npm("test", folder=folder, environ=environ)
     assert "# fail 0" in said
     assert "# pass 0" not in said
+
+
+def test_the_vs_code_extension_works_in_a_real_editor(environ: dict[str, str]):
+    folder = CLIENT.parent / "editors" / "vscode"
+    if not (folder / "host" / "node_modules" / ".complete").exists():
+        pytest.skip(f"The editor is not installed. Install it: npm run test:host (in {folder})")
+    installed(CLIENT)
+    npm("run", "build", folder=CLIENT)
+    installed(folder)
+    said = npm("run", "test:host", folder=folder, environ=environ)
+    assert "# fail 0" in said
+    assert "# pass 5" in said

@@ -1,0 +1,82 @@
+/** The packaged extension in a real editor, with a real browser in front of it and a real daemon behind. */
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { Client } from "mlxd-client";
+import { question } from "../dist/parts/prompts.mjs";
+import { Editor, strip } from "./editor.mjs";
+import { World } from "./world.mjs";
+
+const STORY = "Tell me a story about a fox.";
+const SETTINGS = {
+  "mlxd.command": [],
+  "mlxd.temperature": 0,
+  // A busy machine is slow, and a late answer is dropped.
+  "mlxd.completion.budgetMs": 60000,
+  "editor.autoClosingBrackets": "never",
+  "files.autoSave": "off",
+  "workbench.startupEditor": "none",
+};
+const world = new World();
+let editor;
+
+before(async () => {
+  world.configure(SETTINGS);
+  world.write("add.py", "def add(a, b):\n");
+  world.write("fox.txt", "fox\n");
+  await Promise.all([world.install(), world.mlxd("start")]);
+  editor = await Editor.open(await world.serve());
+});
+
+after(async () => {
+  if (process.env.SHOT) await editor?.shot(process.env.SHOT);
+  await editor?.close();
+  await world.end();
+});
+
+test("the status bar says which model answers", async () => {
+  await editor.status("pocket");
+});
+
+test("a completion appears while typing, and Tab takes it", async () => {
+  await editor.file("add.py");
+  await editor.press("Control+End");
+  await editor.type("    return ");
+  await editor.ghost("a+b");
+  await editor.press("Tab");
+  await editor.save("add.py");
+  assert.equal(world.read("add.py"), "def add(a, b):\n    return a + b");
+});
+
+test("an answer about the selection comes beside it, word by word", async () => {
+  const wanted = await answer(question(STORY, "fox", "plaintext"));
+  await editor.file("fox.txt");
+  await editor.press("Control+Home", "Shift+End");
+  const seen = await editor.watch(1);
+  await editor.ask(STORY);
+  await editor.shows(1, strip(wanted));
+  assert.ok(seen.length > 3, `seen ${seen.length} times`);
+  for (const text of seen) assert.ok(strip(wanted).startsWith(text), text);
+});
+
+test("without a daemon the person is told what to do", async () => {
+  await world.mlxd("stop");
+  await editor.status("mlxd");
+  await editor.ask(STORY);
+  await editor.notification("Start it: mlxd start").waitFor();
+});
+
+test("a question starts the daemon where that is allowed", async () => {
+  world.configure({ ...SETTINGS, "mlxd.command": ["mlxd", "start"] });
+  await editor.reload(); // the editor does not notice by itself that the file of settings is another
+  await editor.statusHint("the next question starts it");
+  await editor.ask(STORY);
+  await Promise.race([editor.status("pocket"), editor.complaint()]);
+});
+
+/** What the daemon answers to anybody else. */
+async function answer(prompt) {
+  const client = await Client.connect({ path: world.path("run", "mlxd", "mlxd.sock"), command: false });
+  const { choices } = await client.chat(prompt, { temperature: 0 });
+  client.close();
+  return choices[0].text;
+}

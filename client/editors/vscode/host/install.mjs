@@ -1,0 +1,23 @@
+/** Installs the editor and what drives it, once: about 130 MB from npm. */
+import { spawnSync } from "node:child_process";
+import { existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { EDITOR, HERE } from "./places.mjs";
+
+const DONE = join(HERE, "node_modules", ".complete");
+// Scripts would compile the terminal, the search and single sign-on, none of which is needed here.
+const QUIETLY = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+
+function npm(folder, ...words) {
+  const done = spawnSync("npm", words, { cwd: folder, stdio: ["ignore", 2, 2] });
+  if (done.status !== 0) {
+    console.error(`npm ${words[0]} failed in ${folder}. Try again when the package registry can be reached.`);
+    process.exit(1);
+  }
+}
+
+if (!existsSync(DONE)) {
+  npm(HERE, "ci", ...QUIETLY);
+  npm(EDITOR, "install", "--omit=dev", ...QUIETLY);
+  writeFileSync(DONE, "");
+}
