@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm import load, stream_generate
 from mlx_lm.generate import BatchGenerator
 
-THREADS_FROM = 1 << 24  # multiplications of the largest product, as in mlxd's engine
+THREADS_FROM = 1 << 25  # multiplications of the largest product, as in mlxd's engine
 MODEL, TOKENIZER = load(sys.argv[1])
 WIDEST = max(array.size for _, array in tree_flatten(MODEL.parameters()) if array.ndim > 1)
 MOST = int(os.environ.get("BLIS_NUM_THREADS") or 1)

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from mlxd.daemon.blas import blas_kind
 
-THREADS_FROM = 1 << 24
+THREADS_FROM = 1 << 25
 """Multiplications (rows * weights of a layer's largest matrix) from which threads pay; measured
 on two cores: 8 rows by 512 * 1536 take as long either way, 8 by 2048 * 8192 half as long."""
 

@@ -18,7 +18,7 @@ GAP_ALONE_S = 0.35
 SMOOTHING = 0.3
 MAKING_S = 0.02
 """How long a prompt may be in the making for others to wait for it."""
-BURST_S = 0.003
+BURST_S = 0.006
 """Requests of one moment reach the engine within so many seconds."""
 
 
