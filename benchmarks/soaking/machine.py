@@ -66,9 +66,7 @@ class Tolerance:
 
 JUDGED_RESTS = 4
 """A process that was seen less often has hardly warmed up."""
-POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
-"""asyncio's own pool: it gets that many threads, one by one as they are needed, and no more."""
-FRONT = Tolerance(0.10, 8, threads=POOL_THREADS)
+FRONT = Tolerance(0.10, 8)
 ENGINE = Tolerance(0.10, 64)  # the allocator's own keeping, of prompts of many lengths
 
 

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mlxd.daemon.config import Config
@@ -41,6 +42,10 @@ HALF_SENT_MESSAGES = 8
 
 CANARY_TIMEOUT_S = 30.0
 """One token, from weights that may have to come back from swap."""
+
+FILE_THREADS = 3
+"""Threads that look models up, read folders and write settings. Each is there for good once it was
+needed, and the memory it has touched too: asyncio's own pool would have up to 32."""
 
 PARTING_S = 2.0
 """How long callers may take to read their last answers when the daemon stops."""
@@ -133,6 +138,7 @@ class Front:
     async def run(self, on_ready: Callable[[], None] | None) -> None:
         """Accept connections until asked to stop; then let running requests finish."""
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(FILE_THREADS, "files"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.begin_shutdown, None)
         loop.add_signal_handler(signal.SIGHUP, reopen, self._logger)
