@@ -40,6 +40,27 @@ export class Editor {
     await this.page.locator(".editor-instance .view-lines").first().click();
   }
 
+  /** Bring a tab of a group to the front. */
+  async tab(group, name) {
+    const tab = this.group(group).locator(".tab", { hasText: name });
+    await tab.click();
+    await this.group(group).locator(".tab.active", { hasText: name }).waitFor();
+  }
+
+  /** Open a file in front of what a group shows; the group has the focus. */
+  async cover(group, name) {
+    await this.press("Control+p");
+    await this.page.locator(".quick-input-widget input").waitFor();
+    await this.type(name);
+    await this.page.locator(".quick-input-list .focused", { hasText: name }).waitFor();
+    await this.press("Enter");
+    await this.group(group).locator(".tab.active", { hasText: name }).waitFor();
+  }
+
+  group(index) {
+    return this.page.locator(".editor-group-container").nth(index);
+  }
+
   reload() {
     return this.page.reload();
   }

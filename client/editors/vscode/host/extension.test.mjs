@@ -58,6 +58,25 @@ test("an answer about the selection comes beside it, word by word", async () => 
   for (const text of seen) assert.ok(strip(wanted).startsWith(text), text);
 });
 
+test("an answer goes on while its tab is hidden", async () => {
+  const wanted = await answer(question(STORY, "fox", "plaintext"));
+  await editor.file("fox.txt");
+  await editor.press("Control+Home", "Shift+End");
+  const engine = await engineProcess();
+  process.kill(engine, "SIGSTOP"); // until the tab is hidden
+  try {
+    await editor.ask(STORY);
+    await editor.tab(1, "Untitled-2");
+    await editor.cover(1, "add.py");
+    await editor.statusHint("mlxd is answering");
+  } finally {
+    process.kill(engine, "SIGCONT");
+  }
+  await editor.statusHint("Completion is on");
+  await editor.tab(1, "Untitled-2");
+  await editor.shows(1, strip(wanted));
+});
+
 test("without a daemon the person is told what to do", async () => {
   await world.mlxd("stop");
   await editor.status("mlxd");
@@ -75,8 +94,20 @@ test("a question starts the daemon where that is allowed", async () => {
 
 /** What the daemon answers to anybody else. */
 async function answer(prompt) {
-  const client = await Client.connect({ path: world.path("run", "mlxd", "mlxd.sock"), command: false });
-  const { choices } = await client.chat(prompt, { temperature: 0 });
-  client.close();
+  const { choices } = await called((client) => client.chat(prompt, { temperature: 0 }));
   return choices[0].text;
+}
+
+async function engineProcess() {
+  const { engine } = await called((client) => client.request("status"));
+  return engine.pid;
+}
+
+async function called(work) {
+  const client = await Client.connect({ path: world.path("run", "mlxd", "mlxd.sock"), command: false });
+  try {
+    return await work(client);
+  } finally {
+    client.close();
+  }
 }
