@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import subprocess
 import tempfile
@@ -15,12 +14,13 @@ import pytest
 from mlxd.client.aio import AsyncClient
 from mlxd.client.sync import Client
 from mlxd.protocol.errors import PermissionDenied
+from support import needs
 from support.commands import BIN
 from support.places import own_environ
 
 NOBODY = 65534
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+pytestmark = needs.root_only
 
 
 class Impostor:

@@ -19,10 +19,8 @@ from mlxd.client.fast import mlx_options, mlx_wire
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import Notification, Request, Response
 from support.commands import BIN
-from support.counting import STRACE, instructions, system_calls
+from support.counting import instructions, system_calls
 from support.places import own_environ
-
-needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 
 MORE_SYSTEM_CALLS = 240  # than a Python that starts and ends; 203 with Python 3.11 on Linux
 REQUEST_BYTES = 70  # beside the question and the working folder's path; 43
@@ -90,7 +88,6 @@ def answering(environ: dict[str, str]) -> Iterator[OneAnswer]:
     server.sock.close()
 
 
-@needs_strace
 def test_a_question_takes_few_system_calls_more_than_an_empty_python(
     environ: dict[str, str], answering: OneAnswer
 ):
@@ -99,7 +96,6 @@ def test_a_question_takes_few_system_calls_more_than_an_empty_python(
     assert len(ask.made) - len(empty.made) <= MORE_SYSTEM_CALLS
 
 
-@needs_strace
 def test_a_question_is_one_connection_one_write_one_read_and_the_answer(
     environ: dict[str, str], answering: OneAnswer
 ):
@@ -111,7 +107,6 @@ def test_a_question_is_one_connection_one_write_one_read_and_the_answer(
     assert names["execve"] == 2 + names["vfork"] + names["fork"]  # sh, then Python; nobody else
 
 
-@needs_strace
 def test_a_question_imports_four_small_modules_of_ours_and_two_of_pythons(
     environ: dict[str, str], answering: OneAnswer
 ):

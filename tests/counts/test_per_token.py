@@ -15,11 +15,10 @@ from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler
 from mlxd.daemon.front.events import EventQueue
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import Notification, Request, Response
-from support.counting import STRACE, SystemCalls, instructions
+from support import needs
+from support.counting import SystemCalls, instructions
 from support.daemon_process import Daemon, daemon_with_fake_engine, running_daemon, user
 from support.engine_process import POCKET, EngineProcess, running_engine
-
-needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 
 TOKENS = 300
 STREAMS, ANSWER = 8, 64
@@ -32,8 +31,7 @@ BESIDES = 60  # system calls of a connection, of the engine's start, and of the 
 
 def tracing(log: Path) -> list[str]:
     """Return what runs the daemon under strace, which stays in the background (-D)."""
-    assert STRACE is not None
-    return [STRACE, "-D", "-o", str(log), "-e", f"trace={TRACED}"]
+    return [needs.program("strace"), "-D", "-o", str(log), "-e", f"trace={TRACED}"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +40,6 @@ def engine() -> Iterator[EngineProcess]:
         yield running
 
 
-@needs_strace
 def test_a_token_costs_the_front_one_wait_one_read_and_one_write(tmp_path: Path):
     log = tmp_path / "calls"
     with daemon_with_fake_engine(wrapper=tracing(log)) as daemon, daemon.peer() as peer:
@@ -55,7 +52,6 @@ def test_a_token_costs_the_front_one_wait_one_read_and_one_write(tmp_path: Path)
     assert names["futex"] <= 4 * BESIDES
 
 
-@needs_strace
 def test_streams_of_one_connection_share_their_writes(tmp_path: Path):
     log = tmp_path / "calls"
     with running_daemon(wrapper=tracing(log), MLXD_PRELOAD="false") as daemon:

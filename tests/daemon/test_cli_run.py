@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,9 +17,8 @@ from mlxd.daemon import control, lock
 from mlxd.daemon.cli.run import run
 from mlxd.daemon.config import Config
 from mlxd.protocol.paths import Paths
+from support import needs
 from support.places import MLXD, mlxd
-
-ACTIVATE = shutil.which("systemd-socket-activate")
 
 
 @pytest.fixture
@@ -97,7 +95,6 @@ def test_fifty_starts_at_once_give_one_daemon(cold: dict[str, str], own_paths: P
     assert len([said for said, _ in outcomes if b"already" not in said]) == 1
 
 
-@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
 def test_systemd_s_socket_is_served_and_systemd_is_told(
     cold: dict[str, str], own_paths: Paths, tmp_path: Path
 ) -> None:
@@ -105,7 +102,14 @@ def test_systemd_s_socket_is_served_and_systemd_is_told(
     address = str(tmp_path / "notify")
     variables = {**cold, "NOTIFY_SOCKET": address}
     passed = [f"--setenv={name}" for name in variables]
-    command = [str(ACTIVATE), "-l", str(own_paths.socket), *passed, *MLXD, "run"]
+    command = [
+        needs.program("systemd-socket-activate"),
+        "-l",
+        str(own_paths.socket),
+        *passed,
+        *MLXD,
+        "run",
+    ]
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
         subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,10 @@ from mlxd.daemon.cli.lifecycle import stop_daemon
 from mlxd.daemon.config import read_config_file
 from mlxd.daemon.version import version
 from mlxd.protocol.paths import Paths
+from support import needs
 from support.places import FAKE_DAEMON, mlxd
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="on macOS the real launchd would be changed"
-)
+pytestmark = needs.linux_only  # on macOS the real launchd would be changed
 
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >> "$HOME/calls"

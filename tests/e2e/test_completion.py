@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from support import needs
 from support.commands import BIN, Run, runner
 from support.daemon_process import Daemon
 from support.terminal import Terminal, terminal
@@ -16,10 +16,7 @@ PROMPT = "ready>"
 
 
 def installed(shell: str) -> str:
-    found = shutil.which(shell)
-    if found is None:
-        pytest.skip(f"{shell} is not installed")
-    return found
+    return needs.program(shell)
 
 
 def environ(daemon: Daemon, tmp_path: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support import needs
 from support.daemon_process import Daemon, user
 from support.engine_process import POCKET
 
@@ -242,8 +243,7 @@ def test_two_requests_for_a_cold_model_load_it_once(daemon: Daemon):
 
 
 def test_neovim_gets_an_answer_over_its_own_rpc(daemon: Daemon, tmp_path: Path):
-    if not shutil.which("nvim"):
-        pytest.skip("needs Neovim")
+    nvim = needs.program("nvim")
     script = tmp_path / "ask.lua"
     script.write_text(
         "local chan = vim.fn.sockconnect('pipe', vim.env.MLXD_SOCKET, {rpc = true})\n"
@@ -252,7 +252,7 @@ def test_neovim_gets_an_answer_over_its_own_rpc(daemon: Daemon, tmp_path: Path):
         "io.stdout:write(answer.choices[1].text)\n"
     )
     done = subprocess.run(
-        ["nvim", "--headless", "--clean", "-c", f"luafile {script}", "-c", "qa!"],
+        [nvim, "--headless", "--clean", "-c", f"luafile {script}", "-c", "qa!"],
         env={**daemon.environ, "XDG_STATE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -263,14 +263,13 @@ def test_neovim_gets_an_answer_over_its_own_rpc(daemon: Daemon, tmp_path: Path):
 
 
 def test_nc_gets_an_answer_to_a_json_line(daemon: Daemon):
-    if not shutil.which("nc"):
-        pytest.skip("needs nc")
+    nc = needs.program("nc")
     line = json.dumps(
         {"id": 1, "method": "chat",
          "params": {"messages": user("Count from 3 to 7."), "temperature": 0}}
     )  # fmt: skip
     done = subprocess.run(
-        ["nc", "-N", "-U", daemon.socket_path],
+        [nc, "-N", "-U", daemon.socket_path],
         input=line + "\n", capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert text(json.loads(done.stdout)["result"]) == "3, 4, 5, 6, 7"

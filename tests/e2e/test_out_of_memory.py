@@ -5,17 +5,15 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-import pytest
-
+from support import needs
 from support.daemon_process import running_daemon, user
 
 ROOM_BYTES = 8 * 2**20
 """Less than the prompt's keys, values and logits take."""
 
 
+@needs.linux_only  # has prlimit, to take memory from a process that runs
 def test_an_engine_without_memory_costs_nobody_his_answer():
-    if not hasattr(resource, "prlimit"):
-        pytest.skip("needs prlimit, to take memory from a process that runs")
     with running_daemon() as daemon:
         assert daemon.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
         pid = daemon.engine_pid()

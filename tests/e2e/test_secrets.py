@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mlxd.daemon.words import outline
+from support import needs
 from support.daemon_process import Daemon, running_daemon, user
 
 SECRET = "zanzibar"
@@ -74,8 +75,7 @@ def test_neither_metrics_nor_status_have_what_was_said(used: Daemon):
 
 
 def test_process_titles_do_not_have_what_was_said(used: Daemon):
-    if not Path("/proc/self/cmdline").exists():
-        pytest.skip("needs /proc")
+    needs.proc()
     with used.peer() as peer:
         running = peer.send("generate", prompt=SECRET, max_tokens=400, ignore_eos=True, stream=True)
         peer.wait_event("delta")
@@ -92,8 +92,7 @@ def processes(daemon: Daemon) -> list[int]:
 
 
 def test_a_crash_leaves_no_core(used: Daemon):
-    if not Path("/proc/self/limits").exists():
-        pytest.skip("needs /proc")
+    needs.proc()
     for pid in processes(used):
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
         (core,) = [line.split() for line in limits if line.startswith("Max core file size")]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from support import needs
 
 PACKAGE = Path(__file__).resolve().parents[2] / "client" / "editors" / "emacs"
 
 
 def emacs(*arguments: str, environ: dict[str, str]) -> str:
-    program = shutil.which("emacs")
-    if program is None:
-        pytest.skip("Emacs is not installed")
     done = subprocess.run(
-        [program, "-Q", "--batch", "-L", str(PACKAGE), *arguments], env=environ, cwd=PACKAGE,
-        capture_output=True, text=True, timeout=120, check=False,
+        [needs.program("emacs"), "-Q", "--batch", "-L", str(PACKAGE), *arguments],
+        env=environ, cwd=PACKAGE, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stderr

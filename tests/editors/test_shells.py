@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support import needs
 from support.commands import BIN, runner
 from support.daemon_process import Daemon, open_files
 from support.terminal import WAIT_S, Terminal, terminal
@@ -38,9 +38,7 @@ LINUX = sys.platform == "linux"
 
 @contextmanager
 def shell(name: str, environ: dict[str, str], home: Path, before: str = "") -> Iterator[Terminal]:
-    program = shutil.which(name)
-    if program is None:
-        pytest.skip(f"{name} is not installed")
+    program = needs.program(name)
     file, text = RC[name]
     (home / file).parent.mkdir(parents=True, exist_ok=True)
     (home / file).write_text(text.replace("{before}", before))
@@ -197,8 +195,8 @@ def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
             with daemon.peer() as peer:
                 while peer.call("status")["requests"]["running"]:
                     pass
-        if LINUX:
-            screen._until(lambda: open_files(screen.pid) == files, "all files closed", WAIT_S)
+            if LINUX:
+                screen._until(lambda: open_files(screen.pid) == files, "all files closed", WAIT_S)
 
 
 @pytest.mark.parametrize("name", SHELLS)

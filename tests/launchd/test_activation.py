@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,9 +18,8 @@ from mlxd.launchd.activation import (
     notify,
     systemd_descriptors,
 )
+from support import needs
 from support.libxpc import build_libxpc
-
-ACTIVATE = shutil.which("systemd-socket-activate")
 
 
 def never(_name: str) -> list[int]:
@@ -100,10 +98,8 @@ def test_a_descriptor_that_is_no_socket_is_refused() -> None:
         adopt_sockets({"XPC_SERVICE_NAME": LABEL}, activate=lambda _name: [file.fileno()])
 
 
-@pytest.mark.parametrize("prefix", ["/", "@"])
+@pytest.mark.parametrize("prefix", ["/", pytest.param("@", marks=needs.linux_only)])
 def test_readiness_is_one_datagram(tmp_path: Path, prefix: str) -> None:
-    if prefix == "@" and not sys.platform.startswith("linux"):
-        pytest.skip("abstract sockets exist on Linux only")
     address = str(tmp_path / "n") if prefix == "/" else f"@mlxd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("\0" + address[1:] if prefix == "@" else address)
@@ -127,7 +123,6 @@ connection.sendall(connection.recv(100).upper() + " ".join(["", *kept]).encode()
 """
 
 
-@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
 @pytest.mark.parametrize(
     ("names", "open_ones"),
     [
@@ -141,7 +136,7 @@ def test_the_real_systemd_socket_activate_hands_over_its_sockets(
 ) -> None:
     address = tmp_path / "s"
     command = [
-        str(ACTIVATE),
+        needs.program("systemd-socket-activate"),
         f"--setenv=PYTHONPATH={':'.join(sys.path)}",
         *([f"--fdname={names}"] if names else []),
         *("-l", str(tmp_path / "other"), "-l", str(address)),
@@ -204,7 +199,6 @@ def test_launchd_s_error_code_is_its_result(libxpc: Path) -> None:
     assert "taken over before" in adopt(libxpc)
 
 
+@needs.linux_only
 def test_a_system_without_launchd_has_no_such_function() -> None:
-    if sys.platform == "darwin":
-        pytest.skip("this system has launchd")
     assert "not started by launchd" in adopt(None)

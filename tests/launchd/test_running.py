@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +20,10 @@ from mlxd.launchd.plist import agent_bytes
 from mlxd.launchd.service import prepare, write_file
 from mlxd.launchd.spec import ServiceSpec
 from mlxd.launchd.units import service_unit, socket_unit
+from support import needs
 from support.launchd import SYSTEM_PATH, TIMEOUT_S, Launchd
 from support.libxpc import build_libxpc
 from support.waiting import until
-
-ACTIVATE = shutil.which("systemd-socket-activate")
 
 
 def settle(spec: ServiceSpec, settings: str = "") -> dict[str, str]:
@@ -109,7 +107,6 @@ def test_a_damaged_configuration_ends_up_in_the_crash_log(
     assert not lock.is_held(spec.paths.lock_file)
 
 
-@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
 def test_systemd_s_first_caller_is_answered_by_what_the_units_say(
     spec: ServiceSpec, tmp_path: Path
 ) -> None:
@@ -128,7 +125,7 @@ def test_systemd_s_first_caller_is_answered_by_what_the_units_say(
         (address,), (name,), (start,) = (
             socket_keys["ListenStream"], socket_keys["FileDescriptorName"], service["ExecStart"],
         )  # fmt: skip
-        command = [str(ACTIVATE), "-l", address, f"--fdname={name}",
+        command = [needs.program("systemd-socket-activate"), "-l", address, f"--fdname={name}",
                    *(f"--setenv={name}" for name in environ), *shlex.split(start)]  # fmt: skip
         with subprocess.Popen(
             command, env=environ, stderr=subprocess.PIPE, umask=int(service["UMask"][0], 8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,7 @@ from mlxd.launchd.service import ManagerUnreachable, Outcome, prepare, service_f
 from mlxd.launchd.spec import ServiceSpec
 from mlxd.launchd.systemd import SystemdService
 from mlxd.launchd.units import HARDENING, service_unit, socket_unit
-
-ANALYZE = shutil.which("systemd-analyze")
+from support import needs
 
 
 def parsed(text: str) -> configparser.RawConfigParser:
@@ -102,7 +100,6 @@ def test_an_engine_killed_for_memory_does_not_take_the_service_along(spec: Servi
     assert parsed(service_unit(spec))["Service"]["OOMPolicy"] == "continue"
 
 
-@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("folder", ["plain", "with space", "50% off"])
 def test_systemd_itself_finds_no_fault(spec: ServiceSpec, tmp_path: Path, folder: str) -> None:
     base = tmp_path / folder
@@ -117,7 +114,13 @@ def test_systemd_itself_finds_no_fault(spec: ServiceSpec, tmp_path: Path, folder
     (units / "mlxd.service").write_text(service_unit(odd))
     environ = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(
-        [str(ANALYZE), "--user", "verify", str(units / "mlxd.socket"), str(units / "mlxd.service")],
+        [
+            needs.program("systemd-analyze"),
+            "--user",
+            "verify",
+            str(units / "mlxd.socket"),
+            str(units / "mlxd.service"),
+        ],
         capture_output=True,
         text=True,
         env=environ,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support import needs
 from support.daemon_process import Daemon, running_daemon
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "protocol" / "examples"
@@ -39,9 +39,7 @@ def test_every_example_is_run_here_and_named_in_the_specification():
 
 
 def run(name: str, daemon: Daemon, question: str) -> subprocess.CompletedProcess[str]:
-    program = shutil.which(RUN[name][0])
-    if program is None:
-        pytest.skip(f"{RUN[name][0]} is not installed")
+    program = needs.program(RUN[name][0])
     if (
         name == "ask.lua"
         and subprocess.run(
@@ -50,7 +48,7 @@ def run(name: str, daemon: Daemon, question: str) -> subprocess.CompletedProcess
             check=False,
         ).returncode
     ):
-        pytest.skip("Lua's socket and cjson are not installed")
+        needs.missing("Lua's socket and cjson are not installed")
     return subprocess.run(
         [program, *RUN[name][1:], str(EXAMPLES / name), question],
         env={**daemon.environ, "GOCACHE": str(daemon.folder / "go"), "GOFLAGS": "-mod=mod"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-STRACE = shutil.which("strace")
+from support import needs
+
 _CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)$", re.MULTILINE)
 
 
@@ -59,10 +59,10 @@ class SystemCalls:
 
 def system_calls(command: Sequence[str], environ: Mapping[str, str]) -> SystemCalls:
     """Run a command to its end and return its system calls."""
-    assert STRACE is not None
+    strace = needs.program("strace")
     with tempfile.NamedTemporaryFile("r") as log:
         subprocess.run(
-            [STRACE, "-f", "-s", "200", "-o", log.name, *command],
+            [strace, "-f", "-s", "200", "-o", log.name, *command],
             env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True,
         )  # fmt: skip
         return SystemCalls(Path(log.name).read_text())

@@ -105,6 +105,7 @@ class Peer:
         self._decoder = Decoder()
         self._messages: list[Any] = []
         self._next_id = 0
+        self._responses: dict[Any, Response] = {}
         self.events: list[dict[str, Any]] = []
 
     def __enter__(self) -> Peer:
@@ -126,11 +127,18 @@ class Peer:
         self.sock.sendall(data)
 
     def answer(self, request_id: int | None) -> Any:
-        """Wait for a response; an error is returned as `{"error": …}`. Events are kept."""
-        while True:
-            message = self.message()
-            if isinstance(message, Response) and message.id == request_id:
-                return {"error": message.error} if message.error else message.result
+        """Wait for a response; an error is returned as `{"error": …}`.
+
+        Events are kept, and so are responses to others, which may come first.
+        """
+        while request_id not in self._responses:
+            self._keep(self.message())
+        response = self._responses.pop(request_id)
+        return {"error": response.error} if response.error else response.result
+
+    def _keep(self, message: Any) -> None:
+        if isinstance(message, Response):
+            self._responses[message.id] = message
 
     def call(self, method: str, **params: Any) -> Any:
         return self.answer(self.send(method, **params))
@@ -141,6 +149,7 @@ class Peer:
             message = self.message()
             if isinstance(message, Notification) and message.params["type"] == kind:
                 return message.params
+            self._keep(message)
 
     def message(self) -> Any:
         """Return the next message. EOFError where the daemon has hung up."""

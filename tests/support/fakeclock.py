@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+from support import needs
 
 SOURCE = """
 #define _GNU_SOURCE
@@ -56,15 +53,8 @@ class FakeClock:
     """The time of day of every process that has `environ` among its variables."""
 
     def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("cc")
-        if compiler is None or not sys.platform.startswith("linux"):
-            pytest.skip("needs a C compiler and LD_PRELOAD")
+        library = needs.preloaded(SOURCE, folder / "clock.so")
         self._file = folder / "shift"
-        (folder / "clock.c").write_text(SOURCE)
-        library = folder / "clock.so"
-        subprocess.run(
-            [compiler, "-shared", "-fPIC", "-o", library, folder / "clock.c"], check=True
-        )
         self.environ = {"LD_PRELOAD": str(library), "FAKE_CLOCK": str(self._file)}
 
     def jump(self, seconds: int) -> None:

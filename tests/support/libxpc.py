@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+from support import needs
 
 SOURCE = """
 #include <fcntl.h>
@@ -30,10 +27,4 @@ int launch_activate_socket(const char *name, int **fds, size_t *count) {
 
 def build_libxpc(folder: Path) -> Path:
     """Compile the library; skips the test where that cannot be done."""
-    compiler = shutil.which("cc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("needs a C compiler and LD_PRELOAD")
-    (folder / "xpc.c").write_text(SOURCE)
-    library = folder / "libxpc.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "xpc.c"], check=True)
-    return library
+    return needs.preloaded(SOURCE, folder / "libxpc.so")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from support import needs
 
 
 @contextmanager
@@ -35,12 +35,10 @@ def read_only(folder: Path) -> Iterator[Path]:
 
 
 def _mount(*arguments: str) -> None:
-    try:
-        done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("needs mount")
+    command = [needs.program("mount"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"may not mount: {done.stderr.strip()}")
+        needs.not_permitted(f"may not mount: {done.stderr.strip()}")
 
 
 def fill(folder: Path) -> Path:

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
-import pytest
+
+from support import needs, waiting
 
 PLUGIN = Path(__file__).resolve().parents[2] / "client" / "editors" / "nvim"
 WAIT_MS = 30_000
@@ -114,7 +114,7 @@ def neovim(
     """An editor with the plugin and no configuration, for the time of a block."""
     program = program or next(iter(neovims().values()), None)
     if program is None:
-        pytest.skip("Neovim is not installed")
+        needs.missing("Neovim is not installed")
     path = folder / "nvim.sock"
     process = subprocess.Popen(
         [program, "--headless", "-u", "NONE", "-i", "NONE", "-n", "--listen", str(path),
@@ -131,14 +131,14 @@ def neovim(
 
 
 def _connected(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
-    deadline = time.monotonic() + WAIT_MS / 1000
-    while True:
-        sock = socket.socket(socket.AF_UNIX)
-        try:
-            sock.connect(os.fspath(path))
-            return sock
-        except OSError:
-            sock.close()
-            assert process.poll() is None, "Neovim ended"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    def answers() -> bool:
+        assert process.poll() is None, "Neovim ended"
+        return path.exists() and sock.connect_ex(os.fspath(path)) == 0
+
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        waiting.until(answers, "Neovim does not listen", WAIT_MS / 1000)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from mlxd.launchd import LABEL
+from support import needs, waiting
 from support.daemon_process import TIMEOUT_S, Daemon, fake_engine_settings
 from support.libxpc import build_libxpc
 from support.places import MLXD
 from support.sources import copy_sources, touch
-
-ACTIVATE = shutil.which("systemd-socket-activate")
 
 
 @pytest.fixture
@@ -57,7 +55,6 @@ def test_launchd_hands_its_socket_over_once(daemon: Daemon, tmp_path: Path):
         becomes_another_and_answers(daemon)
 
 
-@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
 def test_systemd_s_socket_is_kept_over_an_upgrade(daemon: Daemon):
     address = daemon.folder / "notify"
     daemon.environ["NOTIFY_SOCKET"] = str(address)
@@ -65,10 +62,9 @@ def test_systemd_s_socket_is_kept_over_an_upgrade(daemon: Daemon):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(address))
         systemd.settimeout(TIMEOUT_S)
-        command = [str(ACTIVATE), "-l", daemon.socket_path, *passed, *MLXD, "run"]
-        daemon.spawn(command)
-        while not Path(daemon.socket_path).exists():
-            pass
+        activate = needs.program("systemd-socket-activate")
+        daemon.spawn([activate, "-l", daemon.socket_path, *passed, *MLXD, "run"])
+        waiting.until(Path(daemon.socket_path).exists, "no socket", TIMEOUT_S)
         assert daemon.ask("ping") == {"pong": True}
         assert systemd.recv(64) == b"READY=1"
         becomes_another_and_answers(daemon)

@@ -18,6 +18,7 @@ from mlxd.daemon.front.connection import (
     connections_that_fit,
 )
 from mlxd.protocol.paths import resolve_paths
+from support import needs
 from support.commands import BIN
 from support.daemon_process import Daemon, Peer, fake_engine_settings, running_daemon, user
 from support.fakeclock import FakeClock
@@ -124,7 +125,7 @@ def as_a_stranger(script: str, environ: dict[str, str]) -> subprocess.CompletedP
     """Run a script as a user that has no entry, in the C locale, with no other variables."""
     namespace = ["unshare", "--user", "--map-user=12345"]
     if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("may not make a user namespace")
+        needs.not_permitted("may not make a user namespace")
     return subprocess.run(
         [*namespace, "sh", "-ec", script],
         env={"PATH": f"{BIN}:/usr/bin:/bin", "LC_ALL": "C", **environ},

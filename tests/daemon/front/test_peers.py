@@ -6,13 +6,11 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
+from support import needs
 from support.daemon_process import Daemon, Peer, daemon_with_fake_engine, running_daemon, user
 from support.places import mlxd
 
 NOBODY = 65534
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
 
 def as_nobody(path: str) -> subprocess.CompletedProcess[bytes]:
@@ -27,7 +25,7 @@ def as_nobody(path: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-@needs_root
+@needs.root_only
 def test_another_user_cannot_even_connect():
     with daemon_with_fake_engine() as daemon:
         daemon.folder.chmod(0o755)
@@ -36,7 +34,7 @@ def test_another_user_cannot_even_connect():
     assert b"Permission denied" in done.stderr
 
 
-@needs_root
+@needs.root_only
 def test_other_users_are_refused_by_the_kernels_word():
     with daemon_with_fake_engine() as daemon:
         opened(daemon)
@@ -52,7 +50,7 @@ def opened(daemon: Daemon) -> None:
     Path(daemon.socket_path).chmod(0o666)
 
 
-@needs_root
+@needs.root_only
 def test_a_socket_folder_of_somebody_else_is_refused(tmp_path: Path):
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o700)

@@ -13,6 +13,7 @@ import msgpack
 import pytest
 
 from mlxd.protocol.codec import Encoding
+from support import needs
 from support.daemon_process import Daemon, daemon_with_fake_engine, running_daemon, user
 from support.places import mlxd
 
@@ -244,8 +245,7 @@ def test_idle_connections_cost_little(daemon: Daemon):
         status = Path(f"/proc/{daemon.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0])
 
-    if not Path("/proc/self/status").exists():
-        pytest.skip("needs /proc")
+    needs.proc()
     before = resident_kib()
     peers = [daemon.peer() for _ in range(300)]
     assert daemon.ask("status")["connections"] >= 300

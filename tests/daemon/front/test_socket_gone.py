@@ -7,10 +7,9 @@ import shutil
 import signal
 from pathlib import Path
 
-import pytest
-
 from mlxd.daemon import lock
 from mlxd.protocol.paths import resolve_paths
+from support import needs
 from support.daemon_process import (
     TIMEOUT_S,
     Daemon,
@@ -21,7 +20,6 @@ from support.daemon_process import (
 from support.places import MLXD, mlxd
 from support.waiting import until
 
-ACTIVATE = shutil.which("systemd-socket-activate")
 OFTEN = {"MLXD_UPGRADE_CHECK_S": "0.05"}
 
 
@@ -96,15 +94,13 @@ def test_a_place_that_cannot_be_made_is_tried_again_and_said_once():
         assert sum(line["event"] == "socket gone" for line in daemon.log_lines()) == 1
 
 
-@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
 def test_a_daemon_whose_adopted_socket_was_removed_ends(tmp_path: Path):
     daemon = Daemon(tmp_path, {**fake_engine_settings(), **OFTEN})
     socket = Path(daemon.socket_path)
     socket.parent.mkdir(mode=0o700)
     passed = [f"--setenv={name}" for name in [*daemon.environ, "MLXD_READY_FD"]]
-    pid = os.posix_spawn(
-        str(ACTIVATE), [str(ACTIVATE), "-l", str(socket), *passed, *MLXD, "run"], daemon.environ
-    )
+    command = [needs.program("systemd-socket-activate"), "-l", str(socket), *passed, *MLXD, "run"]
+    pid = os.posix_spawn(command[0], command, daemon.environ)
     try:
         assert answers_again(daemon)
         socket.unlink()

@@ -1,0 +1,56 @@
+"""What a test needs and not every machine has.
+
+What `scripts/setup dev` installs is missing on a developer's machine at most: there the test is
+skipped. With `MLXD_TESTS_WHOLE` set, as the project's own check has it, it fails instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+WHOLE = "MLXD_TESTS_WHOLE"
+
+
+def missing(why: str) -> NoReturn:
+    """Skip the test, or fail it where everything is to be there."""
+    if os.environ.get(WHOLE):
+        pytest.fail(f"{why} ({WHOLE} is set: nothing may be skipped)", pytrace=False)
+    pytest.skip(why)
+
+
+def not_permitted(why: str) -> NoReturn:
+    """Skip the test: this machine's kernel does not let this user do that."""
+    pytest.skip(why)
+
+
+def program(name: str) -> str:
+    """Return the program's path."""
+    return shutil.which(name) or missing(f"{name} is not installed")
+
+
+def proc() -> None:
+    """See that there is /proc."""
+    if not Path("/proc/self/status").exists():
+        missing("there is no /proc")
+
+
+def preloaded(source: str, library: Path) -> Path:
+    """Compile C into a library that can be preloaded into any process; returns its path."""
+    compiler = program("cc")
+    if not sys.platform.startswith("linux"):
+        missing("there is no LD_PRELOAD")
+    code = library.with_suffix(".c")
+    code.write_text(source)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, code], check=True)
+    return library
+
+
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
