@@ -22,6 +22,7 @@ from mlxd.daemon.engine import mlx_lean
 from mlxd.daemon.engine.job import Job, ModelRef
 from mlxd.daemon.engine.link import FrontGone, Inbox, Link
 from mlxd.daemon.engine.memory import pressure
+from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_prefix import PrefixCache
 from mlxd.daemon.engine.mlx_preparer import (
@@ -31,6 +32,7 @@ from mlxd.daemon.engine.mlx_preparer import (
     detokenize,
     tokenize,
 )
+from mlxd.daemon.engine.mlx_prompts import Prompts
 from mlxd.daemon.engine.mlx_residents import Residents
 from mlxd.daemon.engine.mlx_runner import Runner
 from mlxd.daemon.engine.options import EngineOptions
@@ -84,14 +86,15 @@ class Engine:
         self.counters: Counter[str] = Counter()
         self._arrivals = Arrivals()
         self._kernel_builder = kernel_builder
-        self.runner = Runner(
+        prompts = Prompts(
             scheduler=self.scheduler,
             prefixes=prefixes,
             counters=self.counters,
-            host_of=self.residents.hosts.get,
+            threads=blas_threads(),
             emit=self._emit,
             ended=self._end,
         )
+        self.runner = Runner(prompts, host_of=self.residents.hosts.get)
         self._loads: list[tuple[Any, ModelRef]] = []
         self._events: list[list[Any]] = []
         self._stopping = False

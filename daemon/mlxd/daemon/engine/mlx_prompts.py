@@ -24,7 +24,11 @@ Emit = Callable[[int, str, dict[str, Any]], None]
 
 
 class Prompts:
-    """Owns the unfinished prompts. `ended(job, result)` is told of those that want no answer."""
+    """Owns the unfinished prompts.
+
+    `ended(job, result)` is called once for every job that comes to its natural end; here those that
+    want no answer.
+    """
 
     def __init__(
         self,
@@ -41,7 +45,7 @@ class Prompts:
         self.counters = counters
         self.emit = emit
         self.ended = ended
-        self._threads = threads
+        self.threads = threads
         self._prefills: dict[int, Prefill] = {}
 
     def take(self, host: Host, job: Job) -> Prefill:
@@ -85,14 +89,12 @@ class Prompts:
         first = self.of(host, jobs[0])
         longest = min(tokens, first.left, self._to_next_cut(host, jobs[0]))
         parts = [(jobs[0], longest)]
-        if longest < first.left or not first.joins:
+        if longest < first.left or not _shares(first):
             return parts
         for job in jobs[1:]:
             prefill = self.of(host, job)
             longest = max(longest, prefill.left)
-            padded = (len(parts) + 1) * longest
-            most = max(len(one.tokens) for one in (first, prefill))
-            if padded > chunks * tokens or most > TOGETHER_MAX_TOKENS or not prefill.joins:
+            if (len(parts) + 1) * longest > chunks * tokens or not _shares(prefill):
                 break
             parts.append((job, prefill.left))
         return parts
@@ -103,7 +105,7 @@ class Prompts:
         for batches in host.batches.values():
             for batch in batches:
                 batch.settle()  # or the time of its step would count as the prompts'
-        self._threads.fit(total * host.widest)
+        self.threads.fit(total * host.widest)
         started = time.monotonic()
         if len(parts) == 1:
             self.of(host, parts[0][0]).run(total)
@@ -169,3 +171,8 @@ class Prompts:
         self.prefixes.store(host.fingerprint, done, prefill.cache, durable=True)
         job.timing.decode_started = time.monotonic()
         self.ended(job, {key: job.result()[key] for key in ("usage", "timing", "applied")})
+
+
+def _shares(prompt: Prefill) -> bool:
+    """Whether a prompt may share a pass with others."""
+    return prompt.joins and len(prompt.tokens) <= TOGETHER_MAX_TOKENS

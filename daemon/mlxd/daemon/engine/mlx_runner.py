@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import mlx.core as mx
 
 from mlxd.daemon.engine.job import Choice, Job
 from mlxd.daemon.engine.mlx_batch import DecodeBatch, Emitted, Parked, Row, Start
-from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_draft import LAG_MAX_TOKENS, Draft
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_prefill import Prefill
-from mlxd.daemon.engine.mlx_prefix import PrefixCache, copied
-from mlxd.daemon.engine.mlx_prompts import Emit, Prompts
+from mlxd.daemon.engine.mlx_prefix import copied
+from mlxd.daemon.engine.mlx_prompts import Prompts
 from mlxd.daemon.engine.mlx_rows import draft_problem, is_end, logprob_entry, new_choice, new_row
-from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler, Turn
+from mlxd.daemon.engine.scheduler import Entry, Lane, Turn
 from mlxd.protocol.errors import OutOfMemory
 
 CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the past needed
@@ -27,38 +24,22 @@ CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the p
 class Runner:
     """Owns the rows and the parked sequences of all jobs; `prompts` has what is not complete.
 
-    `ended(job, result)` is called once for every job that comes to its natural end; `host_of(key)`
+    Both work with the same scheduler, caches and counters, and tell the same engine. `host_of(key)`
     finds resident models.
     """
 
-    def __init__(
-        self,
-        *,
-        scheduler: Scheduler,
-        prefixes: PrefixCache,
-        counters: Counter[str],
-        host_of: Callable[[str], Host | None],
-        emit: Emit,
-        ended: Callable[[Job, dict[str, Any]], None],
-    ) -> None:
-        self.scheduler = scheduler
-        self.prefixes = prefixes
-        self.counters = counters
+    def __init__(self, prompts: Prompts, host_of: Callable[[str], Host | None]) -> None:
+        self.prompts = prompts
+        self.scheduler = prompts.scheduler
+        self.prefixes = prompts.prefixes
+        self.counters = prompts.counters
+        self.emit = prompts.emit
+        self.ended = prompts.ended
         self.host_of = host_of
-        self.emit = emit
-        self.ended = ended
         self.parked: dict[int, list[Parked]] = {}
         self.rows: dict[int, tuple[Job, Choice]] = {}
         self._next_uid = 0
-        self._threads = blas_threads()
-        self.prompts = Prompts(
-            scheduler=scheduler,
-            prefixes=prefixes,
-            counters=counters,
-            threads=self._threads,
-            emit=emit,
-            ended=ended,
-        )
+        self._threads = prompts.threads
 
     def enqueue(self, host: Host, job: Job) -> None:
         """Hand a job with its prompt to the scheduler.
