@@ -20,20 +20,7 @@ _SLOW_GFLOPS = 10.0
 _SCARCE_MEMORY = 8 * 10**9
 _PRESSURE = {"2": "warning", "4": "critical"}
 
-# Runs in a process of its own: nothing else of mlxd but the engine imports MLX.
-PROBE = """
-import json, time
-import mlx.core as mx
-a = mx.random.normal((512, 512)); mx.eval(a @ a)
-start = time.perf_counter()
-for _ in range(4): mx.eval(a @ a)
-seconds = time.perf_counter() - start
-print(json.dumps({
-    "device": "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu",
-    "metal": mx.metal.is_available(),
-    "gflops": 4 * 2 * 512**3 / seconds / 1e9,
-}))
-"""
+PROBE = "mlxd.daemon.engine.mlx_probe"
 
 
 def packages(_machine: Machine) -> Finding:
@@ -55,7 +42,7 @@ def backend(machine: Machine) -> Finding:
     """Does MLX start, on which device, and how fast is a matrix product?"""
     library = find_blas(machine.platform)
     environ = with_blas(machine.environ, library)
-    outcome = machine.run((machine.python, "-c", PROBE), environ)
+    outcome = machine.run((machine.python, "-m", PROBE), environ)
     if outcome.status != 0:
         last = outcome.output.splitlines()[-1:] or [f"status {outcome.status}"]
         return Finding(
