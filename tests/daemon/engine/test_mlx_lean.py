@@ -87,15 +87,21 @@ def test_the_kernel_is_built_by_a_process_of_its_own_and_used_when_it_is_there(
     assert mx.fast.rms_norm is mlx_lean.rms_norm
 
 
-def test_without_a_kernel_the_norm_stays_that_of_mlx():
-    builder = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+def test_without_a_kernel_the_norm_stays_that_of_mlx_and_the_log_says_so(
+    capfd: pytest.CaptureFixture[str],
+):
+    builder = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
     builder.wait()
     assert mlx_lean.built(builder)
     assert mx.fast.rms_norm is mlx_lean._rms_norm
+    assert "not built (exit status 3" in capfd.readouterr().err
 
 
-def test_without_a_compiler_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_compiler_nothing_is_built_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert mlx_lean.install() is None
     assert mx.fast.rms_norm is mlx_lean._rms_norm
+    assert "Install g++" in capfd.readouterr().err

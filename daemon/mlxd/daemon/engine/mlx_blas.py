@@ -17,8 +17,10 @@ from mlx.utils import tree_flatten
 from mlxd.daemon.blas import blas_kind
 
 THREADS_FROM = 1 << 25
-"""Multiplications (rows * weights of a layer's largest matrix) from which threads pay; measured
-on two cores: 8 rows by 512 * 1536 take as long either way, 8 by 2048 * 8192 half as long."""
+"""Multiplications (rows * weights of a layer's largest matrix) from which threads pay. On two
+cores 8 rows by 512 * 1536 (6 million) take as long either way and 8 by 2048 * 8192 (134 million)
+half as long; a prompt of 160 tokens by 256 * 640 (26 million) took 34 ms with one thread and 47
+with two."""
 
 
 def widest(model: Any) -> int:

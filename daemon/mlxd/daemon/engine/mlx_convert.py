@@ -33,6 +33,9 @@ def convert(job: dict[str, Any], report: Report) -> dict[str, Any]:
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
+    # Nothing here needs compiling, and MLX would look for what it has compiled in a folder that
+    # may be everybody's (see `kernels`).
+    mx.disable_compile()
     # On the CPU where that is all there is; elsewhere MLX's default device.
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(partial, job, report, done), daemon=True)

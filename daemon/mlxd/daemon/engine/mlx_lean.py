@@ -25,6 +25,10 @@ from typing import Any
 
 import mlx.core as mx
 
+SLOWER = "MLX's own form is used, with which small models decode more slowly"
+NO_COMPILER = f"There is no g++ to build the kernel for norms: {SLOWER}. Install g++."
+NOT_BUILT = f"The kernel for norms was not built (exit status {{}}): {SLOWER}. Above is why."
+
 _rope = mx.fast.rope
 _rms_norm = mx.fast.rms_norm
 
@@ -39,6 +43,7 @@ def install() -> subprocess.Popen[bytes] | None:
         mx.fast.rms_norm = rms_norm
         return None
     if shutil.which("g++") is None:
+        print(NO_COMPILER, file=sys.stderr, flush=True)
         return None
     nice = ["nice", "-n", "19"] if shutil.which("nice") else []
     command = [*nice, sys.executable, "-m", "mlxd.daemon.engine.mlx_lean"]
@@ -50,6 +55,8 @@ def built(builder: subprocess.Popen[bytes]) -> bool:
     status = builder.poll()
     if status == 0:
         mx.fast.rms_norm = rms_norm
+    elif status is not None:
+        print(NOT_BUILT.format(status), file=sys.stderr, flush=True)
     return status is not None
 
 
