@@ -61,6 +61,25 @@ def test_every_position_gets_its_own_waves():
         assert same(mine, mlx_lean._rope(a, 16, offset=offset, **form))
 
 
+def test_each_layer_is_begun_while_the_next_is_put_together(monkeypatch: pytest.MonkeyPatch):
+    begun: list[mx.array] = []
+    monkeypatch.setattr(mx, "async_eval", begun.append)
+    form = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 4711}
+    queries, keys = mx.ones((1, 4, 1, 16)), mx.ones((1, 2, 1, 16))
+    layers = [(mlx_lean.rope(queries, 16, **form), mlx_lean.rope(keys, 16, **form)) for _ in "ab"]
+    assert [id(array) for array in begun] == [id(rotated) for _, rotated in layers]
+
+
+def test_inside_a_transformation_nothing_is_begun():
+    form = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 3}
+    a = mx.random.normal((1, 2, 1, 16))
+
+    def twice(x: mx.array) -> mx.array:
+        return mlx_lean.rope(x, 16, **form) + mlx_lean.rope(x, 16, **form)
+
+    assert same(mx.vjp(twice, [a], [a])[0][0], 2 * mlx_lean._rope(a, 16, **form))
+
+
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16])
 @pytest.mark.parametrize("shape", [(1, 1, 32), (4, 1, 32), (2, 9, 32), (2, 5, 4, 32)])
 def test_the_norm_is_that_of_mlx(shape: tuple[int, ...], dtype: Any):

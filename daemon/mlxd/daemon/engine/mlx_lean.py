@@ -5,6 +5,9 @@ puts them together from 25 and 12 operations per call, each of which is schedule
 handed to a thread: in a decoding step of a small model that is more than half of all. The forms
 here give the same numbers with 6 and 4; `docs/decisions/003-fewer-operations.md` has the figures.
 
+Positions are also where a layer is begun: MLX would otherwise have nothing to compute while Python
+puts a step together; `docs/decisions/005-layers-begun-early.md` has the figures.
+
 One piece of the norm is a kernel that MLX has compiled by the machine's C++ compiler, which takes
 seconds. A process of its own sees to that (`python -m mlxd.daemon.engine.mlx_lean`), once for a
 version of MLX; until it is done MLX's own form is used.
@@ -12,6 +15,7 @@ version of MLX; until it is done MLX's own form is used.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -92,7 +96,16 @@ def rope(
         )  # fmt: skip
     cosines, sines = _waves(a, dims, base, scale, offset, freqs)
     first, second = mx.split(a, 2, axis=-1)
-    return a * cosines + mx.concatenate([second, first], axis=-1) * sines
+    rotated = a * cosines + mx.concatenate([second, first], axis=-1) * sines
+    if _last.uses % 2 == 0:  # a layer's keys: they are wanted by the cache in any case
+        _begin(rotated)
+    return rotated
+
+
+def _begin(array: mx.array) -> None:
+    """Let MLX compute what has been put together, while Python puts the next layer together."""
+    with contextlib.suppress(ValueError):  # in a transformation, where nothing is computed yet
+        mx.async_eval(array)
 
 
 class _Waves:
@@ -103,6 +116,7 @@ class _Waves:
         self.offset: int | mx.array = 0
         self.freqs: mx.array | None = None
         self.arrays: tuple[mx.array, mx.array] | None = None
+        self.uses = 0
 
     def fit(self, numbers: tuple[Any, ...], offset: int | mx.array, freqs: Any) -> bool:
         """Whether they are the ones for this call. Looking into arrays would compute them."""
@@ -130,6 +144,8 @@ def _waves(
         sines = mx.sin(theta).astype(dtype) * _signs(dims).astype(dtype)
         _last.numbers, _last.offset, _last.freqs = numbers, offset, freqs
         _last.arrays = (mx.cos(theta).astype(dtype), sines)
+        _last.uses = 0
+    _last.uses += 1
     return _last.arrays
 
 
