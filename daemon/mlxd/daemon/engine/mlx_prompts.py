@@ -70,7 +70,8 @@ class Prompts:
         waits = self.scheduler.decoding_in(lane) > 0
         used = 0
         while jobs:
-            left = host.pacer.chunk_tokens(decoding=waits) - used
+            behind = self.of(host, jobs[0]).done
+            left = host.pacer.chunk_tokens(decoding=waits, behind=behind) - used
             if used and left <= 0:
                 return
             parts = self._next_parts(host, jobs, max(left, 1), 1 if waits else TOGETHER_CHUNKS)
@@ -106,12 +107,13 @@ class Prompts:
             for batch in batches:
                 batch.settle()  # or the time of its step would count as the prompts'
         self.threads.fit(total * host.widest)
+        behind = self.of(host, parts[0][0]).done
         started = time.monotonic()
         if len(parts) == 1:
             self.of(host, parts[0][0]).run(total)
         elif total:
             run_together(host.model, [(self.of(host, job), n) for job, n in parts])
-        host.pacer.observe(total, time.monotonic() - started)
+        host.pacer.observe(total, time.monotonic() - started, behind)
         complete = [self._computed(host, job, count) for job, count in parts]
         return any(complete)
 

@@ -3,7 +3,8 @@ first prompt waits for others that come with it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 CHUNK_MIN_TOKENS = 64
 CHUNK_STEP_TOKENS = 32
@@ -16,6 +17,8 @@ GAP_STEPS = 3
 GAP_ALONE_S = 0.35
 """What a newcomer of a higher class, or a cancel, may wait for one chunk."""
 SMOOTHING = 0.3
+SPAN_TOKENS = 1024
+"""Chunks that begin within so many tokens of a prompt are taken to be equally fast."""
 MAKING_S = 0.02
 """How long a prompt may be in the making for others to wait for it."""
 BURST_S = 0.006
@@ -28,31 +31,39 @@ class PrefillPacer:
 
     tokens_per_s: float = 0.0
     step_s: float = 0.0
+    _deeper: dict[int, float] = field(default_factory=dict)
+    """Tokens per second of chunks that began in each span of a prompt."""
 
     def observe_step(self, seconds: float) -> None:
         """Take in how long a decoding step took."""
         self.step_s = _smooth(self.step_s, seconds)
 
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Take in one measured chunk. Short ones say little about speed and are left out."""
+    def observe(self, tokens: int, seconds: float, behind: int = 0) -> None:
+        """Take in one measured chunk, which came behind so many tokens of its prompt.
+
+        Short ones say little about speed and are left out.
+        """
         if tokens < CHUNK_MIN_TOKENS or seconds <= 0:
             return
-        speed = tokens / seconds
         # A long prompt gets slower from chunk to chunk, as every token looks at all before it.
-        slower = speed < self.tokens_per_s
-        self.tokens_per_s = speed if slower else _smooth(self.tokens_per_s, speed)
+        speed, span = tokens / seconds, behind // SPAN_TOKENS
+        self.tokens_per_s = _cautious(self.tokens_per_s, speed)
+        self._deeper[span] = _cautious(self._deeper.get(span, 0.0), speed)
 
-    def chunk_tokens(self, *, decoding: bool) -> int:
+    def chunk_tokens(self, *, decoding: bool, behind: int = 0) -> int:
         """Return the length of the next chunk, a multiple of `CHUNK_STEP_TOKENS`.
 
-        Multiples keep the number of different array shapes small, which compiled kernels like.
+        `behind` so many tokens of the prompt, where chunks of other prompts may have been slower
+        than the last one was. Multiples keep the number of different array shapes small, which
+        compiled kernels like.
         """
         if not self.tokens_per_s:
             return CHUNK_FIRST_TOKENS
         gap_s = GAP_ALONE_S
         if decoding:
             gap_s = min(max(GAP_WHILE_DECODING_S, GAP_STEPS * self.step_s), GAP_ALONE_S)
-        tokens = int(self.tokens_per_s * gap_s) // CHUNK_STEP_TOKENS * CHUNK_STEP_TOKENS
+        speed = min(self.tokens_per_s, self._deeper.get(behind // SPAN_TOKENS, math.inf))
+        tokens = int(speed * gap_s) // CHUNK_STEP_TOKENS * CHUNK_STEP_TOKENS
         return max(CHUNK_MIN_TOKENS, min(CHUNK_MAX_TOKENS, tokens))
 
 
@@ -82,6 +93,11 @@ class Arrivals:
         if self._expects_more:
             until_s = max(until_s, self._first_s + BURST_S)
         return until_s
+
+
+def _cautious(before: float, new: float) -> float:
+    """Follow a slower speed at once, a faster one slowly."""
+    return new if new < before else _smooth(before, new)
 
 
 def _smooth(before: float, new: float) -> float:
