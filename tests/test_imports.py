@@ -27,7 +27,10 @@ def imported(path: Path, *, at_once: bool = False) -> set[str]:
 
 
 SOURCES = [
-    p for part in ("protocol", "client", "daemon", "launchd") for p in (ROOT / part).rglob("*.py")
+    path
+    for part in ("protocol", "client", "daemon", "launchd")
+    for path in (ROOT / part).rglob("*.py")
+    if "node_modules" not in path.parts  # what npm has installed is not ours
 ]
 
 
