@@ -70,7 +70,9 @@ class Prompts:
         waits = self.scheduler.decoding_in(lane) > 0
         used = 0
         while jobs:
-            behind = self.of(host, jobs[0]).done
+            # Another prompt is not begun, which may read a file, where the time is used up.
+            first = self._prefills.get(jobs[0].rid) if used else self.of(host, jobs[0])
+            behind = 0 if first is None else first.done
             left = host.pacer.chunk_tokens(decoding=waits, behind=behind) - used
             if used and left <= 0:
                 return
