@@ -13,7 +13,8 @@ The last message of a `chat` (or the prompt of `generate`) says what to answer:
 `--script` says what goes wrong with the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
 `hang` (at a submit), `dead-after-sleep` (answers no canary), `say-bye FILE` (once, instead of an
 answer), `slow-start SECONDS` (before it says hello), `deaf` (answers cancel with an event
-`prefill`, and goes on), `brief` (a few deltas at most, whatever the message says).
+`prefill`, and goes on), `halfway` (answers cancel with an early `stopping`, and with no end),
+`brief` (a few deltas at most, whatever the message says).
 """
 
 from __future__ import annotations
@@ -110,6 +111,10 @@ class FakeEngine:
             return
         usage = {"completion_tokens": self.tokens.get(rid, 0)}
         error = ERRORS[params["code"]]("It was ended.", data={"usage": usage})
+        if self.fault == "halfway":
+            self.step(rid, "stopping", error.to_map())
+            self.tokens.pop(rid, None)
+            return
         self.step(rid, "error", error.to_map())
 
     def answer(self, request: Request) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlxd.daemon.engine.options import EngineOptions
 from support.engine_process import EngineProcess, running_engine
+from support.needs import linux_only
 
 LONG = "word stone river " * 500
 ROWS = 4
@@ -131,3 +135,37 @@ def test_a_cancel_is_silence_after_one_step(engine):
     stats = engine.call("stats")
     assert stats["rows_decoding"] == stats["jobs"] == 0
     assert engine.events[rid][-1][0] == "error", "nothing came after its end"
+
+
+@contextmanager
+def opened_at_both_ends(fifo: Path, engine: EngineProcess) -> Iterator[None]:
+    writer = -1
+    while writer < 0:
+        engine.call("ping")  # answered beside the compute thread; reads what else has come
+        with suppress(OSError):  # while it has no reader
+            writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        yield
+    finally:
+        os.close(writer)
+
+
+@linux_only
+def test_a_cancel_is_answered_while_the_compute_thread_is_at_work(tmp_path: Path):
+    pressure = tmp_path / "pressure"
+    pressure.write_text("")
+    with running_engine(EngineOptions(pressure_file=str(pressure))) as engine:
+        rid = stream(engine, 16_000)
+        engine.wait_event(rid, "delta")
+        pressure.unlink()
+        os.mkfifo(pressure)
+        # The compute thread opens it too, and waits for what is written.
+        with opened_at_both_ends(pressure, engine):
+            engine.cancel(rid)
+            early = engine.wait_event(rid, "stopping")
+            assert "error" not in [kind for kind, _ in engine.events[rid]]
+            assert early["code"] == "cancelled"
+            seen = sum(kind == "delta" for kind, _ in engine.events[rid])
+            assert early["data"]["usage"]["completion_tokens"] >= seen > 0
+        late = engine.result(rid)["error"]["data"]["usage"]["completion_tokens"]
+        assert late - early["data"]["usage"]["completion_tokens"] <= 1, "one step, and silence"

@@ -6,6 +6,7 @@ import os
 import queue
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ class Link:
         self._sock = sock
         self._inbox = inbox
         self._lock = threading.Lock()
+        self.overhears: Callable[[Any], None] = lambda _message: None
+        """Called with every message on the reader's thread, before the compute thread gets it."""
 
     def start(self) -> None:
         """Begin to read."""
@@ -71,6 +74,7 @@ class Link:
                     # Answered here: it tells that the process lives, not that it makes progress.
                     self.answer(message.id, {"pong": True})
                 else:
+                    self.overhears(message)
                     self._inbox.put(message)
         self._inbox.put(FrontGone())
         timer = threading.Timer(EXIT_GRACE_S, os._exit, (0,))

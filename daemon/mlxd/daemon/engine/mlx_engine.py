@@ -101,6 +101,7 @@ class Engine:
         self._empty_since = time.monotonic()
         self._residents_changed = False
         self._housekeeping_s = 0.0
+        link.overhears = self._overhear
 
     # ---- the loop
 
@@ -257,14 +258,22 @@ class Engine:
         job = self.jobs.get(params["rid"])
         if job is None:
             return
-        code = params.get("code", "cancelled")
-        kind = ERRORS.get(code, Cancelled)
-        text = ENDINGS.get(code, "The request was cancelled.")
-        error = kind(text, data={"usage": job.usage()})
-        self.counters[f"ended_{code}"] += 1
+        error = _stopped(job, params)
+        self.counters[f"ended_{error.code}"] += 1
         if host := self.residents.hosts.get(job.ref.key):
             self.runner.prompts.keep_partial(host, job)
         self._fail(job, error)
+
+    def _overhear(self, message: Any) -> None:
+        """Tell at once whoever stops its request, on the link's thread.
+
+        The compute thread hears of it after its step or chunk, and then tells the request's end.
+        """
+        if isinstance(message, Notification) and message.method == "cancel":
+            job = self.jobs.get(message.params["rid"])
+            if job is not None:
+                event = [job.rid, "stopping", _stopped(job, message.params).to_map()]
+                self.link.notify("step", {"events": [event]})
 
     def _load(self, request: Request) -> None:
         ref = ModelRef.from_map(request.params["model"])
@@ -465,6 +474,13 @@ class Engine:
 
     def _emit(self, rid: int, kind: str, payload: dict[str, Any]) -> None:
         self._events.append([rid, kind, payload])
+
+
+def _stopped(job: Job, params: dict[str, Any]) -> MlxdError:
+    """Return the error of a job that is stopped, with the usage so far."""
+    code = params.get("code", "cancelled")
+    text = ENDINGS.get(code, "The request was cancelled.")
+    return ERRORS.get(code, Cancelled)(text, data={"usage": job.usage()})
 
 
 def _patience_s(job: Job, running: int) -> float:

@@ -204,6 +204,8 @@ class Requests:
                 continue
             if kind == "end":
                 self._finish(one, payload)
+            elif kind == "stopping":
+                self._end_early(one, error_from_map(payload))
             elif kind == "error":
                 self._fail(one, error_from_map(payload))
             else:
@@ -272,10 +274,14 @@ class Requests:
 
     def _end_alone(self, one: Completion) -> None:
         """Answer for an engine that is stuck in a long step, or for good."""
+        self._end_early(one, ended(one.ending))
+
+    def _end_early(self, one: Completion, error: MlxdError) -> None:
+        """Answer before the engine has said that it stopped."""
         if one.result is not None:
             return
         self._unconfirmed.add(one.rid)
-        self._fail(one, ended(one.ending))
+        self._fail(one, error)
 
     def _stop_engine(self, one: Completion) -> None:
         if not self._withdraw(one.rid):
