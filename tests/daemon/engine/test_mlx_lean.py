@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from mlxd.daemon.engine import mlx_lean
+from mlxd.daemon.engine import mlx_exp, mlx_lean
 
 OFFSETS: dict[str, Any] = {
     "number": 17,
@@ -21,10 +22,12 @@ OFFSETS: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def own_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_forms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever a test installs is taken out again."""
     monkeypatch.setattr(mx.fast, "rope", mlx_lean._rope)
     monkeypatch.setattr(mx.fast, "rms_norm", mlx_lean._rms_norm)
+    yield
+    mlx_exp.remove()
 
 
 def same(mine: mx.array, theirs: mx.array) -> bool:
@@ -88,7 +91,7 @@ def test_the_norm_is_that_of_mlx(shape: tuple[int, ...], dtype: Any):
         assert same(mlx_lean.rms_norm(x, weight, 1e-6), mlx_lean._rms_norm(x, weight, 1e-6))
 
 
-def test_the_kernel_is_built_by_a_process_of_its_own_and_used_when_it_is_there(
+def test_kernels_are_built_by_a_process_of_their_own_and_used_when_they_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -100,13 +103,14 @@ def test_the_kernel_is_built_by_a_process_of_its_own_and_used_when_it_is_there(
     assert builder.wait(60) == 0
     assert mlx_lean.built(builder)
     assert mx.fast.rms_norm is mlx_lean.rms_norm
+    assert mx.fast.scaled_dot_product_attention is mlx_exp.attention
     assert [*tmp_path.rglob("*.so")]
     mx.fast.rms_norm = mlx_lean._rms_norm
     assert mlx_lean.install() is None, "the next engine finds it"
     assert mx.fast.rms_norm is mlx_lean.rms_norm
 
 
-def test_without_a_kernel_the_norm_stays_that_of_mlx_and_the_log_says_so(
+def test_without_kernels_everything_stays_with_mlx_and_the_log_says_so(
     capfd: pytest.CaptureFixture[str],
 ):
     builder = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])

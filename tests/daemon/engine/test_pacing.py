@@ -53,13 +53,23 @@ def test_a_slowdown_shortens_the_chunk():
 
 def test_what_comes_behind_much_is_expected_to_be_as_slow_as_it_was_before():
     pacer = PrefillPacer()
-    pacer.observe(1000, 0.1)
+    pacer.observe(2000, 0.2)
     pacer.observe(1000, 0.2, behind=5000)
     for _ in range(30):
         pacer.observe(1000, 0.1)  # other prompts begin, each as fast as the first
     assert pacer.chunk_tokens(decoding=False, behind=5100) <= 5000 * GAP_ALONE_S
     assert pacer.chunk_tokens(decoding=False) == CHUNK_MAX_TOKENS
     assert pacer.chunk_tokens(decoding=False, behind=9000) == CHUNK_MAX_TOKENS, "nothing is known"
+
+
+def test_a_chunk_is_at_most_twice_as_long_as_any_before():
+    pacer = PrefillPacer()
+    pacer.observe(CHUNK_FIRST_TOKENS, 0.01)
+    lengths = []
+    for _ in range(3):
+        lengths.append(pacer.chunk_tokens(decoding=False))
+        pacer.observe(lengths[-1], 0.01)
+    assert lengths == [2 * CHUNK_FIRST_TOKENS, 4 * CHUNK_FIRST_TOKENS, CHUNK_MAX_TOKENS]
 
 
 def test_where_steps_are_long_the_gap_is_measured_in_steps():

@@ -135,6 +135,7 @@ def test_what_cannot_be_stored_is_said_and_answered_all_the_same(daemon: Daemon)
 
 def test_a_slow_disk_holds_no_answer_back(daemon: Daemon):
     name = chat(daemon, "1 tokens", conversation="new")["conversation"]
+    assert turns(daemon, name)[0]["answer"] == "w0 "  # read behind the write, which is done
     with sqlite3.connect(daemon.folder / "state" / "conversations.db") as other:
         other.execute("BEGIN IMMEDIATE")  # as slow as a disk can be
         answer = chat(daemon, "2 tokens", conversation=name, history="given")

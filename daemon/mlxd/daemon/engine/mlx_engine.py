@@ -6,6 +6,7 @@ one message per turn.
 
 from __future__ import annotations
 
+import math
 import queue
 import secrets
 import subprocess
@@ -18,10 +19,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxd.daemon.engine import mlx_lean
+from mlxd.daemon.engine import memory, mlx_lean
 from mlxd.daemon.engine.job import Job, ModelRef
 from mlxd.daemon.engine.link import FrontGone, Inbox, Link
-from mlxd.daemon.engine.memory import pressure
 from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_prefix import PrefixCache
@@ -44,6 +44,8 @@ from mlxd.protocol.messages import Notification, Request
 
 IDLE_POLL_S = 2.0
 """How often an idle engine looks at memory pressure and keep-alive times."""
+GIVE_BACK_AFTER_S = 30.0
+"""How long an idle engine keeps freed memory for the next prompt."""
 BLOCKED_POLL_S = 0.1
 """How often to try a load again that waits for room, while no request ends."""
 ENDINGS = {
@@ -80,7 +82,7 @@ class Engine:
             kv_bytes=self.scheduler.kv_in_use,
             make_way=self._make_way,
             on_gone=self._host_gone,
-            pressure=lambda: pressure(options.pressure_file),
+            pressure=lambda: memory.pressure(options.pressure_file),
         )
         self.jobs: dict[int, Job] = {}
         self.counters: Counter[str] = Counter()
@@ -101,6 +103,7 @@ class Engine:
         self._empty_since = time.monotonic()
         self._residents_changed = False
         self._housekeeping_s = 0.0
+        self._give_back_s = math.inf
         link.overhears = self._overhear
 
     # ---- the loop
@@ -170,6 +173,7 @@ class Engine:
 
     def _run(self, turn: Turn) -> None:
         if turn.lane is not None:
+            self._give_back_s = time.monotonic() + GIVE_BACK_AFTER_S
             host = self.residents.hosts[turn.lane.model]
             try:
                 self.runner.run(turn, turn.lane, host, self.jobs)
@@ -424,6 +428,9 @@ class Engine:
                 self._residents_changed = True
             if self._kernel_builder is not None and mlx_lean.built(self._kernel_builder):
                 self._kernel_builder = None
+            if now_s >= self._give_back_s:
+                memory.give_back()
+                self._give_back_s = math.inf
             self._housekeeping_s = now_s + min(IDLE_POLL_S, self.residents.next_expiry_s())
 
     def _is_empty(self) -> bool:

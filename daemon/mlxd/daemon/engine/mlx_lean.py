@@ -8,9 +8,10 @@ here give the same numbers with 6 and 4; `docs/decisions/003-fewer-operations.md
 Positions are also where a layer is begun: MLX would otherwise have nothing to compute while Python
 puts a step together; `docs/decisions/005-layers-begun-early.md` has the figures.
 
-One piece of the norm is a kernel that MLX has compiled by the machine's C++ compiler, which takes
-seconds. A process of its own sees to that (`python -m mlxd.daemon.engine.mlx_lean`), once for a
-version of MLX; until it is done MLX's own form is used.
+The norm, and the exponentials of `mlx_exp.py`, have pieces that MLX has compiled by the machine's
+C++ compiler, which takes seconds. A process of its own sees to that
+(`python -m mlxd.daemon.engine.mlx_lean`), once for a version of MLX; until it is done MLX's own
+forms are used.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from typing import Any
 
 import mlx.core as mx
 
-SLOWER = "MLX's own form is used, with which small models decode more slowly"
-NO_COMPILER = f"There is no g++ to build the kernel for norms: {SLOWER}. Install g++."
-NOT_BUILT = f"The kernel for norms was not built (exit status {{}}): {SLOWER}. Above is why."
+from mlxd.daemon.engine import mlx_exp
+
+SLOWER = "MLX's own forms are used, which take twice as long for a long prompt"
+NO_COMPILER = f"There is no g++ to build the engine's kernels: {SLOWER}. Install g++."
+NOT_BUILT = f"The engine's kernels were not built (exit status {{}}): {SLOWER}. Above is why."
 
 _rope = mx.fast.rope
 _rms_norm = mx.fast.rms_norm
@@ -40,11 +43,11 @@ _rms_norm = mx.fast.rms_norm
 def install() -> subprocess.Popen[bytes] | None:
     """Use the lean forms from now on, in all models of this process.
 
-    Returns the process that builds the kernel where that is still to be done: see `built`.
+    Returns the process that builds the kernels where that is still to be done: see `built`.
     """
     mx.fast.rope = rope
     if _marker().exists():
-        mx.fast.rms_norm = rms_norm
+        _use_kernels()
         return None
     if shutil.which("g++") is None:
         print(NO_COMPILER, file=sys.stderr, flush=True)
@@ -55,26 +58,32 @@ def install() -> subprocess.Popen[bytes] | None:
 
 
 def built(builder: subprocess.Popen[bytes]) -> bool:
-    """Whether the builder has ended. If it did its work, the kernel is used from now on."""
+    """Whether the builder has ended. If it did its work, the kernels are used from now on."""
     status = builder.poll()
     if status == 0:
-        mx.fast.rms_norm = rms_norm
+        _use_kernels()
     elif status is not None:
         print(NOT_BUILT.format(status), file=sys.stderr, flush=True)
     return status is not None
 
 
+def _use_kernels() -> None:
+    mx.fast.rms_norm = rms_norm
+    mlx_exp.install()
+
+
 def main() -> None:
-    """Have the kernel compiled in the forms that decoding and prompts use, and leave a note."""
+    """Have the kernels compiled in the forms that decoding and prompts use, and leave a note."""
     for rows, length, heads in itertools.product((1, 2), (1, 2), ((), (2,))):
         mx.eval(rms_norm(mx.ones((rows, length, *heads, 8)), mx.ones((8,)), 1e-6))
+    mlx_exp.build()
     _marker().touch()
 
 
 def _marker() -> Path:
-    # Where MLX keeps what was compiled: if that is gone, so is this.
+    # Where MLX keeps what was compiled: if that is gone, so is this. The number: what they are.
     folder = os.environ.get("TMPDIR", "/tmp")
-    return Path(folder, "mlx", version("mlx"), "cpu", "mlxd-rms-norm")
+    return Path(folder, "mlx", version("mlx"), "cpu", "mlxd-kernels-2")
 
 
 def rope(

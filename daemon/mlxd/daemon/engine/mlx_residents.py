@@ -179,6 +179,7 @@ class Residents:
             self.preparer.forget(host.ref.path)
         del host
         mx.clear_cache()
+        memory.give_back()
 
     def expire(self) -> list[str]:
         """Let idle models go whose time is up, or for which the machine has no memory left."""
@@ -199,6 +200,7 @@ class Residents:
             return ()
         self.make_way(self.budget_bytes)
         mx.clear_cache()
+        memory.give_back()
         return residency.under_pressure(self._view(), level)
 
     def next_expiry_s(self) -> float:

@@ -32,6 +32,8 @@ def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
     """Run the loop; returns why it ended."""
     device = device_record()
     builder = None
+    if device["backend"] == "cpu":
+        memory.keep_freed()
     if not keep_kernels(options.kernels_dir, os.environ):
         print(NO_KERNELS, file=sys.stderr, flush=True)
         mx.disable_compile()

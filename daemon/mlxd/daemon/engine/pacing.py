@@ -17,6 +17,8 @@ GAP_STEPS = 3
 GAP_ALONE_S = 0.35
 """What a newcomer of a higher class, or a cancel, may wait for one chunk."""
 SMOOTHING = 0.3
+GROWTH = 2
+"""How much longer than all before it a chunk may be: what is longer may be slower per token."""
 SPAN_TOKENS = 1024
 """Chunks that begin within so many tokens of a prompt are taken to be equally fast."""
 MAKING_S = 0.02
@@ -33,6 +35,7 @@ class PrefillPacer:
     step_s: float = 0.0
     _deeper: dict[int, float] = field(default_factory=dict)
     """Tokens per second of chunks that began in each span of a prompt."""
+    _longest_tokens: int = CHUNK_FIRST_TOKENS
 
     def observe_step(self, seconds: float) -> None:
         """Take in how long a decoding step took."""
@@ -49,6 +52,7 @@ class PrefillPacer:
         speed, span = tokens / seconds, behind // SPAN_TOKENS
         self.tokens_per_s = _cautious(self.tokens_per_s, speed)
         self._deeper[span] = _cautious(self._deeper.get(span, 0.0), speed)
+        self._longest_tokens = max(self._longest_tokens, tokens)
 
     def chunk_tokens(self, *, decoding: bool, behind: int = 0) -> int:
         """Return the length of the next chunk, a multiple of `CHUNK_STEP_TOKENS`.
@@ -64,7 +68,8 @@ class PrefillPacer:
             gap_s = min(max(GAP_WHILE_DECODING_S, GAP_STEPS * self.step_s), GAP_ALONE_S)
         speed = min(self.tokens_per_s, self._deeper.get(behind // SPAN_TOKENS, math.inf))
         tokens = int(speed * gap_s) // CHUNK_STEP_TOKENS * CHUNK_STEP_TOKENS
-        return max(CHUNK_MIN_TOKENS, min(CHUNK_MAX_TOKENS, tokens))
+        most = min(CHUNK_MAX_TOKENS, GROWTH * self._longest_tokens)
+        return max(CHUNK_MIN_TOKENS, min(most, tokens))
 
 
 @dataclass(slots=True)
