@@ -38,6 +38,7 @@ def sampled(uid: int) -> Row:
 
 
 Out = dict[int, list[int]]
+Step = Callable[[DecodeBatch], list[Emitted]]
 
 
 def start(
@@ -55,9 +56,16 @@ def told(emitted: list[Emitted], out: Out) -> list[Emitted]:
     return emitted
 
 
-def finish(batch: DecodeBatch, out: Out, length: int = LENGTH) -> None:
+def either(batch: DecodeBatch) -> list[Emitted]:
+    """Bring the batch forward in the one way or the other."""
+    return batch.step() if RNG.random() < 0.5 else batch.step_alone()
+
+
+def finish(
+    batch: DecodeBatch, out: Out, length: int = LENGTH, step: Step = DecodeBatch.step
+) -> None:
     while len(batch):
-        told(batch.step(), out)
+        told(step(batch), out)
         batch.remove([row.uid for row in batch.rows if len(out[row.uid]) >= length])
 
 
@@ -93,16 +101,17 @@ def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_mod
     assert len({tuple(tokens) for tokens in out.values()}) == 8
 
 
-def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model, batch):
+@pytest.mark.parametrize("step", [DecodeBatch.step, DecodeBatch.step_alone, either])
+def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model, batch, step):
     out, parked = {}, []
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, sampled(uid), out, chunk=3)
-        told(batch.step(), out)
+        told(step(batch), out)
         if uid in (2, 5):
             parked.append(batch.park(uid - 1))
         if uid in (4, 7):
             batch.resume(parked.pop())
-    finish(batch, out)
+    finish(batch, out, step=step)
     for uid in range(8):
         assert out[uid] == alone(tiny_model, uid, sampled)
 
@@ -126,6 +135,18 @@ def test_the_cache_of_a_row_covers_its_prompt_and_the_emitted_tokens(batch):
         assert batch.caches_of([1])[0][0].offset == len(PROMPTS[1]) + len(out[1]) - batch.lag(1)
         told(batch.step(), out)
     assert batch.lag(1) == 0
+
+
+def test_alone_a_step_s_tokens_are_told_before_they_are_fed(tiny_model, batch):
+    out: Out = {}
+    for uid in range(2):
+        start(batch, PROMPTS[uid], greedy(uid), out)
+    told(batch.step(), out)
+    for tokens in range(2, LENGTH + 1):
+        assert {one.uid for one in told(batch.step_alone(), out)} == {0, 1}
+        assert batch.lag(1) == 1
+        assert batch.caches_of([1])[0][0].offset == len(PROMPTS[1]) + tokens - 1
+    assert [out[uid] for uid in range(2)] == [reference(tiny_model, PROMPTS[uid]) for uid in (0, 1)]
 
 
 def test_a_last_token_is_told_without_computing_another(tiny_model, batch):

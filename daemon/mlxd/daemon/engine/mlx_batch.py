@@ -4,7 +4,9 @@ Built on the caches of mlx-lm (`merge`, `extend`, `filter`, `extract`), with a d
 own instead of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-step.md` says why.
 
 One step runs ahead: while the caller handles the tokens of one step, the next is being computed. A
-row's first token does not wait for that: it is handed out as soon as it is there.
+row's first token does not wait for that: it is handed out as soon as it is there. Long steps do not
+run ahead on the CPU, where MLX takes the next one in only while it computes it: tokens that are
+there would wait for most of it, and whoever comes meanwhile for all of another.
 """
 
 from __future__ import annotations
@@ -140,6 +142,22 @@ class DecodeBatch:
             for row in self.rows:
                 row.told = False
         return emitted
+
+    def step_alone(self) -> list[Emitted]:
+        """Return the next tokens, one per row, with nothing begun behind them.
+
+        Only those that are there already, where a step had run ahead.
+        """
+        due = [row for row in self.rows if not row.told]
+        if not due:
+            self._launch()
+            due = self.rows
+        assert self._next is not None
+        emitted = self._emitted(cast(list[int], self._next.tolist()), self._info)
+        uids = {row.uid for row in due}
+        for row in self.rows:
+            row.told = True
+        return [one for one in emitted if one.uid in uids]
 
     def settle(self) -> None:
         """Wait for the step that is being computed ahead."""

@@ -18,6 +18,8 @@ from mlxd.daemon.engine.mlx_rows import draft_problem, is_end, logprob_entry, ne
 from mlxd.daemon.engine.scheduler import Entry, Lane, Turn
 from mlxd.protocol.errors import OutOfMemory
 
+LONG_STEP_S = 0.01
+"""From which on a step's tokens are handed on before the next is begun, on the CPU."""
 CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the past needed
 
 
@@ -40,6 +42,7 @@ class Runner:
         self.rows: dict[int, tuple[Job, Choice]] = {}
         self._next_uid = 0
         self._threads = prompts.threads
+        self._on_cpu = mx.default_device() == mx.Device(mx.cpu)
 
     def enqueue(self, host: Host, job: Job) -> None:
         """Hand a job with its prompt to the scheduler.
@@ -181,12 +184,7 @@ class Runner:
         job, choice = self.rows[batch.rows[0].uid]
         draft = job.draft
         if draft is None or not (alone and draft.worthwhile):
-            started = time.monotonic()
-            last = all(self._is_last(row) for row in batch.rows)
-            emitted = batch.step(last=last)
-            if not last:
-                host.pacer.observe_step(time.monotonic() - started)
-            self._take_tokens(host, emitted)
+            self._take_tokens(host, self._step(host, batch))
             return
         behind = _since(job, choice, draft.done)
         if len(behind) > LAG_MAX_TOKENS:
@@ -195,6 +193,18 @@ class Runner:
             return
         most = job.max_tokens - len(choice.tokens) - 1
         self._take_tokens(host, batch.speculate(draft, behind, most) if most > 0 else batch.step())
+
+    def _step(self, host: Host, batch: DecodeBatch) -> list[Emitted]:
+        """Bring every row a token forward."""
+        started = time.monotonic()
+        if self._on_cpu and host.pacer.step_s > LONG_STEP_S:
+            emitted, whole = batch.step_alone(), True
+        else:
+            last = all(self._is_last(row) for row in batch.rows)
+            emitted, whole = batch.step(last=last), not last
+        if whole:
+            host.pacer.observe_step(time.monotonic() - started)
+        return emitted
 
     def _is_last(self, row: Row) -> bool:
         """Whether the row's next token is the last that its request may have."""
