@@ -86,7 +86,8 @@ def during_streams(found: Collector, contender: SocketContender, model: Model, k
     person = contender.call(model.prompt(16, f"between.{key}"), ANSWER_TOKENS)
     with Traffic() as traffic:
         traffic.start(*work)
-        traffic.run_until(lambda: all(len(one.trace.arrivals_s) > 2 for one in work))
+        # Of pocket's answers one in hundreds has no text at all, only tokens.
+        traffic.run_until(lambda: sum(len(one.trace.arrivals_s) > 2 for one in work) > STREAMS - 2)
         traffic.start(person)
         traffic.run_until(lambda: person.done)
         traffic.hang_up(work)

@@ -18,7 +18,7 @@ from mlxd.daemon.engine.mlx_rows import draft_problem, is_end, logprob_entry, ne
 from mlxd.daemon.engine.scheduler import Entry, Lane, Turn
 from mlxd.protocol.errors import OutOfMemory
 
-LONG_STEP_S = 0.01
+LONG_STEP_S = 0.02
 """From which on a step's tokens are handed on before the next is begun, on the CPU."""
 CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the past needed
 
