@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
 import pytest
 from mlx_lm.models import qwen3
+
+from mlxd.daemon.engine import mlx_exp
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,13 @@ def tiny_model() -> Any:
     )
     mx.eval(model.parameters())
     return model
+
+
+@pytest.fixture
+def own_exponentials() -> Iterator[None]:
+    """Whatever a test installs of `mlx_exp` is taken out again, from all models."""
+    yield
+    mx.fast.scaled_dot_product_attention = mlx_exp._attention
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mlx_lm.models.") and hasattr(module, "swiglu"):
+            module.__dict__["swiglu"] = mlx_exp._swiglu

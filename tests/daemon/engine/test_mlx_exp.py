@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -12,14 +11,6 @@ from mlx_lm.models import activations, qwen3
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxd.daemon.engine import mlx_exp
-
-
-@pytest.fixture
-def installed() -> Iterator[None]:
-    """The forms are used in all models for the time of a test."""
-    mlx_exp.install()
-    yield
-    mlx_exp.remove()
 
 
 def same(mine: mx.array, theirs: mx.array, tolerance: float = 5e-6) -> bool:
@@ -86,13 +77,13 @@ def test_powers_are_as_exact_as_the_numbers_allow():
     assert np.max(np.abs(found / true - 1)) < 3e-7
 
 
-def test_models_use_the_forms_also_those_that_are_loaded(installed: None, tiny_model: Any):
-    assert qwen3.swiglu is activations.swiglu is mlx_exp.swiglu
+def test_models_use_the_forms_also_those_that_are_loaded(own_exponentials: None, tiny_model: Any):
     tokens = mx.random.randint(0, 96, (1, 700))
+    theirs = tiny_model(tokens)
+    mx.eval(theirs)
+    mlx_exp.install()
+    assert qwen3.swiglu is activations.swiglu is mlx_exp.swiglu
+    assert mx.fast.scaled_dot_product_attention is mlx_exp.attention
     cache = make_prompt_cache(tiny_model)
-    mine = mx.concatenate(
-        [tiny_model(tokens[:, :400], cache), tiny_model(tokens[:, 400:], cache)], 1
-    )
-    mlx_exp.remove()
-    assert qwen3.swiglu is activations.swiglu is mlx_exp._swiglu
-    assert mx.allclose(mine, tiny_model(tokens), rtol=1e-4, atol=1e-5)
+    mine = [tiny_model(tokens[:, :400], cache), tiny_model(tokens[:, 400:], cache)]
+    assert mx.allclose(mx.concatenate(mine, 1), theirs, rtol=1e-4, atol=1e-5)

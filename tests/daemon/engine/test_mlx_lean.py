@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,10 @@ OFFSETS: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def own_forms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_forms(monkeypatch: pytest.MonkeyPatch, own_exponentials: None) -> None:
     """Whatever a test installs is taken out again."""
     monkeypatch.setattr(mx.fast, "rope", mlx_lean._rope)
     monkeypatch.setattr(mx.fast, "rms_norm", mlx_lean._rms_norm)
-    yield
-    mlx_exp.remove()
 
 
 def same(mine: mx.array, theirs: mx.array) -> bool:

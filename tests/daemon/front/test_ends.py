@@ -38,16 +38,18 @@ def test_cancel_does_not_wait_for_an_engine_that_is_stuck() -> None:
         assert peer.call("ping") == {"pong": True}
 
 
-def test_an_engine_that_never_confirms_an_end_is_replaced() -> None:
+@pytest.mark.parametrize("script", ["", "halfway"])
+def test_an_engine_that_never_confirms_an_end_is_replaced(script: str) -> None:
     timeout = {"MLXD_ENGINE_PROGRESS_TIMEOUT_S": "3"}
-    with daemon_with_fake_engine("halfway", **timeout) as daemon, daemon.peer() as peer:
+    with daemon_with_fake_engine(script, **timeout) as daemon, daemon.peer() as peer:
         pid = daemon.engine_pid()
-        running = peer.send("chat", messages=user("endless"), stream=True)
-        peer.wait_event("delta")
-        peer.notify("cancel", id=running)
-        error = peer.answer(running)["error"]
-        assert error["code"] == "cancelled"
-        assert error["data"]["usage"]["completion_tokens"] > 0, "the engine's word, said early"
+        asked = user("endless") if script else STUCK
+        stuck = peer.send("chat", messages=asked, stream=True, deadline_s=1)
+        peer.wait_event("delta" if script else "queued")
+        error = peer.answer(stuck)["error"]
+        assert error["code"] == "deadline_exceeded"
+        if script:
+            assert error["data"]["usage"]["completion_tokens"] > 0, "the engine's word, said early"
         assert until(daemon, restarts=1)["last_exit"].startswith("no progress")
         assert daemon.engine_pid() != pid
 

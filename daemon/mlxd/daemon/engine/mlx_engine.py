@@ -17,27 +17,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import mlx.core as mx
-
-from mlxd.daemon.engine import memory, mlx_lean
+from mlxd.daemon.engine import memory, mlx_answers, mlx_lean
 from mlxd.daemon.engine.job import Job, ModelRef
 from mlxd.daemon.engine.link import FrontGone, Inbox, Link
 from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_prefix import PrefixCache
-from mlxd.daemon.engine.mlx_preparer import (
-    PreparedJob,
-    Preparer,
-    TokenizerReady,
-    detokenize,
-    tokenize,
-)
+from mlxd.daemon.engine.mlx_preparer import PreparedJob, Preparer, TokenizerReady
 from mlxd.daemon.engine.mlx_prompts import Prompts
 from mlxd.daemon.engine.mlx_residents import Residents
 from mlxd.daemon.engine.mlx_runner import Runner
 from mlxd.daemon.engine.options import EngineOptions
 from mlxd.daemon.engine.pacing import BURST_S, MAKING_S, Arrivals
-from mlxd.daemon.engine.scheduler import RANKS, Lane, Scheduler, State, Turn
+from mlxd.daemon.engine.scheduler import RANKS, Lane, Scheduler, Turn
 from mlxd.daemon.words import outline
 from mlxd.protocol.errors import ERRORS, Cancelled, Internal, MlxdError, OutOfMemory
 from mlxd.protocol.messages import Notification, Request
@@ -308,52 +300,6 @@ class Engine:
                 self._residents_changed = True
         self.link.answer(request.id, {"unloaded": bool(found), "pending_requests": pending})
 
-    def _ps(self, request: Request) -> None:
-        self.link.answer(request.id, {"models": self.residents.records()})
-
-    def _canary(self, request: Request) -> None:
-        """Compute one token of every resident model: after a sleep a device may be gone."""
-        for host in self.residents.hosts.values():
-            mx.eval(host.model(mx.array([[0]]))[0, -1, :1])
-        self.link.answer(request.id, {"models": len(self.residents.hosts)})
-
-    def _stats(self, request: Request) -> None:
-        waiting = sum(e.state is State.WAITING for e in self.scheduler.entries.values())
-        stats = {
-            **self.counters,
-            "rows_decoding": len(self.runner.rows),
-            "jobs": len(self.jobs),
-            "jobs_waiting": waiting,
-            "jobs_parked": len(self.runner.parked),
-            "models_loaded_total": self.residents.loaded_total,
-            "models_evicted_total": self.residents.evicted_total,
-            "weights_bytes": self.residents.weights_bytes(),
-            "active_bytes": mx.get_active_memory(),
-            "peak_bytes": mx.get_peak_memory(),
-            "cache_bytes": mx.get_cache_memory(),
-            "budget_bytes": self.residents.budget_bytes,
-        }
-        stats.update({f"prefix_{name}": value for name, value in self.prefixes.stats().items()})
-        self.link.answer(request.id, stats)
-
-    def _with_tokenizer(self, request: Request, work: Callable[..., Any]) -> None:
-        params = dict(request.params)
-        ref = ModelRef.from_map(params.pop("model"))
-
-        def done(result: Any, error: MlxdError | None) -> None:
-            if error is None:
-                self.link.answer(request.id, result)
-            else:
-                self.link.refuse(request.id, error)
-
-        self.preparer.answer(lambda tokenizer: work(tokenizer, params), ref, done)
-
-    def _tokenize(self, request: Request) -> None:
-        self._with_tokenizer(request, tokenize)
-
-    def _detokenize(self, request: Request) -> None:
-        self._with_tokenizer(request, detokenize)
-
     # ---- models
 
     def _guard_load(self, key: str, work: Callable[[], Host | None]) -> None:
@@ -506,9 +452,9 @@ NOTIFICATIONS: dict[str, Callable[[Engine, dict[str, Any]], None]] = {
 REQUESTS: dict[str, Callable[[Engine, Request], None]] = {
     "load": Engine._load,
     "unload": Engine._unload,
-    "ps": Engine._ps,
-    "stats": Engine._stats,
-    "canary": Engine._canary,
-    "tokenize": Engine._tokenize,
-    "detokenize": Engine._detokenize,
+    "ps": mlx_answers.ps,
+    "stats": mlx_answers.stats,
+    "canary": mlx_answers.canary,
+    "tokenize": mlx_answers.tokenize,
+    "detokenize": mlx_answers.detokenize,
 }

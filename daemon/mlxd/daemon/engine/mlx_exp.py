@@ -39,20 +39,10 @@ _swiglu = activations.swiglu
 def install() -> None:
     """Use the forms of this module, also in models that are loaded already."""
     mx.fast.scaled_dot_product_attention = attention  # type: ignore[assignment]
-    _give_models(_swiglu, swiglu)
-
-
-def remove() -> None:
-    """Leave everything to MLX again."""
-    mx.fast.scaled_dot_product_attention = _attention
-    _give_models(swiglu, _swiglu)
-
-
-def _give_models(old: Any, new: Any) -> None:
-    """Replace what the modules of models, and the one that they have it from, call `swiglu`."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("mlx_lm.models.") and getattr(module, "swiglu", None) is old:
-            module.__dict__["swiglu"] = new
+        # The one that has it, and those of models, which keep what they imported.
+        if name.startswith("mlx_lm.models.") and getattr(module, "swiglu", None) is _swiglu:
+            module.__dict__["swiglu"] = swiglu
 
 
 def build() -> None:
