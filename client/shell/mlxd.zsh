@@ -34,17 +34,18 @@ _mlxd_json() {
   REPLY="\"${text//[[:cntrl:]]/ }\""
 }
 
-# The string that a member of a JSON object has, into REPLY.
+# The string that a member of a JSON object has, into REPLY. No regular expression: the C library
+# allocates memory for one, and zsh does not keep signals off that.
 _mlxd_member() {
   emulate -L zsh
-  local rest=${1#*\"$2\":} hidden=$'\x01'
+  local rest=${1#*\"$2\":} backslash=$'\x01' quote=$'\x02'
   REPLY=
-  [[ $rest == "$1" ]] && return 1
-  [[ ${rest## } =~ '^"(([^"\\]|\\.)*)"' ]] || return 1
-  rest=${match[1]//\\\\/$hidden}
-  rest=${rest//\\\"/\"}
-  rest=${rest//\\\//\/}
-  REPLY=${${(g::)rest}//$hidden/\\}
+  [[ $rest != "$1" && ${rest## } == \"* ]] || return 1
+  rest=${${rest## }#\"}
+  rest=${rest//\\\\/$backslash}
+  rest=${rest//\\\"/$quote}
+  rest=${${rest%%\"*}//\\\//\/}
+  REPLY=${${${(g::)rest}//$backslash/\\}//$quote/\"}
 }
 
 # Ctrl-C may break this off anywhere; the next line begins with it again, so it can be done twice.
@@ -67,18 +68,22 @@ _mlxd_close() {
 # signal that means nothing, while an answer comes and for a second after.
 _mlxd_start_clock() {
   setopt local_options no_monitor no_bg_nice
-  exec {_mlxd_clock}> >(_mlxd_tick)
+  local ready
+  exec {_mlxd_clock}< <(_mlxd_tick)
+  # Until it ignores Ctrl-C it would die of one, so it is waited for (a millisecond or two).
+  sysread -i $_mlxd_clock -s 1 ready
 }
 
 _mlxd_tick() {
-  local left=10 nothing
-  trap '' INT
+  local left=10
+  trap '' INT PIPE
   # The daemon sees that this shell has closed its connection only when nobody else has it open.
   { exec {_mlxd_fd}>&- } 2>/dev/null
-  while (( left )) && kill -CHLD $$ 2>/dev/null; do
-    sysread -t 0.1 nothing 2>/dev/null
-    # The end of the file: the shell has closed it.
-    if (( $? == 5 )); then (( left-- )); zselect -t 10; fi
+  while (( left )); do
+    # Nobody reads these bytes, but they cannot be written once the shell has closed its end.
+    syswrite . 2>/dev/null || (( left-- ))
+    zselect -t 10
+    kill -CHLD $$ 2>/dev/null || return
   done
 }
 
@@ -106,9 +111,10 @@ _mlxd_ask() {
 _mlxd_connect() {
   local REPLY
   _mlxd_socket
-  zsocket "$REPLY" 2>/dev/null || return 1
-  _mlxd_fd=$REPLY
-  print -u $_mlxd_fd -r -- "$_mlxd_request" 2>/dev/null || { _mlxd_close; return 1 }
+  # The number is noted before there is a file, so that Ctrl-C cannot come between the two.
+  for (( _mlxd_fd = 20; ; _mlxd_fd++ )); do [[ -e /dev/fd/$_mlxd_fd ]] || break; done
+  zsocket -d $_mlxd_fd "$REPLY" 2>/dev/null || { _mlxd_fd=; return 1 }
+  syswrite -o $_mlxd_fd -- "$_mlxd_request"$'\n' 2>/dev/null || { _mlxd_close; return 1 }
   zle -F -w $_mlxd_fd _mlxd_read
 }
 
