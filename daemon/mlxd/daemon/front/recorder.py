@@ -11,6 +11,7 @@ import contextlib
 import functools
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ T = TypeVar("T")
 CLOSE_S = 3.0
 BEGIN_WAIT_S = 2.0
 """An answer is complete by then; a disk that takes longer must not hold it back."""
+UNWRITTEN_MOST = 256
+"""Ends of turns that are kept for a database which cannot be written now."""
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class Recorder:
         self._log = log
         self._store: Store | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._unwritten: deque[Callable[[Store], None]] = deque()
         self.problem = ""
 
     async def call(self, work: Callable[[Store], T]) -> T:
@@ -107,6 +111,7 @@ class Recorder:
     # ---- on the thread
 
     def _call(self, work: Callable[[Store], T]) -> T:
+        self._catch_up()
         try:
             return work(self._opened())
         except MlxdError:
@@ -118,6 +123,7 @@ class Recorder:
             ) from exc
 
     def _begin(self, recording: Recording) -> None:
+        self._catch_up()
         try:
             try:
                 recording.number = self._opened().begin(recording.turn)
@@ -139,14 +145,34 @@ class Recorder:
         return True
 
     def _finish(self, recording: Recording, choice: dict[str, Any], usage: dict[str, Any]) -> None:
-        if recording.number is not None:
-            with self._reporting():
-                self._opened().finish(recording.number, choice, usage)
+        number = recording.number
+        if number is not None:
+            self._write(lambda store: store.finish(number, choice, usage))
 
     def _fail(self, recording: Recording, code: str) -> None:
-        if recording.number is not None:
-            with self._reporting():
-                self._opened().fail(recording.number, code, "".join(recording.parts))
+        number = recording.number
+        if number is not None:
+            partial = "".join(recording.parts)
+            self._write(lambda store: store.fail(number, code, partial))
+
+    def _write(self, end: Callable[[Store], None]) -> None:
+        if len(self._unwritten) == UNWRITTEN_MOST:
+            self._unwritten.popleft()
+            self._log("answer given up", level="error", error=self.problem)
+        self._unwritten.append(end)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Write the ends of turns. One that cannot be written now, because another program has
+        the database or the disk is full, is tried again before the next work on it.
+        """
+        try:
+            while self._unwritten:
+                self._unwritten[0](self._opened())
+                self._unwritten.popleft()
+                self.problem = ""
+        except Exception as exc:
+            self._failed(exc, waiting=len(self._unwritten))
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -160,23 +186,18 @@ class Recorder:
     def _use(self, store: Store) -> None:
         self._store = store
         if store.damaged is not None:
+            self._unwritten.clear()  # their turns are in the one that was put aside
             self._log("conversations damaged", level="error", kept=str(store.damaged))
 
-    @contextlib.contextmanager
-    def _reporting(self) -> Any:
-        try:
-            yield
-        except Exception as exc:
-            self._failed(exc)
-
-    def _failed(self, exc: Exception) -> str:
+    def _failed(self, exc: Exception, **fields: int) -> str:
         from mlxd.daemon.conversations.store import explain
 
         self.problem = explain(exc)
-        self._log("conversation not stored", level="error", error=self.problem)
+        self._log("conversation not stored", level="error", error=self.problem, **fields)
         return self.problem
 
     def _close(self) -> None:
+        self._catch_up()
         if self._store is not None:
             self._store.close()
             self._store = None
