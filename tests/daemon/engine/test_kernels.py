@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_an_engine_compiles_into_its_own_folder(shared: Path):
         assert "error" not in answer, answer
         assert answer["usage"]["completion_tokens"] > 0
         assert [*(daemon.folder / "cache" / "kernels").rglob("*.so")]
+    assert not [*shared.iterdir()]
+
+
+def test_a_cache_that_is_cleared_under_a_running_engine_is_made_again(shared: Path):
+    with running_daemon(TMPDIR=str(shared)) as daemon:
+        assert "error" not in daemon.ask("load", model="pocket")
+        shutil.rmtree(daemon.folder / "cache")
+        answer = daemon.ask("chat", messages=user("hello"), max_tokens=4)
+        assert "error" not in answer, answer
+        assert is_own(daemon.folder / "cache" / "kernels")
     assert not [*shared.iterdir()]
 
 

@@ -18,7 +18,8 @@ VARIABLE = "TMPDIR"
 def keep_kernels(
     folder: str | None, environ: MutableMapping[str, str], platform: str = sys.platform
 ) -> bool:
-    """Name a safe folder to MLX; returns whether there is one. Call it before anything compiles.
+    """Name a safe folder to MLX, and make it where it is not there (any more); returns whether
+    there is one. Call it before anything compiles.
 
     A temporary folder of the user's own stays: macOS gives everybody one.
     """

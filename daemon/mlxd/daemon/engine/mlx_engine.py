@@ -7,6 +7,7 @@ one message per turn.
 from __future__ import annotations
 
 import math
+import os
 import queue
 import secrets
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 from mlxd.daemon.engine import memory, mlx_answers, mlx_lean
 from mlxd.daemon.engine.job import Job, ModelRef
+from mlxd.daemon.engine.kernels import keep_kernels
 from mlxd.daemon.engine.link import FrontGone, Inbox, Link
 from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_models import Host
@@ -227,6 +229,8 @@ class Engine:
         self._arrivals.came(job.timing.received, alone=not self.jobs)
         self.jobs[job.rid] = job
         self.counters["requests"] += 1
+        # Again: caches are cleared, also under an engine that runs.
+        keep_kernels(self.options.kernels_dir, os.environ)
         try:
             if not self.residents.want(job.ref, given.get("keep_alive_s")):
                 self._emit(job.rid, "loading", {"model": job.ref.name})
