@@ -109,10 +109,11 @@ _mlxd_ask() {
 }
 
 _mlxd_connect() {
-  local REPLY
+  local REPLY free=20
   _mlxd_socket
+  while [[ -e /dev/fd/$free ]]; do (( free++ )); done
   # The number is noted before there is a file, so that Ctrl-C cannot come between the two.
-  for (( _mlxd_fd = 20; ; _mlxd_fd++ )); do [[ -e /dev/fd/$_mlxd_fd ]] || break; done
+  _mlxd_fd=$free
   zsocket -d $_mlxd_fd "$REPLY" 2>/dev/null || { _mlxd_fd=; return 1 }
   syswrite -o $_mlxd_fd -- "$_mlxd_request"$'\n' 2>/dev/null || { _mlxd_close; return 1 }
   zle -F -w $_mlxd_fd _mlxd_read
