@@ -240,7 +240,7 @@ async def _until_hung_up(world: World, reader: asyncio.StreamReader) -> None:
     """Whoever says that nothing more comes is to be hung up on, whatever it said before."""
     try:
         await asyncio.wait_for(_drained(reader), ENDS_WAIT_S)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         world.ledger.violate("a peer that had closed its side was never hung up on")
 
 

@@ -87,7 +87,7 @@ class Wire:
         """Wait for the end of a request. Raises ConnectionError where it will have none."""
         try:
             return await asyncio.wait_for(asyncio.shield(call.answer), NEVER_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self._ledger.violate(f"{call.entry} was never answered")
             raise ConnectionError from None
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def about(device: str) -> dict[str, Any]:
     """Return machine, versions and date."""
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
             "processor": processor(),

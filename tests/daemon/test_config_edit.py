@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,6 @@ from hypothesis import strategies as st
 
 from mlxd.daemon.config import ConfigError, read_config_file
 from mlxd.daemon.config_edit import capture_environment, captured_environment, with_entries
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 HERE = Path("config.toml")
 

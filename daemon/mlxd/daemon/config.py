@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,11 +18,6 @@ from typing import Any
 from mlxd.daemon.settings import BadValue, Setting, setting
 from mlxd.protocol.errors import EXIT_USAGE, MlxdError
 from mlxd.protocol.paths import Paths
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MIB = 2**20

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
+import tomllib
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from mlxd.daemon.config import ConfigError, read_config_file
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 CAPTURED = (
     "HF_HOME",

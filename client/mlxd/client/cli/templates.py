@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import sys
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,6 @@ from mlxd.client.cli.terminal import tell
 from mlxd.client.fast.mlx_options import LOCAL, OPTIONS
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.paths import resolve_paths
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SHIPPED = Path(__file__).parents[1] / "templates"
 FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")

@@ -96,7 +96,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             os.kill(process.pid, signal.SIGTERM)
     try:
         await asyncio.wait_for(process.wait(), TERM_GRACE_S)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
         await process.wait()

@@ -348,7 +348,7 @@ class Front:
         try:
             await asyncio.wait_for(self.supervisor.call("canary", {}), CANARY_TIMEOUT_S)
             self.log("woke", canary="ok")
-        except (asyncio.TimeoutError, MlxdError) as exc:
+        except (TimeoutError, MlxdError) as exc:
             self.log("woke", level="warning", canary=type(exc).__name__)
             self.supervisor.replace("no token after the machine woke up")
         finally:
