@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "mlxd.daemon.cli.doctor.command:doctor",
     "install": "mlxd.daemon.cli.service:install",
     "uninstall": "mlxd.daemon.cli.service:uninstall",
+    "completion": "mlxd.daemon.cli.completion:completion",
 }
 """Name of a command to where it is, in the order of the help."""
 
