@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,17 +16,33 @@ DATA = ".data/data/share/"
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
-    """Return the names in the wheel and in the sdist, without the leading folder of the latter."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the wheel and the sdist."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(folder: Path) -> tuple[set[str], set[str]]:
+    """Return the names in the wheel and in the sdist, without the leading folder of the latter."""
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     with tarfile.open(sdist) as tar:
         sources = {name.partition("/")[2] for name in tar.getnames()}
     return names, sources
+
+
+def test_the_index_page_links_by_whole_addresses(folder: Path):
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        page = archive.read(name).decode()
+    targets = re.findall(r"\]\(([^)#]+)", page)
+    assert any(target.endswith(".svg") for target in targets)
+    assert all(target.startswith("https://") for target in targets), targets
 
 
 def test_the_wheel_has_every_module_and_program(built: tuple[set[str], set[str]]):
