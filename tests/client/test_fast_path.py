@@ -83,6 +83,10 @@ def test_exit_codes_are_those_of_the_protocol():
     assert {code: kind.exit_code for code, kind in ERRORS.items()} == mlx_options.EXIT_CODES
 
 
+def test_the_priorities_are_those_of_the_protocol():
+    assert METHODS["chat"].param("priority").choices == mlx_options.PRIORITIES
+
+
 def test_fill_has_its_own_options():
     assert {p.name for p in fill_options(click.command()(lambda **_: None)).params} >= {"prefix"}
 

@@ -91,6 +91,82 @@ def test_a_second_run_asks_only_what_is_missing(own: Daemon, source: Path, tmp_p
     assert all("result" in record for record in found)
 
 
+def test_an_edited_line_is_asked_again_and_a_moved_one_keeps_its_answer(
+    own: Daemon, source: Path, tmp_path: Path
+):
+    out = tmp_path / "out.jsonl"
+    run = runner(own.environ)
+    source.write_text('"Count from 1 to 3."\n"Count from 2 to 4."\n"Count from 3 to 5."\n')
+    assert run("batch", str(source), "-o", str(out), "--temp", "0").returncode == 0
+    source.write_text('"Count from 3 to 5."\n"Count from 6 to 8."\n"Count from 1 to 3."\n')
+    done = run("batch", str(source), "-o", str(out), "--temp", "0")
+    assert "2 of 3 lines are answered already" in done.stderr
+    found = {record["line"]: record["text"] for record in records(out.read_text())}
+    assert found == {1: "3, 4, 5", 2: "6, 7, 8", 3: "1, 2, 3"}
+
+
+def test_another_input_with_as_many_lines_does_not_get_these_answers(
+    own: Daemon, source: Path, tmp_path: Path
+):
+    out = tmp_path / "out.jsonl"
+    run = runner(own.environ)
+    source.write_text('"Count from 1 to 3."\n')
+    assert run("batch", str(source), "-o", str(out)).returncode == 0
+    whole = out.read_text()
+    source.write_text('"Count from 2 to 4."\n')
+    done = run("batch", str(source), "-o", str(out))
+    assert (done.returncode, out.read_text()) == (2, whole)
+    assert "belongs to another input" in done.stderr
+
+
+def test_a_truncated_constrained_line_fails_and_is_asked_again(own: Daemon, tmp_path: Path):
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text('"hello"\n{"prompt": "x", "regex": "[ab]{20}"}\n')
+    run = runner(own.environ)
+    line = ("batch", str(path), "-o", str(out))
+    done = run(*line, "--max-tokens", "3")
+    assert done.returncode == 8
+    first, second = records(out.read_text())
+    assert first["truncated"]
+    assert "error" not in first
+    assert second["truncated"]
+    assert second["error"]["code"] == "truncated"
+    again = run(*line)
+    assert again.returncode == 0
+    assert "1 of 2 lines are answered already" in again.stderr
+
+
+def test_output_goes_through_links_and_into_what_is_no_file(own: Daemon, tmp_path: Path):
+    run = runner(own.environ)
+    path, real, link = tmp_path / "in.jsonl", tmp_path / "real.jsonl", tmp_path / "link"
+    path.write_text('"Count from 1 to 3."\n')
+    link.symlink_to(real)
+    for _ in range(2):
+        assert run("batch", str(path), "-o", str(link), "--temp", "0").returncode == 0
+        assert link.is_symlink()
+        assert records(real.read_text())[0]["text"] == "1, 2, 3"
+    for name in ("/dev/stdout", "-", "/dev/fd/1"):
+        done = run("batch", str(path), "-o", name, "--temp", "0")
+        assert records(done.stdout)[0]["text"] == "1, 2, 3", done.stderr
+    null = tmp_path / "null"
+    null.symlink_to("/dev/null")
+    assert run("batch", str(path), "-o", str(null)).returncode == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [str(BIN / "mlx"), "batch", str(path), "-o", str(fifo), "--temp", "0"]
+    process = subprocess.Popen(command, env=own.environ, stdin=subprocess.DEVNULL)
+    assert records(fifo.read_text())[0]["text"] == "1, 2, 3"
+    assert process.wait(60) == 0
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+
+def test_input_and_output_are_never_one_file(own: Daemon, source: Path):
+    whole = source.read_text()
+    done = runner(own.environ)("batch", str(source), "-o", str(source))
+    assert (done.returncode, source.read_text()) == (2, whole)
+
+
 def test_the_output_of_another_input_is_left_alone(own: Daemon, source: Path, tmp_path: Path):
     out = tmp_path / "out.jsonl"
     for text in ('{"line": 2, "id": "hen", "result": {}}\n', "my diary\n"):

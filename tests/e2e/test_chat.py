@@ -96,7 +96,7 @@ def test_a_killed_daemon_leaves_the_finished_turns_and_the_broken_one_marked(own
             ("done", None), ("broken", "engine_died")
         ]  # fmt: skip
         say(screen, "/set max_tokens 12", "max_tokens 12")
-        say(screen, "/retry", "cut at max_tokens; more with /set max_tokens N")
+        say(screen, "/retry", "Truncated at max_tokens. Raise the limit: /set max_tokens N")
         say(screen, "What is my name?", "Your name is Ada.")
     shown = own.ask("conversations.show", id=record["id"])["turns"]
     assert [turn["state"] for turn in shown] == ["done", "done", "done"]

@@ -82,8 +82,16 @@ def test_system_prompts_presets_and_schemas(mlx: Run):
         (("ask", "--tempp", "1", "hi"), 2, "--temp"),
         (("nonsense",), 2, "nonsense"),
         (("ask", "--timeout", "0.001", "Tell me a story about a fox."), 7, "--timeout"),
-        (("ask", "-f", "missing.txt", "hi"), 6, "missing.txt"),
-        (("ask", "--priority", "low", "hi"), 6, "--priority: must be one of interactive"),
+        (("ask", "-f", "missing.txt", "hi"), 2, "missing.txt"),
+        (("ask", "--priority", "low", "hi"), 2, "must be one of interactive"),
+        (("ask", "--preset", "crative", "hi"), 2, "Did you mean creative?"),
+        (("ask", "-t", "explian", "hi"), 2, "Did you mean explain?"),
+        (("ask", "--seed", "9" * 30, "hi"), 2, "does not fit into 64 bits"),
+        (("rpc", "tokenize", '{"text": "x", "self": 1}'), 6, "self"),
+        (("rpc", "tokenize", '{"text": %s}' % ("9" * 30)), 6, "64 bits"),
+        (("batch", "."), 2, "Is a directory"),
+        (("batch", "nosuch.jsonl"), 2, "nosuch.jsonl cannot be read"),
+        (("batch", "/dev/null", "-o", "nodir/x"), 2, "mkdir -p"),
         (("ask", "--json", "--top-p", "8", "hi"), 6, "--top-p: must be at most 1"),
         (("ask", "--top-p", "8", "hi"), 6, "See: mlx ask --help"),
         (("ask", "--schema", "person.json", "hi"), 2, "is no file"),
@@ -112,7 +120,7 @@ def test_failures_say_what_to_do_and_have_their_exit_codes(mlx: Run, arguments, 
 def test_binary_input_is_refused(mlx: Run, tmp_path: Path):
     (tmp_path / "image.png").write_bytes(b"\x89PNG\0\xff")
     done = mlx("ask", "-f", str(tmp_path / "image.png"), "hi")
-    assert done.returncode == 6
+    assert done.returncode == 2
     assert "binary" in done.stderr
 
 
@@ -123,9 +131,78 @@ def test_binary_input_is_refused(mlx: Run, tmp_path: Path):
 def test_binary_stdin_is_refused_by_both_ways(mlx: Run, way, data: bytes, said: str):
     for words in ((), ("Summarise",)):
         done = mlx("ask", *way, *words, stdin=data)
-        assert (done.returncode, done.stdout) == (6, "")
-        assert "stdin: " in done.stderr
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "stdin " in done.stderr
         assert said in done.stderr
+
+
+@pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
+def test_input_over_the_message_limit_is_refused_with_both_numbers(mlx: Run, way, tmp_path: Path):
+    large = b"word " * (34 << 18)
+    done = mlx("ask", *way, stdin=large)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "The request has 44,56" in done.stderr
+    assert "accepts at most 33,554,432." in done.stderr
+    (tmp_path / "large.txt").write_bytes(large)
+    assert (
+        mlx("ask", "-f", str(tmp_path / "large.txt"), "hi").stderr.splitlines()[1:]
+        == (done.stderr.splitlines()[1:])
+    )
+
+
+@pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
+def test_a_truncated_answer_is_reported_also_in_a_pipe(mlx: Run, way):
+    line = ("ask", *way, "--temp", "0", "--max-tokens", "3", "Count from 3 to 7.")
+    done = mlx(*line)
+    assert (done.returncode, done.stderr) == (
+        0, "mlx: Truncated at max_tokens. Raise the limit: --max-tokens N\n"
+    )  # fmt: skip
+    assert mlx(*line, "-q").stderr == ""
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [("--regex", "[ab]{40}"), ("--json", "--regex", "[ab]{40}"), ("--schema", "name, age int"),
+     ("--grammar", "start: /[ab]{40}/")],
+    ids=["fast", "full", "schema", "grammar"],
+)  # fmt: skip
+def test_a_truncated_constrained_answer_is_exit_8(mlx: Run, constraint: tuple[str, ...]):
+    done = mlx("ask", *constraint, "--max-tokens", "3", "Invent a person")
+    assert done.returncode == 8
+    assert "Truncated at max_tokens" in done.stderr
+
+
+@pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
+def test_a_full_disk_behind_stdout_is_an_error(daemon: Daemon, way):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [str(BIN / "mlx"), "ask", *way, "hello"], env=daemon.environ, stdout=full,
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_quiet_prints_the_answer_alone(daemon: Daemon, tmp_path: Path):
+    run = runner({**daemon.environ, "MLXD_STATE_DIR": str(tmp_path / "new")})
+    for way in ((), ("--no-stream",), ("-n", "1")):
+        done = run("ask", "-q", "-v", *way, "--temp", "0", "Count from 3 to 7.")
+        assert (done.stdout, done.stderr) == ("3, 4, 5, 6, 7\n", "")
+
+
+@pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
+def test_a_dash_stands_for_stdin(mlx: Run, daemon: Daemon, way):
+    done = mlx("ask", "-q", *way, "--temp", "0", "-", stdin="Count from 3 to 7.")
+    assert "3, 4, 5, 6, 7" in done.stdout
+    done = mlx("ask", "--json", "--max-tokens", "1", "Summarise", "-", stdin="a diff")
+    assert asked(daemon, done) == "Summarise\n\na diff"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_and_stdin_are_read_by_their_byte_order_mark(mlx: Run, encoding, tmp_path: Path):
+    raw = "Count from 3 to 7.".encode(encoding)
+    assert mlx("ask", "--temp", "0", stdin=raw).stdout == "3, 4, 5, 6, 7\n"
 
 
 def asked(daemon: Daemon, done: subprocess.CompletedProcess[str]) -> str:

@@ -192,7 +192,7 @@ def test_the_built_in_model_thinks_on_a_terminal():
 def test_an_answer_that_is_not_whole_is_said_on_a_terminal_only(daemon: Daemon, way):
     command = [MLX, "ask", "--temp", "0", "--max-tokens", "5", *way, "Count from 1 to 9."]
     with terminal(command, daemon.environ) as screen:
-        assert "mlx: cut at max_tokens; more with --max-tokens N" in screen.end()
+        assert "mlx: Truncated at max_tokens. Raise the limit: --max-tokens N" in screen.end()
     done = runner(daemon.environ)(*command[1:])
     assert (done.stderr, done.stdout[:4]) == ("", "1, 2")
 

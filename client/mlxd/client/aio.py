@@ -105,7 +105,7 @@ class AsyncClient:
         self._task.cancel()
         self._writer.close()
 
-    async def request(self, method: str, **params: Any) -> Any:
+    async def request(self, method: str, /, **params: Any) -> Any:
         """Ask and wait for the result. A caller that is cancelled cancels the request."""
         stream = self._send(method, params)
         try:
@@ -114,7 +114,7 @@ class AsyncClient:
             await stream.aclose()
             raise
 
-    def stream(self, method: str, **params: Any) -> AsyncStream:
+    def stream(self, method: str, /, **params: Any) -> AsyncStream:
         """Ask and return the events as they come."""
         return self._send(method, {**params, "stream": True})
 

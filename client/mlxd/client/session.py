@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mlxd.protocol.codec import Decoder, Encoding, encode
-from mlxd.protocol.errors import DaemonUnreachable, MlxdError, ParseError, error_from_map
+from mlxd.protocol.errors import (
+    DaemonUnreachable,
+    InvalidParams,
+    MlxdError,
+    ParseError,
+    error_from_map,
+)
 from mlxd.protocol.framing import Limits
 from mlxd.protocol.messages import BadRequest, Notification, Request, Response
 from mlxd.protocol.paths import resolve_paths
@@ -45,10 +51,19 @@ class Session:
         self._decoder = Decoder(Limits(max_message_bytes=ANSWER_MAX_BYTES, max_depth=256))
 
     def request(self, method: str, params: dict[str, Any]) -> tuple[int, bytes]:
-        """Return (id, bytes). Parameters that are None are left out."""
+        """Return (id, bytes). Parameters that are None are left out.
+
+        Raises:
+            InvalidParams: a value does not fit into a message.
+        """
         given = {name: value for name, value in params.items() if value is not None}
         request_id = next(self._ids)
-        return request_id, encode(Request(request_id, method, given), Encoding.MSGPACK)
+        try:
+            return request_id, encode(Request(request_id, method, given), Encoding.MSGPACK)
+        except (OverflowError, RecursionError, TypeError, ValueError) as exc:
+            raise InvalidParams(
+                "", f"The parameters cannot be sent: {exc}.", hint="Integers have at most 64 bits."
+            ) from exc
 
     def cancel(self, request_id: int) -> bytes:
         """Return bytes that stop a request; its answer is then the error `cancelled`."""
@@ -91,6 +106,18 @@ def nobody(path: Path, exc: OSError | None = None) -> DaemonUnreachable:
     """Return the error for a socket where no daemon answers."""
     reason = "" if exc is None or isinstance(exc, FileNotFoundError) else f" ({exc.strerror})"
     return DaemonUnreachable(f"No daemon is running at {path}{reason}.", data={"socket": str(path)})
+
+
+def too_large(refusal: ParseError, size: int) -> ParseError:
+    """Return the refusal of a message of `size` bytes with both numbers, where size is why."""
+    limit = refusal.data.get("max_message_bytes")
+    if limit is None or size <= limit:
+        return refusal
+    return ParseError(
+        f"The request has {size:,} bytes; the daemon accepts at most {limit:,}.",
+        hint="Send less, or raise max_message_bytes in config.toml and restart: mlxd restart",
+        data={**refusal.data, "bytes": size},
+    )
 
 
 def text_of(result: dict[str, Any]) -> str:

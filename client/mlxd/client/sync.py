@@ -26,8 +26,9 @@ from mlxd.client.session import (
     as_messages,
     nobody,
     socket_path,
+    too_large,
 )
-from mlxd.protocol.errors import DaemonUnreachable, EngineDied, PermissionDenied
+from mlxd.protocol.errors import DaemonUnreachable, EngineDied, ParseError, PermissionDenied
 
 CONNECT_TRIES = 5
 CONNECT_PAUSE_S = 0.05
@@ -106,11 +107,11 @@ class Client:
         """Hang up; the daemon stops what this connection still had in flight."""
         self._socket.close()
 
-    def request(self, method: str, **params: Any) -> Any:
+    def request(self, method: str, /, **params: Any) -> Any:
         """Ask and wait for the result; raises the error that is answered."""
         return self._send(method, params).result
 
-    def stream(self, method: str, **params: Any) -> Stream:
+    def stream(self, method: str, /, **params: Any) -> Stream:
         """Ask and return the events as they come."""
         return self._send(method, {**params, "stream": True})
 
@@ -188,8 +189,24 @@ class Client:
         try:
             self._socket.sendall(data)
         except OSError as exc:
+            self._refused(len(data))
             raise nobody(self._path, exc) from exc
         return stream
+
+    def _refused(self, size: int) -> None:
+        """Raise what the daemon said before it hung up on a message of `size` bytes, if anything.
+
+        Raises:
+            ParseError: the message is larger than the daemon's limit.
+        """
+        try:
+            while data := self._socket.recv(READ_BYTES):
+                for _ in self._session.feed(data):
+                    pass
+        except OSError:
+            return
+        except ParseError as exc:
+            raise too_large(exc, size) from exc
 
     def _cancel(self, request_id: int) -> None:
         self._streams.pop(request_id, None)

@@ -40,7 +40,8 @@ class MlxdError(Exception):
 
 class ParseError(MlxdError):
     code = "parse_error"
-    meaning = "What came over the socket is neither MessagePack nor a line of JSON."
+    meaning = "A message is larger than the limit, or is neither MessagePack nor a line of JSON."
+    exit_code = 6
     json_rpc_code = -32700
     default_hint = (
         "Send MessagePack-RPC arrays or one JSON-RPC object per line; see protocol/SPEC.md."
@@ -238,8 +239,8 @@ EXITS: dict[int, str] = {
     4: "model not found",
     5: "model could not be loaded",
     6: "request refused (parameters, context, constraint)",
-    7: "overloaded or timed out, retry may help",
-    8: "answer broke off",
+    7: "overloaded, offline or timed out, retry may help",
+    8: "answer broke off, or a constrained one was truncated",
     EXIT_INTERRUPTED: "interrupted",
 }
 """What an exit code of `mlx` means."""

@@ -8,18 +8,14 @@ from typing import Any
 import click
 
 from mlxd.client.cli import templates
+from mlxd.client.cli.clipboard import copy
 from mlxd.client.cli.daemon import connect
-from mlxd.client.cli.options import (
-    NOT_IN_FILL,
-    fill_options,
-    given,
-    params_of,
-    prompt_of,
-    shared_options,
-)
+from mlxd.client.cli.failures import Misuse
+from mlxd.client.cli.inputs import prompt_of
+from mlxd.client.cli.options import NOT_IN_FILL, fill_options, given, params_of, shared_options
 from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
-from mlxd.client.fast.mlx_fast_text import VERSION, Aside, cut, introduce, skew, statistics
+from mlxd.client.fast.mlx_fast_text import Aside, introduce, remarks, verdict
 
 # A daemon says itself that the time is over; one that says nothing at all is not waited for.
 GRACE_S = 5.0
@@ -78,7 +74,7 @@ def run(command: str, words: tuple[str, ...], values: dict[str, Any]) -> int:
     silent = bool(values.get("json") or values.get("no_stream") or values.get("extract") or several)
     answer = Answer(plain=bool(values.get("plain")) or command != "ask")
     # Several lines of thought at once are none.
-    aside = Aside(False if several else values.get("thinking"))
+    aside = Aside(False if several else values.get("thinking"), values.get("quiet"))
     try:
         patience = params["deadline_s"] + GRACE_S if "deadline_s" in params else None
         with connect(patience) as client, client.stream(METHODS[command], **params) as stream:
@@ -124,24 +120,37 @@ def finish(result: dict[str, Any], values: dict[str, Any], *, silent: bool) -> i
         print_json(result)
     elif silent:
         print_whole(result, values)
-    for note in result["applied"]["notes"]:
-        tell(f"mlx: {note}")
-    if said := cut(result, "--max-tokens"):
-        tell(said)
-    if advice := skew(result["applied"].get("version", VERSION)):
-        tell(advice)
-    if values.get("verbose"):
-        tell(statistics(result))
-    if result["applied"]["model"] == "pocket":
+    if values.get("copy"):
+        put_on_clipboard(result, values)
+    for line in remarks(result, values, "--max-tokens"):
+        tell(line)
+    if result["applied"]["model"] == "pocket" and not values.get("quiet"):
         introduce()
-    return 0
+    return int(verdict(result))
+
+
+def put_on_clipboard(result: dict[str, Any], values: dict[str, Any]) -> None:
+    """Copy what is printed.
+
+    Raises:
+        Misuse: there is no clipboard.
+    """
+    said = copy("\n\n".join(texts_of(result, values)))
+    if not said:
+        raise Misuse("--copy: there is no clipboard here.", hint="Install wl-copy, xclip or xsel.")
+    if not values.get("quiet"):
+        tell(said)
+
+
+def texts_of(result: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """Return the answers of a result, or their code blocks."""
+    texts: list[str] = [choice["text"] for choice in result["choices"]]
+    return [code_block(text) for text in texts] if values.get("extract") else texts
 
 
 def print_whole(result: dict[str, Any], values: dict[str, Any]) -> None:
     """Print the answers of a result, or their code blocks."""
-    texts: list[str] = [choice["text"] for choice in result["choices"]]
-    if values.get("extract"):
-        texts = [code_block(text) for text in texts]
+    texts = texts_of(result, values)
     if len(texts) > 1:
         texts = [f"{number}. {text.rstrip()}\n" for number, text in enumerate(texts, 1)]
     answer = Answer(plain=bool(values.get("plain") or values.get("extract")) or len(texts) > 1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -13,11 +11,21 @@ from typing import IO, Any
 import click
 
 from mlxd.client.aio import AsyncClient
-from mlxd.client.cli.batch_files import Item, finished_lines, read_items, record
+from mlxd.client.cli.batch_files import (
+    Item,
+    finished_lines,
+    output_of,
+    read_items,
+    record,
+    truncation,
+)
 from mlxd.client.cli.daemon import connect
+from mlxd.client.cli.failures import Misuse
+from mlxd.client.cli.inputs import same_file
 from mlxd.client.cli.options import given, params_of, shared_options
 from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import decorated, tell
+from mlxd.client.fast.mlx_fast_text import is_cut
 from mlxd.client.fast.mlx_options import long_flags
 from mlxd.protocol.errors import DaemonUnreachable, EngineDied, MlxdError, Overloaded, ShuttingDown
 
@@ -28,7 +36,7 @@ AHEAD = 4
 AGAIN = (DaemonUnreachable, EngineDied, ShuttingDown)
 NOT_HERE = (
     "file", "template", "param", "edit", "json", "events", "extract", "continue", "conversation",
-    "plain", "no_stream", "verbose",
+    "plain", "no_stream", "verbose", "copy",
 )  # fmt: skip
 
 
@@ -39,15 +47,16 @@ NOT_HERE = (
     "an `id`, and any parameter of the request; or a JSON string, which is the prompt.\n\n"
     "\b\nExample:\n  mlx batch questions.jsonl -o answers.jsonl --preset precise\n",
 )
-@click.argument("source", metavar="IN.jsonl", type=click.Path(exists=True, allow_dash=True))
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="File; absent: stdout.")
+@click.argument("source", metavar="IN.jsonl", type=click.Path(allow_dash=True))
+@click.option("-o", "--output", type=click.Path(), help="File; absent: stdout.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), default=8, help="Requests at once.  [8]")
 @click.option("--as-finished", is_flag=True, help="Write answers as they come, not in order.")
 @shared_options
 def batch(source: str, output: str | None, jobs: int, as_finished: bool, **values: Any) -> int:
-    """Answer every line of IN; a run that was stopped goes on where it was.
+    """Answer every line of IN. With -o, the same command resumes a run that was stopped.
 
-    With -o, lines that were answered already are not asked again, and those that failed are.
+    Completed lines are skipped; failed and edited lines are asked again. A line is known by its
+    content, so lines may be added, removed or moved.
     """
     found = given(values)
     for name in NOT_HERE:
@@ -56,44 +65,40 @@ def batch(source: str, output: str | None, jobs: int, as_finished: bool, **value
     defaults = {"priority": "batch", **params_of("ask", {**found, "log": False}, "")}
     system = [m for m in defaults.pop("messages") if m["role"] == "system"]
     defaults.pop("scope", None)
+    if output is not None and same_file(source, output):
+        raise Misuse("Input and output are the same file.", hint="Choose another -o.")
     items = read_items(source, defaults, system)
-    done = finished_lines(Path(output), items) if output else set()
+    target = output_of(output)
+    resumed = target.path if target.resumable else None
+    done = finished_lines(resumed, items) if resumed else set()
     waiting = [item for item in items if item.line not in done]
-    if done:
+    quiet = bool(found.get("quiet"))
+    if done and not quiet:
         tell(f"{len(done)} of {len(items)} lines are answered already.")
     connect().close()  # starts a daemon where none runs
-    with _opened(output) as file, _bar(len(items), len(done)) as advance:
+    with target.opened() as file, _bar(len(items), len(done), quiet=quiet) as advance:
         run = Run(waiting, file, jobs, keep_order=not as_finished, advance=advance)
         try:
             asyncio.run(run.all())
         except KeyboardInterrupt:
-            tell("\nStopped. The same command goes on from here." if output else "\nStopped.")
+            tell("\nStopped. The same command goes on from here." if resumed else "\nStopped.")
             return 130
-    return _verdict(run.errors, len(waiting), output)
+    if run.truncated and not quiet:
+        tell(f"mlx: {run.truncated} truncated at max_tokens. Raise the limit: --max-tokens N")
+    return _verdict(run.errors, len(waiting), resumed)
 
 
-def _verdict(errors: list[MlxdError], count: int, output: str | None) -> int:
+def _verdict(errors: list[MlxdError], count: int, resumed: Path | None) -> int:
     if not errors:
         return 0
-    again = " The same command asks them again." if output else ""
+    again = " The same command asks them again." if resumed else ""
     tell(f"mlx: {len(errors)} of {count} failed, the first one: {errors[0].message}.{again}")
     return errors[0].exit_code
 
 
 @contextlib.contextmanager
-def _opened(output: str | None) -> Iterator[IO[str]]:
-    if output is None:
-        yield sys.stdout
-        return
-    # What people ask is nobody else's business.
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with open(descriptor, "a", encoding="utf-8") as file:
-        yield file
-
-
-@contextlib.contextmanager
-def _bar(total: int, done: int) -> Iterator[Any]:
-    if not decorated():
+def _bar(total: int, done: int, *, quiet: bool) -> Iterator[Any]:
+    if quiet or not decorated():
         yield lambda: None
         return
     from rich.console import Console
@@ -112,6 +117,7 @@ class Run:
         self, items: list[Item], file: IO[str], jobs: int, *, keep_order: bool, advance: Any
     ) -> None:
         self.errors: list[MlxdError] = []
+        self.truncated = 0
         self._items = items
         self._file = file
         self._jobs = jobs
@@ -148,10 +154,18 @@ class Run:
     async def _one(self, item: Item, room: asyncio.Semaphore) -> str:
         async with room:
             try:
-                return record(item, result=await self._asked(item))
+                return self._answered(item, await self._asked(item))
             except MlxdError as error:
                 self.errors.append(error)
                 return record(item, error=error)
+
+    def _answered(self, item: Item, result: Any) -> str:
+        error = truncation(result)
+        if error is not None:
+            self.errors.append(error)
+        else:
+            self.truncated += is_cut(result)
+        return record(item, result=result, error=error)
 
     async def _asked(self, item: Item) -> dict[str, Any]:
         """Ask, and ask again while the daemon is busy or being restarted."""

@@ -1,25 +1,41 @@
-"""The lines of a batch: what is asked, what was answered already, what is written."""
+"""The lines of a batch: what is asked, what was answered already, where answers are written."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import re
+import stat
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import click
-
+from mlxd.client.cli.failures import Misuse
+from mlxd.client.cli.inputs import as_text, read_file, read_stdin
+from mlxd.client.fast.mlx_fast_text import is_cut, verdict
 from mlxd.protocol.errors import InvalidParams, MlxdError
+
+METHODS = ("chat", "generate", "fill")
+HASH_DIGITS = 16
+DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)")
+STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One line: its number from 1, its `id` if it has one, and the request; or what is wrong."""
+    """One line: its number from 1, its `id` if it has one, and the request; or what is wrong.
+
+    `hash` identifies the line's content, whatever its place, its blanks or the order of its keys.
+    """
 
     line: int
     id: Any
+    hash: str
     method: str
     params: dict[str, Any]
     error: MlxdError | None = None
@@ -27,84 +43,204 @@ class Item:
 
 def read_items(source: str, defaults: dict[str, Any], system: list[dict[str, Any]]) -> list[Item]:
     """Return the requests of a file (`-`: stdin). What a line says wins over `defaults`."""
-    raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-    try:
-        lines = raw.decode("utf-8").split("\n")
-    except UnicodeDecodeError as exc:
-        raise click.BadParameter(f"{source} is not UTF-8 text", param_hint="IN.jsonl") from exc
+    text = as_text(read_stdin() if source == "-" else read_file(source), source)
     return [
         _item(number, line, defaults, system)
-        for number, line in enumerate(lines, 1)
+        for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
 
 
 def _item(number: int, line: str, defaults: dict[str, Any], system: list[dict[str, Any]]) -> Item:
+    def wrong(problem: str) -> Item:
+        error = InvalidParams("", f"Line {number} {problem}.")
+        return Item(number, None, _hash(line.strip()), "", {}, error)
+
     try:
         found = json.loads(line)
-    except ValueError as exc:
-        error = InvalidParams("", f"line {number} is not JSON: {exc}")
-        return Item(number, None, "", {}, error)
+    except (ValueError, RecursionError) as exc:
+        return wrong(f"is not JSON: {exc}")
+    name = _hash(found)
     if isinstance(found, str):
         found = {"prompt": found}
     if not isinstance(found, dict):
-        error = InvalidParams("", f"line {number} is neither an object nor a string")
-        return Item(number, None, "", {}, error)
-    name = found.pop("id", None)
+        return wrong("is neither an object nor a string")
+    label = found.pop("id", None)
     method = found.pop("method", None)
     params = {**defaults, **found}
     if method is None:
         method = "fill" if "prefix" in params else "chat"
+    if method not in METHODS:
+        return wrong(f"has a method that is none of {', '.join(METHODS)}")
     if method == "fill":
         params.pop("log", None)
     if method == "chat" and "prompt" in params:
         params["messages"] = [*system, {"role": "user", "content": params.pop("prompt")}]
-    return Item(number, name, method, params)
+    return Item(number, label, name, method, params)
+
+
+def _hash(value: Any) -> str:
+    whole = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:HASH_DIGITS]
 
 
 def record(item: Item, *, result: Any = None, error: MlxdError | None = None) -> str:
-    """Return the line of output for an item."""
-    out: dict[str, Any] = {"line": item.line}
+    """Return the line of output for an item.
+
+    A constrained answer that was truncated has an error beside its result: it is asked again.
+    """
+    out: dict[str, Any] = {"line": item.line, "hash": item.hash}
     if item.id is not None:
         out["id"] = item.id
-    if error is None:
-        out["text"] = result["choices"][0]["text"]
-        out["result"] = result
-    else:
+    if error is not None:
         out["error"] = error.to_map()
+    if result is not None:
+        out["text"] = result["choices"][0]["text"]
+        if is_cut(result):
+            out["truncated"] = True
+        out["result"] = result
     return json.dumps(out, ensure_ascii=False)
+
+
+class Truncated(MlxdError):
+    """A constrained answer that reached max_tokens. Raised by clients only."""
+
+    code = "truncated"
+    exit_code = 8
+    default_hint = "Raise the limit: --max-tokens N"
+
+
+def truncation(result: Any) -> Truncated | None:
+    """Return the error of an answer that is no use because it is not whole."""
+    if not verdict(result):
+        return None
+    return Truncated("The answer was truncated at max_tokens, so it does not match its constraint.")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where answers are written: a regular file, which can be resumed, or a descriptor."""
+
+    path: Path | None
+    descriptor: int | None = None
+
+    @property
+    def resumable(self) -> bool:
+        return self.descriptor is None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[IO[str]]:
+        """Open it, at its end."""
+        if self.descriptor == 1 and self.path is None:
+            yield sys.stdout
+            return
+        with open(self._open(), "w", encoding="utf-8") as file:
+            yield file
+
+    def _open(self) -> int:
+        if self.descriptor is not None:
+            return os.dup(self.descriptor)
+        assert self.path is not None
+        # What people ask is nobody else's business.
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def output_of(name: str | None) -> Output:
+    """Return where `-o NAME` writes; None is stdout. Links are followed.
+
+    A device, a FIFO or `>(command)` is written as it is: it cannot be replaced or read back.
+
+    Raises:
+        Misuse: it cannot be written.
+    """
+    if name is None or STANDARD.get(name) == 1:
+        return Output(None, 1)
+    match = DESCRIPTOR.fullmatch(name)
+    try:
+        if name in STANDARD or match:
+            number = STANDARD[name] if match is None else int(match[1] or match[2])
+            os.fstat(number)
+            return Output(Path(name), number)
+        path = Path(os.path.realpath(name))
+        if not path.exists():
+            _check_folder(path.parent)
+        elif path.is_dir():
+            raise Misuse(f"{name} is a folder.", hint="Name a file: -o answers.jsonl")
+        elif not stat.S_ISREG(path.stat().st_mode):
+            return Output(path, os.open(path, os.O_WRONLY))
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        return Output(path)
+    except (OSError, ValueError, OverflowError) as exc:
+        problem = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise Misuse(f"{name} cannot be written: {problem}.", hint="Choose another -o.") from exc
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise Misuse(f"There is no folder {folder}.", hint=f"Make it: mkdir -p {folder}")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(13, "Permission denied")
 
 
 def finished_lines(output: Path, items: list[Item]) -> set[int]:
     """Return which lines `output` answers; drops from it what failed or broke off.
 
+    An answer belongs to a line by the hash of its content, so lines may have moved.
+
     Raises:
-        click.UsageError: it belongs to another input.
+        Misuse: it belongs to another input.
     """
     if not output.exists():
         return set()
-    by_line = {item.line: item for item in items}
-    kept, done = [], set()
-    for text in output.read_text(encoding="utf-8").split("\n"):
+    waiting: defaultdict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        waiting[item.hash].append(item)
+    found = _records(output)
+    kept = [moved for one in found if (moved := _claim(one, waiting)) is not None]
+    answered = [one for one in found if "error" not in one]
+    if answered and not kept:
+        raise Misuse(f"{output} belongs to another input.", hint="Choose another -o.")
+    _replace(output, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in kept))
+    return {one["line"] for one in kept}
+
+
+def _claim(one: dict[str, Any], waiting: dict[str, list[Item]]) -> dict[str, Any] | None:
+    """Return an answer with its line's number of today; None: no line of the input has it."""
+    lines = waiting.get(one.get("hash", ""), [])
+    if "error" in one or "result" not in one or not lines:
+        return None
+    # Of lines that are the same, the one in the old place.
+    lines.sort(key=lambda item: item.line != one["line"])
+    return {**one, "line": lines.pop(0).line}
+
+
+def _records(output: Path) -> list[dict[str, Any]]:
+    """Return what an output has. The last line of a run that was killed may be half written."""
+    found = []
+    for text in as_text(read_file(str(output)), str(output)).split("\n"):
         try:
-            found = json.loads(text)
-            line = found["line"]
-        except (ValueError, KeyError, TypeError):
+            one = json.loads(text)
+            int(one["line"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             if text.strip() and not text.startswith('{"line": '):
-                raise click.UsageError(f"{output} is no output of mlx batch.") from None
-            continue  # the end of a run that was killed
-        if line not in by_line or by_line[line].id != found.get("id"):
-            raise click.UsageError(f"{output} belongs to another input; choose another -o.")
-        if "result" in found:
-            kept.append(text)
-            done.add(line)
-    _replace(output, "".join(text + "\n" for text in kept))
-    return done
+                raise Misuse(
+                    f"{output} is no output of mlx batch.", hint="Choose another -o."
+                ) from None
+            continue
+        found.append(one)
+    return found
 
 
 def _replace(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.chmod(path.stat().st_mode & 0o777)
-    beside.replace(path)
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        beside.chmod(path.stat().st_mode & 0o777)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

@@ -10,17 +10,19 @@ import click
 from mlxd.client.cli.ask import print_whole, show
 from mlxd.client.cli.chat_commands import COMMANDS, Leave, help_text, run_command
 from mlxd.client.cli.conversation import Conversation
-from mlxd.client.cli.options import fenced, given, shared_options
+from mlxd.client.cli.failures import words_of
+from mlxd.client.cli.inputs import fenced
+from mlxd.client.cli.options import given, shared_options
 from mlxd.client.cli.prompt import QUOTES, read_lines
 from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
-from mlxd.client.fast.mlx_fast_text import VERSION, Aside, cut, introduce, skew, statistics
-from mlxd.client.fast.mlx_options import long_flags, refusal
+from mlxd.client.fast.mlx_fast_text import VERSION, Aside, introduce, remarks, skew
+from mlxd.client.fast.mlx_options import long_flags
 from mlxd.protocol.errors import MlxdError
 
 WORDS = {"clear": "/clear", "quit": "/quit", "exit": "/quit", "q": "/quit"}
 """What the words without a slash mean."""
-NOT_HERE = ("template", "param", "edit", "events", "n", "logprobs")
+NOT_HERE = ("template", "param", "edit", "events", "n", "logprobs", "copy")
 
 
 @click.command(
@@ -85,12 +87,10 @@ class Chat:
                 tell(f"There is no command {word}.\n{help_text()}")
             else:
                 self.say(word)
-        except MlxdError as error:
-            tell("mlx: {}\n     {}".format(*refusal(error.to_map(), "chat")))
-            if error.retryable:
+        except (MlxdError, click.ClickException) as exc:
+            tell("mlx: {}\n     {}".format(*words_of(exc, "chat")).rstrip())
+            if isinstance(exc, MlxdError) and exc.retryable:
                 tell("     /retry asks once more.")
-        except click.UsageError as exc:
-            tell(f"mlx: {exc.format_message()}")
 
     def say(self, text: str) -> None:
         """Ask, and print the answer as it comes. Ctrl-C stops the answer and keeps the chat."""
@@ -120,16 +120,10 @@ class Chat:
             print_json(result)
         elif silent:
             print_whole(result, self.values)
-        for note in result["applied"]["notes"]:
-            tell(f"mlx: {note}")
-        if said := cut(result, "/set max_tokens"):
-            tell(said)
-        if self.values.get("verbose"):
-            tell(statistics(result))
-        advice = skew(result["applied"].get("version", VERSION))
-        if advice and advice != self._advice:
-            self._advice = advice
-            tell(advice)
+        for line in remarks(result, self.values, "/set max_tokens"):
+            if line != self._advice:
+                tell(line)
+        self._advice = skew(result["applied"].get("version", VERSION))
         if result["applied"]["model"] == "pocket" and not self._introduced:
             self._introduced = True
             introduce()

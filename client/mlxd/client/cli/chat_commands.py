@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxd.client.cli.options import fenced, schema
+from mlxd.client.cli.clipboard import copy
+from mlxd.client.cli.inputs import fenced
+from mlxd.client.cli.options import schema
 from mlxd.client.cli.terminal import tell, visible
 from mlxd.client.fast.mlx_options import LOCAL, OPTIONS, PRESETS, span
 from mlxd.protocol.errors import InvalidParams
@@ -20,8 +18,6 @@ from mlxd.protocol.methods import METHODS
 
 if TYPE_CHECKING:
     from mlxd.client.cli.chat import Chat
-
-CLIPBOARDS = (["pbcopy"], ["wl-copy"], ["xclip", "-selection", "clipboard"], ["xsel", "-bi"])
 
 GIST_CHARACTERS = 60
 
@@ -169,16 +165,7 @@ def _copy(chat: Chat, rest: str) -> None:
     if not chat.last_answer:
         tell("There is no answer to copy yet.")
         return
-    for command in CLIPBOARDS:
-        if shutil.which(command[0]):
-            done = subprocess.run(command, input=chat.last_answer.encode(), check=False)
-            if done.returncode == 0:
-                tell("Copied.")
-                return
-    # OSC 52: the terminal itself has the clipboard, also over SSH.
-    coded = base64.b64encode(chat.last_answer.encode()).decode()
-    sys.stderr.write(f"\x1b]52;c;{coded}\a")
-    tell("Copied, if this terminal allows it.")
+    tell(copy(chat.last_answer) or "There is no clipboard here.")
 
 
 def _tokens(chat: Chat, rest: str) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 import click
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the question for the nearest names, with a blank before it; "": none is near."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 class Group(click.Group):
@@ -23,10 +30,7 @@ class Group(click.Group):
         return found
 
     def _unknown(self, name: str, known: list[str]) -> str:
-        near = difflib.get_close_matches(name, known, n=3)
-        if near:
-            return f"There is no command {name!r}. Did you mean {' or '.join(near)}?"
-        return f"There is no command {name!r}."
+        return f"There is no command {name!r}.{did_you_mean(name, known)}"
 
 
 class Commands(Group):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,18 @@ from mlxd.client.cli.completion import (
     complete_priorities,
     complete_templates,
 )
+from mlxd.client.cli.groups import did_you_mean
 from mlxd.client.fast.mlx_fast_text import scope
 from mlxd.client.fast.mlx_options import (
     FILL_OPTIONS,
+    INT_BITS,
     OPTIONS,
     PRESETS,
+    PRIORITIES,
     long_flags,
     request_params,
     span,
 )
-from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import METHODS
 
 Command = Callable[..., Any]
@@ -46,11 +47,24 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
             self.fail(f"{value!r} is no span of time, such as 90, 30m, 2h or forever", param, ctx)
 
 
-TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "each": str, "span": Span()}
+class Int(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
+    """An integer that fits into a message."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number: int = click.INT.convert(value, param, ctx)
+        if number.bit_length() > INT_BITS:
+            self.fail(f"{value!r} does not fit into 64 bits", param, ctx)
+        return number
+
+
+TYPES: dict[str, Any] = {"int": Int(), "float": float, "str": str, "each": str, "span": Span()}
 ON, OFF = "true", "false"
 NOT_IN_FILL = frozenset(
     ("system", "continue", "conversation", "log", "template", "param", "edit", "file", "thinking")
 )
+CHOICES: dict[str, tuple[str, ...]] = {"preset": (*PRESETS,), "priority": PRIORITIES}
 COMPLETIONS = {
     "model": complete_models,
     "template": complete_templates,
@@ -120,9 +134,12 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
 
 def params_of(command: str, values: dict[str, Any], prompt: str) -> dict[str, Any]:
     """Return the request's parameters. Raises click's usage errors."""
-    preset = values.get("preset")
-    if preset is not None and preset not in PRESETS:
-        raise click.BadParameter(f"must be one of {', '.join(PRESETS)}", param_hint="--preset")
+    for name, choices in CHOICES.items():
+        if name in values and values[name] not in choices:
+            raise click.BadParameter(
+                f"must be one of {', '.join(choices)}{did_you_mean(values[name], choices)}",
+                param_hint=f"--{name}",
+            )
     if "continue" in values and "conversation" in values:
         raise click.UsageError("Give -c or --conversation, not both.")
     if command == "fill" and (lost := NOT_IN_FILL & values.keys()):
@@ -149,7 +166,6 @@ def absolute(model: str) -> str:
     return model
 
 
-BACKTICKS = re.compile("`{3,}")
 FIELD = re.compile(r"[A-Za-z_]\w*")
 SHORT_TYPES = {
     "str": "string", "string": "string", "int": "integer", "integer": "integer",
@@ -195,49 +211,3 @@ def _file_or_text(text: str) -> str:
         return path.read_text(encoding="utf-8") if path.is_file() else text
     except (OSError, ValueError):
         return text
-
-
-def prompt_of(words: tuple[str, ...], files: list[str]) -> str:
-    """Return files, words and stdin as one prompt.
-
-    Raises:
-        InvalidParams: a file is missing or is no text.
-    """
-    parts = [fenced(name) for name in files]
-    if words:
-        parts.append(" ".join(words))
-    if "-" not in files and not sys.stdin.isatty():
-        piped = _as_text(sys.stdin.buffer.read(), "stdin")
-        if piped.strip():
-            parts.append(piped)
-    return "\n\n".join(parts)
-
-
-def fenced(name: str) -> str:
-    """Return a file (`-`: stdin) as a prompt has it: its name, and what is in it between fences.
-
-    Raises:
-        InvalidParams: it is missing or is no text.
-    """
-    try:
-        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except OSError as exc:
-        raise InvalidParams(
-            "--file", f"{name} cannot be read: {exc.strerror}", hint="Check its name: ls -l"
-        ) from exc
-    text = _as_text(raw, name)
-    # Longer than any in the file, so that a file's own fences do not end it.
-    fence = "`" * max(3, 1 + max((len(run) for run in BACKTICKS.findall(text)), default=0))
-    return f"{'stdin' if name == '-' else name}:\n{fence}\n{text.rstrip()}\n{fence}"
-
-
-def _as_text(raw: bytes, name: str) -> str:
-    what = "stdin" if name == "-" else name
-    if b"\0" in raw:
-        raise InvalidParams(what, "is binary, and a prompt is text", hint="Give a text file.")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        problem = f"is binary, or text that is not UTF-8 (byte {exc.start} is {raw[exc.start]:#x})"
-        hint = "If it is text: iconv -f latin1 -t utf-8, or whatever it is written in."
-        raise InvalidParams(what, problem, hint=hint) from exc

@@ -11,7 +11,8 @@ import click
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Prompt": ("prefix", "suffix", "system", "file", "template", "param", "edit"),
     "Conversation": ("continue", "conversation", "log"),
-    "Output": ("json", "events", "extract", "plain", "no_stream", "verbose", "n", "logprobs"),
+    "Output": ("json", "events", "extract", "plain", "no_stream", "copy", "quiet", "verbose",
+               "n", "logprobs"),
     "Model": ("model", "thinking", "adapter", "draft", "keep_alive_s", "trust_remote_code"),
     "What the answer must be": ("max_tokens", "stop", "schema", "regex", "grammar", "ignore_eos"),
     "Sampling": (

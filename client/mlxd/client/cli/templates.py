@@ -6,7 +6,6 @@ and `[options]` with what the command line could say (`temperature = 0.2`, `pres
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -16,10 +15,10 @@ from typing import Any
 
 import click
 
-from mlxd.client.cli.groups import Group
+from mlxd.client.cli.failures import Misuse
+from mlxd.client.cli.groups import Group, did_you_mean
 from mlxd.client.cli.terminal import tell
 from mlxd.client.fast.mlx_options import LOCAL, OPTIONS
-from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.paths import resolve_paths
 
 SHIPPED = Path(__file__).parents[1] / "templates"
@@ -73,21 +72,18 @@ def find(name: str) -> Template:
     """Return a template.
 
     Raises:
-        InvalidParams: there is none of that name, or it is no template.
+        Misuse: there is none of that name, or it is no template.
     """
     known = names()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "See them: mlx templates list"
-        raise InvalidParams("--template", f"there is no template {name!r}", hint=hint)
+        hint = did_you_mean(name, known).strip() or "See them: mlx templates list"
+        raise Misuse(f"There is no template {name!r}.", hint=hint)
     return _read(name, known[name])
 
 
 def _read(name: str, path: Path) -> Template:
-    def wrong(problem: str) -> InvalidParams:
-        return InvalidParams(
-            "", f"{path}: {problem}", hint=f"Correct it: mlx templates edit {name}"
-        )
+    def wrong(problem: str) -> Misuse:
+        return Misuse(f"{path}: {problem}", hint=f"Correct it: mlx templates edit {name}")
 
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -111,7 +107,7 @@ def apply(values: dict[str, Any], text: str) -> str:
     What the command line says wins over the template.
 
     Raises:
-        InvalidParams: a field is missing or unknown.
+        Misuse: a field is missing or unknown.
     """
     template = find(values["template"])
     given = _given(values.get("param", []))
@@ -129,7 +125,7 @@ def _given(params: list[str]) -> dict[str, str]:
     for param in params:
         name, equals, value = param.partition("=")
         if not equals:
-            raise InvalidParams("--param", f"{param!r} is not NAME=VALUE")
+            raise Misuse(f"-p {param}: not of the form NAME=VALUE.")
         given[name] = value
     return given
 
@@ -144,7 +140,7 @@ def _check(template: Template, given: dict[str, str], text: str) -> None:
             if missing
             else f"See it: mlx templates show {template.name}"
         )
-        raise InvalidParams("--param", f"the template {template.name} {problem}", hint=hint)
+        raise Misuse(f"The template {template.name} {problem}.", hint=hint)
     if "{input}" in template.prompt and not text.strip():
         raise click.UsageError(f"The template {template.name} needs a text: as words, -f or stdin.")
 

@@ -8,18 +8,19 @@ import posix
 import sys
 
 from mlx_fast_text import (
+    INPUT_MAX_BYTES,
     UNKNOWN_TO_THEM,
     VERSION,
     Aside,
     coloured,
-    cut,
     introduce,
     put,
+    remarks,
     scope,
     skew,
     socket_path,
-    statistics,
     tell,
+    verdict,
     visible,
 )
 from mlx_options import EXIT_CODES, parse, refusal, request_params
@@ -42,7 +43,7 @@ def main(arguments):
         full(arguments)
     values, words = parsed
     params = None
-    text = read_prompt(words) if command != "fill" else ""
+    text = "" if command == "fill" else read_prompt(words)
     if text is not None and (command != "fill" or ("prefix" in values and not words)):
         params = request_params(command, values, text, scope())
     if params is None or (command != "fill" and not text):
@@ -53,19 +54,34 @@ def main(arguments):
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         connection.connect(socket_path())
-        foreign = is_foreign(connection)
+        handed_over = connection.fileno() < 3 or is_foreign(connection)
+        if not handed_over:
+            send(connection, pack([0, 1, COMMANDS[command], [params]]))
+    except KeyboardInterrupt:
+        posix._exit(interrupted(connection))
     except OSError:
+        handed_over = True  # no daemon, or one that refuses the request before it is complete
+    if handed_over:
+        # The full program names the reason: whose socket it is, what is too large, what is closed.
+        connection.close()
         full(arguments)
-    if foreign:
-        full(arguments)  # which says whose it is
     try:
-        send(connection, pack([0, 1, COMMANDS[command], [params]]))
         code = receive(connection, command, values)
     except KeyboardInterrupt:
         code = interrupted(connection)
-    except BrokenPipeError:
-        code = 0
+    except OSError as problem:
+        code = unwritable(problem)
+    except (IndexError, KeyError, TypeError, ValueError):
+        code = complain("The daemon's answer cannot be read.", "See what it is: mlxd status", 1)
     posix._exit(code)
+
+
+def unwritable(problem):
+    """Report that stdout takes nothing more; a reader who has enough is no error."""
+    if isinstance(problem, BrokenPipeError):
+        return 0
+    return complain("Cannot write to stdout: " + str(problem.strerror) + ".",
+                    "Free some space, or write somewhere else.", 1)  # fmt: skip
 
 
 def is_foreign(connection):
@@ -79,14 +95,23 @@ def is_foreign(connection):
 
 def full(arguments):
     """Hand the command to the full program; what stdin gave is passed on."""
+    from _signal import SIG_BLOCK, SIGINT, pthread_sigmask
+
     if STDIN:
-        give_back(STDIN[0])
+        try:
+            give_back(STDIN[0])
+        except OSError as problem:
+            posix._exit(complain("Cannot keep the input: " + str(problem.strerror) + ".",
+                                 "Point TMPDIR at a folder with room.", 1))  # fmt: skip
+    # Until its imports are done; then it reacts to a Ctrl-C without a traceback.
+    pthread_sigmask(SIG_BLOCK, [SIGINT])
     posix.execv(sys.executable, [sys.executable, "-I", "-m", "mlxd.client.cli", *arguments])
 
 
 def give_back(data):
     """Put what was read from stdin into an unnamed file, and that in stdin's place."""
-    path = b"/tmp/.mlx-stdin-%d" % posix.getpid()
+    folder = posix.environ.get(b"TMPDIR") or b"/tmp"
+    path = folder + b"/.mlx-stdin-" + posix.urandom(8).hex().encode()
     descriptor = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL, 0o600)
     posix.unlink(path)
     while data:
@@ -101,17 +126,26 @@ STDIN: list[bytes] = []
 def read_prompt(words):
     """Return the words, with stdin behind them; stdin alone where there are none.
 
-    None: stdin is no text, which the full program says.
+    The word `-` stands for stdin, also on a terminal. None: stdin cannot be read, is too large or
+    is no UTF-8 text. The full program says which.
     """
-    text = " ".join(words)
+    wanted = "-" in words
+    text = " ".join([word for word in words if word != "-"] if wanted else words)
+    parts = []
+    room = INPUT_MAX_BYTES
     try:
-        if posix.isatty(0):
+        if posix.isatty(0) and not wanted:
             return text
-        parts = []
         while part := posix.read(0, READ_BYTES):
             parts.append(part)
+            room -= len(part)
+            if room < 0:
+                break
     except OSError:
-        return text
+        return None
+    if room < 0:
+        posix._exit(complain("stdin has more than %d MB." % (INPUT_MAX_BYTES // 1000000),
+                             "Send less.", 6))  # fmt: skip
     raw = b"".join(parts)
     STDIN.append(raw)
     try:
@@ -133,7 +167,10 @@ def absolute(model):
         posix.stat(model + "/config.json")
     except OSError:
         return model
-    return posix.getcwd() + "/" + model
+    try:
+        return posix.getcwd() + "/" + model
+    except OSError:
+        return model
 
 
 def send(connection, data):
@@ -152,6 +189,8 @@ def receive(connection, command, values):
         except TimeoutError:
             return complain("The daemon accepts connections but does not answer.",
                             "See what it does: mlxd status, mlxd logs -n 50", 3)  # fmt: skip
+        except OSError:
+            part = b""
         if not part:
             return printer.broken("The daemon went away before the answer was complete.",
                                   "Ask again. If it happens again: mlxd logs -n 50", 8)  # fmt: skip
@@ -214,7 +253,7 @@ class Printer:
         self.plain = bool(not self.terminal or values.get("plain") or not coloured())
         self.quiet = values.get("no_stream")
         self.last = ""
-        self.aside = Aside(values.get("thinking"))
+        self.aside = Aside(values.get("thinking"), values.get("quiet"))
 
     def event(self, event):
         if event["type"] != "delta" or event["channel"] != "answer":
@@ -255,17 +294,11 @@ class Printer:
         if self.quiet:
             self.write(result["choices"][0]["text"])
         self.newline()
-        for note in result["applied"]["notes"]:
-            tell("mlx: " + note + "\n")
-        if said := cut(result, "--max-tokens"):
-            tell(said + "\n")
-        if advice := skew(result["applied"].get("version", VERSION)):
-            tell(advice + "\n")
-        if self.values.get("verbose"):
-            tell(statistics(result) + "\n")
-        if result["applied"]["model"] == "pocket":
+        for line in remarks(result, self.values, "--max-tokens"):
+            tell(line + "\n")
+        if result["applied"]["model"] == "pocket" and not self.values.get("quiet"):
             introduce()
-        return 0
+        return verdict(result)
 
 
 def interrupted(connection):

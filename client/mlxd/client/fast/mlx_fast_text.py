@@ -6,6 +6,9 @@ import sys
 VERSION = "0.1.0"
 """This client's version; a test holds it against the distribution's."""
 
+INPUT_MAX_BYTES = 1 << 28
+"""More than any model reads: input without an end is refused before memory runs out."""
+
 POCKET_NOTE = "mlx: small built-in model. A real one: mlx models pull NAME; mlx ask -m NAME\n"
 
 
@@ -87,11 +90,31 @@ def statistics(result):
     )
 
 
-def cut(result, more):
-    """Return the line that says on a terminal that an answer is not whole; "": it is."""
-    if posix.isatty(1) and any(one["finish_reason"] == "length" for one in result["choices"]):
-        return "mlx: cut at max_tokens; more with " + more + " N"
-    return ""
+def is_cut(result):
+    """Whether an answer reached max_tokens before its end."""
+    return any(choice["finish_reason"] == "length" for choice in result["choices"])
+
+
+def remarks(result, values, more):
+    """Return the lines that follow an answer on stderr; `more` raises max_tokens."""
+    if values.get("quiet"):
+        return []
+    lines = ["mlx: " + note for note in result["applied"]["notes"]]
+    if is_cut(result):
+        lines.append("mlx: Truncated at max_tokens. Raise the limit: " + more + " N")
+    if advice := skew(result["applied"].get("version", VERSION)):
+        lines.append(advice)
+    if values.get("verbose"):
+        lines.append(statistics(result))
+    return lines
+
+
+EXIT_BROKEN = 8
+
+
+def verdict(result):
+    """Return the exit code of an answer: half of a constrained one is not what was asked for."""
+    return EXIT_BROKEN if is_cut(result) and result["applied"].get("constrained") else 0
 
 
 STATUS_COLUMNS = 70
@@ -132,9 +155,9 @@ def progress(event):
 class Aside:
     """What is shown on stderr before and beside an answer: what it waits for, and reasoning."""
 
-    def __init__(self, thinking):
-        self.style = reasoning_style(thinking)
-        self.decorated = posix.isatty(2) and coloured()
+    def __init__(self, thinking, quiet=False):
+        self.style = None if quiet else reasoning_style(thinking)
+        self.decorated = posix.isatty(2) and coloured() and not quiet
         self.waiting = False
         self.reasoning = False
         self.blank = ""

@@ -51,6 +51,8 @@ OPTIONS = (
     ("no_stream", ("--no-stream",), "true", "Print the answer when it is complete."),
     ("extract", ("-x", "--extract"), "true*", "Print the first code block only."),
     ("verbose", ("-v", "--verbose"), "true", "Statistics on stderr."),
+    ("quiet", ("-q", "--quiet"), "true", "Print the answer only; on stderr only errors."),
+    ("copy", ("--copy",), "true*", "Put the answer on the clipboard as well."),
     ("file", ("-f", "--file"), "each*", "File to put before the prompt; - is stdin; repeatable."),
 )
 
@@ -67,15 +69,18 @@ PRESETS = {
 }
 """Name to (temperature, top_p)."""
 
+PRIORITIES = ("interactive", "completion", "batch")
+"""The choices of --priority; a test holds them against the protocol's."""
+
 LOCAL = frozenset((
     "system", "preset", "continue", "template", "param", "edit", "json", "events", "plain",
-    "no_stream", "extract", "verbose", "file", "prefix", "suffix",
+    "no_stream", "extract", "verbose", "quiet", "copy", "file", "prefix", "suffix",
 ))  # fmt: skip
 """What is not a parameter of the request by itself."""
 
 EXIT_CODES = {
     "internal": 1,
-    "parse_error": 1,
+    "parse_error": 6,
     "invalid_request": 6,
     "method_not_found": 6,
     "invalid_params": 6,
@@ -170,6 +175,8 @@ def _put(values, name, kind, value):
         values.setdefault(name, []).append(value)
     elif kind == "int":
         values[name] = int(value)
+        if values[name].bit_length() > INT_BITS:
+            raise ValueError
     elif kind == "float":
         values[name] = float(value)
     elif kind == "span":
@@ -177,6 +184,9 @@ def _put(values, name, kind, value):
     else:
         values[name] = value
 
+
+INT_BITS = 63
+"""MessagePack takes one more bit, without a sign; no parameter needs it."""
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 """Letter of a span of time to seconds."""
@@ -205,6 +215,8 @@ def request_params(command, values, prompt, scope=""):
             return None
     elif scope:
         params["scope"] = scope
+    if params.get("priority", PRIORITIES[0]) not in PRIORITIES:
+        return None
     preset = values.get("preset")
     if preset is not None:
         if preset not in PRESETS:

@@ -1,0 +1,173 @@
+"""How `mlx` ends: every failure is a message, a next step and an exit code of the table."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from mlxd.client.fast.mlx_fast_text import UNKNOWN_TO_THEM, VERSION, skew
+from mlxd.client.fast.mlx_options import refusal
+from mlxd.client.sync import Client
+from mlxd.protocol.errors import EXIT_INTERRUPTED, EXIT_USAGE, MlxdError
+
+ADVICE_TIMEOUT_S = 5.0
+EXIT_UNEXPECTED = 1
+REPORT = "Please report this, with the output of the same command after: export MLX_TRACEBACK=1"
+
+
+class Misuse(click.UsageError):
+    """A command line, or a file that it names, that cannot be used. `hint` is the next step."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def run(command: click.Group, arguments: list[str]) -> int:
+    """Run a command line and return its exit code; what went wrong is on stderr."""
+    try:
+        try:
+            _complete_streams()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            status: Any = command.main(args=arguments, prog_name="mlx", standalone_mode=False)
+            code = status if isinstance(status, int) else 0
+            sys.stdout.flush()
+        except BaseException as exc:
+            code = report(exc, command, arguments)
+        _settle(sys.stdout)
+        _settle(sys.stderr)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    return code
+
+
+def report(exc: BaseException, command: click.Group, arguments: list[str]) -> int:
+    """Print what went wrong and return the exit code."""
+    if isinstance(exc, (click.exceptions.Abort, KeyboardInterrupt)):
+        _say("")
+        return EXIT_INTERRUPTED
+    if isinstance(exc, SystemExit):
+        return exc.code if isinstance(exc.code, int) else EXIT_UNEXPECTED
+    if isinstance(exc, click.exceptions.Exit):
+        return exc.exit_code
+    if isinstance(exc, click.ClickException):
+        _usage(exc)
+        return EXIT_USAGE
+    if isinstance(exc, MlxdError):
+        return _refused(exc, command, arguments)
+    if isinstance(exc, OSError):
+        return _system(exc)
+    if os.environ.get("MLX_TRACEBACK"):
+        traceback.print_exception(exc)
+    _say(f"mlx: Unexpected {type(exc).__name__}: {exc}\n     {REPORT}")
+    return EXIT_UNEXPECTED
+
+
+def words_of(exc: MlxdError | click.ClickException, called: str) -> tuple[str, str]:
+    """Return (message, hint) of an error of the daemon or of the command line."""
+    if isinstance(exc, click.ClickException):
+        return exc.format_message(), getattr(exc, "hint", "")
+    message, hint = refusal(exc.to_map(), called)
+    return str(message), str(hint)
+
+
+def _usage(exc: click.ClickException) -> None:
+    """Say what is wrong with a command line, and where it is described."""
+    if type(exc).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later: a group by itself
+        exc.show()
+        return
+    ctx = getattr(exc, "ctx", None)
+    path = ctx.command_path if ctx is not None else "mlx"
+    hint = getattr(exc, "hint", "") or f"See: {path} --help"
+    _say(f"mlx: {exc.format_message()}\n     {hint}")
+
+
+def _refused(error: MlxdError, command: click.Group, arguments: list[str]) -> int:
+    called, path = _called(command, arguments)
+    message, hint = refusal(error.to_map(), path, _flags(called))
+    _say(f"mlx: {message}\n     {hint}")
+    if advice := _advice(error):
+        _say(advice)
+    return error.exit_code
+
+
+def _system(exc: OSError) -> int:
+    if isinstance(exc, BrokenPipeError):
+        return 0  # who reads us has enough
+    where = f"{exc.filename}: " if exc.filename else "Cannot read or write: "
+    hint = "Check the path, its permissions and the free space."
+    _say(f"mlx: {where}{exc.strerror or exc}.\n     {hint}")
+    return EXIT_UNEXPECTED
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(text, err=True)
+
+
+def _complete_streams() -> None:
+    """Put /dev/null in the place of standard streams that are closed.
+
+    Otherwise the next file that is opened, or a socket, would get what is meant for them.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            if number == 1:
+                raise click.UsageError("stdout is closed, so nothing can be printed.")
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(descriptor, "r" if number == 0 else "w"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an encoding without → is no failure
+
+
+def _settle(stream: Any) -> None:
+    """Write what is buffered now: at exit, Python itself would report that it cannot."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _advice(error: MlxdError) -> str:
+    """Return the line of advice where a daemon of another version refuses what it does not know."""
+    if error.code not in UNKNOWN_TO_THEM:
+        return ""
+    try:
+        with Client(timeout_s=ADVICE_TIMEOUT_S) as client:
+            theirs = str(client.request("hello").get("version", VERSION))
+            return str(skew(theirs))
+    except (MlxdError, OSError):
+        return ""
+
+
+def _called(command: click.Command, words: list[str]) -> tuple[click.Command, str]:
+    """Return which command a line calls, and its name, as far as its words are commands."""
+    path: list[str] = []
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        inner = command.get_command(click.Context(command), word)
+        if inner is None:
+            break
+        command = inner
+        path.append(word)
+    return command, " ".join(path)
+
+
+def _flags(command: click.Command) -> dict[str, str]:
+    """Return how the parameters of a command are written."""
+    found: dict[str, str] = {}
+    for param in command.params:
+        long = [flag for flag in param.opts if flag.startswith("--")]
+        if param.name is not None and long:
+            found.setdefault(param.name, long[0])
+    return found
