@@ -25,6 +25,9 @@ def main() -> int:
     link = Link(sock, inbox)
     link.start()
     # Only now, since it takes seconds: the front's pings are answered meanwhile.
+    from mlxd.daemon.engine.mlx_imports import import_without_transformers
+
+    import_without_transformers()
     from mlxd.daemon.engine.mlx_start import serve
 
     if not options.log_text:

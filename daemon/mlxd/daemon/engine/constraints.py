@@ -6,6 +6,7 @@ says, before each token, which ones may come.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -16,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import llguidance
-import llguidance.hf
 import llguidance.numpy
 import numpy as np
 
@@ -186,10 +186,16 @@ class ConstraintCompiler:
         cache_entries: int = CACHE_ENTRIES,
     ) -> None:
         try:
-            self._tokenizer = llguidance.hf.from_tokenizer(
-                hf_tokenizer, n_vocab=n_vocab, eos_token=eos_token_ids or None
+            # As `llguidance.hf` does it, which would import transformers.
+            backend = copy.copy(hf_tokenizer.backend_tokenizer)
+            backend.no_padding()
+            backend.no_truncation()
+            self._tokenizer = llguidance.LLTokenizer(
+                backend.to_str(),
+                n_vocab=n_vocab,
+                eos_token=eos_token_ids or hf_tokenizer.eos_token_id,
             )
-        except ValueError as exc:
+        except (AttributeError, ValueError) as exc:
             raise ConstraintInvalid(
                 f"Constraints do not work with the model's tokenizer: {_reason(exc)}",
                 hint="Leave schema, regex and grammar out, or choose another model.",

@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mlx_lm.tokenizer_utils import load as load_tokenizer
 from mlx_lm.utils import load_config
 
 from mlxd.daemon.engine.constraints import Constraint, ConstraintCompiler
 from mlxd.daemon.engine.job import Job, ModelRef, Prepared
+from mlxd.daemon.engine.mlx_imports import load_tokenizer
 from mlxd.daemon.engine.model_files import context_tokens
 from mlxd.protocol.errors import ContextOverflow, InvalidParams, ModelLoadFailed
 
@@ -49,7 +49,7 @@ class Tokenizer:
             self.config: dict[str, Any] = load_config(folder)
             self.wrapper = load_tokenizer(
                 folder,
-                {"trust_remote_code": True} if ref.trust_remote_code else None,
+                trust_remote_code=ref.trust_remote_code,
                 eos_token_ids=self.config.get("eos_token_id"),
             )
         except Exception as exc:  # transformers raises anything from OSError to RuntimeError
