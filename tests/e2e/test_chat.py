@@ -66,11 +66,24 @@ def test_what_was_stopped_is_part_of_the_conversation_until_it_is_taken_back(own
         say(screen, "/undo", "Forgotten: My name is Ada.")
         say(screen, "/undo", "Forgotten: Count from 0 to 99.")
         say(screen, "/tokens", "0 of 16384 tokens")
-        say(screen, "Count from 3 to 7.", "3, 4, 5, 6, 7")
+        # Nothing on the screen looks like this answer, so that it is waited for.
+        say(screen, "My name is Bob.", "Bob!")
+        screen.wait_prompt(">")
     (record,) = own.ask("conversations.list", limit=1)["conversations"]
     turns = own.ask("conversations.show", id=record["id"])["turns"]
-    assert record["title"] == "Count from 0 to 99."
-    assert [(turn["answer"], turn["state"]) for turn in turns] == [("3, 4, 5, 6, 7", "done")]
+    assert record["title"] == "My name is Bob."
+    assert [(turn["answer"], turn["state"]) for turn in turns] == [
+        ("Nice to meet you, Bob!", "done")
+    ]
+
+
+def test_an_emptied_conversation_is_still_the_last_one(own: Daemon):
+    with chat(own) as screen:
+        say(screen, "My name is Cleo.", "Cleo!")
+        say(screen, "/undo", "Forgotten: My name is Cleo.")
+        screen.wait_prompt(">")
+    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    assert (record["title"], record["turns"]) == ("", 0)
 
 
 def test_a_question_that_got_no_answer_is_asked_again(own: Daemon):

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,3 +245,95 @@ def test_a_database_of_a_newer_mlxd_is_left_alone(path: Path):
 
 def test_ids_differ():
     assert len({new_id() for _ in range(1000)}) == 1000
+
+
+def test_a_conversation_whose_turns_were_all_taken_back_stays_the_last_one(store: Store):
+    answered(store, ASK, "older")
+    answered(store, asked(ASK, "a secret", conversation="bbbb"), "x")
+    assert store.truncate("bbbb", 9) == 1
+    assert store.history("last", ASK.scope, "chat").id == "bbbb"
+    assert [(found["id"], found["title"]) for found in store.recent(1)] == [("bbbb", "")]
+    answered(store, asked(ASK, "in its place", conversation="bbbb"), "y")
+    assert store.recent(1)[0]["title"] == "in its place"
+
+
+def test_a_database_of_an_earlier_mlxd_is_brought_up_to_date(path: Path):
+    path.parent.mkdir()
+    with sqlite3.connect(path, isolation_level=None) as db:
+        db.executescript(f"BEGIN; {MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
+        for number, name in enumerate(("one", "two", "three"), 1):
+            db.execute(
+                "INSERT INTO conversations VALUES (?, 'chat', '', ?, NULL, 'pocket', 1, 1)",
+                (name, name),
+            )
+            if name != "three":
+                db.execute(
+                    "INSERT INTO turns VALUES (?, ?, 'done', NULL, 'pocket', 1, '[]', '我的密码', "
+                    "'x', '', '[]', '{}')",
+                    (number, name),
+                )
+    db.close()
+    store = Store(path)
+    assert [found["id"] for found in store.recent(9)] == ["two", "one", "three"]
+    assert [found["id"] for found in store.search("密码", 9)] == ["two", "one"]
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by_another(path: Path) -> None:
+    """As when somebody restores a copy: a database that has other turns under the same numbers."""
+    copy = Store(path.with_name("copy.db"))
+    answered(copy, asked(ASK, "restored", conversation="copied"), "from the copy")
+    copy.close()
+    path.with_name("copy.db").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "how", "kept"),
+    [(remove, "removed", []), (replace_by_another, "replaced", ["copied"])],
+)
+def test_a_database_that_is_removed_or_replaced_is_noticed(
+    change: Callable[[Path], None], how: str, kept: list[str], path: Path
+):
+    """The answer that is under way is stored in the next one, and no other turn is touched."""
+    events: list[str] = []
+    recorder = Recorder(path, lambda event, **_fields: events.append(event))
+    result = {"choices": [{"text": "whole"}], "usage": USAGE, "applied": {"notes": []}}
+
+    async def story() -> None:
+        recording = recorder.begin(ASK)
+        await asyncio.wrap_future(recording.begun)
+        change(path)
+        recorder.finish(recording, result)
+        found = await recorder.call(lambda store: store.recent(9))
+        assert [record["id"] for record in found] == ["aaaa", *kept]
+        (turn,) = await recorder.call(lambda store: store.show("aaaa")["turns"])
+        assert (turn["answer"], turn["state"]) == ("whole", "done")
+        for name in kept:
+            (turn,) = (await recorder.call(lambda store, name=name: store.show(name)))["turns"]
+            assert turn["answer"] == "from the copy"
+        await recorder.close()
+
+    asyncio.run(story())
+    assert events == [f"conversations {how}"]
+    assert how in recorder.status()["notice"]
+    assert Store(path).show("aaaa")["turns"]
+
+
+def test_a_removed_database_is_noticed_while_nobody_uses_it(path: Path):
+    recorder = Recorder(path, lambda *_event, **_fields: None)
+
+    async def story() -> None:
+        recorder.look()
+        await recorder.call(lambda store: store.recent(9))
+        remove(path)
+        recorder.look()
+        recorder.look()
+        await recorder.close()
+
+    asyncio.run(story())
+    assert "removed" in recorder.notice
+    assert not path.exists()
+    assert not list(path.parent.glob("*-wal"))

@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
+import mlxd.daemon.models
 from support.daemon_process import Daemon, daemon_with_fake_engine, user
+from support.waiting import until
+
+POCKET = Path(mlxd.daemon.models.__file__).parent / "pocket"
 
 
 @pytest.fixture
@@ -163,3 +167,55 @@ def test_an_idle_daemon_opens_no_database(daemon: Daemon):
     pid = daemon.ask("status")["pid"]
     mapped = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     assert "conversations.db" not in mapped  # SQLite maps its index file in WAL mode
+
+
+def test_a_stopped_answer_is_continued_before_its_engine_has_confirmed_the_end():
+    with daemon_with_fake_engine("deaf") as daemon:
+        with daemon.peer() as peer:
+            asked = peer.send("chat", messages=user("endless"), stream=True, scope="tty:1")
+            name = peer.wait_event("queued")["conversation"]
+            peer.wait_event("delta")
+            peer.notify("cancel", id=asked)
+            (turn,) = peer.call("conversations.show", id=name)["turns"]
+        assert (turn["state"], turn["error"]) == ("broken", "cancelled")
+        assert turn["answer"].startswith("on ")
+
+
+def test_turns_are_stored_in_the_order_in_which_they_were_asked(daemon: Daemon):
+    name = chat(daemon, "1 tokens", conversation="new")["conversation"]
+    with daemon.peer() as peer:
+        # Models that must be looked up on disk, each by another spelling, and one that is known.
+        asked = []
+        for at in range(12):
+            model = {} if at % 3 == 2 else {"model": f"{'/.' * at}{POCKET}"}
+            asked.append(peer.send("chat", messages=user(f"1 tokens {at}"), conversation=name,
+                                   **model))  # fmt: skip
+        for one in asked:
+            peer.answer(one)
+    questions = [turn["messages"][0]["content"] for turn in turns(daemon, name)]
+    assert questions == ["1 tokens", *(f"1 tokens {at}" for at in range(12))]
+
+
+def test_a_chat_goes_on_though_its_conversation_was_deleted(daemon: Daemon):
+    name = chat(daemon, "1 tokens", conversation="new")["conversation"]
+    daemon.ask("conversations.remove", id=name)
+    answer = chat(daemon, "2 tokens", conversation=name, history="given")
+    assert answer["conversation"] == name
+    assert [turn["answer"] for turn in turns(daemon, name)] == ["w0 w1 "]
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_database_that_goes_is_said_and_a_new_one_begun(daemon: Daemon, how: str):
+    chat(daemon, "1 tokens", conversation="new")
+    file = daemon.folder / "state" / "conversations.db"
+    if how == "removed":
+        file.unlink()
+    else:
+        file.with_name("empty").touch()
+        file.with_name("empty").rename(file)
+    until(lambda: daemon.ask("status")["conversations"]["notice"], "noticed", 30)
+    assert how in daemon.ask("status")["conversations"]["notice"]
+    assert any(line["event"] == f"conversations {how}" for line in daemon.log_lines())
+    name = chat(daemon, "2 tokens", conversation="new")["conversation"]
+    found = daemon.ask("conversations.list")["conversations"]
+    assert [record["id"] for record in found] == [name]

@@ -51,6 +51,15 @@ MIGRATIONS = (
         INSERT INTO words (rowid, question, answer) VALUES (new.number, new.question, new.answer);
     END;
     """,
+    # The number of the last turn, kept when that turn is taken back: it says which conversation
+    # was used last.
+    """
+    ALTER TABLE conversations ADD COLUMN latest INTEGER NOT NULL DEFAULT 0;
+    UPDATE conversations SET latest = coalesce(
+        (SELECT max(number) FROM turns WHERE conversation = conversations.id), 0
+    );
+    CREATE INDEX conversations_by_latest ON conversations (latest);
+    """,
 )
 
 

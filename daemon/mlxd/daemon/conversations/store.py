@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from mlxd.daemon.conversations.schema import migrate
+from mlxd.daemon.conversations.search import Query, parse, snippet
 from mlxd.protocol.errors import InvalidParams, MlxdError
 
 Message = dict[str, Any]
 Record = dict[str, Any]
 
+ID_LETTERS = 8
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 """Thirty-two letters that are not mistaken for one another."""
 # By the turns' own order: the time of day may be set back.
-NEWEST_FIRST = (
-    "ORDER BY (SELECT max(number) FROM turns WHERE conversation = c.id) DESC, updated DESC, id"
-)
-ID_LETTERS = 8
+NEWEST_FIRST = "ORDER BY latest DESC, updated DESC, id"
 TITLE_CHARACTERS = 80
 BUSY_S = 5.0
+SUFFIXES = ("", "-wal", "-shm")
+"""The files of a database: itself, its write-ahead log, and the index of that."""
+
 NOT_FOUND_HINT = "See what there is: mlx log list"
 
 
@@ -60,6 +62,11 @@ def new_id() -> str:
     return "".join(ALPHABET[byte % len(ALPHABET)] for byte in os.urandom(ID_LETTERS))
 
 
+def is_id(text: str) -> bool:
+    """Whether a text could be a whole id."""
+    return len(text) == ID_LETTERS and set(text) <= set(ALPHABET)
+
+
 class Store:
     """The database. `damaged` is where an unreadable one was put aside, if there was one."""
 
@@ -73,6 +80,7 @@ class Store:
                 raise
             self.damaged = _put_aside(path)
             self._db = self._open()
+        self._files = {suffix: _identity(path, suffix) for suffix in SUFFIXES}
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,6 +108,28 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
+    def lost(self) -> str:
+        """Return "removed" or "replaced" if the file is no longer the open one, else ""."""
+        try:
+            about = os.stat(self._path)
+        except (FileNotFoundError, NotADirectoryError):
+            return "removed"
+        except OSError:
+            return ""  # it cannot be told
+        return "" if (about.st_dev, about.st_ino) == self._files[""] else "replaced"
+
+    def abandon(self) -> None:
+        """Close a database whose file was removed or replaced, and remove its side files.
+
+        SQLite would take a write-ahead log that is left there for the one of the new file.
+        """
+        self._db.close()
+        for suffix in SUFFIXES[1:]:
+            mine = self._files[suffix]
+            if mine is not None and _identity(self._path, suffix) == mine:
+                with contextlib.suppress(OSError):
+                    _side_file(self._path, suffix).unlink()
+
     def replaced(self) -> Store:
         """Put this database aside as damaged; returns a new one in its place."""
         self.close()
@@ -117,16 +147,16 @@ class Store:
         question = "\n".join(_text(message) for message in turn.messages)
         with self._transaction():
             self._create(turn, question, now)
-            self._db.execute(
-                "UPDATE conversations SET updated = ?, model = ?, scope = coalesce(?, scope), "
-                "system = coalesce(?, system) WHERE id = ?",
-                (now, turn.model, turn.scope or None, turn.system, name),
-            )
             row = self._db.execute(
                 "INSERT INTO turns (conversation, state, model, created, messages, question, "
                 "answer, reasoning, tool_calls, usage) "
                 "VALUES (?, 'answering', ?, ?, ?, ?, '', '', '[]', '{}')",
                 (name, turn.model, now, json.dumps(turn.messages), question),
+            )
+            self._db.execute(
+                "UPDATE conversations SET updated = ?, model = ?, scope = coalesce(?, scope), "
+                "system = coalesce(?, system), latest = ? WHERE id = ?",
+                (now, turn.model, turn.scope or None, turn.system, row.lastrowid, name),
             )
         assert row.lastrowid is not None
         return row.lastrowid
@@ -160,6 +190,12 @@ class Store:
                 "DELETE FROM turns WHERE number IN (SELECT number FROM turns "
                 "WHERE conversation = ? ORDER BY number DESC LIMIT ?)",
                 (found, turns),
+            )
+            # A question that was taken back must not live on as the title.
+            self._db.execute(
+                "UPDATE conversations SET title = '' WHERE id = ? AND NOT EXISTS "
+                "(SELECT 1 FROM turns WHERE conversation = conversations.id)",
+                (found,),
             )
         return gone.rowcount
 
@@ -212,21 +248,31 @@ class Store:
         found = self._find(name)
         return {**found, "turns": self._turns(found["id"])}
 
-    def search(self, query: str, limit: int) -> list[Record]:
-        """Return conversations in which all words occur, the best match first."""
-        words = " ".join('"' + word.replace('"', '""') + '"*' for word in query.split())
-        if not words:
+    def search(self, text: str, limit: int) -> list[Record]:
+        """Return conversations with a turn in which all words occur, the best match first.
+
+        Words are found by their beginnings; in scripts without spaces, and with symbols such as
+        emoji, by any part of them.
+        """
+        query = parse(text)
+        if not query:
             return []
+        hits, values = _hits(query)
         rows = self._db.execute(
-            "WITH hits AS MATERIALIZED (SELECT rowid AS number, rank AS best, "
-            "snippet(words, -1, '', '', '…', 12) AS snippet FROM words WHERE words MATCH ?) "
-            "SELECT c.*, hits.snippet, min(hits.best) AS best, "
+            f"WITH hits AS MATERIALIZED ({hits}), "
+            "best AS (SELECT t.conversation, hits.*, row_number() OVER "
+            "(PARTITION BY t.conversation ORDER BY hits.rank, t.number DESC) AS place "
+            "FROM hits JOIN turns t USING (number)) "
+            "SELECT c.*, best.question AS snippet, best.answer, "
             "(SELECT count(*) FROM turns WHERE conversation = c.id) AS turns "
-            "FROM hits JOIN turns t USING (number) JOIN conversations c ON c.id = t.conversation "
-            "GROUP BY c.id ORDER BY best LIMIT ?",
-            (words, limit),
+            "FROM best JOIN conversations c ON c.id = best.conversation WHERE place = 1 "
+            "ORDER BY best.rank, c.latest DESC LIMIT ?",
+            (*values, limit),
         )
-        return _records(rows)
+        found = _records(rows)
+        for record in found:
+            record["snippet"] = snippet([record["snippet"], record.pop("answer")], text)
+        return found
 
     # ---- inside
 
@@ -245,7 +291,12 @@ class Store:
     def _create(self, turn: Turn, question: str, now: float) -> None:
         title = " ".join(question.split())[:TITLE_CHARACTERS]
         new = (turn.conversation, turn.kind, turn.scope, title, turn.system, turn.model, now, now)
-        self._db.execute("INSERT OR IGNORE INTO conversations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", new)
+        self._db.execute(
+            "INSERT INTO conversations (id, kind, scope, title, system, model, created, updated) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET title = excluded.title WHERE title = ''",
+            new,
+        )
 
     def _find(self, name: str) -> Record:
         rows = self._db.execute(
@@ -286,7 +337,26 @@ class Store:
 
 def _records(rows: sqlite3.Cursor) -> list[Record]:
     names = [column[0] for column in rows.description]
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    for record in records:
+        record.pop("latest", None)  # says what it is by the order alone
+    return records
+
+
+def _hits(query: Query) -> tuple[str, list[str]]:
+    """Return SQL for the turns (number, rank, question, answer) that a query finds, and values."""
+    where = ["words MATCH ?"] if query.match else []
+    values = [query.match] if query.match else []
+    for part in query.parts:
+        where.append("(instr(lower(t.question), ?) OR instr(lower(t.answer), ?))")
+        values += [part, part]
+    ranked = "JOIN words ON words.rowid = t.number" if query.match else ""
+    rank = "words.rank" if query.match else "0"
+    return (
+        f"SELECT t.number, {rank} AS rank, t.question, t.answer FROM turns t {ranked} "
+        f"WHERE {' AND '.join(where)}",
+        values,
+    )
 
 
 def _text(message: Message) -> str:
@@ -305,13 +375,26 @@ def _answer(turn: Record) -> Message:
     return answer
 
 
+def _side_file(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _identity(path: Path, suffix: str) -> tuple[int, int] | None:
+    """Return what tells a file from any other of its name; None where there is none."""
+    try:
+        about = os.stat(_side_file(path, suffix))
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
 def _put_aside(path: Path) -> Path:
     """Rename a damaged database; nothing is deleted."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     kept = path.with_name(f"{path.name}.damaged-{stamp}-{os.getpid()}")
     path.rename(kept)
-    for suffix in ("-wal", "-shm"):
-        side = path.with_name(path.name + suffix)
+    for suffix in SUFFIXES[1:]:
+        side = _side_file(path, suffix)
         if side.exists():
             side.rename(kept.with_name(kept.name + suffix))
     return kept

@@ -36,13 +36,25 @@ async def continued(front: Front, method: str, params: Params) -> Turn | None:
     kind = _kind(method, params)
     if wanted == "last" and not scope:
         raise InvalidParams("scope", "is needed to know whose last conversation is meant")
-    history = await front.recorder.call(lambda store: store.history(wanted, scope, kind))
+    try:
+        history = await front.recorder.call(lambda store: store.history(wanted, scope, kind))
+    except InvalidParams:
+        if not _brings_its_own(params):
+            raise
+        # It was deleted meanwhile. The caller has all of it, so that it goes on under its id.
+        return _turn(method, params, wanted) if _stored(front, method, params) else None
     turn = _turn(method, params, history.id) if _stored(front, method, params) else None
     if params["model"] is None:
         params["model"] = history.model
     if params.get("history", "stored") == "stored":
         _prepend(kind, params, history)
     return turn
+
+
+def _brings_its_own(params: Params) -> bool:
+    from mlxd.daemon.conversations.store import is_id
+
+    return params.get("history") == "given" and is_id(params["conversation"])
 
 
 def _stored(front: Front, method: str, params: Params) -> bool:

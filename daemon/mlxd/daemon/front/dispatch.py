@@ -191,10 +191,13 @@ async def _continue(
     front: Front, conn: Connection, msgid: MessageId, method: str, params: Params
 ) -> Answer:
     """Bring along what was said before."""
-    turn = await conversations.continued(front, method, params)
-    model = await front.models.find(front.catalog, params)
-    conn.in_flight.pop(msgid, None)
-    _submit(front, conn, msgid, method, params, turn, model)
+    # A request whose model must be looked up on disk is not overtaken by the next of its
+    # conversation.
+    async with front.recorder.in_order(params["conversation"], params["scope"]):
+        turn = await conversations.continued(front, method, params)
+        model = await front.models.find(front.catalog, params)
+        conn.in_flight.pop(msgid, None)
+        _submit(front, conn, msgid, method, params, turn, model)
     return LATER
 
 

@@ -323,8 +323,12 @@ class Front:
             woke=self._woke,
             sleep=self._sleep,
             upgrades=self._upgrades,
-            also=self._keep_socket,
+            also=self._keep_files,
         )
+
+    async def _keep_files(self) -> None:
+        self.recorder.look()
+        await self._keep_socket()
 
     def _upgrade(self) -> None:
         """Make room for the program that lies on the disk now."""

@@ -11,12 +11,14 @@ import contextlib
 import functools
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from mlxd.daemon.front.log import Log
 from mlxd.protocol.errors import MlxdError
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from mlxd.daemon.conversations.store import Store, Turn
 
 T = TypeVar("T")
+End = Callable[["Store", int], None]
+"""Writes the end of the turn that has this number."""
+
 CLOSE_S = 3.0
 BEGIN_WAIT_S = 2.0
 """An answer is complete by then; a disk that takes longer must not hold it back."""
@@ -35,12 +40,13 @@ UNWRITTEN_MOST = 256
 @dataclass(slots=True)
 class Recording:
     """A turn that is being stored. `number` and `problem` are set by the database's thread, before
-    `begun` is done.
+    `begun` is done. The number is one of `store`: another database gives it to another turn.
     """
 
     turn: Turn
     begun: Future[None] = field(default_factory=Future)
     number: int | None = None
+    store: Store | None = None
     problem: str = ""
     parts: list[str] = field(default_factory=list)
 
@@ -53,8 +59,10 @@ class Recorder:
         self._log = log
         self._store: Store | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._unwritten: deque[Callable[[Store], None]] = deque()
+        self._unwritten: deque[tuple[Recording, End]] = deque()
+        self._in_order: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.problem = ""
+        self.notice = ""
 
     async def call(self, work: Callable[[Store], T]) -> T:
         """Return what `work` makes of the database.
@@ -64,6 +72,19 @@ class Recorder:
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker(), self._call, work)
+
+    def in_order(self, conversation: str, scope: str | None) -> asyncio.Lock:
+        """Return the lock that keeps the requests of one conversation in the order they came in."""
+        key = f"last of {scope}" if conversation == "last" else conversation
+        lock = self._in_order.get(key)
+        if lock is None:
+            lock = self._in_order[key] = asyncio.Lock()
+        return lock
+
+    def look(self) -> None:
+        """Notice a database that was removed or replaced while nobody uses it."""
+        if self._store is not None:
+            self._later(self._look)
 
     def begin(self, turn: Turn) -> Recording:
         """Store a turn that is about to be answered."""
@@ -93,12 +114,19 @@ class Recorder:
             self._later(self._finish, recording, result["choices"][0], result["usage"])
 
     def fail(self, recording: Recording, code: str) -> None:
-        """Mark a turn whose answer broke off."""
+        """Mark a turn whose answer breaks off, with what has come of it.
+
+        May be called again once the rest is known.
+        """
         self._later(self._fail, recording, code)
 
     def status(self) -> dict[str, Any]:
         """Return what `status` says of the stored conversations."""
-        return {"file": str(self._path), "problem": self.problem or None}
+        return {
+            "file": str(self._path),
+            "problem": self.problem or None,
+            "notice": self.notice or None,
+        }
 
     async def close(self) -> None:
         """Write what is still to be written."""
@@ -126,14 +154,19 @@ class Recorder:
         self._catch_up()
         try:
             try:
-                recording.number = self._opened().begin(recording.turn)
+                self._insert(recording)
             except Exception as exc:
                 if not self._put_aside(exc):
                     raise
-                recording.number = self._opened().begin(recording.turn)
+                self._insert(recording)
             self.problem = ""
         except Exception as exc:
             recording.problem = self._failed(exc)
+
+    def _insert(self, recording: Recording) -> int:
+        store = self._opened()
+        recording.number, recording.store = store.begin(recording.turn), store
+        return recording.number
 
     def _put_aside(self, exc: Exception) -> bool:
         """Begin a new database where the damage shows only now; False: it is something else."""
@@ -145,21 +178,19 @@ class Recorder:
         return True
 
     def _finish(self, recording: Recording, choice: dict[str, Any], usage: dict[str, Any]) -> None:
-        number = recording.number
-        if number is not None:
-            self._write(lambda store: store.finish(number, choice, usage))
+        self._write(recording, lambda store, number: store.finish(number, choice, usage))
 
     def _fail(self, recording: Recording, code: str) -> None:
-        number = recording.number
-        if number is not None:
-            partial = "".join(recording.parts)
-            self._write(lambda store: store.fail(number, code, partial))
+        partial = "".join(recording.parts)
+        self._write(recording, lambda store, number: store.fail(number, code, partial))
 
-    def _write(self, end: Callable[[Store], None]) -> None:
+    def _write(self, recording: Recording, end: End) -> None:
+        if recording.number is None:
+            return  # it could not be stored when it began
         if len(self._unwritten) == UNWRITTEN_MOST:
             self._unwritten.popleft()
             self._log("answer given up", level="error", error=self.problem)
-        self._unwritten.append(end)
+        self._unwritten.append((recording, end))
         self._catch_up()
 
     def _catch_up(self) -> None:
@@ -168,13 +199,35 @@ class Recorder:
         """
         try:
             while self._unwritten:
-                self._unwritten[0](self._opened())
+                self._write_end(*self._unwritten[0])
                 self._unwritten.popleft()
                 self.problem = ""
         except Exception as exc:
             self._failed(exc, waiting=len(self._unwritten))
 
+    def _write_end(self, recording: Recording, end: End) -> None:
+        store, number = self._opened(), recording.number
+        if recording.store is not store:
+            # The turn began in a database that has gone: it is stored anew, whole.
+            number = self._insert(recording)
+        assert number is not None
+        end(store, number)
+
+    def _look(self) -> None:
+        """Let go of a database whose file is no longer the one that is open."""
+        how = self._store.lost() if self._store is not None else ""
+        if not how:
+            return
+        assert self._store is not None
+        self._store.abandon()
+        self._store = None
+        next_one = "a new one is begun" if how == "removed" else "the new file is used"
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.notice = f"{self._path.name} was {how} (noticed {when}); {next_one}."
+        self._log(f"conversations {how}", level="warning", file=str(self._path))
+
     def _opened(self) -> Store:
+        self._look()
         if self._store is None:
             # Imported here: an idle daemon whose callers store nothing needs no SQLite.
             from mlxd.daemon.conversations.store import Store
@@ -186,7 +239,6 @@ class Recorder:
     def _use(self, store: Store) -> None:
         self._store = store
         if store.damaged is not None:
-            self._unwritten.clear()  # their turns are in the one that was put aside
             self._log("conversations damaged", level="error", kept=str(store.damaged))
 
     def _failed(self, exc: Exception, **fields: int) -> str:

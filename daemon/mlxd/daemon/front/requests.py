@@ -266,6 +266,10 @@ class Requests:
             self._fail(one, ended(code))
             return
         one.ending = code
+        if one.recording is not None:
+            # Now, rather than when the engine confirms: the next question may come before that,
+            # and goes on from what was said here.
+            self._recorder.fail(one.recording, code)
         self._tell_engine(one, code)
         if one.timer is not None:
             one.timer.cancel()
