@@ -17,6 +17,7 @@ from support.commands import BIN, Run, runner
 from support.daemon_process import Daemon, running_daemon, user
 from support.fake_hub import COMMIT, Hub, fake_hub
 from support.terminal import terminal
+from support.waiting import ended, until
 
 REPO = "acme/Pocket-8bit"
 WEIGHTS = "model.safetensors"
@@ -73,9 +74,7 @@ def test_killed_workers_lose_nothing(own: Daemon, mlx: Run, hub: Hub):
     command = [str(BIN / "mlx"), "models", "pull", REPO]
     process = subprocess.Popen(command, env=own.environ, stderr=subprocess.PIPE)
     assert hub.held.wait(60)
-    pid = own.process.pid if own.process else 0
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(children(own)[-1], signal.SIGKILL)
     hub.hold.pop(WEIGHTS).set()
     hub.held.clear()
     _, said = process.communicate(timeout=60)
@@ -84,6 +83,29 @@ def test_killed_workers_lose_nothing(own: Daemon, mlx: Run, hub: Hub):
     assert len(starts) == 2
     assert starts[1] > 0, "what had come was fetched again"
     assert mlx("models", "rm", "-y", REPO).returncode == 0
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_worker_ends_with_its_daemon(hub: Hub, stopped: bool):
+    hub.hold[WEIGHTS] = threading.Event()
+    hub.held.clear()
+    with running_daemon(HF_ENDPOINT=hub.url, MLXD_PRELOAD="0") as daemon, daemon.peer() as peer:
+        peer.send("models.pull", model=REPO)
+        assert hub.held.wait(60)
+        [pid] = children(daemon)
+        if stopped:
+            os.kill(pid, signal.SIGSTOP)
+        daemon.stop(signal.SIGKILL)
+        until(lambda: ended(pid), "the worker outlived its daemon", 10)
+    hub.hold.pop(WEIGHTS).set()
+    hub.held.clear()
+
+
+def children(daemon: Daemon) -> list[int]:
+    """Return the process ids of what a daemon has started."""
+    assert daemon.process is not None
+    pid = daemon.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_ctrl_c_stops_the_download_and_progress_is_shown(own: Daemon, mlx: Run, hub: Hub):

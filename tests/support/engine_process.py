@@ -43,7 +43,7 @@ class EngineProcess:
             self.process = subprocess.Popen(
                 [
                     sys.executable, "-m", "mlxd.daemon.engine",
-                    "--fd", str(theirs.fileno()),
+                    "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
                     "--options", (options or EngineOptions()).to_json(),
                 ],
                 pass_fds=[theirs.fileno()],

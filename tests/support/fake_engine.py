@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mlxd.daemon import lifeline
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.errors import ERRORS
 from mlxd.protocol.messages import Message, Notification, Request, Response
@@ -202,8 +203,10 @@ def _result(text: str, tokens: int, model: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--script", default="")
     arguments = parser.parse_args()
+    lifeline.end_with(arguments.parent)
     if arguments.script == "exit-now":
         print("the device is on fire", file=sys.stderr, flush=True)
         sys.exit(3)

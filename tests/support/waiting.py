@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 GLANCE_S = 0.01
 
@@ -14,3 +15,11 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(GLANCE_S)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process has ended, be it that nobody has collected it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.daemon_process import daemon_with_fake_engine, user
+from support.waiting import ended, until
 
 
 def test_a_killed_engine_ends_what_had_output_and_replays_the_rest(tmp_path: Path):
@@ -90,15 +91,16 @@ def test_calls_to_an_engine_that_died_are_asked_again():
         assert daemon.ask("load")["model"] == "pocket"
 
 
-def test_the_engine_ends_with_the_daemon():
-    with daemon_with_fake_engine() as daemon:
-        pid = daemon.engine_pid()
+@pytest.mark.parametrize("state", ["idle", "stuck", "stopped", "starting"])
+def test_the_engine_ends_with_the_daemon(state: str):
+    script = "slow-start 100" if state == "starting" else ""
+    with daemon_with_fake_engine(script) as daemon, daemon.peer() as peer:
+        peer.send("chat", messages=user("stuck" if state == "stuck" else "endless"), stream=True)
+        until(lambda: daemon.ask("status")["engine"]["pid"] is not None, "no engine", 30)
+        pid = daemon.ask("status")["engine"]["pid"]
+        if state in ("idle", "stopped"):
+            peer.wait_event("delta")
+        if state == "stopped":
+            os.kill(pid, signal.SIGSTOP)
         daemon.stop(signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < deadline:
-            if not Path(f"/proc/{pid}/cmdline").read_bytes():
-                break  # a zombie: ended, and not yet collected
-        assert (
-            not Path(f"/proc/{pid}/cmdline").exists()
-            or not Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
+        until(lambda: ended(pid), "the engine outlived its daemon", 10)

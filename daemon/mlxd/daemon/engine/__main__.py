@@ -1,4 +1,4 @@
-"""`python -m mlxd.daemon.engine --fd N --options JSON`: started by the front, never by hand."""
+"""`python -m mlxd.daemon.engine --fd N --parent PID --options JSON`: started by the front only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import queue
 import socket
 import sys
 
+from mlxd.daemon import lifeline
 from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.options import EngineOptions
 from mlxd.daemon.words import keep_quiet
@@ -18,7 +19,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="mlxd engine")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--options", default="{}")
+    parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
+    lifeline.end_with(arguments.parent)
     sock = socket.socket(fileno=arguments.fd)
     options = EngineOptions.from_json(arguments.options)
     inbox: Inbox = queue.SimpleQueue()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import queue
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mlxd.daemon.words import outline
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.messages import Message, Notification, Request, Response
@@ -17,6 +20,8 @@ from mlxd.protocol.messages import Message, Notification, Request, Response
 READ_BYTES = 1 << 18
 EXIT_GRACE_S = 3.0
 """How long the compute thread may finish its step after the front has gone."""
+DEAF = 70
+"""Exit status of an engine whose link cannot be read any more (EX_SOFTWARE of sysexits.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Link:
 
     def start(self) -> None:
         """Begin to read."""
-        threading.Thread(target=self._read, name="link", daemon=True).start()
+        threading.Thread(target=self._serve, name="link", daemon=True).start()
 
     def send(self, message: Message) -> None:
         """Write one message. A front that has gone is noticed by the reader, so it is no error."""
@@ -59,6 +64,18 @@ class Link:
     def refuse(self, request_id: Any, error: MlxdError) -> None:
         self.send(Response(request_id, error.to_map(), None))
 
+    def _serve(self) -> None:
+        """Read until the front has gone, then end the process if the compute thread does not."""
+        try:
+            self._read()
+        except BaseException as exc:  # want of memory, say: an engine that hears nothing is no use
+            print("The link failed:", outline(exc), file=sys.stderr, flush=True)
+            os._exit(DEAF)
+        self._inbox.put(FrontGone())
+        # On this thread: where memory is short no other one can be started.
+        time.sleep(EXIT_GRACE_S)
+        os._exit(0)
+
     def _read(self) -> None:
         decoder = Decoder(trusted=True)
         while True:
@@ -76,7 +93,3 @@ class Link:
                 else:
                     self.overhears(message)
                     self._inbox.put(message)
-        self._inbox.put(FrontGone())
-        timer = threading.Timer(EXIT_GRACE_S, os._exit, (0,))
-        timer.daemon = True
-        timer.start()

@@ -30,6 +30,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlxd.daemon import lifeline
 from mlxd.daemon.engine import mlx_exp
 
 SLOWER = "MLX's own forms are used, which take twice as long for a long prompt"
@@ -53,7 +54,7 @@ def install() -> subprocess.Popen[bytes] | None:
         print(NO_COMPILER, file=sys.stderr, flush=True)
         return None
     nice = ["nice", "-n", "19"] if shutil.which("nice") else []
-    command = [*nice, sys.executable, "-m", "mlxd.daemon.engine.mlx_lean"]
+    command = [*nice, sys.executable, "-m", "mlxd.daemon.engine.mlx_lean", str(os.getpid())]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
@@ -74,6 +75,7 @@ def _use_kernels() -> None:
 
 def main() -> None:
     """Have the kernels compiled in the forms that decoding and prompts use, and leave a note."""
+    lifeline.end_with(int(sys.argv[1]))
     for rows, length, heads in itertools.product((1, 2), (1, 2), ((), (2,))):
         mx.eval(rms_norm(mx.ones((rows, length, *heads, 8)), mx.ones((8,)), 1e-6))
     mlx_exp.build()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from mlxd.daemon import lifeline
 from mlxd.daemon.blas import find_blas, with_blas
 from mlxd.daemon.words import append_to
 from mlxd.protocol.codec import Decoder, Encoding, encode
@@ -24,7 +25,10 @@ STDERR_MAX_BYTES = 1 << 20
 
 
 def engine_command(options: Mapping[str, Any]) -> list[str]:
-    """Return what starts an engine, without its `--fd`. MLXD_ENGINE_COMMAND (JSON) replaces it."""
+    """Return what starts an engine, without `--fd` and `--parent`.
+
+    MLXD_ENGINE_COMMAND (JSON) replaces it.
+    """
     if replaced := os.environ.get("MLXD_ENGINE_COMMAND"):
         return [str(part) for part in json.loads(replaced)]
     return [sys.executable, "-m", "mlxd.daemon.engine", "--options", json.dumps(options)]
@@ -67,6 +71,7 @@ class EngineLink(asyncio.Protocol):
         self._socket = mine
         try:
             self.process = self._spawn(command, theirs)
+            self._guard = self._guarded()
         except OSError:
             mine.close()
             self._close_errors()
@@ -77,7 +82,7 @@ class EngineLink(asyncio.Protocol):
             errors = self._errors = append_to(self._stderr_path, STDERR_MAX_BYTES)
             self._errors_start = os.fstat(errors).st_size
             return subprocess.Popen(
-                [*command, "--fd", str(theirs.fileno())],
+                [*command, "--fd", str(theirs.fileno()), "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
@@ -85,6 +90,19 @@ class EngineLink(asyncio.Protocol):
                 env=engine_environment(os.environ),
                 start_new_session=True,
             )
+
+    def _guarded(self) -> lifeline.Guard | None:
+        try:
+            return lifeline.guard(self.process.pid)
+        except OSError:
+            self.kill()
+            raise
+
+    def bury(self) -> None:
+        """Let go of what belonged to the process; call it once that has ended."""
+        if self._guard is not None:
+            self._guard.release()
+            self._guard = None
 
     async def connect(self) -> None:
         """Attach the socket to the running loop."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlxd.daemon import lifeline
 from mlxd.daemon.front.log import Log
 from mlxd.daemon.words import append_to
 from mlxd.protocol.codec import Decoder
@@ -59,13 +60,15 @@ class HubWorkers:
         """Return the worker's last word; None where it died without one."""
         with os.fdopen(append_to(self._stderr_path, STDERR_MAX_BYTES), "ab") as errors:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "mlxd.daemon.hub"),
+                *(sys.executable, "-m", "mlxd.daemon.hub", str(os.getpid())),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,
             )
+        guard = None
         try:
+            guard = lifeline.guard(process.pid)
             assert process.stdin is not None
             with contextlib.suppress(ConnectionError):
                 process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -73,6 +76,8 @@ class HubWorkers:
             return await _converse(process, report)
         finally:
             await _end(process)
+            if guard is not None:
+                guard.release()
 
 
 async def _converse(process: asyncio.subprocess.Process, report: Report) -> Notification | None:

@@ -163,6 +163,7 @@ class Supervisor:
             return
         link.hang_up()
         await _wait(link.process, STOP_GRACE_S)
+        link.bury()
 
     # ---- starting
 
@@ -237,6 +238,7 @@ class Supervisor:
 
     async def _buried(self, link: EngineLink) -> None:
         status = await _wait(link.process, BURIAL_GRACE_S)
+        link.bury()
         words = link.last_words().splitlines()[-WORDS_LINES:]
         self._burial = None
         if self._stopping:

@@ -12,13 +12,15 @@ import sys
 import threading
 from typing import Any
 
+from mlxd.daemon import lifeline
 from mlxd.protocol.codec import Encoding, encode
 from mlxd.protocol.errors import Internal, MlxdError
 from mlxd.protocol.messages import Notification
 
 
 def main() -> None:
-    """Do the job that stdin names."""
+    """Do the job that stdin names, for the daemon whose process id is the first argument."""
+    lifeline.end_with(int(sys.argv[1]))
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_the_daemon, daemon=True).start()
     # Libraries print; stdout belongs to the messages.
