@@ -9,12 +9,14 @@ The last message of a `chat` (or the prompt of `generate`) says what to answer:
     say TEXT       the text, three characters at a time
     mixed          reasoning, a tool call, an answer
     stuck          nothing at all, and the process no longer reads its link
+    poison         the process dies of it
 
 `--script` says what goes wrong with the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
 `hang` (at a submit), `dead-after-sleep` (answers no canary), `say-bye FILE` (once, instead of an
 answer), `slow-start SECONDS` (before it says hello), `deaf` (answers cancel with an event
 `prefill`, and goes on), `halfway` (answers cancel with an early `stopping`, and with no end),
-`brief` (a few deltas at most, whatever the message says).
+`brief` (a few deltas at most, whatever the message says), `never-load FILE` (writes down each
+`load` and does not answer), `die-of-stats FILE` (dies of each `stats`).
 """
 
 from __future__ import annotations
@@ -91,6 +93,9 @@ class FakeEngine:
         assert params["rid"] not in self.tokens, "submitted twice"
         self.fail_as_told()
         self.tokens[params["rid"]] = 0
+        self.step(params["rid"], "begun", {})
+        if text == "poison":
+            os.kill(os.getpid(), signal.SIGKILL)
         if (text == "stuck" and self.fault != "brief") or self.fault == "hang":
             signal.pause()
         threading.Thread(target=self.play, args=(params, text), daemon=True).start()
@@ -120,6 +125,12 @@ class FakeEngine:
 
     def answer(self, request: Request) -> None:
         result: Any = {"models": self.residents}
+        if self.fault.endswith(f"-{request.method}"):
+            with Path(self.file).open("a") as calls:
+                calls.write(request.method + "\n")
+            if request.method == "stats":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return
         if request.method == "load":
             model = request.params["model"]["name"]
             self.residents = [{"model": model, "bytes": 1, "pinned": request.params["pin"],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mlx_lm import generate, load
 
+from mlxd.daemon.engine.mlx_models import next_slice_bytes
 from mlxd.daemon.engine.model_files import estimate_resident_bytes, kv_room_bytes
 from mlxd.daemon.engine.options import EngineOptions
 from support.engine_process import POCKET, EngineProcess, running_engine
@@ -209,3 +210,10 @@ def test_a_broken_folder_is_refused_and_the_queue_goes_on(roomy, folders, tmp_pa
     good = roomy.submit(model=folders["one"], messages=[{"role": "user", "content": QUESTION}])
     assert roomy.result(bad)["error"]["code"] == "model_load_failed"
     assert text(roomy.result(good)) == "3, 4, 5, 6, 7"
+
+
+def test_slices_of_weights_get_smaller_where_they_are_read_slowly():
+    assert next_slice_bytes(2**27, 0.1) == 2**28, "twofold at most, and never more than the largest"
+    assert next_slice_bytes(2**28, 0.1) == 2**28
+    assert next_slice_bytes(2**26, 8.0) == 2**23
+    assert next_slice_bytes(2**22, 60.0) == 2**22

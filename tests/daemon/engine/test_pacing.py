@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from mlxd.daemon.engine.pacing import (
     BURST_S,
     CHUNK_FIRST_TOKENS,
@@ -110,3 +112,22 @@ def test_a_burst_is_expected_after_a_burst_and_not_after_one_alone():
     arrivals.came(5.5, alone=False)  # too late to be of that burst
     arrivals.came(9.0, alone=True)
     assert arrivals.company_until_s([]) <= 9.0
+
+
+def test_what_a_turn_may_take_comes_from_the_weights_before_anything_was_measured():
+    pacer = PrefillPacer()
+    assert pacer.expected_s(256, 15_000_000) == pytest.approx(4 * 15e6 * 256 / 3e9)
+
+
+def test_what_a_turn_may_take_follows_from_what_was_measured():
+    pacer = PrefillPacer()
+    pacer.observe(10, 1.0)
+    assert pacer.expected_s(200, 15_000_000) == pytest.approx(20)
+    pacer.observe(200, 1.0)
+    pacer.observe_step(0.5)
+    assert pacer.expected_s(200, 15_000_000) == pytest.approx(1.5)
+    pacer.observe_turn(8.0)
+    assert pacer.expected_s(200, 15_000_000) == 8.0, "as long as a turn of late"
+    for _ in range(300):
+        pacer.observe_turn(0.5)
+    assert pacer.expected_s(200, 15_000_000) == pytest.approx(1.5)

@@ -78,6 +78,46 @@ def test_a_prefill_that_takes_longer_than_an_engine_may_be_silent_is_progress():
         assert daemon.ask("status")["engine"]["restarts"] == 0
 
 
+def test_a_request_under_which_two_engines_died_is_not_tried_again():
+    with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
+        error = peer.call("chat", messages=user("poison"))["error"]
+        assert error["code"] == "engine_died"
+        assert "seems to be the cause" in error["message"]
+        assert peer.call("status")["engine"]["restarts"] == 2
+
+
+def test_who_shares_an_engine_with_such_a_request_is_answered():
+    with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
+        daemon.ask("load")
+        beside = [peer.send("chat", messages=user("prefill 1000")) for _ in range(3)]
+        poison = [peer.send("chat", messages=user("poison")) for _ in range(2)]
+        for request in poison:
+            assert "seems to be the cause" in peer.answer(request)["error"]["message"]
+        for request in beside:
+            assert peer.answer(request)["choices"]
+        assert 3 <= peer.call("status")["engine"]["restarts"] <= 4
+
+
+def test_a_call_whose_caller_left_is_not_asked_again(tmp_path: Path):
+    calls = tmp_path / "calls"
+    with daemon_with_fake_engine(f"never-load {calls}") as daemon:
+        with daemon.peer() as peer:
+            peer.send("load")
+            until(calls.exists, "no call", 30)
+            pid = peer.call("status")["engine"]["pid"]
+        until(lambda: daemon.ask("status")["connections"] == 1, "the caller is still there", 30)
+        os.kill(pid, signal.SIGKILL)
+        assert daemon.ask("chat", messages=user("1 tokens"))["choices"]
+        assert calls.read_text() == "load\n"
+
+
+def test_metrics_come_without_the_engine_s_numbers_where_it_dies(tmp_path: Path):
+    with daemon_with_fake_engine(f"die-of-stats {tmp_path / 'calls'}") as daemon:
+        daemon.ask("load")
+        text = daemon.ask("metrics")["text"]
+        assert "mlxd_engine_restarts_total" in text
+
+
 def test_a_request_that_meets_an_engine_on_its_way_out_is_served_by_the_next(tmp_path: Path):
     with daemon_with_fake_engine(f"say-bye {tmp_path / 'left'}") as daemon:
         result = daemon.ask("chat", messages=user("3 tokens"))

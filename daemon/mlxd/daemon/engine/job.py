@@ -256,6 +256,8 @@ class Job:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     batched: bool = False
+    begun: bool = False
+    """Its prompt is under way, and the front knows."""
     draft: Any = None
     """`mlx_draft.Draft` of a sequence with a draft model."""
     notes: list[str] = field(default_factory=list)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlxd.daemon.engine import memory, mlx_answers, mlx_lean
+from mlxd.daemon.engine.announcing import Announcer
 from mlxd.daemon.engine.job import Job, ModelRef
 from mlxd.daemon.engine.kernels import keep_kernels
 from mlxd.daemon.engine.link import FrontGone, Inbox, Link
@@ -26,7 +27,7 @@ from mlxd.daemon.engine.mlx_blas import blas_threads
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_prefix import PrefixCache
 from mlxd.daemon.engine.mlx_preparer import PreparedJob, Preparer, TokenizerReady
-from mlxd.daemon.engine.mlx_prompts import Prompts
+from mlxd.daemon.engine.mlx_prompts import TOGETHER_CHUNKS, Prompts
 from mlxd.daemon.engine.mlx_residents import Residents
 from mlxd.daemon.engine.mlx_runner import Runner
 from mlxd.daemon.engine.options import EngineOptions
@@ -38,6 +39,8 @@ from mlxd.protocol.messages import Notification, Request
 
 IDLE_POLL_S = 2.0
 """How often an idle engine looks at memory pressure and keep-alive times."""
+WAITS_AFTER_S = 1.0
+"""When the front is told that there is nothing to do: between two requests it need not know."""
 GIVE_BACK_AFTER_S = 30.0
 """How long an idle engine keeps freed memory for the next prompt."""
 BLOCKED_POLL_S = 0.1
@@ -68,6 +71,7 @@ class Engine:
         self.prefixes = prefixes
         self.options = options
         self.scheduler = Scheduler(max_rows=options.max_rows)
+        self.announcer = Announcer(link.notify)
         self.residents = Residents(
             preparer=preparer,
             budget_bytes=budget_bytes,
@@ -77,6 +81,7 @@ class Engine:
             make_way=self._make_way,
             on_gone=self._host_gone,
             pressure=lambda: memory.pressure(options.pressure_file),
+            on_slice=self.announcer.load,
         )
         self.jobs: dict[int, Job] = {}
         self.counters: Counter[str] = Counter()
@@ -106,6 +111,7 @@ class Engine:
         """Work until the front has gone ("front gone") or nothing is resident ("empty")."""
         while not self._stopping:
             turn = self._schedule()
+            self._announce(turn)
             self._apply()  # who was cancelled or refused is told before the next step, not after
             self._run(turn)
             self._apply()
@@ -165,15 +171,31 @@ class Engine:
     def _can_load(self) -> bool:
         return self.residents.next_key is not None and not self.residents.blocked
 
+    def _announce(self, turn: Turn) -> None:
+        """Tell the front what comes next, and whose prompts are begun."""
+        if turn.lane is None:
+            return
+        pacer = self.residents.hosts[turn.lane.model].pacer
+        for rid in (*turn.admit, *turn.prefill):
+            if not self.jobs[rid].begun:
+                self.jobs[rid].begun = True
+                self._emit(rid, "begun", {})
+        asked = sum(self.scheduler.entries[rid].prompt_left for rid in turn.prefill)
+        chunk = pacer.chunk_tokens(decoding=False) * TOGETHER_CHUNKS
+        weights_bytes = self.residents.hosts[turn.lane.model].bytes
+        self.announcer.compute(pacer.expected_s(min(asked, chunk), weights_bytes))
+
     def _run(self, turn: Turn) -> None:
         if turn.lane is not None:
-            self._give_back_s = time.monotonic() + GIVE_BACK_AFTER_S
+            started_s = time.monotonic()
+            self._give_back_s = started_s + GIVE_BACK_AFTER_S
             host = self.residents.hosts[turn.lane.model]
             try:
                 self.runner.run(turn, turn.lane, host, self.jobs)
             except Exception as exc:  # one lane's failure must not end the others
                 self._lane_failed(turn.lane, exc)
             self._make_way(0)
+            host.pacer.observe_turn(time.monotonic() - started_s)
         if (key := self.residents.next_key) is not None:
             self._guard_load(key, self.residents.advance)
 
@@ -189,15 +211,20 @@ class Engine:
     # ---- what comes in
 
     def _received(self, *, wait: bool) -> Iterable[Any]:
-        try:
-            if wait:
-                longest_s = BLOCKED_POLL_S if self.residents.blocked else IDLE_POLL_S
-                timeout_s = min(longest_s, max(0.01, self.residents.next_expiry_s()))
-                yield self.inbox.get(timeout=timeout_s)
-            while True:
-                yield self.inbox.get_nowait()
-        except queue.Empty:
-            return
+        if wait:
+            try:
+                yield self.inbox.get(timeout=self._wait_s())
+            except queue.Empty:
+                self.announcer.wait()
+                return
+        while not self.inbox.empty():
+            yield self.inbox.get_nowait()
+
+    def _wait_s(self) -> float:
+        longest_s = BLOCKED_POLL_S if self.residents.blocked else IDLE_POLL_S
+        if not self.announcer.waiting:
+            longest_s = min(longest_s, WAITS_AFTER_S)
+        return min(longest_s, max(0.01, self.residents.next_expiry_s()))
 
     def _take_in(self, message: Any) -> None:
         if isinstance(message, FrontGone):

@@ -26,6 +26,10 @@ from mlxd.protocol.errors import ModelLoadFailed
 
 LOAD_SLICE_BYTES = 256 * 2**20
 """Weights that are read between two decoding steps of other models: tens of milliseconds."""
+LOAD_SLICE_LEAST_BYTES = 4 * 2**20
+LOAD_SLICE_S = 1.0
+"""A slice that took longer is followed by a smaller one: from a slow disk, too, the others decode
+meanwhile and the front sees that the load goes on."""
 
 
 @dataclass(slots=True)
@@ -139,12 +143,14 @@ class Loader:
 
     def _read(self) -> Iterator[None]:
         pending: list[mx.array] = []
-        size = 0
+        size, most = 0, LOAD_SLICE_BYTES // 8
         for _, array in tree_flatten(self.model.parameters()):
             pending.append(array)
             size += array.nbytes
-            if size >= LOAD_SLICE_BYTES:
+            if size >= most:
+                started_s = time.monotonic()
                 mx.eval(pending)
+                most = next_slice_bytes(size, time.monotonic() - started_s)
                 pending, size = [], 0
                 yield
         mx.eval(pending)
@@ -157,6 +163,12 @@ class Loader:
         ]
         # Norms and scales keep the type in which the model computes.
         return min(floats, default=2)
+
+
+def next_slice_bytes(size: int, seconds: float) -> int:
+    """Return how much to read next, after so many bytes took so long; grows twofold at most."""
+    most = min(2 * size, int(size * LOAD_SLICE_S / max(seconds, 1e-6)))
+    return max(LOAD_SLICE_LEAST_BYTES, min(LOAD_SLICE_BYTES, most))
 
 
 def _nbytes(model: Any) -> int:

@@ -53,7 +53,8 @@ class Residents:
     """Resident models and those to come.
 
     `requests(key)` counts the jobs of a model; `kv_bytes()` is what running requests may hold;
-    `make_way(bytes)` frees what is kept for later only; `on_gone(host)` is told when one goes.
+    `make_way(bytes)` frees what is kept for later only; `on_gone(host)` is told when one goes,
+    `on_slice()` before a slice of weights is read.
     """
 
     preparer: Preparer
@@ -64,6 +65,7 @@ class Residents:
     make_way: Callable[[int], None]
     on_gone: Callable[[Host], None]
     pressure: Callable[[], str] = memory.pressure
+    on_slice: Callable[[], None] = lambda: None
     hosts: dict[str, Host] = field(default_factory=dict)
     loading: dict[str, Loading] = field(default_factory=dict)
     loaded_total: int = 0
@@ -154,6 +156,7 @@ class Residents:
             if self.blocked:
                 return None
             loading.weights = Loader(loading.ref, self._base_of(loading.ref))
+        self.on_slice()
         loading.weights_done = loading.weights.advance()
         return self._complete(loading) if loading.weights_done else None
 

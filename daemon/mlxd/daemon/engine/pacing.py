@@ -14,8 +14,15 @@ GAP_WHILE_DECODING_S = 0.06
 """What a running stream may wait for one chunk: shorter than a reader notices."""
 GAP_STEPS = 3
 """Or so many of its own steps, where those take long: it keeps a quarter of its pace."""
+SLOWEST_OPS_PER_S = 3e9
+"""Of matrix products, on the CPU with the slowest BLAS: what is expected before anything was
+measured."""
+OPS_PER_WEIGHT_BYTE = 4
+"""And token: a multiplication and an addition for each weight, which has four bits at the least."""
 GAP_ALONE_S = 0.35
 """What a newcomer of a higher class, or a cancel, may wait for one chunk."""
+TURN_MEMORY = 0.98
+"""What is left of a long turn with each one after it."""
 SMOOTHING = 0.3
 GROWTH = 2
 """How much longer than all before it a chunk may be: what is longer may be slower per token."""
@@ -36,6 +43,22 @@ class PrefillPacer:
     _deeper: dict[int, float] = field(default_factory=dict)
     """Tokens per second of chunks that began in each span of a prompt."""
     _longest_tokens: int = CHUNK_FIRST_TOKENS
+    _short_tokens_per_s: float = 0.0
+    """The best speed of chunks too short to tell how fast longer ones are."""
+    _turn_s: float = 0.0
+    """The longest turns of late."""
+
+    def observe_turn(self, seconds: float) -> None:
+        """Take in how long a whole turn took, whatever it did."""
+        self._turn_s = max(seconds, TURN_MEMORY * self._turn_s)
+
+    def expected_s(self, prompt_tokens: int, weights_bytes: int) -> float:
+        """Return how long a turn with so many prompt tokens takes by what was measured."""
+        speed = self.tokens_per_s or self._short_tokens_per_s
+        if not speed:
+            ops = OPS_PER_WEIGHT_BYTE * weights_bytes * max(1, prompt_tokens)
+            return max(self._turn_s, ops / SLOWEST_OPS_PER_S)
+        return max(self._turn_s, self.step_s + prompt_tokens / speed)
 
     def observe_step(self, seconds: float) -> None:
         """Take in how long a decoding step took."""
@@ -46,7 +69,10 @@ class PrefillPacer:
 
         Short ones say little about speed and are left out.
         """
-        if tokens < CHUNK_MIN_TOKENS or seconds <= 0:
+        if seconds <= 0:
+            return
+        if tokens < CHUNK_MIN_TOKENS:
+            self._short_tokens_per_s = max(self._short_tokens_per_s, tokens / seconds)
             return
         # A long prompt gets slower from chunk to chunk, as every token looks at all before it.
         speed, span = tokens / seconds, behind // SPAN_TOKENS

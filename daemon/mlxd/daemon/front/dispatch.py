@@ -139,7 +139,8 @@ def _status(front: Front, conn: Connection, msgid: MessageId, params: Params) ->
 async def _metrics(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
     engine: dict[str, Any] = {}
     if front.supervisor.running:
-        with contextlib.suppress(asyncio.TimeoutError):
+        # Busy, stuck or dying: the front has numbers of its own, and they are wanted just then.
+        with contextlib.suppress(asyncio.TimeoutError, MlxdError):
             engine = await asyncio.wait_for(front.supervisor.call("stats", {}), STATS_TIMEOUT_S)
     gauges = {
         "connections": len(front.connections),

@@ -119,7 +119,7 @@ class Front:
             paths.log_dir / "engine.err",
             progress_timeout_s=config.engine_progress_timeout_s,
             on_step=self._step,
-            on_death=lambda why: self.requests.engine_died(why),
+            on_death=lambda why, ready: self.requests.engine_died(why, ready),
             on_bye=lambda: self.requests.resubmit(),
             busy=lambda: self.requests.busy,
             log=self.log,

@@ -6,16 +6,16 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlxd.daemon.front.completion import Completion
 from mlxd.daemon.front.connection import Connection
 from mlxd.daemon.front.log import Log
 from mlxd.daemon.front.metrics import Metrics
 from mlxd.daemon.front.recorder import Recorder, Recording
+from mlxd.daemon.front.replays import Probation, refusal, suspects
 from mlxd.protocol.errors import (
     ERRORS,
-    EngineDied,
     MlxdError,
     Overloaded,
     ShuttingDown,
@@ -26,7 +26,6 @@ from mlxd.protocol.messages import Message, MessageId, Notification
 if TYPE_CHECKING:
     from mlxd.daemon.conversations.store import Turn
 
-REPLAYS_MAX = 2
 ENDING_GRACE_S = 2.0
 """How long the engine may take to confirm an end, with the usage so far."""
 ENDINGS: dict[str, str] = {
@@ -35,45 +34,6 @@ ENDINGS: dict[str, str] = {
     "deadline_exceeded": "The request's time is up.",
 }
 OUTPUT = frozenset({"delta", "tool_call"})
-
-
-@dataclass(slots=True)
-class Completion:
-    """One request of a caller that the engine works on."""
-
-    rid: int
-    conn: Connection
-    msgid: MessageId
-    method: str
-    params: dict[str, Any]
-    model: dict[str, Any]
-    recording: Recording | None = None
-    result: dict[str, Any] | None = None  # complete; only the disk is waited for
-    started_s: float = field(default_factory=time.monotonic)
-    output: bool = False
-    replays: int = 0
-    ending: str = ""
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def event_id(self) -> MessageId:
-        tag: MessageId = self.params["tag"]
-        return self.msgid if tag is None else tag
-
-    def submit_message(self) -> Notification:
-        """Return what asks the engine for it."""
-        return Notification(
-            "submit",
-            {
-                "rid": self.rid,
-                "method": self.method,
-                "params": self.params,
-                "model": self.model,
-                "conn": self.conn.serial,
-                "priority": self.params["priority"],
-                "deadline_s": self.params["deadline_s"],
-            },
-        )
 
 
 def ended(code: str) -> MlxdError:
@@ -117,6 +77,7 @@ class Requests:
         self._by_key: dict[str, Completion] = {}
         self._dirty: set[Connection] = set()
         self._unconfirmed: set[int] = set()
+        self._probation = Probation(lambda one: self._send(one.submit_message()))
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -208,8 +169,12 @@ class Requests:
                 self._end_early(one, error_from_map(payload))
             elif kind == "error":
                 self._fail(one, error_from_map(payload))
+            elif kind == "begun":
+                one.begun = True
             else:
-                one.output = one.output or kind in OUTPUT
+                if kind in OUTPUT and not one.output:
+                    one.output = True
+                    self._probation.passed(one)
                 if one.recording is not None and kind == "delta":
                     _keep(one.recording, payload)
                 if one.params["stream"] and one.conn.open:
@@ -219,25 +184,34 @@ class Requests:
             conn.flush()
         self._dirty.clear()
 
-    def engine_died(self, why: str) -> list[Message]:
-        """End what had output; return the rest, to be submitted anew."""
-        again: list[Message] = []
+    def engine_died(self, why: str, ready: bool) -> list[Message]:
+        """End what had output, or seems to be the cause; return what is to be submitted anew.
+
+        `ready`: the engine had said hello.
+        """
         self._unconfirmed.clear()
-        for one in list(self._active.values()):
-            if one.result is not None:
-                continue
+        held = self._probation.clear()
+        sent = [one for one in self._active.values() if one.result is None and one not in held]
+        suspected = suspects(sent, ready=ready)
+        for one in suspected:
+            one.suspected += 1
+        for one in sent:
             one.replays += 1
+            one.unlucky += not suspected
             if one.ending:
                 self._fail(one, ended(one.ending))
-            elif one.output or one.replays > REPLAYS_MAX:
-                self._fail(one, EngineDied(f"The engine died while it answered: {why}."))
-            else:
-                again.append(one.submit_message())
-        return again
+            elif (error := refusal(one, why, alone=suspected == [one])) is not None:
+                self._fail(one, error)
+            one.begun = False
+        one_by_one = [one for one in (*suspected, *held) if one.rid in self._active]
+        others = [one for one in sent if one.rid in self._active and one not in one_by_one]
+        first = self._probation.begin(one_by_one)
+        return [one.submit_message() for one in ([first] if first else []) + others]
 
     def resubmit(self) -> list[Message]:
         """Return everything, for an engine that ended by itself as a request came in."""
         self._unconfirmed.clear()
+        self._probation.clear()
         for one in list(self._active.values()):
             if one.ending and one.result is None:
                 self._fail(one, ended(one.ending))
@@ -262,7 +236,7 @@ class Requests:
         """Ask the engine to stop; its answer, with the usage so far, ends the request."""
         if one.ending or one.result is not None or one.rid not in self._active:
             return
-        if self._withdraw(one.rid):
+        if self._probation.drop(one) or self._withdraw(one.rid):
             self._fail(one, ended(code))
             return
         one.ending = code
@@ -288,7 +262,7 @@ class Requests:
         self._fail(one, error)
 
     def _stop_engine(self, one: Completion) -> None:
-        if not self._withdraw(one.rid):
+        if not (self._probation.drop(one) or self._withdraw(one.rid)):
             self._tell_engine(one, "cancelled")
 
     def _tell_engine(self, one: Completion, code: str) -> None:
@@ -328,6 +302,7 @@ class Requests:
 
     def _forget(self, one: Completion) -> None:
         self._active.pop(one.rid, None)
+        self._probation.passed(one)
         if not self._active:
             self.idle.set()
         one.conn.in_flight.pop(one.msgid, None)

@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from mlxd.daemon.front.engine_link import EngineLink
+from mlxd.daemon.front.patience import START, Patience
+from mlxd.daemon.front.sight import look_at
 from mlxd.protocol.errors import EngineDied, Internal, MlxdError, error_from_map
 from mlxd.protocol.messages import Message, Notification, Request, Response
 
 CRASH_WINDOW_S = 60.0
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
-WATCH_PERIOD_S = 2.0
+WATCH_PERIOD_S = 1.0
+GLANCE_AFTER_S = 2.0
+"""How long an engine may be silent before it costs a look into its processes, which takes some
+milliseconds."""
 START_PATIENCE = 5
 """Times the time for progress: what a start imports comes slowly from a disk or processor that is
 busy, and whatever takes the place of an engine that is killed meanwhile is no quicker."""
@@ -30,6 +35,8 @@ HEALTH_WAIT_S = 1.0
 """A start that is further away than this refuses new requests, with the reason."""
 WORDS_LINES = 8
 POLL_S = 0.02
+PING_ID = 0
+"""Of all pings. Calls are numbered from 1."""
 CALL_RETRIES = 1
 """An engine may die under a call that has no effects: it is asked again once."""
 
@@ -42,11 +49,12 @@ class Call:
         self.params = params
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.tries = 0
+        self.id = 0
 
 
 class Supervisor:
-    """`on_step` gets the events of the engine's turns; `on_death(why)` says that it died, and
-    returns the requests to submit to the next one; `on_bye()` likewise after a planned end.
+    """`on_step` gets the events of the engine's turns; `on_death(why, ready)` says that it died,
+    and returns the requests to submit to the next one; `on_bye()` likewise after a planned end.
     """
 
     def __init__(
@@ -56,7 +64,7 @@ class Supervisor:
         *,
         progress_timeout_s: float,
         on_step: Callable[[list[Any]], None],
-        on_death: Callable[[str], list[Message]],
+        on_death: Callable[[str, bool], list[Message]],
         on_bye: Callable[[], list[Message]],
         busy: Callable[[], bool],
         log: Callable[..., None],
@@ -75,12 +83,13 @@ class Supervisor:
         self._calls: dict[int, Call] = {}
         self._ids = itertools.count(1)
         self._crashes: deque[float] = deque(maxlen=16)
-        self._progress_s = time.monotonic()
+        self._patience = Patience(progress_timeout_s)
         self._stopping = False
         self._killed_for = ""
         self._watch: asyncio.TimerHandle | None = None
         self._burial: asyncio.Task[None] | None = None
         self._start_at_s = 0.0
+        self._was_ready = False
         self.hello: dict[str, Any] = {}
         self.residents: list[dict[str, Any]] = []
         self.restarts = 0
@@ -100,7 +109,7 @@ class Supervisor:
         """Send to the engine, starting one if there is none."""
         if self._link is not None and self._starting is None:
             if self._watch is None:
-                self._progress_s = time.monotonic()
+                self._patience.heard(time.monotonic())
                 self._schedule_watch()
             self._link.send(message)
         else:
@@ -134,8 +143,11 @@ class Supervisor:
         """Ask the engine and return its result. Raises what it answers, or EngineDied."""
         self.check_health()
         call = Call(method, params)
-        self._send_call(call)
-        return await call.future
+        try:
+            self._send_call(call)
+            return await call.future
+        finally:
+            self._drop(call)
 
     def status(self) -> dict[str, Any]:
         """Return what `status` says of the engine."""
@@ -182,9 +194,11 @@ class Supervisor:
             await link.connect()
         except OSError as exc:
             self._starting = None
+            self._was_ready = False
             self._died(f"it could not be started: {exc}")
             return
         self._log("engine started", engine_pid=link.pid)
+        self._patience = Patience(START_PATIENCE * self._progress_timeout_s, what=START)
         self._link, self._starting = link, None
         waiting, self._waiting = self._waiting, []
         for message in waiting:
@@ -200,16 +214,24 @@ class Supervisor:
     # ---- what comes back
 
     def _received(self, link: EngineLink, message: Message) -> None:
-        self._progress_s = time.monotonic()
+        if isinstance(message, Response) and message.id == PING_ID:
+            self._patience.ponged()
+            return
+        self._patience.heard(time.monotonic())
         if isinstance(message, Response):
             self._answered(message)
         elif isinstance(message, Notification):
             if message.method == "step":
                 self._on_step(message.params["events"])
+            elif message.method == "doing":
+                self._patience.doing(message.params["what"], message.params["expected_s"])
             elif message.method == "resident":
                 self.residents = message.params["models"]
             elif message.method == "hello":
                 self.hello = message.params
+                on_cpu = message.params.get("device") == "cpu"
+                self._patience = Patience(self._progress_timeout_s, uses_cpu=on_cpu)
+                self._patience.heard(time.monotonic())
             elif message.method == "bye":
                 link.said_bye = True
 
@@ -225,13 +247,21 @@ class Supervisor:
     def _send_call(self, call: Call) -> None:
         call_id = next(self._ids)
         self._calls[call_id] = call
+        call.id = call_id
         self.send(Request(call_id, call.method, call.params))
+
+    def _drop(self, call: Call) -> None:
+        """Forget a call whose caller has its answer, or waits for none any more."""
+        if self._calls.get(call.id) is call:
+            del self._calls[call.id]
+            self._waiting = [one for one in self._waiting if not _asks(one, call.id)]
 
     # ---- ends
 
     def _ended(self, link: EngineLink) -> None:
         """The link is closed; the process is ending or has been killed."""
         self._link = None
+        self._was_ready = bool(self.hello)
         self.residents = []
         self.hello = {}
         self._burial = asyncio.get_running_loop().create_task(self._buried(link))
@@ -257,7 +287,7 @@ class Supervisor:
         self.restarts += 1
         self.last_exit = why
         self._log("engine died", reason=why, stderr=words or [], level="error")
-        self._again(self._on_death(why), retry=False)
+        self._again(self._on_death(why, self._was_ready), retry=False)
 
     def _again(self, messages: list[Message], *, retry: bool) -> None:
         """Hand what is unanswered to the next engine, if there is anything."""
@@ -265,10 +295,12 @@ class Supervisor:
         # Requests to the dead engine that were still waiting here are among what is sent anew.
         self._waiting = list(messages)
         for call in calls:
+            if call.future.done():
+                continue  # its caller has left, or its time is up
             call.tries += 0 if retry else 1
             if call.tries <= CALL_RETRIES:
                 self._send_call(call)
-            elif not call.future.done():
+            else:
                 call.future.set_exception(EngineDied(f"The engine died: {self.last_exit}."))
         if self._waiting:
             self._ensure()
@@ -283,16 +315,20 @@ class Supervisor:
     def _look(self) -> None:
         """Kill an engine that has work and makes no progress."""
         self._watch = None
-        if self._stopping or self._link is None or not (self._busy() or self._calls):
+        link, patience = self._link, self._patience
+        if self._stopping or link is None or not (self._busy() or self._calls):
             return
-        silent_s = time.monotonic() - self._progress_s
-        patience = 1 if self.hello else START_PATIENCE
-        if silent_s > patience * self._progress_timeout_s:
-            what = "no progress" if self.hello else "not ready"
-            self._killed_for = f"{what} for {silent_s:.0f} s, so it was killed"
-            self._link.kill()
-        else:
-            self._schedule_watch()
+        sight = look_at(link.pid) if patience.silent_s >= GLANCE_AFTER_S else None
+        stuck = patience.look(time.monotonic(), sight)
+        if stuck:
+            what = stuck if self.hello else f"not ready for {patience.silent_s:.0f} s"
+            self._killed_for = f"{what}, so it was killed"
+            link.kill()
+            return
+        if self.hello and patience.wants_ping():
+            patience.pinged()
+            link.send(Request(PING_ID, "ping", {}))
+        self._schedule_watch()
 
 
 async def _wait(process: subprocess.Popen[bytes], grace_s: float) -> int:
@@ -312,6 +348,10 @@ def _is_submit(message: Message, rid: int) -> bool:
         and message.method == "submit"
         and message.params["rid"] == rid
     )
+
+
+def _asks(message: Message, call_id: int) -> bool:
+    return isinstance(message, Request) and message.id == call_id
 
 
 def _describe(status: int) -> str:

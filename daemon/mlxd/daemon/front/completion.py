@@ -1,0 +1,57 @@
+"""One completion request of a caller, as the front keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlxd.daemon.front.connection import Connection
+from mlxd.daemon.front.recorder import Recording
+from mlxd.protocol.messages import MessageId, Notification
+
+
+@dataclass(slots=True, eq=False)
+class Completion:
+    """One request of a caller that the engine works on."""
+
+    rid: int
+    conn: Connection
+    msgid: MessageId
+    method: str
+    params: dict[str, Any]
+    model: dict[str, Any]
+    recording: Recording | None = None
+    result: dict[str, Any] | None = None  # complete; only the disk is waited for
+    started_s: float = field(default_factory=time.monotonic)
+    begun: bool = False
+    """The engine has begun to compute its prompt."""
+    output: bool = False
+    replays: int = 0
+    suspected: int = 0
+    """Engines that died while this one was under way, and may be why."""
+    unlucky: int = 0
+    """Engines that died and had begun nothing."""
+    ending: str = ""
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def event_id(self) -> MessageId:
+        tag: MessageId = self.params["tag"]
+        return self.msgid if tag is None else tag
+
+    def submit_message(self) -> Notification:
+        """Return what asks the engine for it."""
+        return Notification(
+            "submit",
+            {
+                "rid": self.rid,
+                "method": self.method,
+                "params": self.params,
+                "model": self.model,
+                "conn": self.conn.serial,
+                "priority": self.params["priority"],
+                "deadline_s": self.params["deadline_s"],
+            },
+        )
