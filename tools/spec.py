@@ -14,7 +14,7 @@ from mlxd.protocol.codec import Encoding, encode
 from mlxd.protocol.errors import ERRORS, InvalidParams
 from mlxd.protocol.messages import Message, Notification, Request, Response
 from mlxd.protocol.methods import DELIVERY, METHODS, SAMPLING
-from mlxd.protocol.params import Param
+from mlxd.protocol.params import Param, exact
 
 SPEC = Path(__file__).resolve().parents[1] / "protocol" / "SPEC.md"
 SHARED = {param.name for param in (*SAMPLING, *DELIVERY)}
@@ -95,7 +95,9 @@ def session_lines() -> Iterator[str]:
 
 
 def _row(param: Param) -> str:
-    bounds = f"{param.minimum:g} to {param.maximum:g}" if param.minimum is not None else ""
+    bounds = ""
+    if param.minimum is not None and param.maximum is not None:
+        bounds = f"{exact(param.minimum)} to {exact(param.maximum)}"
     bounds = " · ".join(param.choices) or bounds
     default = "" if param.default is None else f"`{json.dumps(param.default)}`"
     return f"| `{param.name}` | {param.kind} | {default} | {bounds} | {param.doc} |"

@@ -92,7 +92,7 @@ def test_system_prompts_presets_and_schemas(mlx: Run):
         (("batch", "."), 2, "Is a directory"),
         (("batch", "nosuch.jsonl"), 2, "nosuch.jsonl cannot be read"),
         (("batch", "/dev/null", "-o", "nodir/x"), 2, "mkdir -p"),
-        (("ask", "--json", "--top-p", "8", "hi"), 6, "--top-p: must be at most 1"),
+        (("ask", "--json", "--top-p", "8", "hi"), 6, "--top-p: must be between 0 and 1, not 8"),
         (("ask", "--top-p", "8", "hi"), 6, "See: mlx ask --help"),
         (("ask", "--schema", "person.json", "hi"), 2, "is no file"),
         (("ask", "--logprobs", "2", "hi"), 2, "--json"),

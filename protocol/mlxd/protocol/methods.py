@@ -23,9 +23,16 @@ MODEL = Param(
 SAMPLING: tuple[Param, ...] = (
     Param("max_tokens", "integer", "The most tokens to emit.", DEFAULT_MAX_TOKENS, 1, 2**20),
     Param("temperature", "number", "Randomness; 0 is greedy.", 0.7, 0, 10),
-    Param("top_p", "number", "Keep the most likely tokens up to this mass.", 0.95, 0, 1),
-    Param("top_k", "integer", "Keep this many of the most likely tokens; 0: all.", 0, 0, 2**20),
-    Param("min_p", "number", "Drop tokens below this share of the best one.", 0.0, 0, 1),
+    Param("top_p", "number", "Keep the most likely tokens up to this mass; 1: all.", 0.95, 0, 1),
+    Param(
+        "top_k",
+        "integer",
+        "Keep this many of the most likely tokens; 0 or -1: all.",
+        0,
+        -1,
+        2**20,
+    ),
+    Param("min_p", "number", "Drop tokens below this share of the best one; 0: none.", 0.0, 0, 1),
     Param("min_tokens_to_keep", "integer", "What min_p always keeps.", 1, 1, 2**20),
     Param(
         "repetition_penalty",
@@ -48,7 +55,14 @@ SAMPLING: tuple[Param, ...] = (
     Param("xtc_probability", "number", "Chance of excluding the top choices.", 0.0, 0, 1),
     Param("xtc_threshold", "number", "Probability from which XTC excludes.", 0.1, 0, 0.5),
     Param("logit_bias", "logit bias", "Token id to a number added to its logit."),
-    Param("seed", "integer", "Makes sampling repeatable, alone or in a batch.", None, 0, 2**63 - 1),
+    Param(
+        "seed",
+        "integer",
+        "Makes sampling repeatable, alone or in a batch; -1: a random one.",
+        None,
+        -1,
+        2**63 - 1,
+    ),
     Param("stop", "strings", "Text that ends the answer and is left out of it."),
     Param("n", "integer", "How many answers to one prompt.", 1, 1, 64),
     Param(
@@ -90,6 +104,13 @@ DELIVERY: tuple[Param, ...] = (
     ),
 )
 
+SPECIAL_TOKENS_IN_TEXT = Param(
+    "special_tokens_in_text",
+    "boolean",
+    "Let control tokens that are written out in the given text have their effect.",
+    False,
+)
+
 CONVERSATION: tuple[Param, ...] = (
     Param("conversation", "string", "Stored conversation: an id, `last` (of the scope), or `new`."),
     Param("scope", "string", "Where it belongs: a terminal or a folder."),
@@ -103,6 +124,7 @@ CHAT: tuple[Param, ...] = (
     Param("messages", "messages", "The conversation so far.", REQUIRED),
     Param("tools", "tools", "Functions that the model may call."),
     Param("template_kwargs", "map", "Extra variables for the chat template."),
+    SPECIAL_TOKENS_IN_TEXT,
     *CONVERSATION,
     Param(
         "history",
@@ -119,6 +141,7 @@ GENERATE: tuple[Param, ...] = (
 FILL: tuple[Param, ...] = (
     Param("prefix", "string", "Text before the gap.", REQUIRED),
     Param("suffix", "string", "Text after the gap.", ""),
+    SPECIAL_TOKENS_IN_TEXT,
 )
 
 
@@ -187,7 +210,14 @@ _ALL = (
         "prefill",
         "Compute and keep the prompt's KV; emit no token.",
         "{usage, timing, applied}",
-        (MODEL, *_optional(CHAT), *_optional(GENERATE[:1]), *_optional(FILL), *SAMPLING, *DELIVERY),
+        (
+            MODEL,
+            *_optional(CHAT),
+            *_optional(GENERATE[:1]),
+            *_optional(FILL[:2]),
+            *SAMPLING,
+            *DELIVERY,
+        ),
     ),
     Method(
         "cancel",
@@ -209,6 +239,7 @@ _ALL = (
             Param("tools", "tools", "Functions offered in the template."),
             Param("template_kwargs", "map", "Extra variables for the chat template."),
             Param("thinking", "boolean", "As in chat."),
+            SPECIAL_TOKENS_IN_TEXT,
         ),
     ),
     Method(
@@ -414,6 +445,8 @@ def check_together(method_name: str, params: Params) -> None:
         _exactly_one({**params, "all": params["all"] or None}, ("id", "all"))
     elif method_name == "cancel":
         _exactly_one(params, ("id", "tag"))
+    if params.get("seed") == -1:
+        params["seed"] = None
     if method_name in COMPLETION_METHODS and params["priority"] is None:
         params["priority"] = "completion" if method_name == "fill" else "interactive"
 

@@ -45,10 +45,14 @@ class Param:
         return value
 
     def _check_bounds(self, value: float) -> None:
-        if self.minimum is not None and value < self.minimum:
-            raise InvalidParams(self.name, f"must be at least {self.minimum:g}, not {value:g}")
-        if self.maximum is not None and value > self.maximum:
-            raise InvalidParams(self.name, f"must be at most {self.maximum:g}, not {value:g}")
+        low, high = self.minimum, self.maximum
+        if (low is None or value >= low) and (high is None or value <= high):
+            return
+        if low is not None and high is not None:
+            allowed = f"between {exact(low)} and {exact(high)}"
+        else:
+            allowed = f"at least {exact(low)}" if low is not None else f"at most {exact(high or 0)}"
+        raise InvalidParams(self.name, f"must be {allowed}, not {exact(value)}")
 
 
 def _integer(name: str, value: Any) -> int:
@@ -57,6 +61,11 @@ def _integer(name: str, value: Any) -> int:
     if not -(2**63) <= value < 2**63:
         raise InvalidParams(name, "must be an integer of 64 bits")
     return int(value)
+
+
+def exact(value: float) -> str:
+    """Return a number as people write it: whole ones with all their digits."""
+    return str(int(value)) if value == int(value) and abs(value) < 2**63 else f"{value:g}"
 
 
 def int_or_nan(value: float) -> float:
@@ -94,20 +103,42 @@ def _map(name: str, value: Any) -> dict[str, Any]:
     return value
 
 
+STRINGS_MAX, STRING_MAX_CHARS = 64, 1024
+"""Stop texts are searched for after every token, on the thread that serves everybody."""
+
+
 def _strings(name: str, value: Any) -> list[str]:
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise InvalidParams(name, "must be a non-empty string or a list of them")
+    if len(value) > STRINGS_MAX or any(len(item) > STRING_MAX_CHARS for item in value):
+        limits = f"at most {STRINGS_MAX} texts of at most {STRING_MAX_CHARS} characters"
+        raise InvalidParams(name, f"must be {limits}")
     return value
+
+
+TOKEN_IDS_END = 2**31
+"""Token ids are smaller. The engine checks them against the model's own vocabulary."""
+
+
+def _is_token_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < TOKEN_IDS_END
 
 
 def _token_ids(name: str, value: Any) -> list[int]:
-    if not isinstance(value, list) or not all(
-        isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**31 for item in value
-    ):
+    if not isinstance(value, list):
         raise InvalidParams(name, "must be a list of token ids")
+    for item in value:
+        if not _is_token_id(item):
+            raise InvalidParams(name, f"{_short(item)} is not a token id (0 to 2147483647)")
     return value
+
+
+def _short(value: Any) -> str:
+    """Return what a message says of a value: the beginning of its JSON form."""
+    text = repr(value) if isinstance(value, (int, float, str, bool)) else type(value).__name__
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _text_or_tokens(name: str, value: Any) -> str | list[int]:
@@ -119,16 +150,24 @@ def _text_or_tokens(name: str, value: Any) -> str | list[int]:
 
 
 def _logit_bias(name: str, value: Any) -> dict[int, float]:
-    problem = "must map token ids to numbers between -100 and 100"
     if not isinstance(value, dict):
-        raise InvalidParams(name, problem)
-    try:
-        bias = {int(token): _number(name, amount) for token, amount in value.items()}
-    except (TypeError, ValueError):
-        raise InvalidParams(name, problem) from None
-    if any(token < 0 or abs(amount) > 100 for token, amount in bias.items()):
-        raise InvalidParams(name, problem)
+        raise InvalidParams(name, "must map token ids to numbers between -100 and 100")
+    bias = {_bias_token(name, token): _number(name, amount) for token, amount in value.items()}
+    for token, amount in bias.items():
+        if abs(amount) > 100:
+            raise InvalidParams(name, f"{amount:g} for token {token} is not between -100 and 100")
     return bias
+
+
+def _bias_token(name: str, key: Any) -> int:
+    """Return the id that a map's key means. Keys of JSON are strings, those of MessagePack not."""
+    token = key
+    # Not `int()`: it takes "1_0", " 1", "+1" and digits of other scripts.
+    if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10:
+        token = int(key)
+    if not _is_token_id(token):
+        raise InvalidParams(name, f"{_short(key)} is not a token id (0 to 2147483647)")
+    return int(token)
 
 
 def _schema(name: str, value: Any) -> dict[str, Any] | bool:

@@ -16,6 +16,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache, trim_prompt_cache
 
 from mlxd.daemon.engine.mlx_sampling import BatchSampler, SamplingParams
+from mlxd.protocol.params import TOKEN_IDS_END
 
 WIDTH_FIRST, WIDTH_MAX = 4, 8
 """Proposals per round; the number follows what was accepted."""
@@ -36,8 +37,18 @@ def can_rewind(model: Any) -> bool:
 class Draft:
     """The proposing model's view of one sequence: it has taken in the first `done` tokens."""
 
-    def __init__(self, name: str, model: Any, cache: Cache | None = None, done: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        cache: Cache | None = None,
+        done: int = 0,
+        *,
+        last_id: int = TOKEN_IDS_END - 1,
+    ) -> None:
+        """`last_id` is the last token id that this model and the one it proposes for both have."""
         self.name = name
+        self._last_id = last_id
         self.model = model
         self.cache: Cache = make_prompt_cache(model) if cache is None else cache
         self.done = done
@@ -53,7 +64,7 @@ class Draft:
 
     def catch_up(self, tokens: list[int]) -> None:
         """Take in the next `tokens` of the sequence."""
-        self.model(mx.array(tokens)[None], cache=self.cache)
+        self.model(self._shared(mx.array(tokens))[None], cache=self.cache)
         mx.eval([layer.state for layer in self.cache])
         self.done += len(tokens)
 
@@ -67,13 +78,22 @@ class Draft:
         """
         sampler = BatchSampler([params])
         feed = mx.concatenate([mx.array(behind, dtype=mx.uint32), pending]) if behind else pending
+        feed = self._shared(feed)
         proposals = []
         for index in range(count):
             logits = self.model(feed[None], cache=self.cache)[:, -1, :]
             feed = sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True), [step + index])
+            feed = self._shared(feed)
             proposals.append(feed)
         self.done += len(behind) + count
         return proposals
+
+    def _shared(self, tokens: mx.array) -> mx.array:
+        """Return the tokens with ids that only one of the models has replaced by the last of both.
+
+        Families pad their vocabularies to different lengths. MLX does not check an index.
+        """
+        return mx.minimum(tokens, self._last_id)
 
     def settle(self, count: int, accepted: int) -> None:
         """Take back what was not accepted of the last `count` proposals."""

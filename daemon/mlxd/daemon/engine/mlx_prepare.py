@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mlx_lm.tokenizer_utils import SPMStreamingDetokenizer
 from mlx_lm.utils import load_config
 
 from mlxd.daemon.engine.constraints import Constraint, ConstraintCompiler
-from mlxd.daemon.engine.job import Job, ModelRef, Prepared
+from mlxd.daemon.engine.control_text import ControlText
+from mlxd.daemon.engine.job import Job, ModelRef, Prepared, markers_of
 from mlxd.daemon.engine.mlx_imports import load_tokenizer
-from mlxd.daemon.engine.model_files import context_tokens
+from mlxd.daemon.engine.model_files import context_tokens, vocabulary_size
 from mlxd.protocol.errors import ContextOverflow, InvalidParams, ModelLoadFailed
 
 FIM_MARKERS = (
@@ -57,7 +59,14 @@ class Tokenizer:
         self.name = ref.name
         self.context_tokens = context_tokens(self.config)
         self.vocabulary: dict[str, int] = self.wrapper.get_vocab()
-        self._detokenizer = self.wrapper.detokenizer
+        self.model_tokens = vocabulary_size(folder, self.config) or len(self.wrapper)
+        """Token ids that the model has; its tokenizer may have fewer or more."""
+        marks = markers_of(self.wrapper)
+        self._control = ControlText(
+            self.wrapper._tokenizer,
+            (marks.think_start, marks.think_end, marks.tool_start, marks.tool_end),
+        )
+        self._detokenizer = _padded(self.wrapper.detokenizer, self.model_tokens)
         self._pool = pool
         self._compiler: ConstraintCompiler | None = None
         self._openings: dict[str, list[int]] = {}
@@ -83,11 +92,28 @@ class Tokenizer:
                 for name, key in (("chat", "messages"), ("generate", "prompt"), ("fill", "prefix"))
                 if given.get(key) is not None
             )
+        self.check_ids("logit_bias", job.params.get("logit_bias") or ())
         prepared = PREPARERS[method](self, job.params)
         if not prepared.tokens:
             raise InvalidParams("prompt", "has no tokens", hint="Give some text to continue.")
         self._check_context(len(prepared.tokens))
+        # Also those of text: a tokenizer may have more tokens than the model.
+        self.check_ids(PROMPT_PARAMS[method], prepared.tokens)
         return prepared
+
+    def check_ids(self, param: str, tokens: Iterable[int]) -> None:
+        """Raise InvalidParams for ids that the model does not have.
+
+        MLX reads and writes whatever memory such an index points to.
+        """
+        worst = max(tokens, default=0)
+        if worst >= self.model_tokens:
+            raise InvalidParams(
+                param,
+                f"token {worst} is outside the vocabulary of {self.name}, "
+                f"which has the ids 0 to {self.model_tokens - 1}",
+                hint='See which ids a text has: mlx rpc tokenize \'{"text": "…"}\'',
+            )
 
     def _check_context(self, prompt_tokens: int) -> None:
         limit = self.context_tokens
@@ -112,10 +138,9 @@ class Tokenizer:
 
     def _constraints(self) -> ConstraintCompiler:
         if self._compiler is None:
-            width = int(self.config.get("vocab_size") or len(self.wrapper))
             self._compiler = ConstraintCompiler(
                 self.wrapper._tokenizer,
-                max(width, len(self.wrapper)),
+                max(self.model_tokens, len(self.wrapper)),
                 sorted(self.wrapper.eos_token_ids),
                 self._pool,
             )
@@ -129,7 +154,7 @@ class Tokenizer:
 
     def chat_text(self, params: dict[str, Any]) -> tuple[str, list[str]]:
         """Return the conversation under the chat template, and notes on what was done otherwise."""
-        messages = [_for_template(message) for message in params["messages"]]
+        messages = self.guarded(params, [_for_template(one) for one in params["messages"]])
         notes: list[str] = []
         if self.wrapper.has_chat_template:
             try:
@@ -151,7 +176,11 @@ class Tokenizer:
     ) -> str:
         """Return the conversation as text; unless `opened`, without the answer's beginning."""
         continues = messages[-1]["role"] == "assistant"
-        extra = dict(params.get("template_kwargs") or {})
+        extra = {
+            # A template of the caller's own is none of the texts that templates tell.
+            name: value if name == "chat_template" else self.guarded(params, value)
+            for name, value in (params.get("template_kwargs") or {}).items()
+        }
         renderer = self.wrapper
         if params.get("thinking") is not None:
             extra["enable_thinking"] = params["thinking"]
@@ -161,7 +190,7 @@ class Tokenizer:
             extra["return_dict"] = False
         text = renderer.apply_chat_template(
             messages,
-            tools=params.get("tools"),
+            tools=self.guarded(params, params.get("tools")),
             tokenize=False,
             add_generation_prompt=opened and not continues,
             continue_final_message=continues,
@@ -169,9 +198,13 @@ class Tokenizer:
         )
         return str(text)
 
+    def guarded(self, params: dict[str, Any], value: Any) -> Any:
+        """Return a caller's strings so that control tokens in them stay text."""
+        return value if params.get("special_tokens_in_text") else self._control.guard(value)
+
     def encode_chat(self, text: str) -> list[int]:
         """Return the tokens of rendered text; the template has written its own special tokens."""
-        return list(self.wrapper.encode(text, add_special_tokens=False))
+        return self._control.encode(text)
 
     def cuts(self, params: dict[str, Any], tokens: Sequence[int]) -> tuple[int, ...]:
         """Return after how many tokens the system prompt (with the tools) and the last turn end.
@@ -193,7 +226,12 @@ class Tokenizer:
     def _opening(self, params: dict[str, Any]) -> list[int]:
         """Return the tokens that open an answer, or none where the template does not tell."""
         asked = json.dumps(
-            [params.get("thinking"), params.get("template_kwargs")], sort_keys=True, default=str
+            [
+                params.get(name)
+                for name in ("thinking", "template_kwargs", "special_tokens_in_text")
+            ],
+            sort_keys=True,
+            default=str,
         )
         known = self._openings.get(asked)
         if known is None:
@@ -204,7 +242,8 @@ class Tokenizer:
 
     def _find_opening(self, params: dict[str, Any]) -> list[int]:
         probe = [{"role": "user", "content": "a"}]
-        plain = {key: params.get(key) for key in ("thinking", "template_kwargs")}
+        names = ("thinking", "template_kwargs", "special_tokens_in_text")
+        plain = {name: params.get(name) for name in names}
         try:
             whole = self._render(probe, plain)
             before = self._render(probe, plain, opened=False)
@@ -219,7 +258,8 @@ class Tokenizer:
         # Two different next messages: what both renderings share is the reusable beginning.
         probes = []
         for word in ("a", "b"):
-            messages = [_for_template(first), {"role": "user", "content": word}]
+            system = self.guarded(params, _for_template(first))
+            messages = [system, {"role": "user", "content": word}]
             try:
                 text = self._render(messages, params)
             except Exception:  # a template may refuse what it was not made for; then no cut
@@ -297,12 +337,7 @@ def _prepare_chat(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
 
 def _prepare_generate(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
     prompt = params["prompt"]
-    if isinstance(prompt, str):
-        return Prepared(tokenizer.encode(prompt))
-    width = max(int(tokenizer.config.get("vocab_size") or 0), len(tokenizer.wrapper))
-    if bad := [token for token in prompt if token >= width]:
-        raise InvalidParams("prompt", f"token {bad[0]} is outside the vocabulary of {width}")
-    return Prepared(list(prompt))
+    return Prepared(tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt))
 
 
 def _prepare_fill(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
@@ -315,9 +350,9 @@ def _prepare_fill(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
             hint="Choose a code model that was trained to fill, or use generate.",
         )
     prefix, suffix, middle = found
-    text = f"{prefix}{params['prefix']}{suffix}{params.get('suffix') or ''}{middle}"
+    before, after = tokenizer.guarded(params, [params["prefix"], params.get("suffix") or ""])
     wrapper = tokenizer.wrapper
-    tokens = list(wrapper.encode(text, add_special_tokens=False))
+    tokens = tokenizer.encode_chat(f"{prefix}{before}{suffix}{after}{middle}")
     bos = wrapper.bos_token_id
     if bos is not None and getattr(wrapper._tokenizer, "add_bos_token", False):
         tokens.insert(0, bos)
@@ -330,6 +365,21 @@ PREPARERS: dict[str, Callable[[Tokenizer, dict[str, Any]], Prepared]] = {
     "generate": _prepare_generate,
     "fill": _prepare_fill,
 }
+PROMPT_PARAMS = {"chat": "messages", "generate": "prompt", "fill": "prefix"}
+"""Method to the parameter that an error about its prompt names."""
+
+
+def _padded(detokenizer: Any, model_tokens: int) -> Any:
+    """Return the detokenizer with empty texts for ids that only the model has.
+
+    mlx-lm's look tokens up in a list, and would raise an error or say "!".
+    """
+    texts = getattr(detokenizer, "tokenmap", None)
+    if isinstance(texts, list):
+        blank = b"" if isinstance(detokenizer, SPMStreamingDetokenizer) else ""
+        known = [blank if text is None else text for text in texts]
+        detokenizer.tokenmap = known + [blank] * max(0, model_tokens - len(known))
+    return detokenizer
 
 
 def _first_line(exc: Exception) -> str:

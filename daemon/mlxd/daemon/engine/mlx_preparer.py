@@ -16,7 +16,7 @@ from mlxd.daemon.engine.constraints import Constraint, compile_pool, deliver
 from mlxd.daemon.engine.job import Job, ModelRef, Prepared
 from mlxd.daemon.engine.link import Inbox
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
-from mlxd.protocol.errors import Internal, InvalidParams, MlxdError
+from mlxd.protocol.errors import Internal, MlxdError
 
 TOKENIZERS_MAX = 8
 """Tokenizers kept: a large vocabulary takes about 100 MB."""
@@ -137,7 +137,7 @@ def tokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
 
 def detokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
     """Answer the method `detokenize`."""
-    width = len(tokenizer.wrapper)
-    if bad := [token for token in params["tokens"] if token >= width]:
-        raise InvalidParams("tokens", f"token {bad[0]} is outside the vocabulary of {width}")
+    # What the tokenizer has beyond the model is text, too: `tokenize` gives such ids.
+    if max(params["tokens"], default=0) >= len(tokenizer.wrapper):
+        tokenizer.check_ids("tokens", params["tokens"])
     return {"text": tokenizer.wrapper.decode(params["tokens"])}

@@ -78,6 +78,8 @@ def draft_problem(host: Host, small: Host | None, job: Job) -> str:
         return "a cache of the kind that one of both models has cannot be rewound"
     if small.tokenizer.vocabulary != host.tokenizer.vocabulary:
         return "its vocabulary is another one"
+    if prepared is not None and max(prepared.tokens) >= small.tokenizer.model_tokens:
+        return "it lacks a token of the prompt"
     return ""
 
 

@@ -293,7 +293,8 @@ class Runner:
             return None
         small.last_used_s = time.monotonic()
         cache, done = self.prefixes.fetch(small.fingerprint, job.prepared.tokens)
-        return Draft(ref.name, small.model, cache, done)
+        last_id = min(host.tokenizer.model_tokens, small.tokenizer.model_tokens) - 1
+        return Draft(ref.name, small.model, cache, done, last_id=last_id)
 
     def _end_draft(self, job: Job, choice: Choice) -> None:
         draft, ref = job.draft, job.ref.draft_ref

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+GREEDY_BELOW = 1e-5  # as in vLLM; divided by less, logits leave the range of float32
 _GOLDEN_64 = 0x9E3779B97F4A7C15  # increment of SplitMix64 (Steele, Lea, Flood 2014)
 
 
@@ -53,15 +54,15 @@ class BatchSampler:
     def __init__(self, rows: Sequence[SamplingParams]) -> None:
         self._rows = tuple(rows)
         self._seeds = [row.seed for row in rows]
-        self._random = any(row.temperature > 0 for row in rows)
-        self._greedy = [row.temperature <= 0 for row in rows]
+        self._greedy = [row.temperature < GREEDY_BELOW for row in rows]
+        self._random = not all(self._greedy)
         if not self._random:
             return
         column = self._column
-        self._temperature = column([row.temperature or 1.0 for row in rows])
+        self._temperature = column([max(row.temperature, GREEDY_BELOW) for row in rows])
         self._is_greedy = mx.array(self._greedy)
-        self._top_p = column([row.top_p if 0 < row.top_p < 1 else 2.0 for row in rows])
-        self._use_top_p = any(0 < r.top_p < 1 and r.temperature > 0 for r in rows)
+        self._top_p = column([row.top_p if row.top_p < 1 else 2.0 for row in rows])
+        self._use_top_p = any(r.top_p < 1 and r.temperature >= GREEDY_BELOW for r in rows)
         self._use_min_p = any(row.min_p > 0 for row in rows)
         self._use_top_k = any(row.top_k > 0 for row in rows)
         self._use_xtc = any(row.xtc_probability > 0 for row in rows)
@@ -151,6 +152,8 @@ def _top_p(logprobs: mx.array, top_p: mx.array) -> mx.array:
     above = mx.cumsum(probs, axis=-1, reverse=True, inclusive=False)
     total = above[..., :1] + probs[..., :1]
     dropped = (above >= top_p * total).sum(axis=-1, keepdims=True)
+    # The most likely token stays, also with a mass of 0.
+    dropped = mx.minimum(dropped, logprobs.shape[-1] - 1)
     threshold = mx.take_along_axis(ordered, dropped, axis=-1)
     return mx.where(logprobs < threshold, -mx.inf, logprobs)
 

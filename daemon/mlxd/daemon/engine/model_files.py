@@ -168,6 +168,34 @@ def context_tokens(config: dict[str, Any]) -> int | None:
     return None
 
 
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embeddings", "embed_in", "tok_embeddings")
+"""What architectures of mlx-lm call the matrix that has one row for each token."""
+
+
+def vocabulary_size(folder: Path, config: dict[str, Any]) -> int | None:
+    """Return how many tokens the model has, whatever its tokenizer has; None where unknown.
+
+    mlx-lm builds the embedding from `vocab_size` and refuses weights of another shape. Where the
+    configuration does not state it, the weights do.
+    """
+    inner = text_config(config)
+    for key in ("vocab_size", "padded_vocab_size", "n_vocab"):
+        value = inner.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    try:
+        headers = [read_header(path) for path in weight_files(folder)]
+    except (ModelLoadFailed, OSError):
+        return None
+    rows = [
+        tensor["shape"][0]
+        for header in headers
+        for name, tensor in header.items()
+        if name.split(".")[-2:-1] and name.split(".")[-2] in EMBEDDINGS and name.endswith(".weight")
+    ]
+    return min(rows, default=None)
+
+
 def _scaled(tokens: int, scaling: Any) -> int:
     """Return the context with RoPE scaling, where the configuration still states the original.
 
