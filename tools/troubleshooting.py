@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mlxd.daemon.cli.doctor.symptoms import SYMPTOMS
 from mlxd.daemon.cli.doctor.table import CHECKS
-from mlxd.protocol.errors import ERRORS, DaemonUnreachable, exit_codes
+from mlxd.protocol.errors import CLIENT_ERRORS, ERRORS, exit_codes
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "troubleshooting.md"
 WIDTH = 100
@@ -47,7 +47,7 @@ def failures() -> Iterator[str]:
     """Yield the table of errors and the line of exit codes."""
     yield "| error | what happened | next step | exit code |"
     yield "|---|---|---|---|"
-    for error in (*ERRORS.values(), DaemonUnreachable):
+    for error in (*ERRORS.values(), *CLIENT_ERRORS):
         yield f"| `{error.code}` | {error.meaning} | {error.default_hint} | {error.exit_code} |"
     yield ""
     yield f"Exit codes: {exit_codes()}. `mlxd status` and `mlxd stop` exit 3 when no daemon runs."

@@ -11,7 +11,7 @@ import pytest
 
 from mlxd.client.fast.mlx_fast_text import VERSION
 from mlxd.client.fast.mlx_options import SPEC_HINT
-from mlxd.protocol.errors import ERRORS, EXITS, DaemonUnreachable, exit_codes
+from mlxd.protocol.errors import CLIENT_ERRORS, ERRORS, EXITS, exit_codes
 from support.commands import runner
 from support.places import FAKE_DAEMON, own_environ
 
@@ -51,7 +51,7 @@ def test_it_is_told_with_the_next_step_and_its_exit_code(failing: tuple[str, dic
 
 
 def test_every_error_has_words_a_next_step_and_a_known_exit_code():
-    for kind in (*ERRORS.values(), DaemonUnreachable):
+    for kind in (*ERRORS.values(), *CLIENT_ERRORS):
         assert kind.meaning.endswith((".", ";"))
         assert kind.default_hint
         assert kind.exit_code in EXITS

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from support import needs
 
 NODE_MAJOR = 20
 CLIENT = Path(__file__).resolve().parents[2] / "client" / "js"
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 
 def npm(*arguments: str, folder: Path = CLIENT, environ: dict[str, str] | None = None) -> str:
@@ -34,8 +38,11 @@ def installed(folder: Path) -> None:
 
 def test_the_client_passes_its_own_tests(environ: dict[str, str]):
     installed(CLIENT)
-    said = npm("test", environ=environ)
+    faulty = json.dumps([sys.executable, str(SUPPORT / "faulty_daemon.py")])
+    paths = os.pathsep.join(map(os.path.abspath, sys.path))
+    said = npm("test", environ={**environ, "FAULTY_DAEMON": faulty, "PYTHONPATH": paths})
     assert "# fail 0" in said
+    assert "# skipped 0" in said
     assert "# pass 0" not in said
 
 

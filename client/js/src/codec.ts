@@ -1,8 +1,9 @@
 /** MessagePack-RPC without I/O: bytes in, messages out, whatever the chunks. */
 import { decodeMultiStream, encode } from "@msgpack/msgpack";
+import { MlxdError } from "./errors.js";
 
 export type Wire =
-  | { kind: "response"; id: number; error: Record<string, unknown> | null; result: unknown }
+  | { kind: "response"; id: number | null; error: Record<string, unknown> | null; result: unknown }
   | { kind: "event"; event: Record<string, unknown> };
 
 export function request(id: number, method: string, params: object): Uint8Array {
@@ -16,15 +17,18 @@ export function notification(method: string, params: object): Uint8Array {
 /** Yield the messages that pieces of bytes make up; kinds of a newer daemon are passed over. */
 export async function* messages(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Wire> {
   for await (const raw of decodeMultiStream(pieces)) {
-    const message = toWire(raw as unknown[]);
+    const message = toWire(raw);
     if (message) yield message;
   }
 }
 
-function toWire(raw: unknown[]): Wire | undefined {
+function toWire(raw: unknown): Wire | undefined {
+  if (!Array.isArray(raw)) {
+    throw new MlxdError("parse_error", "The daemon sent bytes that are no message.", "Is it mlxd that listens there?");
+  }
   if (raw[0] === 1) {
     const error = raw[2] as Record<string, unknown> | null;
-    return { kind: "response", id: raw[1] as number, error, result: raw[3] };
+    return { kind: "response", id: raw[1] as number | null, error, result: raw[3] };
   }
   if (raw[0] === 2 && raw[1] === "event") {
     return { kind: "event", event: (raw[2] as Record<string, unknown>[])[0] ?? {} };

@@ -1,9 +1,13 @@
 /** Finding the daemon's socket, and starting a daemon where none runs. */
 import { spawn } from "node:child_process";
+import { lstatSync } from "node:fs";
 import { connect as netConnect, type Socket } from "node:net";
 import { homedir } from "node:os";
-import { join } from "node:path";
-import { MlxdError, unreachable } from "./errors.js";
+import { isAbsolute, join } from "node:path";
+import { MlxdError, RequestTimeout, unreachable } from "./errors.js";
+
+const CONNECT_MS = 5_000;
+const PAUSE_MS = 50;
 
 export interface ConnectOptions {
   /** Path of the socket; absent: where the daemon puts it. */
@@ -12,9 +16,14 @@ export interface ConnectOptions {
   command?: string[] | false;
 }
 
-/** Return where the daemon listens in this environment. */
+/** Return where the daemon listens in this environment. Throws where MLXD_SOCKET is relative. */
 export function socketPath(env: NodeJS.ProcessEnv = process.env): string {
-  if (env["MLXD_SOCKET"]) return env["MLXD_SOCKET"];
+  const chosen = env["MLXD_SOCKET"];
+  if (chosen && !isAbsolute(chosen)) {
+    const problem = `MLXD_SOCKET is ${chosen}, which is not an absolute path.`;
+    throw new MlxdError("invalid_request", problem, "Set MLXD_SOCKET to a path that begins with /.");
+  }
+  if (chosen) return chosen;
   if (env["XDG_RUNTIME_DIR"]) return join(env["XDG_RUNTIME_DIR"], "mlxd", "mlxd.sock");
   if (env["MLXD_STATE_DIR"]) return join(env["MLXD_STATE_DIR"], "mlxd.sock");
   if (process.platform === "darwin") {
@@ -24,15 +33,41 @@ export function socketPath(env: NodeJS.ProcessEnv = process.env): string {
 }
 
 /** Return a connected socket. Rejects with `daemon_unreachable`. */
-export async function openSocket(options: ConnectOptions): Promise<Socket> {
+export async function openSocket(options: ConnectOptions, limitMs = CONNECT_MS): Promise<Socket> {
   const path = options.path ?? socketPath();
   try {
-    return await connectTo(path);
+    return await connectInTime(path, limitMs);
   } catch (error) {
+    if (error instanceof MlxdError) throw error;
     const command = options.command ?? ["mlxd", "start"];
     if (command === false || process.env["MLXD_AUTOSTART"] === "0") throw unreachable(String(error));
     await start(command);
-    return connectTo(path).catch((reason: unknown) => Promise.reject(unreachable(String(reason))));
+    return connectInTime(path, limitMs).catch((reason: unknown) => Promise.reject(unreachable(String(reason))));
+  }
+}
+
+/** Connect, and try again while the daemon's queue of connections is full. */
+async function connectInTime(path: string, limitMs: number): Promise<Socket> {
+  const deadline = Date.now() + limitMs;
+  while (true) {
+    try {
+      checkOwner(path);
+      return await connectTo(path);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+      const message = `The daemon at ${path} did not accept the connection`;
+      if (Date.now() >= deadline) throw new RequestTimeout(message, "connectMs", limitMs);
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    }
+  }
+}
+
+/** Prompts are for a daemon of one's own: throw where another user made the socket. Root may. */
+function checkOwner(path: string): void {
+  const { uid } = lstatSync(path);
+  if (uid !== 0 && uid !== process.geteuid?.()) {
+    const message = `User ${uid} made the socket ${path}, so nothing was sent to it.`;
+    throw new MlxdError("permission_denied", message, "Set MLXD_SOCKET to a path in a folder of your own.");
   }
 }
 

@@ -62,5 +62,5 @@ export type Event =
   | { type: "loading"; model: string }
   | { type: "prefill"; done: number; total: number }
   | { type: "delta"; index: number; text: string; channel: "answer" | "reasoning" }
-  | { type: "tool_call"; index: number; id: string; name: string; arguments: object }
+  | { type: "tool_call"; index: number; call_id: string; name: string; arguments: object }
   | { type: "progress"; file: string; done: number; total: number };

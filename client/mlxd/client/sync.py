@@ -1,237 +1,256 @@
 """The blocking client.
 
 with Client() as client:
-    print(text_of(client.chat("Count from 3 to 7.", temperature=0)))
-    for event in (stream := client.stream("chat", messages=[...])):
-        ...
-    stream.result
+    print(client.chat("Count from 3 to 7.", temperature=0).text)
+    with client.stream_chat("Tell me a story.") as stream:
+        for text in stream.texts():
+            print(text, end="", flush=True)
 """
 
 from __future__ import annotations
 
 import os
-import socket
+import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, Self, TypeVar
 
-from mlxd.client.peers import check_daemon
-from mlxd.client.session import (
-    Answer,
-    Event,
-    Messages,
-    Session,
-    Streamed,
-    as_messages,
-    nobody,
-    socket_path,
-    too_large,
-)
-from mlxd.protocol.errors import DaemonUnreachable, EngineDied, ParseError, PermissionDenied
+from mlxd.client.asks import Ask
+from mlxd.client.core import CLOSED, Call, State, closed
+from mlxd.client.dial import PAUSE_S, Path, dial, socket_path
+from mlxd.client.events import Delta, Event, event_of
+from mlxd.client.sync_methods import Methods
+from mlxd.client.timeouts import DEFAULTS, UNSET, Timeout, _Unset, resolve
+from mlxd.client.wire import Wire
 
-CONNECT_TRIES = 5
-CONNECT_PAUSE_S = 0.05
-READ_BYTES = 1 << 16
-
-Path = str | os.PathLike[str] | None
+E = TypeVar("E")
+R = TypeVar("R")
+T = TypeVar("T")
+PARENTS = "The connection belongs to the parent process."
 
 
-class Stream(Iterator[Event]):
-    """Events of one request; after the last one `result` is there. Leaving early cancels."""
+def _has_event(call: Call) -> bool:
+    return bool(call.events)
 
-    def __init__(self, client: Client, request_id: int) -> None:
-        self._client = client
-        self._id = request_id
-        self._events: deque[Event] = deque()
-        self._answer: Answer | None = None
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+class Stream(Iterable[E], Generic[E, R]):
+    """The events of one request, and then its `result`.
+
+    A `for` loop that is left early stops the request, as do `close` and the end of a `with` block.
+    `next(stream)` takes single events and stops nothing. A stream is not made for several threads.
+    """
+
+    def __init__(
+        self, wire: Wire, call: Call, event: Callable[[Any], E], of: Callable[[Any], R]
+    ) -> None:
+        self._wire = wire
+        self._call = call
+        self._event = event
+        self._of = of
 
     @property
-    def result(self) -> Any:
-        """The whole result. Reads what is left of the events, and raises the request's error."""
-        for _ in self:
-            pass
-        assert self._answer is not None
-        return self._answer.result
+    def result(self) -> R:
+        """The result. Waits for it; events that nobody read can still be read.
 
-    def __next__(self) -> Event:
-        while not self._events:
-            if self._answer is not None:
-                if self._answer.error is not None:
-                    raise self._answer.error
-                raise StopIteration
-            self._client._read(self._id)
-        return self._events.popleft()
+        Raises:
+            MlxdError: the request failed, was stopped, or lost its connection.
+        """
+        self._wait(lambda _: False)
+        if self._call.error is not None:
+            raise self._call.error
+        return self._of(self._call.result)
 
-    def __enter__(self) -> Stream:
+    def __iter__(self) -> Reading[E]:
+        return Reading(self)
+
+    def __next__(self) -> E:
+        self._wait(_has_event)
+        if self._call.events:
+            return self._event(self._call.events.popleft())
+        if self._call.error is not None:
+            raise self._call.error
+        raise StopIteration
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Stop the request if it is still being answered."""
-        if self._answer is None:
-            self._client._cancel(self._id)
+        """Stop the request if it has not ended. Its `result` is then the error `cancelled`."""
+        if not self._call.ended and self._wire.process == os.getpid():
+            self._wire.cancel(self._call)
 
-    def _take(self, item: Answer | Streamed) -> None:
-        if isinstance(item, Answer):
-            self._answer = item
-        else:
-            self._events.append(item.event)
+    def texts(self) -> Iterator[str]:
+        """Yield the text of the first answer as it comes. Leaving early stops the request."""
+        for event in self:
+            if isinstance(event, Delta) and event.channel == "answer" and event.index == 0:
+                yield event.text
+
+    def _wait(self, until: Callable[[Call], bool]) -> None:
+        if self._call.ended or until(self._call):
+            return
+        if self._wire.process != os.getpid():
+            raise closed(PARENTS, may_have_been_executed=self._call.whole)
+        self._wire.wait(self._call, until)
+
+    def _abandon(self) -> None:
+        if not self._call.ended and self._wire.process == os.getpid():
+            self._wire.abandon(self._call)
+
+    def __del__(self) -> None:
+        self._abandon()
 
 
-class Client:
-    """One connection to the daemon; requests one after the other or several at once.
+class Reading(Iterator[E]):
+    """A loop over a stream. Dropped before the last event, it stops the request."""
 
-    `timeout_s` bounds every wait for the next bytes; None waits for ever.
+    def __init__(self, stream: Stream[E, Any]) -> None:
+        self._stream = stream
+
+    def __next__(self) -> E:
+        return next(self._stream)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def close(self) -> None:
+        """Stop the request if it has not ended."""
+        self._stream.close()
+
+    def __del__(self) -> None:
+        self._stream._abandon()
+
+
+class Client(Methods):
+    """A client of the daemon, with one connection. Several threads may share it.
+
+    It connects when it is made. A connection that is found dead before a byte of a request was
+    written is replaced (unless `reconnect` is off); what the daemon may have read is never sent
+    again, but ends with `ConnectionClosed`. After a fork the child gets a connection of its own.
+
+    `timeout` limits every request: `Timeouts`, a number of seconds for the whole of a request, or
+    None for no limits at all, not even on connecting.
 
     Raises:
         DaemonUnreachable: nobody listens at the socket.
+        PermissionDenied: a program of another user does.
+        RequestTimeout: the daemon did not accept the connection in time.
     """
 
-    def __init__(self, path: Path = None, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, path: Path = None, *, timeout: Timeout = DEFAULTS, reconnect: bool = True
+    ) -> None:
         self._path = socket_path(path)
-        self._timeout_s = timeout_s
-        self._session = Session()
-        self._streams: dict[int, Stream] = {}
-        self._socket = self._connect()
+        self._timeouts = resolve(timeout, DEFAULTS)
+        self._reconnect = reconnect
+        self._closed = False
+        self._lock = threading.Lock()
+        self._wire: Wire | None = self._dial()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Hang up; the daemon stops what this connection still had in flight."""
-        self._socket.close()
+        """Hang up. The daemon stops what is in flight; those who wait get `ConnectionClosed`."""
+        self._closed = True
+        wire = self._wire
+        if wire is None:
+            return
+        if wire.process == os.getpid():
+            wire.close()
+        else:
+            wire.disown()
 
-    def request(self, method: str, /, **params: Any) -> Any:
-        """Ask and wait for the result; raises the error that is answered."""
-        return self._send(method, params).result
-
-    def stream(self, method: str, /, **params: Any) -> Stream:
-        """Ask and return the events as they come."""
-        return self._send(method, {**params, "stream": True})
-
-    def chat(self, messages: str | Messages, *, system: str | None = None, **params: Any) -> Any:
-        """Answer a question or a conversation; returns the completion."""
-        return self.request("chat", messages=as_messages(messages, system), **params)
-
-    def generate(self, prompt: str | list[int], **params: Any) -> Any:
-        """Continue text or tokens, without a template."""
-        return self.request("generate", prompt=prompt, **params)
-
-    def fill(self, prefix: str, suffix: str = "", **params: Any) -> Any:
-        """Write what belongs between `prefix` and `suffix`."""
-        return self.request("fill", prefix=prefix, suffix=suffix, **params)
-
-    def tokenize(self, text: str, **params: Any) -> list[int]:
-        """Return the tokens of a text."""
-        tokens: list[int] = self.request("tokenize", text=text, **params)["tokens"]
-        return tokens
-
-    def detokenize(self, tokens: list[int], **params: Any) -> str:
-        """Return the text of tokens."""
-        text: str = self.request("detokenize", tokens=tokens, **params)["text"]
-        return text
-
-    def load(self, model: str | None = None, **params: Any) -> Any:
-        """Load a model and keep it warm."""
-        return self.request("load", model=model, **params)
-
-    def unload(self, model: str | None = None) -> Any:
-        """Free a model's memory."""
-        return self.request("unload", model=model)
-
-    def ps(self) -> list[dict[str, Any]]:
-        """Return the resident models."""
-        models: list[dict[str, Any]] = self.request("ps")["models"]
-        return models
-
-    def ping(self) -> bool:
-        """Return True, or raise."""
-        return bool(self.request("ping")["pong"])
-
-    def status(self) -> dict[str, Any]:
-        """Return the daemon's state."""
-        status: dict[str, Any] = self.request("status")
-        return status
-
-    # ---- the socket
-
-    def _connect(self) -> socket.socket:
-        for left in reversed(range(CONNECT_TRIES)):
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.settimeout(self._timeout_s)
-            try:
-                connection.connect(str(self._path))
-                check_daemon(connection, self._path)
-                return connection
-            except PermissionDenied:
-                connection.close()
-                raise
-            except ConnectionRefusedError as exc:
-                connection.close()
-                # macOS answers so as well when the listener's queue is full.
-                if not left:
-                    raise nobody(self._path) from exc
-                time.sleep(CONNECT_PAUSE_S)
-            except OSError as exc:
-                connection.close()
-                raise nobody(self._path, exc) from exc
-        raise AssertionError("unreachable")
-
-    def _send(self, method: str, params: dict[str, Any]) -> Stream:
-        request_id, data = self._session.request(method, params)
-        stream = self._streams[request_id] = Stream(self, request_id)
-        try:
-            self._socket.sendall(data)
-        except OSError as exc:
-            self._refused(len(data))
-            raise nobody(self._path, exc) from exc
-        return stream
-
-    def _refused(self, size: int) -> None:
-        """Raise what the daemon said before it hung up on a message of `size` bytes, if anything.
+    def request(
+        self,
+        method: str,
+        given: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: Timeout | _Unset = UNSET,
+        **params: Any,
+    ) -> Any:
+        """Call any method; returns the result as it came. `given` holds further parameters.
 
         Raises:
-            ParseError: the message is larger than the daemon's limit.
+            MlxdError: what the daemon answered, or what happened on the way.
         """
-        try:
-            while data := self._socket.recv(READ_BYTES):
-                for _ in self._session.feed(data):
-                    pass
-        except OSError:
-            return
-        except ParseError as exc:
-            raise too_large(exc, size) from exc
+        return self._ask(Ask(method, {**(given or {}), **params}, _as_it_is), timeout)
 
-    def _cancel(self, request_id: int) -> None:
-        self._streams.pop(request_id, None)
-        try:
-            self._socket.sendall(self._session.cancel(request_id))
-        except OSError:
-            return  # a connection that is gone has cancelled everything already
+    def stream(
+        self,
+        method: str,
+        given: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: Timeout | _Unset = UNSET,
+        **params: Any,
+    ) -> Stream[dict[str, Any], Any]:
+        """Call any method; returns its events and its result as they come."""
+        ask = Ask(method, {**(given or {}), **params, "stream": True}, _as_it_is)
+        return self._open(ask, _as_it_is, timeout)
 
-    def _read(self, request_id: int) -> None:
-        """Read once and hand what came to the streams it belongs to."""
+    # ---- requests
+
+    def _ask(self, ask: Ask[T], timeout: Timeout | _Unset) -> T:
+        with self._open(ask, _as_it_is, timeout) as stream:
+            return stream.result
+
+    def _stream(self, ask: Ask[T], timeout: Timeout | _Unset) -> Stream[Event, T]:
+        streamed = Ask(ask.method, {**ask.params, "stream": True}, ask.of)
+        return self._open(streamed, event_of, timeout)
+
+    def _open(
+        self, ask: Ask[T], event: Callable[[Any], E], timeout: Timeout | _Unset
+    ) -> Stream[E, T]:
+        limits = resolve(timeout, self._timeouts)
+        call = Call(ask.method, ask.params, limits, started_s=time.monotonic())
+        wire = self._current()
         try:
-            data = self._socket.recv(READ_BYTES)
-        except TimeoutError as exc:
-            self._cancel(request_id)
-            raise DaemonUnreachable(
-                f"The daemon at {self._path} said nothing for {self._timeout_s:g} s.",
-                hint="See what it does: mlxd status, mlxd logs -n 50",
-            ) from exc
-        except OSError as exc:
-            raise nobody(self._path, exc) from exc
-        if not data:
-            raise EngineDied("The daemon went away before the answer was complete.")
-        for item in self._session.feed(data):
-            stream = self._streams.get(item.id)
-            if stream is not None:
-                stream._take(item)
-            if isinstance(item, Answer):
-                self._streams.pop(item.id, None)
+            wire.submit(call)
+            if call.state is State.UNSENT and self._reconnect:
+                wire = self._current()
+                wire.submit(call)
+        except BaseException:
+            wire.cancel(call)
+            raise
+        if call.state is State.UNSENT:
+            raise closed(wire.lost or CLOSED, may_have_been_executed=False)
+        return Stream(wire, call, event, ask.of)
+
+    def _current(self) -> Wire:
+        """Return the connection, a new one where it is lost."""
+        if self._wire is not None and self._wire.process != os.getpid():
+            self._leave_to_parent()
+        with self._lock:
+            if self._closed:
+                raise closed(CLOSED, may_have_been_executed=False)
+            wire = self._wire
+            if wire is None or (wire.lost is not None and self._reconnect):
+                wire = self._wire = self._dial()
+            if wire.lost is not None:
+                raise closed(wire.lost, may_have_been_executed=False)
+        return wire
+
+    def _leave_to_parent(self) -> None:
+        # The lock may be held by a thread that this process does not have.
+        self._lock = threading.Lock()
+        if self._wire is not None:
+            self._wire.disown()
+            self._wire = None
+
+    def _dial(self) -> Wire:
+        for connection in dial(self._path, self._timeouts.connect_s):
+            if connection is not None:
+                return Wire(connection)
+            time.sleep(PAUSE_S)
+        raise AssertionError("unreachable")

@@ -205,6 +205,52 @@ class DaemonUnreachable(MlxdError):
     default_hint = "Start it: mlxd start"
 
 
+class ConnectionClosed(MlxdError):
+    """The connection ended before the answer was complete. Raised by clients only.
+
+    `reason` says why it ended. `may_have_been_executed` is False where the daemon cannot have read
+    the whole request, so that sending it again is safe.
+    """
+
+    code = "connection_closed"
+    meaning = "The daemon or the client closed the connection before the answer was complete."
+    exit_code = 8
+    retryable = True
+    default_hint = "Ask again. If it happens again: mlxd logs -n 50"
+
+    def __init__(
+        self, message: str, *, reason: str, may_have_been_executed: bool, hint: str = ""
+    ) -> None:
+        data = {"reason": reason, "may_have_been_executed": may_have_been_executed}
+        super().__init__(message, hint=hint, data=data)
+
+    @property
+    def reason(self) -> str:
+        """Return why the connection ended."""
+        return str(self.data["reason"])
+
+    @property
+    def may_have_been_executed(self) -> bool:
+        """Return whether the daemon may have read the whole request."""
+        return bool(self.data["may_have_been_executed"])
+
+
+class RequestTimeout(MlxdError):
+    """A limit of the client's `Timeouts` passed; the request was cancelled. `data.limit` names it.
+
+    Raised by clients only. The daemon's own limit, `deadline_s`, is `DeadlineExceeded`.
+    """
+
+    code = "request_timeout"
+    meaning = "A time limit of the client passed; the daemon was told to stop the request."
+    exit_code = 7
+    retryable = True
+    default_hint = "See what the daemon does: mlxd status, mlxd logs -n 50"
+
+
+CLIENT_ERRORS: tuple[type[MlxdError], ...] = (DaemonUnreachable, ConnectionClosed, RequestTimeout)
+"""Errors that clients raise; they never cross the wire."""
+
 ERRORS: dict[str, type[MlxdError]] = {
     error.code: error
     for error in (

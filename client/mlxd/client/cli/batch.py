@@ -27,13 +27,20 @@ from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import decorated, tell
 from mlxd.client.fast.mlx_fast_text import is_cut
 from mlxd.client.fast.mlx_options import long_flags
-from mlxd.protocol.errors import DaemonUnreachable, EngineDied, MlxdError, Overloaded, ShuttingDown
+from mlxd.protocol.errors import (
+    ConnectionClosed,
+    DaemonUnreachable,
+    EngineDied,
+    MlxdError,
+    Overloaded,
+    ShuttingDown,
+)
 
 TRIES = 6
 PAUSE_S = 0.25
 AHEAD = 4
 """How many times --jobs may be finished before an earlier line is, when the order is kept."""
-AGAIN = (DaemonUnreachable, EngineDied, ShuttingDown)
+AGAIN = (ConnectionClosed, DaemonUnreachable, EngineDied, ShuttingDown)
 NOT_HERE = (
     "file", "template", "param", "edit", "json", "events", "extract", "continue", "conversation",
     "plain", "no_stream", "verbose", "copy",

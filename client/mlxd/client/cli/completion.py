@@ -62,7 +62,7 @@ def _answer(method: str, **params: Any) -> dict[str, Any] | None:
     from mlxd.client.sync import Client
 
     try:
-        with Client(timeout_s=ANSWER_S) as client:
+        with Client(timeout=ANSWER_S) as client:
             result: dict[str, Any] = client.request(method, **params)
     except MlxdError:
         return None

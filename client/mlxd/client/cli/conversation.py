@@ -12,6 +12,7 @@ from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import absolute, params_of
 from mlxd.client.sync import Client
 from mlxd.protocol.errors import (
+    ConnectionClosed,
     DaemonUnreachable,
     EngineDied,
     InvalidParams,
@@ -22,7 +23,7 @@ from mlxd.protocol.errors import (
 Message = dict[str, Any]
 T = TypeVar("T")
 OnEvent = Callable[[dict[str, Any]], None]
-STARTING_OVER = (DaemonUnreachable, EngineDied, ShuttingDown)
+STARTING_OVER = (ConnectionClosed, DaemonUnreachable, EngineDied, ShuttingDown)
 
 
 def _answer(text: str, tool_calls: list[Message]) -> Message:

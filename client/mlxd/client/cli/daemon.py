@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlxd.client.cli.terminal import spinner
 from mlxd.client.sync import Client
+from mlxd.client.timeouts import Timeouts
 from mlxd.protocol.errors import DaemonUnreachable
 
 
@@ -19,13 +20,13 @@ def connect(timeout_s: float | None = None) -> Client:
         DaemonUnreachable: none runs and none could be started.
     """
     try:
-        return Client(timeout_s=timeout_s)
+        return Client(timeout=Timeouts(idle_s=timeout_s))
     except DaemonUnreachable:
         if os.environ.get("MLXD_AUTOSTART") == "0":
             raise
     with spinner("starting mlxd"):
         _start()
-    return Client(timeout_s=timeout_s)
+    return Client(timeout=Timeouts(idle_s=timeout_s))
 
 
 def _start() -> None:

@@ -142,7 +142,7 @@ def _advice(error: MlxdError) -> str:
     if error.code not in UNKNOWN_TO_THEM:
         return ""
     try:
-        with Client(timeout_s=ADVICE_TIMEOUT_S) as client:
+        with Client(timeout=ADVICE_TIMEOUT_S) as client:
             theirs = str(client.request("hello").get("version", VERSION))
             return str(skew(theirs))
     except (MlxdError, OSError):

@@ -136,7 +136,7 @@ def convert(
     """
     if bits is None and (group_size or mode):
         raise click.UsageError("--group-size and --mode need --bits.")
-    params = {"group_size": group_size, "mode": mode, "dtype": dtype}
+    params: dict[str, Any] = {"group_size": group_size, "mode": mode, "dtype": dtype}
     if output is not None:
         params["output"] = str(Path(output).absolute())
     with connect() as client:

@@ -8,7 +8,7 @@ from mlxd.client.cli.terminal import decorated, tell
 from mlxd.client.sync import Stream
 
 
-def follow(stream: Stream, label: str) -> Any:
+def follow(stream: Stream[dict[str, Any], Any], label: str) -> Any:
     """Show the progress events of a request and return its result. Ctrl-C stops the work."""
     with stream:
         if not decorated():
@@ -20,7 +20,7 @@ def follow(stream: Stream, label: str) -> Any:
         return stream.result
 
 
-def _draw(stream: Stream, label: str) -> None:
+def _draw(stream: Stream[dict[str, Any], Any], label: str) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -19,7 +19,7 @@ from mlxd.client.cli.terminal import spinner
 def ps(as_json: bool) -> None:
     """Show the models that are in memory."""
     with connect() as client:
-        models = client.ps()
+        models = client.request("ps")["models"]
     if as_json:
         click.echo(json.dumps(models))
         return

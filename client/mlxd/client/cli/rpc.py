@@ -23,9 +23,9 @@ def rpc(method: str, params: str, stream: bool) -> None:
     if not isinstance(given, dict):
         raise click.BadParameter("must be a JSON object", param_hint="params")
     with connect() as client:
-        answer = client.stream(method, **given) if stream else None
+        answer = client.stream(method, given) if stream else None
         if answer is None:
-            result = client.request(method, **given)
+            result = client.request(method, given)
         else:
             for event in answer:
                 _print(event)

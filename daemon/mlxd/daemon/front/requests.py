@@ -178,7 +178,7 @@ class Requests:
                 if one.recording is not None and kind == "delta":
                     _keep(one.recording, payload)
                 if one.params["stream"] and one.conn.open:
-                    one.conn.event({"id": one.event_id, "type": kind, **payload})
+                    one.conn.event(_event(one.event_id, kind, payload))
                     self._dirty.add(one.conn)
         for conn in self._dirty:
             conn.flush()
@@ -336,3 +336,10 @@ class Requests:
         duration = self._metrics.duration
         count = sum(duration.counts)
         return round(duration.total / count, 3) if count else 1.0
+
+
+def _event(event_id: MessageId, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """Return an event of the wire. Its `id` is the request's; that of a tool call is `call_id`."""
+    if kind == "tool_call" and "id" in payload:
+        payload = {**payload, "call_id": payload["id"]}
+    return {**payload, "id": event_id, "type": kind}

@@ -1,0 +1,245 @@
+"""The methods of the asyncio client: the protocol's method table with types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlxd.client import asks, results
+from mlxd.client.asks import Ask, Messages
+from mlxd.client.results import Completion
+from mlxd.client.timeouts import UNSET, Timeout, _Unset
+
+if TYPE_CHECKING:
+    from mlxd.client.aio import AsyncStream
+    from mlxd.client.events import Event
+
+T = TypeVar("T")
+
+
+class AsyncMethods:
+    """Typed methods. Each takes the parameters of the method table (protocol/SPEC.md) by name.
+
+    `timeout` limits one request: a number of seconds, `Timeouts`, or None for no limit. Without
+    it the client's own limits hold.
+    """
+
+    async def _ask(self, ask: Ask[T], timeout: Timeout | _Unset) -> T:
+        raise NotImplementedError
+
+    def _stream(self, ask: Ask[T], timeout: Timeout | _Unset) -> AsyncStream[Event, T]:
+        raise NotImplementedError
+
+    @property
+    def models(self) -> AsyncModels:
+        """The methods `models.*`."""
+        return AsyncModels(self)
+
+    @property
+    def conversations(self) -> AsyncConversations:
+        """The methods `conversations.*`."""
+        return AsyncConversations(self)
+
+    async def chat(
+        self,
+        messages: str | Messages,
+        *,
+        system: str | None = None,
+        timeout: Timeout | _Unset = UNSET,
+        **params: Any,
+    ) -> Completion:
+        """Answer a question or a conversation."""
+        return await self._ask(asks.chat(messages, system, params), timeout)
+
+    def stream_chat(
+        self,
+        messages: str | Messages,
+        *,
+        system: str | None = None,
+        timeout: Timeout | _Unset = UNSET,
+        **params: Any,
+    ) -> AsyncStream[Event, Completion]:
+        """Do as `chat` does, and return the events as they come."""
+        return self._stream(asks.chat(messages, system, params), timeout)
+
+    async def generate(
+        self, prompt: str | Sequence[int], *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> Completion:
+        """Continue text or tokens, without a chat template."""
+        return await self._ask(asks.generate(prompt, params), timeout)
+
+    def stream_generate(
+        self, prompt: str | Sequence[int], *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> AsyncStream[Event, Completion]:
+        """Do as `generate` does, and return the events as they come."""
+        return self._stream(asks.generate(prompt, params), timeout)
+
+    async def fill(
+        self, prefix: str, suffix: str = "", *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> Completion:
+        """Write what belongs between `prefix` and `suffix`."""
+        return await self._ask(asks.fill(prefix, suffix, params), timeout)
+
+    def stream_fill(
+        self, prefix: str, suffix: str = "", *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> AsyncStream[Event, Completion]:
+        """Do as `fill` does, and return the events as they come."""
+        return self._stream(asks.fill(prefix, suffix, params), timeout)
+
+    async def prefill(
+        self,
+        messages: str | Messages | None = None,
+        *,
+        timeout: Timeout | _Unset = UNSET,
+        **params: Any,
+    ) -> results.Prefilled:
+        """Compute and keep the KV cache of a prompt: messages, or `prompt=`, or `prefix=`."""
+        return await self._ask(asks.prefill(messages, params), timeout)
+
+    async def tokenize(
+        self, text: str | None = None, *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> list[int]:
+        """Return the tokens of a text, or of `messages=` under the chat template."""
+        return await self._ask(asks.tokenize(text, params), timeout)
+
+    async def detokenize(
+        self, tokens: Sequence[int], *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> str:
+        """Return the text of tokens."""
+        return await self._ask(asks.detokenize(tokens, params), timeout)
+
+    async def load(
+        self, model: str | None = None, *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> results.Loaded:
+        """Load a model (None: the default one) and keep it warm."""
+        return await self._ask(asks.load(model, params), timeout)
+
+    async def unload(
+        self, model: str | None = None, *, timeout: Timeout | _Unset = UNSET
+    ) -> results.Unloaded:
+        """Free the memory of a model (None: the default one)."""
+        return await self._ask(asks.unload(model), timeout)
+
+    async def ps(self, *, timeout: Timeout | _Unset = UNSET) -> tuple[results.LoadedModel, ...]:
+        """Return the models that are in memory."""
+        return await self._ask(asks.ps(), timeout)
+
+    async def status(self, *, timeout: Timeout | _Unset = UNSET) -> results.Status:
+        """Return the state of the daemon."""
+        return await self._ask(asks.status(), timeout)
+
+    async def metrics(self, *, timeout: Timeout | _Unset = UNSET) -> str:
+        """Return counters and histograms as Prometheus text."""
+        return await self._ask(asks.metrics(), timeout)
+
+    async def ping(self, *, timeout: Timeout | _Unset = UNSET) -> bool:
+        """Return True, or raise."""
+        return await self._ask(asks.ping(), timeout)
+
+    async def hello(self, *, timeout: Timeout | _Unset = UNSET) -> results.Hello:
+        """Return the daemon's version, capabilities and limits."""
+        return await self._ask(asks.hello(), timeout)
+
+    async def shutdown(
+        self,
+        *,
+        drain_s: float | None = None,
+        resume: bool | None = None,
+        timeout: Timeout | _Unset = UNSET,
+    ) -> None:
+        """Let running requests finish for `drain_s` seconds, then end the daemon."""
+        await self._ask(asks.shutdown(drain_s, resume), timeout)
+
+
+class AsyncModels:
+    """The methods `models.*` of a client."""
+
+    def __init__(self, client: AsyncMethods) -> None:
+        self._client = client
+
+    async def list(self, *, timeout: Timeout | _Unset = UNSET) -> results.ModelList:
+        """List the models on this machine."""
+        return await self._client._ask(asks.models_list(), timeout)
+
+    async def show(
+        self, model: str | None = None, *, timeout: Timeout | _Unset = UNSET
+    ) -> results.Model:
+        """Return everything known about a model (None: the default one)."""
+        return await self._client._ask(asks.models_show(model), timeout)
+
+    async def pull(
+        self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> results.Model:
+        """Download or update a model."""
+        return await self._client._ask(asks.models_pull(model, params), timeout)
+
+    def stream_pull(
+        self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> AsyncStream[Event, results.Model]:
+        """Do as `pull` does, and return the events as they come."""
+        return self._client._stream(asks.models_pull(model, params), timeout)
+
+    async def convert(
+        self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> results.Model:
+        """Convert or quantise a model."""
+        return await self._client._ask(asks.models_convert(model, params), timeout)
+
+    def stream_convert(
+        self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> AsyncStream[Event, results.Model]:
+        """Do as `convert` does, and return the events as they come."""
+        return self._client._stream(asks.models_convert(model, params), timeout)
+
+    async def remove(self, model: str, *, timeout: Timeout | _Unset = UNSET) -> results.Removed:
+        """Delete a model from the local cache."""
+        return await self._client._ask(asks.models_remove(model), timeout)
+
+    async def set_default(
+        self, model: str, *, timeout: Timeout | _Unset = UNSET
+    ) -> results.DefaultModel:
+        """Set the default model."""
+        return await self._client._ask(asks.models_default(model), timeout)
+
+    async def alias(
+        self, alias: str, model: str | None = None, *, timeout: Timeout | _Unset = UNSET
+    ) -> None:
+        """Give a model another name; without a model, remove that name."""
+        await self._client._ask(asks.models_alias(alias, model), timeout)
+
+
+class AsyncConversations:
+    """The methods `conversations.*` of a client."""
+
+    def __init__(self, client: AsyncMethods) -> None:
+        self._client = client
+
+    async def list(
+        self,
+        *,
+        limit: int | None = None,
+        scope: str | None = None,
+        timeout: Timeout | _Unset = UNSET,
+    ) -> tuple[results.Conversation, ...]:
+        """List stored conversations, newest first."""
+        return await self._client._ask(asks.conversations_list(limit, scope), timeout)
+
+    async def show(self, id: str, *, timeout: Timeout | _Unset = UNSET) -> results.Conversation:
+        """Return a conversation with its turns."""
+        return await self._client._ask(asks.conversations_show(id), timeout)
+
+    async def search(
+        self, query: str, *, limit: int | None = None, timeout: Timeout | _Unset = UNSET
+    ) -> tuple[results.Conversation, ...]:
+        """Search the text of all conversations."""
+        return await self._client._ask(asks.conversations_search(query, limit), timeout)
+
+    async def truncate(self, id: str, turns: int = 1, *, timeout: Timeout | _Unset = UNSET) -> int:
+        """Remove the last turns of a conversation; returns how many."""
+        return await self._client._ask(asks.conversations_truncate(id, turns), timeout)
+
+    async def remove(
+        self, id: str | None = None, *, all: bool = False, timeout: Timeout | _Unset = UNSET
+    ) -> int:
+        """Delete a conversation, or all of them; returns how many."""
+        return await self._client._ask(asks.conversations_remove(id, all), timeout)
