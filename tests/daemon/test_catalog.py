@@ -130,7 +130,7 @@ def test_a_snapshot_without_a_configuration_must_be_pulled_again(tmp_path: Path,
 
 def test_a_configuration_that_is_not_json_is_named(tmp_path: Path, hub: Path) -> None:
     (make_cached(hub, "org/a") / "config.json").write_text("{")
-    with pytest.raises(ModelLoadFailed, match="not a JSON object"):
+    with pytest.raises(ModelLoadFailed, match="not valid JSON"):
         catalog(tmp_path).resolve("org/a")
 
 

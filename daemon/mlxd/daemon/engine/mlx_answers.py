@@ -39,6 +39,7 @@ def stats(engine: Engine, request: Request) -> None:
         "jobs_waiting": waiting,
         "jobs_parked": len(engine.runner.parked),
         "models_loaded_total": engine.residents.loaded_total,
+        "models_loading": len(engine.residents.loading),
         "models_evicted_total": engine.residents.evicted_total,
         "weights_bytes": engine.residents.weights_bytes(),
         "active_bytes": mx.get_active_memory(),

@@ -337,7 +337,7 @@ class Engine:
         try:
             host = work()
         except MlxdError as error:
-            self.residents.drop_loading(key)
+            self.residents.abandon(key)
             for request_id, _ in [one for one in self._loads if key in one[1].needs]:
                 self.link.refuse(request_id, error)
             self._loads = [one for one in self._loads if key not in one[1].needs]

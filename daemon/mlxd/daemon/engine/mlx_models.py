@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from mlxd.daemon.engine.mlx_blas import widest
 from mlxd.daemon.engine.mlx_kv import mergeable
 from mlxd.daemon.engine.mlx_prefix import can_trim_always
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
-from mlxd.daemon.engine.model_files import fingerprint, kv_bytes_per_token
+from mlxd.daemon.engine.model_files import fingerprint
 from mlxd.daemon.engine.pacing import PrefillPacer
 from mlxd.daemon.engine.scheduler import Lane
-from mlxd.protocol.errors import ModelLoadFailed
+from mlxd.daemon.models.architecture import kv_bytes_per_token
+from mlxd.protocol.errors import MlxdError, ModelLoadFailed, OutOfMemory
 
 LOAD_SLICE_BYTES = 256 * 2**20
 """Weights that are read between two decoding steps of other models: tens of milliseconds."""
@@ -30,6 +33,9 @@ LOAD_SLICE_LEAST_BYTES = 4 * 2**20
 LOAD_SLICE_S = 1.0
 """A slice that took longer is followed by a smaller one: from a slow disk, too, the others decode
 meanwhile and the front sees that the load goes on."""
+
+
+DONE = object()
 
 
 @dataclass(slots=True)
@@ -92,20 +98,13 @@ class Loader:
         """Do one slice of work; returns whether the model is complete.
 
         Raises:
-            ModelLoadFailed: says what is wrong with the folder, and what to do.
+            ModelLoadFailed, OutOfMemory: says what is wrong, and what to do.
         """
-        try:
+        with model_edge(self.ref):
             if self._work is None:
                 self.model = self._open()
                 self._work = self._read()
-            next(self._work)
-        except StopIteration:
-            return True
-        except ModelLoadFailed:
-            raise
-        except Exception as exc:  # mlx-lm raises what the files make it raise
-            raise load_failed(self.ref, exc) from exc
-        return False
+            return next(self._work, DONE) is DONE
 
     def host(self, tokenizer: Tokenizer, keep_alive_s: float) -> Host:
         """Return the loaded model with its tokenizer."""
@@ -175,9 +174,36 @@ def _nbytes(model: Any) -> int:
     return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
 
 
-def load_failed(ref: ModelRef, exc: Exception) -> ModelLoadFailed:
-    """Translate what mlx-lm raised into words that help."""
+@contextmanager
+def model_edge(ref: ModelRef) -> Iterator[None]:
+    """Translate whatever a model's files make mlx-lm and MLX raise.
+
+    Also SystemExit: modules of mlx-lm call `sys.exit` where a package is missing. What is printed
+    meanwhile becomes part of the message.
+    """
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    except MlxdError:
+        raise
+    except BaseException as exc:
+        raise load_failed(ref, exc, printed.getvalue()) from exc
+
+
+def load_failed(ref: ModelRef, exc: BaseException, printed: str = "") -> MlxdError:
+    """Return the error for what mlx-lm raised."""
     text = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
+    if isinstance(exc, MemoryError) or "malloc" in text:
+        return OutOfMemory(f"{ref.name} cannot be loaded: {text}")
+    if isinstance(exc, SystemExit):
+        words = printed.strip() or f"sys.exit({exc.code!r}) was called"
+        return ModelLoadFailed(
+            f"{ref.name} cannot be loaded: its module ended with: {words[:300]}",
+            hint="Install what it needs beside mlxd, then restart: mlxd restart",
+        )
+    if isinstance(exc, RecursionError):
+        text = "its files are nested too deep"
     hint = ""
     lowered = str(exc).lower()
     if "trust_remote_code" in lowered or "model_file" in lowered:
@@ -189,4 +215,7 @@ def load_failed(ref: ModelRef, exc: Exception) -> ModelLoadFailed:
         hint = "Its architecture is unknown to the installed mlx-lm: pip install -U mlx-lm"
     elif "parameters not in model" in lowered or "missing" in lowered or "shape" in lowered:
         hint = "The weights do not fit config.json: pull the model again, or convert it for MLX."
-    return ModelLoadFailed(f"{ref.name} cannot be loaded: {text}", hint=hint)
+    return ModelLoadFailed(
+        f"{ref.name} cannot be loaded: {text} ({ref.path})",
+        hint=hint or f"Check what the folder holds: mlx models show {ref.name}",
+    )

@@ -19,7 +19,8 @@ from mlxd.daemon.engine.constraints import Constraint, ConstraintCompiler
 from mlxd.daemon.engine.control_text import ControlText
 from mlxd.daemon.engine.job import Job, ModelRef, Prepared, markers_of
 from mlxd.daemon.engine.mlx_imports import load_tokenizer
-from mlxd.daemon.engine.model_files import context_tokens, vocabulary_size
+from mlxd.daemon.engine.model_files import vocabulary_size
+from mlxd.daemon.models.architecture import context_tokens
 from mlxd.protocol.errors import ContextOverflow, InvalidParams, ModelLoadFailed
 
 FIM_MARKERS = (
@@ -54,10 +55,17 @@ class Tokenizer:
                 trust_remote_code=ref.trust_remote_code,
                 eos_token_ids=self.config.get("eos_token_id"),
             )
-        except Exception as exc:  # transformers raises anything from OSError to RuntimeError
+            self._look_at(folder)
+        except BaseException as exc:  # transformers raises anything, and model code may exit
             raise _tokenizer_failed(ref, exc) from exc
         self.name = ref.name
         self.context_tokens = context_tokens(self.config)
+        self._pool = pool
+        self._compiler: ConstraintCompiler | None = None
+        self._openings: dict[str, list[int]] = {}
+
+    def _look_at(self, folder: Path) -> None:
+        """Take from the tokenizer what every request needs."""
         self.vocabulary: dict[str, int] = self.wrapper.get_vocab()
         self.model_tokens = vocabulary_size(folder, self.config) or len(self.wrapper)
         """Token ids that the model has; its tokenizer may have fewer or more."""
@@ -67,9 +75,6 @@ class Tokenizer:
             (marks.think_start, marks.think_end, marks.tool_start, marks.tool_end),
         )
         self._detokenizer = _padded(self.wrapper.detokenizer, self.model_tokens)
-        self._pool = pool
-        self._compiler: ConstraintCompiler | None = None
-        self._openings: dict[str, list[int]] = {}
 
     def detokenizer(self) -> Any:
         """Return a streaming detokenizer; all share the table of the vocabulary's texts."""
@@ -382,11 +387,11 @@ def _padded(detokenizer: Any, model_tokens: int) -> Any:
     return detokenizer
 
 
-def _first_line(exc: Exception) -> str:
+def _first_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
 
 
-def _tokenizer_failed(ref: ModelRef, exc: Exception) -> ModelLoadFailed:
+def _tokenizer_failed(ref: ModelRef, exc: BaseException) -> ModelLoadFailed:
     hint = ""
     if "trust_remote_code" in str(exc):
         hint = (
@@ -394,5 +399,6 @@ def _tokenizer_failed(ref: ModelRef, exc: Exception) -> ModelLoadFailed:
             "in config.toml, if you trust it."
         )
     return ModelLoadFailed(
-        f"The tokenizer of {ref.name} cannot be read: {_first_line(exc)}", hint=hint
+        f"The tokenizer of {ref.name} cannot be read: {_first_line(exc)} ({ref.path})",
+        hint=hint or "Restore tokenizer.json, or get the model again: mlx models pull NAME",
     )

@@ -122,7 +122,7 @@ def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
         return work(), None
     except MlxdError as error:
         return None, error
-    except Exception as exc:  # the thread must live on, and the caller must learn of it
+    except BaseException as exc:  # the caller must learn of it, also of a SystemExit
         return None, Internal(f"Preparing the request failed: {type(exc).__name__}: {exc}")
 
 

@@ -14,10 +14,11 @@ import mlx.core as mx
 
 from mlxd.daemon.engine import memory, residency
 from mlxd.daemon.engine.job import ModelRef
-from mlxd.daemon.engine.mlx_models import Host, Loader
+from mlxd.daemon.engine.mlx_models import Host, Loader, model_edge
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
 from mlxd.daemon.engine.mlx_preparer import Preparer, TokenizerReady
 from mlxd.daemon.engine.model_files import (
+    check_files,
     check_folder,
     estimate_adapter_bytes,
     estimate_resident_bytes,
@@ -107,7 +108,10 @@ class Residents:
         key = wanted.ref.key
         known = self.loading.get(key)
         if known is None:
-            check_folder(Path(wanted.ref.path))
+            with model_edge(wanted.ref):
+                check_folder(Path(wanted.ref.path))
+                if wanted.ref.adapter is not None:
+                    check_files(Path(wanted.ref.adapter))
             self.loading[key] = wanted
             self._queue.append(key)
             self.preparer.load(wanted.ref)
@@ -152,7 +156,8 @@ class Residents:
             return None
         loading = self.loading[key]
         if loading.weights is None:
-            self.blocked = not self._make_room(loading)
+            with model_edge(loading.ref):
+                self.blocked = not self._make_room(loading)
             if self.blocked:
                 return None
             loading.weights = Loader(loading.ref, self._base_of(loading.ref))
@@ -161,10 +166,29 @@ class Residents:
         return self._complete(loading) if loading.weights_done else None
 
     def drop_loading(self, key: str) -> None:
-        """Forget a load that failed or is no longer wanted."""
+        """Forget a load that is complete or no longer wanted."""
         self.loading.pop(key, None)
         if key in self._queue:
             self._queue.remove(key)
+
+    def abandon(self, key: str) -> None:
+        """Forget a load that failed, with all that it has brought into memory so far.
+
+        Models that are of no use without it go too: an adapter without its base.
+        """
+        useless = [other for other, one in self.loading.items() if key in one.beside]
+        for gone in [key, *useless]:
+            loading = self.loading.get(gone)
+            self.drop_loading(gone)
+            if loading is not None:
+                # A tokenizer of files that are being repaired must not be kept.
+                self._forget_tokenizer(loading.ref.path)
+        mx.clear_cache()
+        memory.give_back()
+
+    def _forget_tokenizer(self, path: str) -> None:
+        if not any(host.ref.path == path for host in self.hosts.values()):
+            self.preparer.forget(path)
 
     def resting_on(self, keys: list[str]) -> list[str]:
         """Return the resident models that share the weights of one of `keys`, beside those."""
@@ -178,8 +202,7 @@ class Residents:
         """Free a model's memory."""
         host = self.hosts.pop(key)
         self.on_gone(host)
-        if not any(other.ref.path == host.ref.path for other in self.hosts.values()):
-            self.preparer.forget(host.ref.path)
+        self._forget_tokenizer(host.ref.path)
         del host
         mx.clear_cache()
         memory.give_back()
@@ -240,7 +263,8 @@ class Residents:
     def _complete(self, loading: Loading) -> Host | None:
         if not (loading.weights_done and loading.tokenizer and loading.weights):
             return None
-        host = loading.weights.host(loading.tokenizer, self._keep_alive_s(loading))
+        with model_edge(loading.ref):
+            host = loading.weights.host(loading.tokenizer, self._keep_alive_s(loading))
         host.ref, host.shared = loading.ref, loading.shared
         host.pinned = loading.pin or loading.ref.pin
         host.load_s = time.monotonic() - loading.requested_s

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mlxd.daemon.models import architecture, files
 from mlxd.protocol.errors import ModelLoadFailed
 
-HEADER_MAX_BYTES = 100 * 2**20  # the safetensors library's own limit
 LOAD_OVERHEAD = 1.05
 """Resident memory beside the weights: scales, buffers of the first steps."""
 KV_ROOM_TOKENS = 1024
@@ -23,24 +23,29 @@ def check_folder(folder: Path) -> None:
     config = read_config(folder)
     if not isinstance(config.get("model_type"), str):
         raise ModelLoadFailed(f"{folder / 'config.json'} names no model_type.")
+    check_files(folder)
     weight_files(folder)
+
+
+def check_files(folder: Path) -> None:
+    """Raise ModelLoadFailed for a file that mlx-lm would open and that is none."""
+    try:
+        files.check_entries(folder)
+    except files.Unreadable as exc:
+        raise ModelLoadFailed(f"{exc}.", hint=_UNREADABLE) from exc
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the folder's `config.json`."""
-    path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return files.read_object(folder / "config.json")
     except FileNotFoundError:
         raise ModelLoadFailed(
             f"{folder} has no config.json.",
             hint="It is no model folder, or the download is incomplete: mlx models pull NAME",
         ) from None
-    except (OSError, ValueError) as exc:
-        raise ModelLoadFailed(f"{path} cannot be read: {exc}") from exc
-    if not isinstance(config, dict):
-        raise ModelLoadFailed(f"{path} is not a JSON object.")
-    return config
+    except files.Unreadable as exc:
+        raise ModelLoadFailed(f"{exc}.", hint=_UNREADABLE) from exc
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -49,26 +54,29 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelLoadFailed: there are none, or the index names some that are not there.
     """
-    index = folder / "model.safetensors.index.json"
-    files = sorted(folder.glob("model*.safetensors"))
-    if index.is_file():
-        try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
-            raise ModelLoadFailed(f"{index} cannot be read: {exc}") from exc
-        if missing := sorted(name for name in named if not (folder / name).exists()):
-            raise ModelLoadFailed(
-                f"{folder} lacks {len(missing)} of {len(named)} weight files, {missing[0]} first.",
-                hint="The download is incomplete: mlx models pull NAME goes on where it stopped.",
-                data={"missing": missing},
-            )
-        # Older folders hold leftovers beside what the index names; mlx-lm reads them all.
-    if not files:
+    named = _indexed(folder)
+    if missing := sorted(name for name in named if not (folder / name).exists()):
+        raise ModelLoadFailed(
+            f"{folder} lacks {len(missing)} of {len(named)} weight files, {missing[0]} first.",
+            hint="The download is incomplete: mlx models pull NAME resumes it.",
+            data={"missing": missing},
+        )
+    # Older folders hold leftovers beside what the index names; mlx-lm reads them all.
+    found = sorted(folder.glob("model*.safetensors"))
+    if not found:
         other = [p.name for p in folder.iterdir() if p.suffix in (".gguf", ".bin", ".pt", ".pth")]
         hint = "Convert it: mlx models convert NAME --output FOLDER" if other else ""
         what = f"only {other[0]}" if other else "no weights"
         raise ModelLoadFailed(f"{folder} has {what}, and MLX reads model*.safetensors.", hint=hint)
-    return files
+    return found
+
+
+def _indexed(folder: Path) -> set[str]:
+    """Return the file names in the index of the weights; none where there is no index."""
+    try:
+        return files.indexed_names(folder)
+    except files.Unreadable as exc:
+        raise ModelLoadFailed(f"{exc}.", hint=_UNREADABLE) from exc
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -76,31 +84,33 @@ def read_header(path: Path) -> dict[str, Any]:
 
     Format: 8 bytes length, little endian, then JSON, then data (huggingface/safetensors).
     """
+    start = b""
     try:
+        files.check_entry(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > min(HEADER_MAX_BYTES, size - 8):
+            if len(start) < 8 or length > min(files.JSON_MAX_BYTES, size - 8):
                 raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED)
             header = json.loads(file.read(length))
-    except OSError as exc:
-        raise ModelLoadFailed(f"{path} cannot be read: {exc}") from exc
-    except ValueError as exc:
-        raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED) from exc
-    if not isinstance(header, dict):
-        raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED)
-    try:
+        if not isinstance(header, dict):
+            raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED)
         end = max((end for _, end in _offsets(header)), default=0)
-    except (KeyError, TypeError, ValueError) as exc:
+    except files.Unreadable as exc:
+        raise ModelLoadFailed(f"{exc}.", hint=_UNREADABLE) from exc
+    except OSError as exc:
+        raise ModelLoadFailed(f"{path} {files.os_problem(exc)}.", hint=_UNREADABLE) from exc
+    except (KeyError, TypeError, ValueError, RecursionError) as exc:
         raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED) from exc
     if 8 + length + end > size:
         raise ModelLoadFailed(
-            f"{path} is cut off: {size} bytes of {8 + length + end}.", hint=_DAMAGED
+            f"{path} is truncated: {size} bytes of {8 + length + end}.", hint=_DAMAGED
         )
     return header
 
 
+_UNREADABLE = "Restore the file, or get the model again: mlx models pull NAME"
 _DAMAGED = "The file is damaged or incomplete: delete it, and pull the model again."
 
 
@@ -113,11 +123,22 @@ def _not_safetensors(path: Path, start: bytes) -> str:
 
 
 def weights_bytes(folder: Path) -> int:
-    """Return the bytes of all tensors in the folder."""
-    total = 0
-    for path in weight_files(folder):
-        total += sum(end - begin for begin, end in _offsets(read_header(path)))
-    return total
+    """Return the bytes of all tensors in the folder.
+
+    Raises:
+        ModelLoadFailed: a file is damaged, or config.json describes more layers than there are
+            tensors (mlx-lm would build them all before it compares).
+    """
+    headers = [read_header(path) for path in weight_files(folder)]
+    tensors = sum(len(header) for header in headers)
+    layers = architecture.layers(read_config(folder))
+    if layers > tensors:
+        raise ModelLoadFailed(
+            f"{folder / 'config.json'} describes {layers} layers, but the weights have only "
+            f"{tensors} tensors.",
+            hint=_DAMAGED,
+        )
+    return sum(end - begin for header in headers for begin, end in _offsets(header))
 
 
 def _offsets(header: dict[str, Any]) -> list[tuple[int, int]]:
@@ -126,8 +147,8 @@ def _offsets(header: dict[str, Any]) -> list[tuple[int, int]]:
     for name, tensor in header.items():
         if name != "__metadata__":
             begin, end = tensor["data_offsets"]
-            if not 0 <= begin <= end:
-                raise ValueError(f"{name} ends before it begins")
+            if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end):
+                raise ValueError(f"{name} has no valid place")
             found.append((begin, end))
     return found
 
@@ -140,34 +161,20 @@ def estimate_resident_bytes(folder: Path) -> int:
 def kv_room_bytes(folder: Path) -> int:
     """Return the memory of a short conversation's KV cache: without it a model is of no use."""
     config = read_config(folder)
-    dtype = text_config(config).get("torch_dtype") or text_config(config).get("dtype")
-    item_bytes = 4 if dtype == "float32" else 2
-    return KV_ROOM_TOKENS * (kv_bytes_per_token(config, item_bytes) or 0)
+    inner = architecture.text_config(config)
+    item_bytes = 4 if (inner.get("torch_dtype") or inner.get("dtype")) == "float32" else 2
+    return KV_ROOM_TOKENS * (architecture.kv_bytes_per_token(config, item_bytes) or 0)
 
 
 def estimate_adapter_bytes(folder: Path) -> int:
     """Return the memory that a LoRA adapter adds to its base."""
-    files = folder.glob("*.safetensors")
-    total = sum(end - begin for path in files for begin, end in _offsets(read_header(path)))
+    found = folder.glob("*.safetensors")
+    total = sum(end - begin for path in found for begin, end in _offsets(read_header(path)))
     return int(total * LOAD_OVERHEAD)
 
 
-def text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the configuration that describes the language model."""
-    nested = config.get("text_config")
-    return {**config, **nested} if isinstance(nested, dict) else config
-
-
-def context_tokens(config: dict[str, Any]) -> int | None:
-    """Return the context length in tokens, or None where the configuration does not say."""
-    inner = text_config(config)
-    for key in ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length"):
-        value = inner.get(key)
-        if isinstance(value, int) and value > 0:
-            return _scaled(value, inner.get("rope_scaling"))
-    return None
-
-
+VOCABULARY_MAX_TOKENS = 2**24
+"""Larger than any model's: a list of so many texts is made for it."""
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embeddings", "embed_in", "tok_embeddings")
 """What architectures of mlx-lm call the matrix that has one row for each token."""
 
@@ -178,9 +185,11 @@ def vocabulary_size(folder: Path, config: dict[str, Any]) -> int | None:
     mlx-lm builds the embedding from `vocab_size` and refuses weights of another shape. Where the
     configuration does not state it, the weights do.
     """
-    inner = text_config(config)
+    inner = architecture.text_config(config)
     for key in ("vocab_size", "padded_vocab_size", "n_vocab"):
         value = inner.get(key)
+        if isinstance(value, int) and value > VOCABULARY_MAX_TOKENS:
+            raise ModelLoadFailed(f"config.json: {key} is {value}, which no model has.")
         if isinstance(value, int) and value > 0:
             return value
     try:
@@ -196,45 +205,16 @@ def vocabulary_size(folder: Path, config: dict[str, Any]) -> int | None:
     return min(rows, default=None)
 
 
-def _scaled(tokens: int, scaling: Any) -> int:
-    """Return the context with RoPE scaling, where the configuration still states the original.
-
-    Most configurations state the scaled length; those of Qwen's YaRN recipe keep both apart.
-    """
-    if not isinstance(scaling, dict):
-        return tokens
-    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
-    if original == tokens and isinstance(factor, (int, float)) and factor > 1:
-        return int(tokens * factor)
-    return tokens
-
-
-def kv_bytes_per_token(config: dict[str, Any], item_bytes: int) -> int | None:
-    """Return the KV cache bytes of one token: 2 (K and V) x layers x KV heads x head size x item.
-
-    An upper bound for models with sliding windows; None where the configuration does not say.
-    """
-    inner = text_config(config)
-    layers = inner.get("num_hidden_layers") or inner.get("n_layer")
-    heads = inner.get("num_attention_heads") or inner.get("n_head")
-    kv_heads = inner.get("num_key_value_heads") or heads
-    head_dim = inner.get("head_dim")
-    hidden = inner.get("hidden_size") or inner.get("n_embd")
-    if not head_dim and hidden and heads:
-        head_dim = hidden // heads
-    if not (isinstance(layers, int) and isinstance(kv_heads, int) and isinstance(head_dim, int)):
-        return None
-    return 2 * layers * kv_heads * head_dim * item_bytes
-
-
 def fingerprint(folder: Path, adapter: str | None = None) -> str:
     """Return a name for exactly these weights and this tokenizer: it changes when they do.
 
     Headers, sizes and times of the weight files stand for their contents.
     """
     digest = hashlib.blake2b(digest_size=16)
-    folders = [folder, Path(adapter)] if adapter else [folder]
-    for place in folders:
+    folders = [(folder, "model*.safetensors")]
+    if adapter:
+        folders.append((Path(adapter), "adapters.safetensors"))
+    for place, pattern in folders:
         for name in (
             "config.json",
             "tokenizer.json",
@@ -244,7 +224,8 @@ def fingerprint(folder: Path, adapter: str | None = None) -> str:
             path = place / name
             if path.is_file():
                 digest.update(name.encode() + b"\0" + path.read_bytes())
-        for path in sorted(place.glob("*.safetensors")):
+        # Only what is loaded: other files may be links to nowhere.
+        for path in sorted(place.glob(pattern)):
             status = path.stat()
             digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
             digest.update(json.dumps(read_header(path), sort_keys=True).encode())

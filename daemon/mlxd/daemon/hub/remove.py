@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxd.daemon.engine.model_files import fingerprint
+from mlxd.protocol.errors import MlxdError
 
 
 def remove(job: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def _prompts(folder: Path, prompts_dir: Path) -> list[Path]:
     for snapshot in (folder / "snapshots").glob("*"):
         try:
             place = prompts_dir / fingerprint(snapshot)
-        except (OSError, ValueError):
+        except (OSError, ValueError, MlxdError):
             continue  # an incomplete model has answered nothing
         if place.is_dir():
             found.append(place)

@@ -381,12 +381,21 @@ def _model_folders(base: Path, depth: int) -> Iterator[Path]:
     except OSError:
         return
     for path in folders:
-        if path.name.endswith(PARTIAL):
+        if path.name.endswith(PARTIAL) or not _sayable(path.name):
             continue
         if (path / "config.json").is_file():
             yield path
         elif depth > 1:
             yield from _model_folders(path, depth - 1)
+
+
+def _sayable(name: str) -> bool:
+    """Whether a file name is text: others cannot be sent to a caller, or typed by one."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _remedy(remedy: str, found: _Found) -> str:

@@ -11,19 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlxd.daemon.models import files
+from mlxd.daemon.models.architecture import context_tokens
 from mlxd.daemon.models.records import ModelRecord
 
-HEADER_MAX_BYTES = 100_000_000
-"""The safetensors format's own limit for its JSON header."""
-
-CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_sequence_length",
-    "max_seq_len",
-    "seq_length",
-    "model_max_length",
-)
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _OTHER_FORMATS = {
     ".gguf": "GGUF",
@@ -55,10 +46,14 @@ def check_folder(path: Path) -> list[Path]:
     Raises:
         BrokenFolder: config.json or weights are missing, or are of another format.
     """
-    config = read_json(path / "config.json")
-    if config is None:
-        raise _not_a_model(path)
-    shards = _expected_shards(path)
+    try:
+        files.read_object(path / "config.json")
+        files.check_entries(path)
+        shards = _expected_shards(path)
+    except FileNotFoundError:
+        raise _not_a_model(path) from None
+    except files.Unreadable as exc:
+        raise BrokenFolder(f"its {exc.path.name} {exc.reason}", "pull") from exc
     missing = [shard for shard in shards if not (path / shard).is_file()]
     if missing:
         raise BrokenFolder(
@@ -67,17 +62,13 @@ def check_folder(path: Path) -> list[Path]:
             else f"a weight file is missing ({missing[0]})",
             "pull",
         )
-    files = [path / shard for shard in shards] or sorted(path.glob("model*.safetensors"))
-    if any(not file.is_file() for file in files):
-        raise BrokenFolder("its weights were not downloaded completely", "pull")
-    if not files:
+    found = [path / shard for shard in shards] or sorted(path.glob("model*.safetensors"))
+    if not found:
         raise _no_weights(path)
-    return files
+    return found
 
 
 def _not_a_model(path: Path) -> BrokenFolder:
-    if (path / "config.json").exists():
-        return BrokenFolder("its config.json is not a JSON object", "pull")
     if other := _other_format(path):
         return BrokenFolder(f"it holds {other} weights and no config.json", "convert")
     return BrokenFolder("it has no config.json", "pull")
@@ -98,54 +89,47 @@ def _other_format(path: Path) -> str | None:
 
 
 def _expected_shards(path: Path) -> tuple[str, ...]:
-    index = path / "model.safetensors.index.json"
+    index = path / files.INDEX_NAME
     try:
         seen = index.stat()
     except OSError:
-        if index.is_symlink():
-            raise BrokenFolder("its list of weight files was not downloaded", "pull") from None
         return ()
-    return _index_shards(str(index), seen.st_mtime_ns, seen.st_size)
+    return _index_shards(str(path), seen.st_mtime_ns, seen.st_size)
 
 
 # Keyed by time and size as well: never stale, and the index of a big model is read once.
 @functools.lru_cache(maxsize=64)
-def _index_shards(index: str, _mtime_ns: int, _size: int) -> tuple[str, ...]:
-    weight_map = (read_json(Path(index)) or {}).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise BrokenFolder("its model.safetensors.index.json cannot be read", "pull")
-    # A name with a slash could point out of the folder.
-    return tuple(sorted({os.path.basename(str(name)) for name in weight_map.values()}))
+def _index_shards(folder: str, _mtime_ns: int, _size: int) -> tuple[str, ...]:
+    return tuple(sorted(files.indexed_names(Path(folder))))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None where there is no readable object."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return files.read_object(path)
+    except (OSError, files.Unreadable):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def describe(name: str, path: Path, source: str, revision: str | None = None) -> ModelRecord:
     """Return the record of a model's folder; a broken one has its `problem` filled in."""
     try:
-        files = check_folder(path)
+        found = check_folder(path)
         problem = None
     except BrokenFolder as exc:
-        files, problem = sorted(path.glob("*.safetensors")), exc.problem
+        found, problem = sorted(path.glob("*.safetensors")), exc.problem
     config = read_json(path / "config.json") or {}
     bits, group_size = _quantization(config)
-    weights, truncated = _weights(files, bits)
+    weights, truncated = _weights(found, bits)
     return ModelRecord(
         name=name,
         path=str(path),
         source=source,
-        bytes=sum(_size_of(file) for file in files),
+        bytes=sum(_size_of(file) for file in found),
         bits=bits,
         group_size=group_size,
         dtype=weights.dtype,
-        context_tokens=_context_tokens(config),
+        context_tokens=context_tokens(config),
         architecture=_text(config.get("model_type")),
         parameters=weights.parameters or None,
         chat_template=_has_template(path),
@@ -165,23 +149,14 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _context_tokens(config: dict[str, Any]) -> int | None:
-    inner = config.get("text_config")
-    for level in (config, inner if isinstance(inner, dict) else {}):
-        for key in CONTEXT_KEYS:
-            if isinstance(value := level.get(key), int) and value > 0:
-                return value
-    return None
-
-
 def _quantization(config: dict[str, Any]) -> tuple[int | None, int | None]:
     about = config.get("quantization") or config.get("quantization_config")
     if not isinstance(about, dict):
         return None, None
     bits, group_size = about.get("bits"), about.get("group_size")
     return (
-        bits if isinstance(bits, int) else None,
-        group_size if isinstance(group_size, int) else None,
+        bits if isinstance(bits, int) and 0 < bits <= 32 else None,
+        group_size if isinstance(group_size, int) and group_size > 0 else None,
     )
 
 
@@ -191,13 +166,14 @@ def _has_template(path: Path) -> bool:
     return bool((read_json(path / "tokenizer_config.json") or {}).get("chat_template"))
 
 
-def _weights(files: list[Path], bits: int | None) -> tuple[_Weights, str | None]:
+def _weights(found: list[Path], bits: int | None) -> tuple[_Weights, str | None]:
     total, dtypes, problem = 0, dict[str, int](), None
-    for file in files:
+    for file in found:
         try:
+            files.check_entry(file)
             seen = file.stat()
             part = _file_weights(str(file), seen.st_mtime_ns, seen.st_size, bits)
-        except OSError:
+        except (OSError, files.Unreadable):
             continue
         except BrokenFolder as exc:
             problem = exc.problem
@@ -228,7 +204,7 @@ def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         # Before reading: a bad length must not make us allocate.
-        if length > min(HEADER_MAX_BYTES, size):
+        if length > min(files.JSON_MAX_BYTES, size):
             raise BrokenFolder(f"{file.name} is not a complete safetensors file", "pull")
         try:
             header = json.loads(stream.read(length))
@@ -260,7 +236,7 @@ def _count(tensors: dict[str, dict[str, Any]], bits: int | None) -> _Weights:
             dtypes[dtype] = dtypes.get(dtype, 0) + 1
             continue
         shape = entry.get("shape")
-        if not isinstance(shape, list) or not all(isinstance(n, int) for n in shape):
+        if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
             continue
         elements = math.prod(shape)
         if packed and last == "weight" and bits:

@@ -1,0 +1,139 @@
+"""Reads files of a model's folder, which may be links to nowhere, pipes or garbage."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+JSON_MAX_BYTES = 100_000_000
+"""Far above any configuration or index; the safetensors format's own limit for its header."""
+INDEX_NAME = "model.safetensors.index.json"
+READ_BY_LOADERS = re.compile(
+    r"model.*\.safetensors|.*\.safetensors\.index\.json|config\.json|generation_config\.json"
+    r"|hf_quant_config\.json|adapter_config\.json|adapters\.safetensors|(pre)?processor_config\.json"
+    r"|tokenizer.*|special_tokens_map\.json|added_tokens\.json|chat_template.*|vocab.*|merges\.txt"
+    r"|.*\.(py|model|tiktoken|jinja)"
+)
+"""Names of files that mlx-lm and transformers open."""
+
+
+class Unreadable(Exception):
+    """A file of a model cannot be used. `reason` completes the sentence "FILE …"."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file, nor a link of that name.
+        Unreadable: it is no regular file, or holds no JSON object.
+    """
+    data = read_regular(path)
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise Unreadable(path, "is nested too deep to be read") from None
+    except UnicodeDecodeError as exc:
+        raise Unreadable(path, f"is not UTF-8 text (byte {exc.start})") from None
+    except ValueError as exc:
+        raise Unreadable(path, f"is not valid JSON: {exc}") from None
+    if not isinstance(value, dict):
+        raise Unreadable(path, "is not a JSON object")
+    if data.startswith(b"\xef\xbb\xbf"):
+        # mlx-lm refuses it; saying so here names the file.
+        raise Unreadable(path, "starts with a byte order mark: save it as UTF-8 without one")
+    return value
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file of reasonable size. Raises as `read_object`."""
+    try:
+        # Opening a pipe without O_NONBLOCK waits for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if problem := _mode_problem(status.st_mode):
+                raise Unreadable(path, problem)
+            if status.st_size > JSON_MAX_BYTES:
+                raise Unreadable(path, f"is too large: {status.st_size} bytes")
+            return stream.read(JSON_MAX_BYTES)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise Unreadable(path, "is a link to a file that does not exist") from None
+        raise
+    except OSError as exc:
+        raise Unreadable(path, os_problem(exc)) from exc
+
+
+def check_entries(folder: Path) -> None:
+    """Look at every entry that a loader would open; what cannot be a file is refused by name.
+
+    Raises:
+        Unreadable: a link leads nowhere or in a circle, or an entry is no regular file.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as exc:
+        raise Unreadable(folder, os_problem(exc)) from exc
+    for name in names:
+        if READ_BY_LOADERS.fullmatch(name):
+            check_entry(folder / name)
+
+
+def check_entry(path: Path) -> None:
+    """Raise Unreadable where a path leads to no regular file."""
+    try:
+        problem = _mode_problem(path.stat().st_mode)
+    except FileNotFoundError:
+        problem = "is a link to a file that does not exist"
+    except OSError as exc:
+        problem = os_problem(exc)
+    if problem:
+        raise Unreadable(path, problem)
+
+
+def _mode_problem(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return ""
+    return "is a folder, not a file" if stat.S_ISDIR(mode) else "is a pipe or device, not a file"
+
+
+def os_problem(exc: OSError) -> str:
+    """Return what completes "FILE …" for an error of the operating system."""
+    if exc.errno == errno.ELOOP:
+        return "is a link that leads back to itself"
+    return f"cannot be read: {exc.strerror or exc}"
+
+
+def indexed_names(folder: Path) -> set[str]:
+    """Return the weight files that the folder's index names; none where there is no index.
+
+    Raises:
+        Unreadable: it cannot be read, or names something outside of the folder.
+    """
+    index = folder / INDEX_NAME
+    try:
+        weight_map = read_object(index).get("weight_map")
+    except FileNotFoundError:
+        return set()
+    if not isinstance(weight_map, dict):
+        raise Unreadable(index, "has no weight_map")
+    names = [*weight_map.values()]
+    if odd := [name for name in names if not isinstance(name, str) or _leads_away(name)]:
+        raise Unreadable(index, f"names {str(odd[0])[:80]!r}, which is no file of this folder")
+    return set(names)
+
+
+def _leads_away(name: str) -> bool:
+    return not name or "/" in name or "\\" in name or "\0" in name or name in (".", "..")
