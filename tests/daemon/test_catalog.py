@@ -151,7 +151,7 @@ def test_a_link_to_a_blob_that_is_gone_counts_as_missing(tmp_path: Path, hub: Pa
     weights = make_cached(hub, "org/a") / "model.safetensors"
     weights.unlink()
     weights.symlink_to("../../blobs/gone")
-    with pytest.raises(ModelLoadFailed, match="not downloaded completely"):
+    with pytest.raises(ModelLoadFailed, match="does not exist"):
         catalog(tmp_path).resolve("org/a")
 
 
@@ -347,10 +347,35 @@ def test_what_was_found_is_known_until_a_file_changes(tmp_path: Path) -> None:
 
 def test_a_model_in_memory_is_known_by_name_when_its_files_are_gone(tmp_path: Path) -> None:
     models = catalog(tmp_path, aliases={"mine": "org/tiny-4bit"})
-    residents = ["org/tiny-4bit", "/models/gone"]
-    assert models.resident_name("mine", residents) == "org/tiny-4bit"
-    assert models.resident_name("tiny", residents) == "org/tiny-4bit"
-    assert models.resident_name("/models/../models/gone", residents) == "/models/gone"
-    assert models.resident_name(None, residents) == "pocket"
+    loaded = {"org/tiny-4bit": "/snapshots/tiny", "/models/gone": "/models/gone"}
+    assert models.loaded_as("mine", loaded).name == "org/tiny-4bit"
+    assert models.loaded_as("tiny", loaded).path == "/snapshots/tiny"
+    assert models.loaded_as("/models/../models/gone", loaded).name == "/models/gone"
+    assert models.loaded_as(None, loaded).name == "pocket"
     with pytest.raises(ModelNotFound):
-        models.resident_name("huge", residents)
+        models.loaded_as("huge", loaded)
+
+
+def test_every_spelling_of_a_folder_is_the_same_model(tmp_path: Path) -> None:
+    folder = make_cached(tmp_path / "hub", "org/tiny")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "loft").symlink_to(tmp_path)
+    models = catalog(tmp_path, models={"mine": ModelConfig("mine", path=f"{tmp_path}/link")})
+    spellings = [
+        "org/tiny", "mine", str(folder), f"{folder}/", f"{folder}/../abc", f"{tmp_path}/link",
+        f"{tmp_path}/loft/link", f"{tmp_path}//hub/../link/.",
+    ]  # fmt: skip
+    assert {models.resolve(one).path for one in spellings} == {str(folder)}
+    assert {models.loaded_as(one, {}).path for one in spellings} == {str(folder)}
+
+
+def test_a_link_that_comes_to_lead_elsewhere_is_another_model(tmp_path: Path) -> None:
+    folders = [make_model(tmp_path / name) for name in ("one", "two")]
+    link = tmp_path / "link"
+    link.symlink_to(folders[0])
+    models = catalog(tmp_path)
+    assert models.resolve(str(link)).path == str(folders[0])
+    link.unlink()
+    link.symlink_to(folders[1])
+    assert models.known(str(link)) is None
+    assert models.resolve(str(link)).path == str(folders[1])

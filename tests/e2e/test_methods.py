@@ -232,6 +232,29 @@ def test_a_model_in_the_hubs_cache_is_found_by_its_id(daemon: Daemon):
     assert "team/tiny" not in [model["model"] for model in daemon.ask("ps")["models"]]
 
 
+def test_a_model_has_one_identity_however_it_is_spelled(daemon: Daemon, tmp_path: Path):
+    folder, link = tmp_path / "model", tmp_path / "link"
+    shutil.copytree(POCKET, folder)
+    link.symlink_to(folder)
+    before = len(daemon.ask("ps")["models"])
+    for spelling in (folder, link, f"{link}/", f"{tmp_path}/model/../link"):
+        assert "error" not in daemon.ask("load", model=str(spelling))
+    assert len(daemon.ask("ps")["models"]) == before + 1
+    unloaded = daemon.ask("unload", model=f"{tmp_path}/x/../link/")
+    assert unloaded == {"unloaded": True, "pending_requests": 0, "models": [str(folder)]}
+    assert len(daemon.ask("ps")["models"]) == before
+    assert daemon.ask("unload", model=str(link))["unloaded"] is False
+
+
+def test_all_models_are_unloaded_at_once(daemon: Daemon, tmp_path: Path):
+    shutil.copytree(POCKET, tmp_path / "model")
+    daemon.ask("load", model="pocket")
+    daemon.ask("load", model=str(tmp_path / "model"), pin=True)
+    assert {"pocket", str(tmp_path / "model")} <= set(daemon.ask("unload", all=True)["models"])
+    assert daemon.ask("ps") == {"models": []}
+    assert daemon.ask("unload", all=True, model="pocket")["error"]["code"] == "invalid_params"
+
+
 def test_two_requests_for_a_cold_model_load_it_once(daemon: Daemon):
     daemon.ask("unload", model="pocket")
     with daemon.peer() as peer:

@@ -268,7 +268,12 @@ _ALL = (
             Param("trust_remote_code", "boolean", "Only where the configuration allows it.", False),
         ),
     ),
-    Method("unload", "Free a model's memory.", "{unloaded}", (MODEL,)),
+    Method(
+        "unload",
+        "Free a model's memory.",
+        "{unloaded, pending_requests, models}",
+        (MODEL, Param("all", "boolean", "Every model.", False)),
+    ),
     Method(
         "ps",
         "What is resident.",
@@ -443,6 +448,8 @@ def check_together(method_name: str, params: Params) -> None:
         _exactly_one(params, ("text", "messages"))
     elif method_name == "conversations.remove":
         _exactly_one({**params, "all": params["all"] or None}, ("id", "all"))
+    elif method_name == "unload" and params["all"] and params["model"] is not None:
+        raise InvalidParams("model", "cannot be combined with all")
     elif method_name == "cancel":
         _exactly_one(params, ("id", "tag"))
     if params.get("seed") == -1:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import fcntl
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
+from support import needs
 from support.daemon_process import Daemon, daemon_with_fake_engine, running_daemon, user
 from support.model_folders import copy_of_pocket
 
@@ -21,46 +23,62 @@ def daemon() -> Iterator[Daemon]:
 
 
 def hanging_folder(folder: Path) -> Path:
-    """Make a model folder whose config.json keeps who reads it waiting, as a lost disk does."""
+    """Make a model folder for `reader_of`; its config.json is empty."""
     folder.mkdir()
-    os.mkfifo(folder / "config.json")
+    (folder / "config.json").touch()
     return folder
 
 
-def reader_of(folder: Path) -> BinaryIO:
-    """Wait for the reader of `hanging_folder`; closing the file lets it go on, and find nothing."""
-    return (folder / "config.json").open("wb")
+@contextmanager
+def reader_of(folder: Path, ask: Callable[[], int]) -> Iterator[int]:
+    """Call `ask` and wait until somebody opens the folder's config.json, as from a lost disk.
+
+    The kernel keeps who opens it waiting for our lease until the block ends. Linux only; a pipe
+    would be refused before it is opened.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+    try:
+        with (folder / "config.json").open("r+b") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            asked = ask()
+            assert signal.sigtimedwait({signal.SIGIO}, 60), "nobody reads the folder"
+            yield asked
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
 
 
+@needs.linux_only
 def test_a_disk_that_hangs_keeps_nobody_else_waiting(daemon: Daemon, tmp_path: Path) -> None:
     folder = hanging_folder(tmp_path / "lost")
     with daemon.peer() as stuck:
-        asked = stuck.send("chat", messages=user("1 tokens"), model=str(folder))
-        with reader_of(folder):
+        request = {"messages": user("1 tokens"), "model": str(folder)}
+        with reader_of(folder, lambda: stuck.send("chat", **request)) as asked:
             assert daemon.ask("ping") == {"pong": True}
             assert "choices" in daemon.ask("chat", messages=user("2 tokens"))
         assert stuck.answer(asked)["error"]["code"] == "model_load_failed"
 
 
+@needs.linux_only
 def test_a_request_can_be_cancelled_while_its_model_is_looked_for(
     daemon: Daemon, tmp_path: Path
 ) -> None:
     folder = hanging_folder(tmp_path / "lost")
     with daemon.peer() as peer:
-        asked = peer.send("chat", messages=user("1 tokens"), model=str(folder))
-        with reader_of(folder):
+        request = {"messages": user("1 tokens"), "model": str(folder)}
+        with reader_of(folder, lambda: peer.send("chat", **request)) as asked:
             assert peer.call("cancel", id=asked) == {"cancelled": True}
             assert peer.answer(asked)["error"]["code"] == "cancelled"
 
 
+@needs.linux_only
 def test_the_newest_of_a_key_wins_though_the_older_one_waits_for_the_disk(
     daemon: Daemon, tmp_path: Path
 ) -> None:
     folder = hanging_folder(tmp_path / "lost")
     daemon.ask("chat", messages=user("1 tokens"))  # the default model is known now
     with daemon.peer() as peer:
-        older = peer.send("chat", messages=user("1 tokens"), model=str(folder), supersede="k")
-        with reader_of(folder):
+        request = {"messages": user("1 tokens"), "model": str(folder), "supersede": "k"}
+        with reader_of(folder, lambda: peer.send("chat", **request)) as older:
             newer = peer.send("chat", messages=user("endless"), supersede="k", stream=True)
             assert peer.call("ping") == {"pong": True}
         assert peer.answer(older)["error"]["code"] == "model_load_failed"
@@ -97,5 +115,6 @@ def test_a_model_whose_folder_is_gone_can_be_unloaded(tmp_path: Path) -> None:
         assert daemon.ask("unload", model=str(folder)) == {
             "unloaded": True,
             "pending_requests": 0,
+            "models": [str(folder)],
         }
         assert daemon.ask("ps") == {"models": []}

@@ -57,11 +57,24 @@ def load(model: str | None, keep_alive: float | None, pin: bool) -> None:
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_models)
-def unload(model: str | None) -> None:
-    """Free the memory of MODEL (or the default one)."""
+@click.option("-a", "--all", "everything", is_flag=True, help="Every model in memory.")
+def unload(model: str | None, everything: bool) -> None:
+    """Free the memory of MODEL (default: the default model)."""
+    if everything and model is not None:
+        raise click.UsageError("Give MODEL or --all, not both.")
     with connect() as client:
-        result = client.unload(absolute(model) if model else None)
+        if everything:
+            result = client.request("unload", all=True)
+        else:
+            result = client.unload(absolute(model) if model else None)
+    click.echo(_unloaded(result))
+
+
+def _unloaded(result: dict[str, Any]) -> str:
+    names = ", ".join(result.get("models", ()))  # a daemon of an older version names none
     if result["pending_requests"]:
-        click.echo(f"It goes when {result['pending_requests']} requests are done.")
-    else:
-        click.echo("Unloaded." if result["unloaded"] else "It was not in memory.")
+        count = result["pending_requests"]
+        return f"{names or 'The model'} will be unloaded after {count} running requests."
+    if not result["unloaded"]:
+        return "Not in memory. See what is: mlx ps"
+    return f"Unloaded {names}." if names else "Unloaded."

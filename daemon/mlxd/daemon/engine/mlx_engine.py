@@ -317,11 +317,12 @@ class Engine:
             self.link.answer(entry[0], self._load_result(hosts[entry[1].key]))
 
     def _unload(self, request: Request) -> None:
-        name = request.params["name"]
-        found = [key for key, host in self.residents.hosts.items() if host.ref.name == name]
+        found = self.residents.named(request.params)
+        self.residents.unload_when_loaded(request.params)
         # What shares their weights goes first: only then is the memory free.
         found = [*self.residents.resting_on(found), *found]
         pending = sum(self._requests_of(key) for key in found)
+        names = sorted({self.residents.hosts[key].ref.name for key in found})
         for key in found:
             if self._requests_of(key):
                 self.residents.hosts[key].keep_alive_s = 0.0
@@ -329,7 +330,8 @@ class Engine:
             else:
                 self.residents.let_go(key)
                 self._residents_changed = True
-        self.link.answer(request.id, {"unloaded": bool(found), "pending_requests": pending})
+        answer = {"unloaded": bool(found), "pending_requests": pending, "models": names}
+        self.link.answer(request.id, answer)
 
     # ---- models
 

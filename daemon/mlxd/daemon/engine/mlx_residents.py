@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,16 @@ class Residents:
         if not any(host.ref.path == path for host in self.hosts.values()):
             self.preparer.forget(path)
 
+    def named(self, target: Mapping[str, Any]) -> list[str]:
+        """Return the keys of the resident models that `unload` means."""
+        return [key for key, host in self.hosts.items() if meant(host.ref, target)]
+
+    def unload_when_loaded(self, target: Mapping[str, Any]) -> None:
+        """Let models that are still being loaded go as soon as nobody uses them."""
+        for loading in self.loading.values():
+            if meant(loading.ref, target):
+                loading.keep_alive_s, loading.pin = 0.0, False
+
     def resting_on(self, keys: list[str]) -> list[str]:
         """Return the resident models that share the weights of one of `keys`, beside those."""
         return [
@@ -342,6 +352,15 @@ class Residents:
             )
             for key, host in self.hosts.items()
         ]
+
+
+def meant(ref: ModelRef, target: Mapping[str, Any]) -> bool:
+    """Whether `unload` means this model: by name, by folder and adapter, or by a folder above."""
+    if ref.name == target.get("name"):
+        return True
+    if under := target.get("under"):
+        return under == "/" or ref.path == under or ref.path.startswith(f"{under}/")
+    return ref.path == target.get("path") and ref.adapter == target.get("adapter")
 
 
 def _gigabytes(size: int) -> str:

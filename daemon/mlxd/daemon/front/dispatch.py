@@ -248,11 +248,13 @@ async def _load(front: Front, conn: Connection, msgid: MessageId, params: Params
 
 
 async def _unload(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-    residents = [str(one["model"]) for one in front.supervisor.residents]
-    name = await asyncio.to_thread(front.catalog.resident_name, params["model"], residents)
+    loaded = {str(one["model"]): str(one.get("path")) for one in front.supervisor.residents}
+    if params["all"]:
+        return await models.unload_all(front)
+    target = await asyncio.to_thread(front.catalog.loaded_as, params["model"], loaded)
     if not front.supervisor.running:
-        return {"unloaded": False, "pending_requests": 0}
-    return await front.supervisor.call("unload", {"name": name})
+        return {"unloaded": False, "pending_requests": 0, "models": []}
+    return await front.supervisor.call("unload", target.to_map())
 
 
 async def _ps(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxd.daemon.config_edit import edit_config
+from mlxd.daemon.models.files import identity
 from mlxd.protocol.errors import InvalidParams, Overloaded
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ def _reporter(conn: Connection, msgid: MessageId, params: Params) -> Report:
 async def _remove(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
     name, folder = front.catalog.removable(params["model"])
     if front.supervisor.running:
-        unloaded = await front.supervisor.call("unload", {"name": name})
+        # By folder too: somebody may have loaded a snapshot of it by its path.
+        target = {"name": name, "path": None, "under": identity(folder)}
+        unloaded = await front.supervisor.call("unload", target)
         if unloaded["pending_requests"]:
             raise Overloaded(
                 f"{name} is answering {unloaded['pending_requests']} requests.",
@@ -115,6 +118,13 @@ async def _remove(front: Front, conn: Connection, msgid: MessageId, params: Para
     removed = await front.hub.run(job, lambda progress: None)
     front.log("removed", model=name, bytes=removed["bytes"])
     return removed
+
+
+async def unload_all(front: Front) -> Any:
+    """Answer `unload` with `all`: let every model go."""
+    if not front.supervisor.running:
+        return {"unloaded": False, "pending_requests": 0, "models": []}
+    return await front.supervisor.call("unload", {"name": None, "path": None, "under": "/"})
 
 
 async def _default(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from mlxd.daemon.config import Config, ModelConfig
 from mlxd.daemon.models import cache, names
+from mlxd.daemon.models.files import identity
 from mlxd.daemon.models.folder import BrokenFolder, check_folder, describe
-from mlxd.daemon.models.records import ModelRecord, ModelRef
+from mlxd.daemon.models.records import LoadedAs, ModelRecord, ModelRef
 from mlxd.protocol.errors import InvalidParams, ModelLoadFailed, ModelNotFound, PermissionDenied
 
 __all__ = ["BUILTIN_DIR", "BUILTIN_NAME", "Catalog", "ModelRecord", "ModelRef"]
@@ -133,43 +134,49 @@ class Catalog:
         small = self._draft(draft or settings.draft)
         ref = ModelRef(
             name=found.name,
-            path=str(found.path),
+            path=identity(found.path),
             revision=found.revision,
             trust_remote_code=settings.trust_remote_code,
             keep_alive_s=settings.keep_alive_s,
             pin=settings.pin,
-            adapter=self._adapter(adapter) if adapter else settings.adapter,
-            draft=None if small is None else str(small.path),
+            adapter=self._adapter(adapter or settings.adapter),
+            draft=None if small is None else identity(small.path),
             draft_name=None if small is None else small.name,
         )
-        self._keep(asked, ref)
+        self._keep(asked, ref, [one.path for one in (found, small) if one is not None])
         return ref
 
-    def resident_name(self, name: str | None, residents: Sequence[str]) -> str:
-        """Return which of the models in memory `name` means, be its files there or not.
+    def loaded_as(self, name: str | None, loaded: Mapping[str, str]) -> LoadedAs:
+        """Return how the engine may know the model that `name` means, be its files there or not.
+
+        `loaded` maps the names of the models in memory to their folders.
 
         Raises:
             ModelNotFound: it means none of them, and none of this machine's.
         """
         target = self._unalias(name or self._config.default_model)
-        for one in (target, os.path.abspath(os.path.expanduser(target))):
-            if one in residents:
-                return one
         try:
-            return self._find(target).name
+            found = self._find(target)
         except ModelNotFound:
-            candidates = names.matches(target, residents)
+            folder = identity(target)
+            candidates = [one for one in loaded if one == target or loaded[one] == folder]
+            candidates = candidates or names.matches(target, loaded)
             if len(candidates) != 1:
                 raise
-            return candidates[0]
+            return LoadedAs(candidates[0], loaded[candidates[0]])
+        adapter = found.settings.adapter
+        return LoadedAs(found.name, identity(found.path), adapter and identity(adapter))
 
-    def _keep(self, asked: Asked, ref: ModelRef) -> None:
+    def _keep(self, asked: Asked, ref: ModelRef, found: Sequence[Path]) -> None:
         roots = [Path(root).expanduser() for root in self._config.model_dirs]
         own = [self._own_dir] if self._own_dir else []
         places = [self._cache_dir, *roots, *own]
-        for path in (ref.path, ref.draft):
-            if path is not None:
-                places += _telling(Path(path), self._cache_dir)
+        # Where a model is found may be a link, which may come to lead elsewhere.
+        for path in found:
+            places += [path, path.parent]
+        for real in (ref.path, ref.draft):
+            if real is not None:
+                places += _telling(Path(real), Path(identity(self._cache_dir)))
         if ref.adapter is not None:
             places.append(Path(ref.adapter, "adapter_config.json"))
         if len(self._known) >= KNOWN_MAX:
@@ -320,7 +327,9 @@ class Catalog:
                 data={"model": found.name, "path": str(found.path)},
             ) from exc
 
-    def _adapter(self, adapter: str) -> str:
+    def _adapter(self, adapter: str | None) -> str | None:
+        if adapter is None:
+            return None
         configured = self._config.models.get(adapter)
         chosen = (configured.adapter if configured else None) or adapter
         path = Path(os.path.expanduser(chosen))
@@ -330,7 +339,7 @@ class Catalog:
                 hint="Give the folder that mlx_lm.lora wrote.",
                 data={"nearest": []},
             )
-        return str(path.absolute())
+        return identity(path)
 
     def _draft(self, draft: str | None) -> _Found | None:
         if draft is None:
@@ -365,14 +374,14 @@ def _looks_like_path(name: str) -> bool:
 
 def _folder(name: str) -> _Found:
     # os.path answers False to names that no file system takes; pathlib raises.
-    path = Path(os.path.expanduser(name)).absolute()
+    path = identity(name)
     if not os.path.isdir(path):
         raise ModelNotFound(
             f"There is no folder {path}.",
             hint="Check the path, or name a model: mlx models list",
             data={"nearest": []},
         )
-    return _Found(str(path), path, "folder")
+    return _Found(path, Path(path), "folder")
 
 
 def _model_folders(base: Path, depth: int) -> Iterator[Path]:

@@ -7,11 +7,13 @@ import json
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
 JSON_MAX_BYTES = 100_000_000
 """Far above any configuration or index; the safetensors format's own limit for its header."""
+PATH_MAX_BYTES = 1024  # MAXPATHLEN of macOS, which F_GETPATH fills
 INDEX_NAME = "model.safetensors.index.json"
 READ_BY_LOADERS = re.compile(
     r"model.*\.safetensors|.*\.safetensors\.index\.json|config\.json|generation_config\.json"
@@ -58,14 +60,13 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_regular(path: Path) -> bytes:
     """Return the content of a regular file of reasonable size. Raises as `read_object`."""
     try:
-        # Opening a pipe without O_NONBLOCK waits for somebody to write into it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if problem := _mode_problem(status.st_mode):
-                raise Unreadable(path, problem)
-            if status.st_size > JSON_MAX_BYTES:
-                raise Unreadable(path, f"is too large: {status.st_size} bytes")
+        # Before opening: a pipe would wait for somebody to write into it.
+        status = path.stat()
+        if problem := _mode_problem(status.st_mode):
+            raise Unreadable(path, problem)
+        if status.st_size > JSON_MAX_BYTES:
+            raise Unreadable(path, f"is too large: {status.st_size} bytes")
+        with path.open("rb") as stream:
             return stream.read(JSON_MAX_BYTES)
     except FileNotFoundError:
         if path.is_symlink():
@@ -107,6 +108,40 @@ def _mode_problem(mode: int) -> str:
     if stat.S_ISREG(mode):
         return ""
     return "is a folder, not a file" if stat.S_ISDIR(mode) else "is a pipe or device, not a file"
+
+
+def identity(path: str | os.PathLike[str]) -> str:
+    """Return the one path of a folder, however it is spelled: links, `..`, letters' case.
+
+    A path that leads nowhere comes back absolute and without `..`.
+    """
+    try:
+        real = os.path.realpath(os.path.expanduser(path))
+    except ValueError:  # a name that no file system takes
+        return os.path.abspath(path)
+    if sys.platform == "darwin":
+        return _spelled_as_stored(real)
+    return real
+
+
+def _spelled_as_stored(path: str) -> str:
+    """Return a path as the file system spells it; macOS takes any case and normalization."""
+    import fcntl
+
+    get_path = getattr(fcntl, "F_GETPATH", None)
+    if get_path is None:
+        return path
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return path
+    try:
+        stored = fcntl.fcntl(descriptor, get_path, bytes(PATH_MAX_BYTES))
+    except OSError:
+        return path
+    finally:
+        os.close(descriptor)
+    return os.fsdecode(stored.rstrip(b"\0")) or path
 
 
 def os_problem(exc: OSError) -> str:

@@ -29,6 +29,19 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedAs:
+    """How the engine may know a model: by its name, or by its folder and adapter."""
+
+    name: str
+    path: str
+    adapter: str | None = None
+
+    def to_map(self) -> dict[str, Any]:
+        """Return the parameters of the engine's `unload`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRecord:
     """One model of this machine. `problem` says why it cannot be loaded; None: it can.
 
