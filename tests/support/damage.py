@@ -140,6 +140,7 @@ FATAL: dict[str, Damage] = {
     "config of a module that is no model": config(model_type="cache"),
     "config with its own code": config(model_file="model.py"),
     "layers a word": config(num_hidden_layers="six"),
+    "layers more than tensors": config(num_hidden_layers=9_999),
     "layers without end": config(num_hidden_layers=10**9),
     "layers negative": config(num_hidden_layers=-1),
     "heads zero": config(num_attention_heads=0),

@@ -12,6 +12,7 @@ from mlxd.protocol.errors import ModelLoadFailed
 
 LOAD_OVERHEAD = 1.05
 """Resident memory beside the weights: scales, buffers of the first steps."""
+LAYERS_MAX = 10_000
 KV_ROOM_TOKENS = 1024
 """What must fit beside the weights at the least: a prompt, and an answer of default length."""
 
@@ -23,6 +24,12 @@ def check_folder(folder: Path) -> None:
     config = read_config(folder)
     if not isinstance(config.get("model_type"), str):
         raise ModelLoadFailed(f"{folder / 'config.json'} names no model_type.")
+    if (layers := architecture.layers(config)) > LAYERS_MAX:
+        # Before the tokenizer is loaded: transformers makes a list with an entry for each.
+        raise ModelLoadFailed(
+            f"{folder / 'config.json'} describes {layers} layers, which no model has.",
+            hint=_UNREADABLE,
+        )
     check_files(folder)
     weight_files(folder)
 
