@@ -17,6 +17,7 @@ from support.commands import BIN, Run, runner
 from support.daemon_process import Daemon, running_daemon
 from support.places import mlxd, own_environ
 from support.terminal import terminal
+from support.waiting import until
 
 POCKET_NOTE = "small built-in model"
 
@@ -290,10 +291,7 @@ def test_ctrl_c_stops_the_answer_and_exits_130(daemon: Daemon, environ_of: dict[
         screen.send("\x03")
         screen.end()
         assert screen.exit_code == 130
-    deadline = time.monotonic() + 20
-    while daemon.ask("status")["requests"]["running"] and time.monotonic() < deadline:
-        pass
-    assert daemon.ask("status")["requests"] == {"running": 0, "queued": 0}
+    daemon.wait_idle()
 
 
 def test_a_reader_that_has_enough_is_no_error(daemon: Daemon):
@@ -355,11 +353,8 @@ def test_a_killed_engine_ends_the_answer_with_exit_8_and_the_next_one_works():
 def test_the_preloaded_model_is_warm_and_an_empty_engine_gives_its_memory_back():
     with running_daemon(MLXD_KEEP_ALIVE_S="0.5") as daemon:
         pid = daemon.engine_pid()
-        deadline = time.monotonic() + 60
-        while daemon.ask("status")["engine"]["state"] != "stopped":
-            assert time.monotonic() < deadline, "the engine did not end"
-        while Path(f"/proc/{pid}").exists():
-            assert time.monotonic() < deadline, "the engine's process is still there"
+        until(lambda: daemon.ask("status")["engine"]["state"] == "stopped", "the engine ends")
+        until(lambda: not Path(f"/proc/{pid}").exists(), "its process ends")
         assert daemon.ask("ps") == {"models": []}
         assert "choices" in daemon.ask("chat", messages=[{"role": "user", "content": "hello"}])
 

@@ -11,6 +11,7 @@ import pytest
 
 from support.daemon_process import Daemon
 from support.neovim import SETUP, Neovim, neovim, spy, wait_idle
+from support.waiting import until
 
 VECTORS = Path(__file__).parents[2] / "protocol" / "golden" / "valid.json"
 
@@ -117,9 +118,7 @@ def test_stopping_stops_the_work(vim: Neovim, daemon: Daemon):
     vim.wait("require('mlxd').statusline():find('%d')")
     vim.command("MlxStop")
     assert vim.lua("return require('mlxd').statusline()") == ""
-    with daemon.peer() as peer:
-        while peer.call("status")["requests"]["running"]:
-            pass
+    daemon.wait_idle()
 
 
 def test_an_error_is_said_with_the_next_step(vim: Neovim):
@@ -142,13 +141,15 @@ def test_a_chat_remembers_and_what_the_buffer_says_counts(vim: Neovim):
 
 
 def test_typing_in_a_chat_warms_the_prompt(vim: Neovim, daemon: Daemon):
-    before = sum(line.get("method") == "prefill" for line in daemon.log_lines())
+    before = daemon.logged(method="prefill")
     vim.command("MlxChat")
     vim.keys("iRepeat after me: the purple fox")
-    with daemon.peer() as peer:
-        while before == sum(line.get("method") == "prefill" for line in daemon.log_lines()):
-            peer.call("ping")
-            vim.lua("return vim.wait(20)")
+
+    def warmed() -> bool:
+        vim.lua("return vim.wait(20)")
+        return daemon.logged(method="prefill") > before
+
+    until(warmed, "the prompt is computed")
 
 
 def test_typing_a_question_about_a_selection_warms_what_goes_before_it(vim: Neovim, daemon: Daemon):

@@ -8,6 +8,7 @@ import pytest
 
 from support.daemon_process import Daemon
 from support.neovim import SETUP, Neovim, neovim, spy
+from support.waiting import until
 
 COMPLETE = {"complete": {"auto": True, "debounce_ms": 10, "budget_ms": 20_000}}
 SHOWN = "require('mlxd.complete').shown()"
@@ -147,14 +148,12 @@ def test_one_request_for_each_buffer_counts_and_the_time_is_limited(vim: Neovim)
 
 
 def test_the_daemon_reads_the_text_when_one_begins_to_type(vim: Neovim, daemon: Daemon):
-    before = sum(line.get("method") == "prefill" for line in daemon.log_lines())
+    before = daemon.logged(method="prefill")
     vim.lua(SETUP, COMPLETE)
     vim.fill("def add(a, b):", "    return")
     vim.keys("GA")
     vim.wait(f"{COUNTS}.warmed == 1")
-    with daemon.peer() as peer:
-        while before == sum(line.get("method") == "prefill" for line in daemon.log_lines()):
-            peer.call("ping")
+    until(lambda: daemon.logged(method="prefill") > before, "the prompt is computed")
 
 
 def test_half_a_character_is_never_sent(vim: Neovim):

@@ -149,12 +149,9 @@ def test_a_second_press_stops_the_work(
             screen.send("Tell me a story about a fox.")
             screen.wait("about a fox.")
             screen.send(KEYS[name][1])
-            with daemon.peer() as peer:
-                while peer.call("status")["requests"]["running"] < 2:
-                    pass
-                screen.send(KEYS[name][1])
-                while peer.call("status")["requests"]["running"] > 1:
-                    pass
+            until(lambda: daemon.running() > 1, "the question is asked")
+            screen.send(KEYS[name][1])
+            until(lambda: daemon.running() == 1, "the question is cancelled")
             screen._until(lambda: "about a fox." in screen.text(), "the line", WAIT_S)
         busy.notify("cancel", id=one)
         busy.answer(one)
@@ -164,15 +161,14 @@ def test_a_second_press_stops_the_work(
 def test_ctrl_c_stops_the_work_and_the_shell_goes_on(
     name: str, daemon: Daemon, environ: dict[str, str], tmp_path: Path
 ):
-    with shell(name, environ, tmp_path) as screen, daemon.peer() as peer:
+    with shell(name, environ, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send("Count from 0 to 99.")
         screen.wait("to 99.")
         screen.send(KEYS[name][1])
         screen.wait("0, 1, 2")
         screen.send("\x03")
-        while peer.call("status")["requests"]["running"]:
-            pass
+        daemon.wait_idle()
         screen.send("\x15echo still\\ here\r")
         screen.wait("\nstill here")
 
@@ -217,9 +213,7 @@ def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
             screen.send("\x03")
             screen.wait_prompt(PROMPT)
             screen.send("\x0c")
-            with daemon.peer() as peer:
-                while peer.call("status")["requests"]["running"]:
-                    pass
+            daemon.wait_idle()
             if LINUX:
                 until(lambda: channels(screen.pid) == before, "all channels closed", WAIT_S)
 

@@ -80,10 +80,21 @@ class Daemon:
     def wait_event(self, event: str, times: int = 1) -> None:
         """Wait until the log has an event so many times."""
 
-        def logged() -> bool:
-            return sum(line["event"] == event for line in self.log_lines()) >= times
+        until(lambda: self.logged(event=event) >= times, f"{event!r} in the log", TIMEOUT_S)
 
-        until(logged, f"no {event!r} in the log", TIMEOUT_S)
+    def logged(self, **fields: Any) -> int:
+        """Return how many lines of the log have these fields."""
+        return sum(fields.items() <= line.items() for line in self.log_lines())
+
+    def running(self) -> int:
+        """Return how many requests run."""
+        number: int = self.ask("status")["requests"]["running"]
+        return number
+
+    def wait_idle(self) -> None:
+        """Wait until no request runs or waits."""
+        idle = {"running": 0, "queued": 0}
+        until(lambda: self.ask("status")["requests"] == idle, "no request", TIMEOUT_S)
 
     def log_lines(self) -> list[dict[str, Any]]:
         text = (self.folder / "log" / "mlxd.log").read_text()

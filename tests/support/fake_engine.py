@@ -101,7 +101,8 @@ class FakeEngine:
         threading.Thread(target=self.play, args=(params, text), daemon=True).start()
 
     def fail_as_told(self) -> None:
-        first = bool(self.file) and not Path(self.file).exists()
+        once = self.fault in ("crash-once", "say-bye")
+        first = once and not Path(self.file).exists()
         if first:
             Path(self.file).touch()
         if self.fault == "crash-at-submit" or (self.fault == "crash-once" and first):

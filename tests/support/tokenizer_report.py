@@ -39,6 +39,8 @@ def report(folder: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     import_without_transformers()
+    import mlx_lm.tuner.utils  # noqa: F401 - what loads adapters
+
     import mlxd.daemon.engine.mlx_start  # noqa: F401 - all that an engine imports
 
     print(json.dumps({folder: report(folder) for folder in sys.argv[1:]}))

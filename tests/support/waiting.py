@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 GLANCE_S = 0.01
+PATIENCE_S = 60.0
+"""Only a fault takes this long, also on a busy machine."""
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+def until(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Return once the condition holds; fails with `what` where it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

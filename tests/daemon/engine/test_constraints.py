@@ -16,6 +16,7 @@ from mlxd.daemon.engine.job import ModelRef
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
 from mlxd.protocol.errors import ConstraintInvalid, MlxdError, Overloaded
 from support.engine_process import POCKET
+from support.waiting import until
 
 SLOW = {"type": "integer", "multipleOf": 19_997}
 """A few bytes that take llguidance seconds: an automaton with as many states."""
@@ -205,8 +206,7 @@ def test_compiling_has_a_time_limit_and_a_second_try_finds_it_done(compiler: Any
 def test_while_all_threads_compile_the_next_is_told_to_come_again():
     compiler = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool(threads=1))._constraints()
     slow = compiler.begin("schema", SLOW)
-    while not (slow.running() or slow.done()):
-        pass
+    until(lambda: slow.running() or slow.done(), "a thread compiles")
     waiting = compiler.begin("regex", "a")
     assert isinstance(outcome(waiting, 0.01)[1], Overloaded)
     assert waiting.result().possible

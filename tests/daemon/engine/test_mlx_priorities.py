@@ -13,6 +13,7 @@ import pytest
 from mlxd.daemon.engine.options import EngineOptions
 from support.engine_process import EngineProcess, running_engine
 from support.needs import linux_only
+from support.waiting import until
 
 LONG = "word stone river " * 500
 ROWS = 4
@@ -139,15 +140,19 @@ def test_a_cancel_is_silence_after_one_step(engine):
 
 @contextmanager
 def opened_at_both_ends(fifo: Path, engine: EngineProcess) -> Iterator[None]:
-    writer = -1
-    while writer < 0:
+    writers = []
+
+    def opened() -> list[int]:
         engine.call("ping")  # answered beside the compute thread; reads what else has come
         with suppress(OSError):  # while it has no reader
-            writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+            writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return writers
+
+    until(opened, "the engine reads the fifo")
     try:
         yield
     finally:
-        os.close(writer)
+        os.close(writers[0])
 
 
 @linux_only

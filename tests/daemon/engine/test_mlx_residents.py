@@ -16,6 +16,7 @@ from mlxd.daemon.engine.model_files import estimate_resident_bytes, kv_room_byte
 from mlxd.daemon.engine.options import EngineOptions
 from support.engine_process import POCKET, EngineProcess, running_engine
 from support.model_folders import copy_of_pocket, make_adapter
+from support.waiting import until
 
 SIZE = estimate_resident_bytes(POCKET)
 KV_ROOM = kv_room_bytes(POCKET)
@@ -138,8 +139,12 @@ def test_a_model_s_time_runs_out_while_another_one_works(folders):
             max_tokens=4000,
         )
         engine.wait_event(story, "delta")
-        while names(engine) != ["one"]:
+
+        def only_one() -> bool:
             assert not any(kind == "end" for kind, _ in engine.events[story])
+            return names(engine) == ["one"]
+
+        until(only_one, "the other model is unloaded")
         engine.cancel(story)
         engine.result(story)
 
@@ -178,8 +183,12 @@ def test_a_base_nobody_asked_for_goes_with_its_last_adapter(roomy, folders):
     roomy.ask(QUESTION, model=folders["two"])
     roomy.ask(QUESTION, model=with_adapter(folders, "red"), max_tokens=8, keep_alive_s=0)
     roomy.ask(QUESTION, model=folders["two"])
-    while names(roomy) != ["two"]:
+
+    def only_two() -> bool:
         roomy.ask("hello", model=folders["two"], max_tokens=1)
+        return names(roomy) == ["two"]
+
+    until(only_two, "the base is unloaded")
 
 
 def test_unloading_the_base_frees_its_adapters_too(roomy, folders):
@@ -193,6 +202,7 @@ def test_a_broken_adapter_is_a_load_error_and_the_base_still_answers(roomy, fold
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{}")
+    roomy.ask(QUESTION, model=folders["one"])  # an engine with no model left would end
     error = roomy.ask(QUESTION, model={**folders["one"], "adapter": str(broken)})["error"]
     assert error["code"] == "model_load_failed"
     assert text(roomy.ask(QUESTION, model=folders["one"])) == "3, 4, 5, 6, 7"

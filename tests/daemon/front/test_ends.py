@@ -15,18 +15,21 @@ import pytest
 
 from mlxd.protocol.codec import Encoding
 from support.daemon_process import Daemon, daemon_with_fake_engine, user
+from support.waiting import until
 
 STUCK = user("stuck")
 
 
-def until(daemon: Daemon, **wanted: Any) -> dict[str, Any]:
-    """Ask for `status` until its engine says so."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        engine: dict[str, Any] = daemon.ask("status")["engine"]
-        if all(engine.get(key) == value for key, value in wanted.items()):
-            return engine
-    raise AssertionError(f"the engine never became {wanted}: {engine}")
+def engine_becomes(daemon: Daemon, **wanted: Any) -> dict[str, Any]:
+    """Wait until `status` says this of the engine; return all of what it says."""
+    engine: dict[str, Any] = {}
+
+    def met() -> bool:
+        engine.update(daemon.ask("status")["engine"])
+        return all(engine.get(key) == value for key, value in wanted.items())
+
+    until(met, f"the engine becomes {wanted}")
+    return engine
 
 
 def test_cancel_does_not_wait_for_an_engine_that_is_stuck() -> None:
@@ -50,7 +53,7 @@ def test_an_engine_that_never_confirms_an_end_is_replaced(script: str) -> None:
         assert error["code"] == "deadline_exceeded"
         if script:
             assert error["data"]["usage"]["completion_tokens"] > 0, "the engine's word, said early"
-        assert until(daemon, restarts=1)["last_exit"].startswith("no progress")
+        assert engine_becomes(daemon, restarts=1)["last_exit"].startswith("no progress")
         assert daemon.engine_pid() != pid
 
 
@@ -76,7 +79,7 @@ def test_callers_are_told_at_once_while_the_engine_keeps_dying() -> None:
             assert daemon.ask("load")["error"]["code"] == "engine_died"
         with daemon.peer() as peer:
             waiting = peer.send("load")
-            until(daemon, state="backing off")
+            engine_becomes(daemon, state="backing off")
             started = time.monotonic()
             error = daemon.ask("chat", messages=user("1 tokens"))["error"]
             assert time.monotonic() - started < 0.5
@@ -170,8 +173,7 @@ def test_sighup_opens_the_log_anew() -> None:
 def test_last_answers_are_read_before_the_daemon_goes() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         running = peer.send("chat", messages=user("flood 3000"))
-        while daemon.ask("status")["requests"]["running"] == 0:
-            pass
+        until(daemon.running, "the request runs")
         assert daemon.ask("shutdown", drain_s=10)["stopping"]
         text = peer.answer(running)["choices"][0]["text"]
         assert len(text) == 3000 * 1024

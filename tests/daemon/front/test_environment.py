@@ -23,6 +23,7 @@ from support.commands import BIN
 from support.daemon_process import Daemon, Peer, fake_engine_settings, running_daemon, user
 from support.fakeclock import FakeClock
 from support.places import MLXD, own_environ
+from support.waiting import until
 
 YEAR_S = 400 * 24 * 3600  # and some: it must show in the date
 
@@ -95,8 +96,7 @@ def test_when_descriptors_run_out_the_others_are_served(tmp_path: Path):
             assert set(refused) <= {"overloaded", "hung up"}
             for peer in crowd:
                 peer.sock.close()
-            while first.call("status")["connections"] > 1:
-                pass
+            until(lambda: first.call("status")["connections"] == 1, "the others are closed")
             assert daemon.ask("ping") == {"pong": True}
             assert not [line for line in daemon.log_lines() if line["event"] == "unexpected"]
             assert first.call("status")["engine"]["restarts"] == 0

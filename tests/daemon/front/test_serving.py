@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,21 +65,11 @@ def test_cancel_stops_the_work_and_answers_with_the_usage(daemon: Daemon, by: st
         error = peer.answer(running)["error"]
     assert error["code"] == "cancelled"
     assert error["data"]["usage"]["completion_tokens"] > 0
-    assert idle(daemon)
+    daemon.wait_idle()
 
 
 def test_cancel_of_nothing_says_so(daemon: Daemon):
     assert daemon.ask("cancel", id=99) == {"cancelled": False}
-
-
-def idle(daemon: Daemon) -> bool:
-    """Wait until the daemon has no request in flight."""
-    with daemon.peer() as peer:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            if peer.call("status")["requests"] == {"running": 0, "queued": 0}:
-                return True
-    return False
 
 
 def test_closing_the_connection_stops_the_work(daemon: Daemon):
@@ -88,7 +77,7 @@ def test_closing_the_connection_stops_the_work(daemon: Daemon):
         peer.send("chat", messages=user("endless"), stream=True)
         peer.wait_event("delta")
         assert daemon.ask("status")["requests"]["running"] == 1
-    assert idle(daemon)
+    daemon.wait_idle()
 
 
 def test_a_peer_that_only_shut_its_writing_side_is_answered(daemon: Daemon):
@@ -112,7 +101,7 @@ def test_a_half_closed_peer_that_goes_away_is_noticed(daemon: Daemon):
     peer.sock.shutdown(socket.SHUT_WR)
     peer.wait_event("delta")
     peer.sock.close()
-    assert idle(daemon)
+    daemon.wait_idle()
 
 
 def test_a_slow_reader_gets_everything_and_holds_nobody_up(daemon: Daemon):
@@ -212,7 +201,7 @@ def test_requests_per_connection_are_limited(daemon: Daemon):
         error = peer.call("chat", messages=user("1 tokens"))["error"]
         assert error["code"] == "overloaded"
         assert error["data"]["retry_after_s"] > 0
-    assert idle(daemon)
+    daemon.wait_idle()
 
 
 def test_the_queue_is_limited():

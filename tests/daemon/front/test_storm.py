@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from mlxd.protocol.methods import METHODS
 from support.daemon_process import Daemon, daemon_with_fake_engine, open_files, user
+from support.waiting import until
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text()
 VALUES = st.recursive(
@@ -66,8 +66,7 @@ def test_a_storm_of_anything_leaves_the_daemon_well(daemon: Daemon):
             assert bystander.call("ping")["pong"]
 
         storm()
-    while daemon.ask("status")["connections"] > 1:
-        os.sched_yield()
+    until(lambda: daemon.ask("status")["connections"] == 1, "all connections are closed")
     assert open_files(pid) <= before + 2
     assert daemon.process.poll() is None
     assert not [line for line in daemon.log_lines() if line["event"] == "unexpected"]

@@ -17,6 +17,7 @@ from mlxd.protocol.paths import resolve_paths
 from support.daemon_process import FAKE_ENGINE, Daemon, daemon_with_fake_engine, running_daemon
 from support.places import mlxd, own_environ
 from support.sources import PARTS, copy_sources, touch
+from support.waiting import PATIENCE_S, until
 
 
 def test_a_change_is_taken_once_it_has_settled():
@@ -58,12 +59,16 @@ def test_new_code_replaces_the_daemon_when_it_is_idle(tmp_path: Path):
         assert daemon.ask("status")["engine"]["pid"] == engine, "broken code was taken"
         broken.write_text(good + "\n# newer\n")
         answers = 0
-        # Nobody is refused while the daemon becomes another: every caller gets an answer.
-        while sum(line["event"] == "ready" for line in daemon.log_lines()) < 2:
+
+        def again() -> bool:
+            # Nobody is refused while the daemon becomes another: every caller gets an answer.
+            nonlocal answers
             assert ask_patiently(daemon)
             answers += 1
-        while not daemon.ask("status")["models"]:
-            pass
+            return daemon.logged(event="ready") > 1
+
+        until(again, "the daemon becomes another")
+        until(lambda: daemon.ask("status")["models"], "the model is loaded again")
         after = daemon.ask("status")
         assert after["pid"] == before["pid"], "the service manager sees one process"
         assert after["engine"]["pid"] != engine
@@ -106,8 +111,10 @@ def test_a_busy_daemon_is_not_replaced(tmp_path: Path):
             peer.wait_event("delta")
         assert sum(line["event"] == "ready" for line in daemon.log_lines()) == 1
         peer.notify("cancel", id=one)
-        while sum(line["event"] == "ready" for line in daemon.log_lines()) < 2:
-            ask_patiently(daemon)
+        until(
+            lambda: ask_patiently(daemon) and daemon.logged(event="ready") > 1,
+            "the daemon becomes another",
+        )
 
 
 def test_a_restart_loads_what_was_in_memory(tmp_path: Path):
@@ -117,8 +124,8 @@ def test_a_restart_loads_what_was_in_memory(tmp_path: Path):
         assert daemon.process is not None
         assert daemon.process.wait(20) == 0
         try:
-            while not (models := daemon.ask("ps")["models"]):
-                pass
+            until(lambda: daemon.ask("ps")["models"], "the model is loaded again")
+            models = daemon.ask("ps")["models"]
             assert [(m["model"], m["keep_alive_s"], m["pinned"]) for m in models] == [
                 ("pocket", 77.0, True)
             ]
@@ -151,11 +158,12 @@ def front_that_slept(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatc
         await front.supervisor.call("load", load)
         seen.append(str(front.supervisor.pid))
         slept += 3600
-        while not (front.state() == "checking" or front.supervisor.restarts):
-            await asyncio.sleep(0)
-        seen.append(front.state())
-        while front.state() == "checking":
-            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_S):
+            while not (front.state() == "checking" or front.supervisor.restarts):
+                await asyncio.sleep(0)
+            seen.append(front.state())
+            while front.state() == "checking":
+                await asyncio.sleep(0)
         await front.supervisor.call("load", load)
         seen.append(str(front.supervisor.pid))
         seen.append(front.state())

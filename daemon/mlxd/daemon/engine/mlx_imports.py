@@ -17,7 +17,8 @@ from typing import Any
 from mlxd.daemon.engine import light_tokenizer
 from mlxd.daemon.engine.light_tokenizer import LightTokenizer
 
-NEEDED = ("mlx_lm.utils", "mlx_lm.tokenizer_utils")
+NEEDED = ("mlx_lm.utils", "mlx_lm.tokenizer_utils", "mlx_lm.tuner.utils")
+"""Modules of mlx-lm that the engine uses and that import either; the last one loads adapters."""
 
 
 def import_without_transformers() -> None:
