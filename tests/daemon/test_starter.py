@@ -17,6 +17,7 @@ from mlxd.daemon.lock import POLL_S
 from mlxd.protocol.errors import DaemonUnreachable
 from mlxd.protocol.paths import Paths, resolve_paths
 from support.places import FAKE_DAEMON
+from support.racers import race
 
 
 def births(own_paths: Paths) -> list[str]:
@@ -41,33 +42,16 @@ def test_the_daemon_has_a_session_and_a_folder_of_its_own(
     assert own_paths.socket.parent.stat().st_mode & 0o777 == 0o700
 
 
-RACER = """
-import os, sys
-from mlxd.daemon import starter
-from mlxd.protocol.paths import resolve_paths
-sys.stdin.read()
-starter.start(resolve_paths(), sys.argv[1:], os.environ)
-"""
-
-
 def test_fifty_at_once_give_one_daemon_and_fifty_successes(
     own_paths: Paths, environ: dict[str, str]
 ) -> None:
-    gate, opener = os.pipe()
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, *FAKE_DAEMON],
-            stdin=gate,
-            stderr=subprocess.PIPE,
-            env=environ,
-            pass_fds=(),
-        )
-        for _ in range(50)
-    ]
-    os.close(gate)
-    os.close(opener)  # every racer waits for this end
-    outcomes = [(racer.communicate(timeout=120)[1], racer.returncode) for racer in racers]
-    assert outcomes == [(b"", 0)] * 50
+    outcomes = race(
+        "from mlxd.daemon import starter\nfrom mlxd.protocol.paths import resolve_paths",
+        "starter.start(resolve_paths(), sys.argv[1:], os.environ)",
+        environ,
+        *FAKE_DAEMON,
+    )
+    assert outcomes == [(0, "")] * 50
     assert len(births(own_paths)) == 1
 
 
