@@ -18,6 +18,16 @@ def daemon() -> Iterator[Daemon]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that uses the shared daemon leaves no request behind for the next one."""
+    yield
+    if "daemon" in request.fixturenames:
+        shared: Daemon = request.getfixturevalue("daemon")
+        if shared.process is not None and shared.process.poll() is None:
+            shared.wait_idle()
+
+
 @pytest.fixture
 def mlx(daemon: Daemon) -> Run:
     """Return a function that runs the installed `mlx` against the daemon."""

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import needs
+from support.turns import turn
 
 NODE_MAJOR = 20
 CLIENT = Path(__file__).resolve().parents[2] / "client" / "js"
@@ -29,6 +31,13 @@ def npm(*arguments: str, folder: Path = CLIENT, environ: dict[str, str] | None =
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def own_turn() -> Iterator[None]:
+    """What npm installs and builds lies in the checkout, where all find it."""
+    with turn("npm"):
+        yield
 
 
 def installed(folder: Path) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from support.needs import missing
+from support.turns import turn
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "real_model"
 
 
 def real_model_folder() -> Path:
     """Return the model's folder in the user's cache. The first call downloads 93 MB."""
-    done = subprocess.run([sys.executable, str(TOOL)], capture_output=True, text=True, check=False)
+    command = [sys.executable, str(TOOL)]
+    with turn("real-model"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         missing(f"the real model could not be made: {done.stderr.strip()}")
     return Path(done.stdout.strip())
