@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from select import select
 
 from mlxd.daemon import control, lock
+from mlxd.daemon.isolation import python_command
 from mlxd.daemon.words import append_to
 from mlxd.protocol.errors import DaemonUnreachable, MlxdError
 from mlxd.protocol.paths import Paths
@@ -52,7 +52,7 @@ def start_lock(paths: Paths) -> Path:
 
 def run_in_foreground(flags: Sequence[str] = ()) -> list[str]:
     """Return the command that is started: `mlxd run` by this very Python."""
-    return [sys.executable, "-m", "mlxd.daemon.cli", "run", *flags]
+    return [*python_command("mlxd.daemon.cli"), "run", *flags]
 
 
 def answers(paths: Paths, timeout_s: float = control.ANSWER_TIMEOUT_S) -> bool:

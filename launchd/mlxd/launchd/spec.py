@@ -62,7 +62,7 @@ class ServiceSpec:
             '  echo "mlxd: $python is gone. Install mlxd again, then: mlxd install" >&2\n'
             "  exit 2\n"
             "}\n"
-            'exec "$python" -m mlxd.daemon.cli "$@"\n'
+            'exec "$python" -I -m mlxd.daemon.cli "$@"\n'
         )
 
 

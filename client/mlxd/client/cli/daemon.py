@@ -31,7 +31,7 @@ def connect(timeout_s: float | None = None) -> Client:
 
 def _start() -> None:
     beside = Path(sys.executable).with_name("mlxd")
-    command = [str(beside)] if beside.exists() else [sys.executable, "-m", "mlxd.daemon.cli"]
+    command = [str(beside)] if beside.exists() else [sys.executable, "-I", "-m", "mlxd.daemon.cli"]
     done = subprocess.run(
         [*command, "start"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from mlxd.daemon.isolation import settle
 from mlxd.protocol.errors import EXIT_INTERRUPTED, MlxdError
 
 COMMANDS = {
@@ -82,6 +83,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with an exit status of the table in the docs."""
+    settle()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="backslashreplace"

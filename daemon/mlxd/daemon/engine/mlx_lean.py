@@ -32,6 +32,7 @@ import mlx.core as mx
 
 from mlxd.daemon import lifeline
 from mlxd.daemon.engine import mlx_exp
+from mlxd.daemon.isolation import python_command
 
 SLOWER = "MLX's own forms are used, which take twice as long for a long prompt"
 NO_COMPILER = f"There is no g++ to build the engine's kernels: {SLOWER}. Install g++."
@@ -54,7 +55,7 @@ def install() -> subprocess.Popen[bytes] | None:
         print(NO_COMPILER, file=sys.stderr, flush=True)
         return None
     nice = ["nice", "-n", "19"] if shutil.which("nice") else []
-    command = [*nice, sys.executable, "-m", "mlxd.daemon.engine.mlx_lean", str(os.getpid())]
+    command = [*nice, *python_command("mlxd.daemon.engine.mlx_lean"), str(os.getpid())]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 

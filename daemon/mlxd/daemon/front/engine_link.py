@@ -8,13 +8,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from mlxd.daemon import lifeline
 from mlxd.daemon.blas import find_blas, with_blas
+from mlxd.daemon.isolation import python_command
 from mlxd.daemon.words import append_to
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import BadRequest, Message
@@ -31,7 +31,7 @@ def engine_command(options: Mapping[str, Any]) -> list[str]:
     """
     if replaced := os.environ.get("MLXD_ENGINE_COMMAND"):
         return [str(part) for part in json.loads(replaced)]
-    return [sys.executable, "-m", "mlxd.daemon.engine", "--options", json.dumps(options)]
+    return [*python_command("mlxd.daemon.engine"), "--options", json.dumps(options)]
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -88,6 +88,7 @@ class EngineLink(asyncio.Protocol):
                 stderr=errors,
                 pass_fds=(theirs.fileno(),),
                 env=engine_environment(os.environ),
+                cwd="/",  # the one of whoever started the daemon may be deleted by now
                 start_new_session=True,
             )
 

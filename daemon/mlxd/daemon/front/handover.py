@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxd.daemon.front.listener import Listener
+from mlxd.daemon.isolation import python_command
 
 VARIABLE = "MLXD_HANDOVER"
 MODELS_MAX_AGE_S = 600.0
@@ -30,7 +31,7 @@ def replace_process(listener: Listener) -> None:
     left = {"pid": os.getpid(), "lock": lock, "sockets": sockets, "inode": listener.inode,
             "adopted": listener.adopted}  # fmt: skip
     os.environ[VARIABLE] = json.dumps(left)
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    os.execv(sys.executable, [*python_command("mlxd.daemon.cli"), *sys.argv[1:]])
 
 
 def take(environ: MutableMapping[str, str], path: Path) -> Listener | None:

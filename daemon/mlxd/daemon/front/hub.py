@@ -7,13 +7,13 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mlxd.daemon import lifeline
 from mlxd.daemon.front.log import Log
+from mlxd.daemon.isolation import python_command
 from mlxd.daemon.words import append_to
 from mlxd.protocol.codec import Decoder
 from mlxd.protocol.errors import EngineDied, error_from_map
@@ -60,7 +60,8 @@ class HubWorkers:
         """Return the worker's last word; None where it died without one."""
         with os.fdopen(append_to(self._stderr_path, STDERR_MAX_BYTES), "ab") as errors:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "mlxd.daemon.hub", str(os.getpid())),
+                *python_command("mlxd.daemon.hub"),
+                str(os.getpid()),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import mlxd
+from mlxd.daemon.isolation import python_command
 
 WAKE_CHECK_S = 5.0
 ASLEEP_S = 10.0
@@ -85,7 +86,7 @@ class SleepWatch:
 
 async def works() -> bool:
     """Whether the program as it is on the disk would start, called as this one was."""
-    command = [sys.executable, *sys.orig_argv[1:], "--check"]
+    command = [*python_command("mlxd.daemon.cli"), *sys.argv[1:], "--check"]
     try:
         done = await asyncio.to_thread(
             subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True,

@@ -43,7 +43,6 @@ class Machine:
     service: Service
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     platform: str = sys.platform
-    python: str = sys.executable
     uid: int = field(default_factory=os.getuid)
     run: Callable[[Sequence[str], Mapping[str, str]], Outcome] = run_command
     free_bytes: Callable[[Path], int] = field(default=lambda path: shutil.disk_usage(path).free)

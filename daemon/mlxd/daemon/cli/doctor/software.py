@@ -11,6 +11,7 @@ from typing import Any
 
 from mlxd.daemon.blas import blas_kind, find_blas, with_blas
 from mlxd.daemon.cli.doctor import Finding, Machine
+from mlxd.daemon.isolation import python_command
 from mlxd.daemon.version import version
 
 _PACKAGES = ("mlx", "mlx-lm", "llguidance", "msgpack", "click")
@@ -42,7 +43,7 @@ def backend(machine: Machine) -> Finding:
     """Does MLX start, on which device, and how fast is a matrix product?"""
     library = find_blas(machine.platform)
     environ = with_blas(machine.environ, library)
-    outcome = machine.run((machine.python, "-m", PROBE), environ)
+    outcome = machine.run(python_command(PROBE, machine.environ), environ)
     if outcome.status != 0:
         last = outcome.output.splitlines()[-1:] or [f"status {outcome.status}"]
         return Finding(

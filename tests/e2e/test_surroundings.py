@@ -1,0 +1,116 @@
+"""Hostile surroundings: what a shell, a cron job or a careless parent hands down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon.isolation import ISOLATED, WITH_PYTHONPATH, flags
+from support.commands import BIN
+from support.places import own_environ
+
+HIJACKERS = ("http", "random", "types", "json", "click", "mlx", "sitecustomize", "usercustomize")
+PYTHON_VARIABLES = {
+    "PYTHONHOME": "/nowhere",
+    "PYTHONSTARTUP": "/nowhere/startup.py",
+    "PYTHONINSPECT": "1",
+    "PYTHONOPTIMIZE": "2",
+    "PYTHONWARNINGS": "error",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONIOENCODING": "ascii",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+}
+BAD_NUMBERS = {"OMP_NUM_THREADS": "many", "MKL_NUM_THREADS": "-1", "MLX_DISABLE_COMPILE": "perhaps"}
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """As a user's: the program is found where it is installed, not by PYTHONPATH."""
+    environ = own_environ(tmp_path)
+    del environ["PYTHONPATH"]
+    return environ
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> Path:
+    """A working folder with files that are named like modules."""
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    for name in HIJACKERS:
+        (folder / f"{name}.py").write_text("raise SystemExit('hijacked')\n")
+    return folder
+
+
+def run(script: str, environ: Mapping[str, str], folder: Path) -> str:
+    """Run a line of shell; returns what it wrote to stdout."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], env=environ, cwd=folder, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def stop(environ: Mapping[str, str]) -> None:
+    subprocess.run([f"{BIN}/mlxd", "stop"], env=environ, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("start", ["umask 0777; ", f"{BIN}/mlxd start && "])
+def test_neither_variables_nor_files_nor_limits_of_a_shell_change_an_answer(
+    start: str, environ: dict[str, str], evil: Path
+):
+    (evil / "file").touch()
+    hostile = {
+        **environ,
+        **PYTHON_VARIABLES,
+        **BAD_NUMBERS,
+        "PYTHONPATH": str(evil),
+        "LD_PRELOAD": "/nowhere/libblas.so",
+        "TMPDIR": str(evil / "file"),
+        "LANG": "xx_YY.nonsense",
+    }
+    try:
+        said = run(f'{start}{BIN}/mlx ask --temp 0 "Count from 3 to 7."', hostile, evil)
+        assert said.strip() == "3, 4, 5, 6, 7"
+    finally:
+        stop(hostile)
+
+
+def test_closed_streams_and_a_deleted_working_folder_are_no_obstacle(
+    environ: dict[str, str], evil: Path
+):
+    hostile = {**environ, "LC_ALL": "C", "TMPDIR": str(evil / "missing")}
+    begin = f'cd "$0/gone" && rmdir "$0/gone" && {BIN}/mlxd run <&- >&- 2>&- &'
+    (evil / "gone").mkdir()
+    with subprocess.Popen(["/bin/sh", "-c", f"{begin} wait", str(evil)], env=hostile, cwd=evil):
+        try:
+            # `start` waits for the one that is starting, or starts one itself.
+            said = run(f'{BIN}/mlxd start; {BIN}/mlx ask --temp 0 "Count from 3 to 7."',
+                       hostile, evil)  # fmt: skip
+            assert said.strip() == "3, 4, 5, 6, 7"
+        finally:
+            stop(hostile)
+
+
+@pytest.mark.parametrize(
+    ("place", "pythonpath", "expected"),
+    [
+        ("/venv/lib/python3/site-packages/mlxd", "", ISOLATED),
+        ("/venv/lib/python3/site-packages/mlxd", "/home/ada/project", ISOLATED),
+        ("/src/daemon/mlxd", "/home/ada:/src/daemon", WITH_PYTHONPATH),
+    ],
+)
+def test_python_is_isolated_as_far_as_it_still_finds_the_program(
+    place: str, pythonpath: str, expected: tuple[str, ...]
+):
+    assert flags([Path(place)], {"PYTHONPATH": pythonpath}) == expected
+
+
+def test_what_was_installed_for_one_user_is_still_found(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("site.getusersitepackages", lambda: "/home/ada/.local/lib")
+    assert "-s" not in flags([Path("/home/ada/.local/lib/mlxd")], os.environ | {"PYTHONPATH": ""})
