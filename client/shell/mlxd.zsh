@@ -104,6 +104,11 @@ _mlxd_ask() {
   if [[ -n $MLXD_MODEL ]]; then _mlxd_json "$MLXD_MODEL"; model="\"model\":$REPLY,"; fi
   _mlxd_request='{"jsonrpc":"2.0","id":1,"method":"chat","params":{'$model'"messages":[{"role":"system","content":'$system'},{"role":"user","content":'$question'}],"temperature":0,"max_tokens":300,"stream":true,"log":false,"supersede":"zsh-'$$'"}}'
   _mlxd_kind=$1 _mlxd_line=$BUFFER _mlxd_text=
+  if [[ -n $MLXD_SOCKET && $MLXD_SOCKET != /* ]]; then
+    _mlxd_say "mlxd: MLXD_SOCKET must be an absolute path, not \"$MLXD_SOCKET\".
+      Set it to the whole path of the socket, or unset it."
+    return
+  fi
   _mlxd_connect || _mlxd_start
   [[ -z $_mlxd_fd ]] || _mlxd_start_clock
 }

@@ -7,33 +7,16 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from support import needs
 from support.commands import BIN, runner
 from support.daemon_process import Daemon
-from support.terminal import WAIT_S, Terminal, terminal
+from support.shells import KEYS, PROMPT, RC, shell
+from support.terminal import WAIT_S
 from support.waiting import until
 
-PROMPT = "ready>"
-RC = {
-    "zsh": (".zshrc", "PS1='ready>'; {before}\neval \"$(mlx shell-init zsh)\"\n"),
-    "bash": (".bashrc", "PS1='ready>'; {before}\neval \"$(mlx shell-init bash)\"\n"),
-    "fish": (
-        ".config/fish/config.fish",
-        "function fish_prompt; echo -n 'ready>'; end; function fish_greeting; end\n"
-        "{before}\nmlx shell-init fish | source\n",
-    ),
-}
-KEYS = {
-    "zsh": ("\x18k", "\x18x", "\x18f"),
-    "bash": ("\x18k", "\x18x", "\x18f"),
-    "fish": ("\x1bk", "\x1bx", "\x1bj"),
-}
 SHELLS = [*RC]
 LINUX = sys.platform == "linux"
 
@@ -56,17 +39,6 @@ def read_link(file: Path) -> str:
         return os.readlink(file)
     except FileNotFoundError:
         return ""  # closed since it was listed
-
-
-@contextmanager
-def shell(name: str, environ: dict[str, str], home: Path, before: str = "") -> Iterator[Terminal]:
-    program = needs.program(name)
-    file, text = RC[name]
-    (home / file).parent.mkdir(parents=True, exist_ok=True)
-    (home / file).write_text(text.replace("{before}", before))
-    own = {key: value for key, value in environ.items() if not key.startswith("XDG_")}
-    with terminal([program, "-i"], {**own, "HOME": str(home)}, columns=100) as screen:
-        yield screen
 
 
 @pytest.mark.parametrize("name", SHELLS)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from select import select
 
-from mlxd.daemon import control, lock
+from mlxd.daemon import control, home, lock
 from mlxd.daemon.isolation import python_command
 from mlxd.daemon.words import append_to
 from mlxd.protocol.errors import DaemonUnreachable, MlxdError
@@ -71,11 +71,14 @@ def start(paths: Paths, command: Sequence[str], environ: Mapping[str, str]) -> S
 
     Raises:
         StartFailed: with what the child said and its exit status.
+        RunsElsewhere: the daemon of this state folder listens at another socket.
     """
     _private_folder(paths.socket.parent)
     with lock.exclusive(start_lock(paths)):
         if answers(paths):
             return Started(fresh=False)
+        if (other := home.elsewhere(paths)) is not None:
+            raise other
         return _spawn(paths, command, environ)
 
 

@@ -21,6 +21,12 @@ class SocketPathTooLong(InvalidRequest):
     default_hint = "Set MLXD_SOCKET to a shorter path, for instance /tmp/mlxd-$UID/mlxd.sock"
 
 
+class RelativeSocket(InvalidRequest):
+    """MLXD_SOCKET would name another socket in every folder."""
+
+    default_hint = "Set it to the whole path of the socket, or unset it."
+
+
 class NoHome(InvalidRequest):
     """Nobody says where this user's files belong: no HOME, and no entry among the users."""
 
@@ -79,6 +85,7 @@ def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
     """Return the paths for `environ` (default: the process's own).
 
     Raises:
+        RelativeSocket: MLXD_SOCKET is no absolute path.
         SocketPathTooLong: the socket path has more than `SOCKET_PATH_MAX_BYTES` bytes.
         NoHome: there is no home directory, and a folder that would be in it is not set.
     """
@@ -112,7 +119,9 @@ def _no_home() -> NoHome:
 
 def _socket_path(env: Mapping[str, str], state_dir: Path) -> Path:
     if chosen := env.get("MLXD_SOCKET"):
-        return Path(chosen).absolute()
+        if not chosen.startswith("/"):
+            raise RelativeSocket(f'MLXD_SOCKET must be an absolute path, not "{chosen}".')
+        return Path(chosen)
     if runtime_dir := env.get("XDG_RUNTIME_DIR"):
         return Path(runtime_dir) / APP_NAME / "mlxd.sock"
     return state_dir / "mlxd.sock"

@@ -110,9 +110,14 @@ def full(arguments):
 
 def give_back(data):
     """Put what was read from stdin into an unnamed file, and that in stdin's place."""
-    folder = posix.environ.get(b"TMPDIR") or b"/tmp"
-    path = folder + b"/.mlx-stdin-" + posix.urandom(8).hex().encode()
-    descriptor = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL, 0o600)
+    name = b"/.mlx-stdin-" + posix.urandom(8).hex().encode()
+    flags = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL
+    try:
+        path = (posix.environ.get(b"TMPDIR") or b"/tmp") + name
+        descriptor = posix.open(path, flags, 0o600)
+    except OSError:
+        path = b"/tmp" + name  # a TMPDIR that is missing or full
+        descriptor = posix.open(path, flags, 0o600)
     posix.unlink(path)
     while data:
         data = data[posix.write(descriptor, data) :]

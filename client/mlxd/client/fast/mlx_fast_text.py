@@ -29,6 +29,8 @@ def socket_path():
     env = posix.environ
     chosen = env.get(b"MLXD_SOCKET")
     if chosen:
+        if chosen[:1] != b"/":
+            raise OSError  # the full program says what is wrong
         return chosen
     if env.get(b"XDG_RUNTIME_DIR"):
         return env[b"XDG_RUNTIME_DIR"] + b"/mlxd/mlxd.sock"

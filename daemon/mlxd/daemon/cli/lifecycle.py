@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mlxd.daemon import control, lock, starter
+from mlxd.daemon import control, home, lock, starter
 from mlxd.daemon.cli.options import as_flags, setting_options
 from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import Config, load_config
@@ -93,7 +93,7 @@ def stop(force: bool, timeout_s: float | None) -> None:
     paths = resolve_paths()
     drain_s = _config(paths).drain_s if timeout_s is None else timeout_s
     if not lock.is_held(paths.lock_file):
-        raise DaemonUnreachable(f"No daemon is running at {paths.socket}.")
+        raise home.elsewhere(paths) or DaemonUnreachable(f"No daemon is running at {paths.socket}.")
     stop_daemon(paths, drain_s, force=force)
     click.echo("mlxd has stopped.", err=True)
     service = current_service(paths)

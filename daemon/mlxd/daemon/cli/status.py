@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlxd.daemon import control, lock
+from mlxd.daemon import control, home, lock
 from mlxd.daemon.cli.places import current_service
 from mlxd.launchd.service import ServiceState
 from mlxd.protocol.errors import DaemonUnreachable
@@ -45,6 +45,8 @@ def _show_stopped(paths: Paths, service: ServiceState, *, as_json: bool) -> None
         about = {"state": "stopped", "socket": str(paths.socket), "service": service.installed}
         click.echo(json.dumps(about, indent=2, sort_keys=True))
         return
+    if (other := home.elsewhere(paths)) is not None:
+        raise other
     click.echo(f"mlxd: No daemon is running at {paths.socket}.", err=True)
     if service.loaded:
         click.echo(f"      {service.manager} starts it for the first request.", err=True)

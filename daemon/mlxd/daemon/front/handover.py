@@ -26,10 +26,11 @@ def replace_process(listener: Listener) -> None:
     """
     sockets = [os.dup(sock.fileno()) for sock in listener.sockets]
     lock = os.dup(listener.lock_descriptor)
-    for descriptor in (lock, *sockets):
+    held = [] if listener.home_descriptor is None else [os.dup(listener.home_descriptor)]
+    for descriptor in (lock, *held, *sockets):
         os.set_inheritable(descriptor, True)
     left = {"pid": os.getpid(), "lock": lock, "sockets": sockets, "inode": listener.inode,
-            "adopted": listener.adopted}  # fmt: skip
+            "adopted": listener.adopted, "home": held}  # fmt: skip
     os.environ[VARIABLE] = json.dumps(left)
     os.execv(sys.executable, [*python_command("mlxd.daemon.cli"), *sys.argv[1:]])
 
@@ -40,12 +41,14 @@ def take(environ: MutableMapping[str, str], path: Path) -> Listener | None:
     left: dict[str, Any] = json.loads(raw) if raw else {}
     if left.get("pid") != os.getpid():
         return None
-    for descriptor in (left["lock"], *left["sockets"]):
+    held = left.get("home", [])  # an earlier version had none
+    for descriptor in (left["lock"], *held, *left["sockets"]):
         os.set_inheritable(descriptor, False)
     sockets = tuple(socket.socket(fileno=descriptor) for descriptor in left["sockets"])
     for sock in sockets:
         sock.setblocking(False)
-    return Listener(sockets, path, left["lock"], left["inode"], left["adopted"])
+    home = held[0] if held else None
+    return Listener(sockets, path, left["lock"], left["inode"], left["adopted"], home)
 
 
 def note_models(path: Path, models: list[dict[str, Any]]) -> None:

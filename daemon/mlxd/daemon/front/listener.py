@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlxd.daemon import lock
+from mlxd.daemon import home, lock
 from mlxd.protocol.errors import MlxdError, PermissionDenied
 from mlxd.protocol.paths import Paths
 
@@ -41,7 +41,8 @@ class SocketLost(MlxdError):
 class Listener:
     """Listening sockets. `inode` is that of the socket file, None where it is not known.
 
-    `adopted` ones belong to launchd or systemd, file and all.
+    `adopted` ones belong to launchd or systemd, file and all. `home_descriptor` holds the state
+    folder (see `mlxd.daemon.home`).
     """
 
     sockets: tuple[socket.socket, ...]
@@ -49,6 +50,7 @@ class Listener:
     lock_descriptor: int
     inode: int | None
     adopted: bool = False
+    home_descriptor: int | None = None
 
     def close(self) -> None:
         """Stop listening, and remove the socket file if it is still ours."""
@@ -58,6 +60,8 @@ class Listener:
             with contextlib.suppress(OSError):
                 self.path.unlink()
         os.close(self.lock_descriptor)
+        if self.home_descriptor is not None:
+            os.close(self.home_descriptor)
 
 
 def open_listener(paths: Paths, adopted: list[socket.socket] | None = None) -> Listener:
@@ -65,19 +69,25 @@ def open_listener(paths: Paths, adopted: list[socket.socket] | None = None) -> L
 
     Raises:
         AlreadyRunning: another daemon holds the lock or answers on the socket.
+        RunsElsewhere: another daemon uses the same state folder.
         PermissionDenied: the socket's folder is not ours alone.
     """
     path = paths.socket
     check_folder(path.parent)
     descriptor = _lock(paths.lock_file)
+    held: int | None = None
     try:
-        if adopted:
-            for sock in adopted:
-                sock.setblocking(False)
-            return Listener(tuple(adopted), path, descriptor, _inode(path), adopted=True)
-        return _listen(path, descriptor)
+        held = home.take(paths)
+        if not adopted:
+            return replace(_listen(path, descriptor), home_descriptor=held)
+        for sock in adopted:
+            sock.setblocking(False)
+        sockets = tuple(adopted)
+        return Listener(sockets, path, descriptor, _inode(path), True, held)
     except BaseException:
         os.close(descriptor)
+        if held is not None:
+            os.close(held)
         raise
 
 
@@ -112,7 +122,8 @@ def restored(listener: Listener, paths: Paths) -> Listener:
     try:
         if has_socket:
             return replace(listener, lock_descriptor=descriptor)
-        return _listen(path, descriptor)
+        made = _listen(path, descriptor)
+        return replace(made, home_descriptor=listener.home_descriptor)
     except BaseException:
         if not has_lock:
             os.close(descriptor)

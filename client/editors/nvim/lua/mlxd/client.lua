@@ -103,7 +103,14 @@ local start
 ---@param may_start boolean
 local function connect(owner, may_start)
   owner.pipe = uv.new_pipe(false)
-  local ok, begun, problem = pcall(owner.pipe.connect, owner.pipe, M.socket_path(), function(err)
+  local path = M.socket_path()
+  if path:sub(1, 1) ~= '/' then
+    local name = require('mlxd').options.socket and 'The option socket' or 'MLXD_SOCKET'
+    local message = ('%s must be an absolute path, not "%s".'):format(name, path)
+    local hint = 'Set it to the whole path of the socket, or unset it.'
+    return hang_up(owner, unreachable(message, hint))
+  end
+  local ok, begun, problem = pcall(owner.pipe.connect, owner.pipe, path, function(err)
     if not err then return connected(owner) end
     owner.pipe:close()
     if may_start then return vim.schedule(function() start(owner) end) end
