@@ -127,7 +127,7 @@ def test_the_launcher_becomes_the_interpreter(spec: ServiceSpec, tmp_path: Path)
     prepare(odd)
     with subprocess.Popen([odd.launcher, "run"], stdout=subprocess.PIPE, text=True) as process:
         said, _ = process.communicate()
-    assert said == f"{process.pid} -m mlxd.daemon.cli run\n"
+    assert said == f"{process.pid} -I -m mlxd.daemon.cli run\n"
 
 
 def test_the_launcher_says_so_when_python_is_gone(spec: ServiceSpec) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import time
 from pathlib import Path
 
 from mlxd.daemon import lock
 from mlxd.protocol.errors import DaemonUnreachable
 from mlxd.protocol.paths import Paths
+
+
+NOTE_GLANCES = 10
 
 
 class RunsElsewhere(DaemonUnreachable):
@@ -23,7 +27,8 @@ class RunsElsewhere(DaemonUnreachable):
 def take(paths: Paths) -> int | None:
     """Take the state folder for life; returns the descriptor that holds it.
 
-    None: nothing can be written there, so that there is nothing to share either.
+    None: nothing can be written there, so that there is nothing to share either; or the one that
+    holds it listened at this very socket, lost it, and is about to end.
 
     Raises:
         RunsElsewhere: another daemon has it.
@@ -35,7 +40,9 @@ def take(paths: Paths) -> int | None:
     except OSError:
         return None
     if descriptor is None:
-        raise elsewhere(paths) or _error(paths, None, None)
+        if (other := elsewhere(paths)) is not None:
+            raise other
+        return None
     # A full disk takes no path; the lock itself needs no room.
     with contextlib.suppress(OSError):
         os.write(descriptor, os.fsencode(paths.socket) + b"\n")
@@ -47,25 +54,26 @@ def elsewhere(paths: Paths) -> RunsElsewhere | None:
     path = _file(paths)
     if not lock.is_held(path):
         return None
-    with contextlib.suppress(OSError, IndexError):
-        socket = Path(os.fsdecode(path.read_bytes().splitlines()[1]))
-        if socket != paths.socket:
-            return _error(paths, lock.holder(path), socket)
+    socket = _noted_socket(path)
+    if socket is None or socket == paths.socket:
+        return None
+    pid = lock.holder(path)
+    who = f" as process {pid}" if pid else ""
+    return RunsElsewhere(
+        f"A daemon that uses {paths.state_dir} is running{who}. "
+        f"It listens at {socket}, not at {paths.socket}.",
+        hint=f"Use it: export MLXD_SOCKET={shlex.quote(str(socket))}",
+        data={"pid": pid, "socket": str(socket)},
+    )
+
+
+def _noted_socket(path: Path) -> Path | None:
+    for _ in range(NOTE_GLANCES):
+        with contextlib.suppress(OSError, IndexError):
+            return Path(os.fsdecode(path.read_bytes().splitlines()[1]))
+        time.sleep(lock.POLL_S)  # its daemon is starting and has not noted it yet
     return None
 
 
 def _file(paths: Paths) -> Path:
     return paths.state_dir / "daemon.lock"
-
-
-def _error(paths: Paths, pid: int | None, socket: Path | None) -> RunsElsewhere:
-    who = f" as process {pid}" if pid else ""
-    where = f" It listens at {socket}, not at {paths.socket}." if socket else ""
-    hint = (
-        f"Use it: export MLXD_SOCKET={shlex.quote(str(socket))}" if socket else "See: mlxd status"
-    )
-    return RunsElsewhere(
-        f"A daemon that uses {paths.state_dir} is running{who}.{where}",
-        hint=hint,
-        data={"pid": pid, "socket": str(socket) if socket else None},
-    )
