@@ -16,7 +16,6 @@ from mlxd.daemon import lock
 from mlxd.protocol.errors import DaemonUnreachable
 from mlxd.protocol.paths import Paths
 
-
 NOTE_GLANCES = 10
 
 
