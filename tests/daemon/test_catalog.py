@@ -12,6 +12,7 @@ import pytest
 
 from mlxd.daemon.config import Config, ModelConfig
 from mlxd.daemon.models import names
+from mlxd.daemon.models.architecture import context_tokens
 from mlxd.daemon.models.cache import hub_cache_dir
 from mlxd.daemon.models.catalog import Catalog
 from mlxd.protocol.errors import ModelLoadFailed, ModelNotFound, PermissionDenied
@@ -379,3 +380,32 @@ def test_a_link_that_comes_to_lead_elsewhere_is_another_model(tmp_path: Path) ->
     link.symlink_to(folders[1])
     assert models.known(str(link)) is None
     assert models.resolve(str(link)).path == str(folders[1])
+
+
+YARN = {"factor": 4.0, "original_max_position_embeddings": 4096, "rope_type": "yarn"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [
+        ({}, 4096),
+        ({"rope_scaling": YARN}, 16384),
+        ({"rope_parameters": YARN}, 16384),
+        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 1024}}, 4096),
+        ({"rope_scaling": {**YARN, "factor": float("inf")}}, 4096),
+        ({"text_config": {"max_position_embeddings": 8192}}, 8192),
+        (
+            {"text_config": {"max_position_embeddings": 4096, "rope_scaling": YARN}},
+            16384,
+        ),
+        ({"max_position_embeddings": 10**30}, None),
+        ({"max_position_embeddings": True}, None),
+        ({"max_position_embeddings": None, "max_sequence_length": 512}, 512),
+    ],
+)
+def test_there_is_one_context_length_for_people_and_engine(
+    tmp_path: Path, settings: dict[str, Any], tokens: int | None
+) -> None:
+    folder = make_model(tmp_path / "model", **settings)
+    assert catalog(tmp_path).show(str(folder)).context_tokens == tokens
+    assert context_tokens(json.loads((folder / "config.json").read_text())) == tokens

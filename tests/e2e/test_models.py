@@ -210,10 +210,11 @@ def test_an_alias_and_the_default_apply_at_once_and_stay(own: Daemon, mlx: Run):
     assert mlx("models", "alias").stdout == "tiny → pocket\n"
     assert mlx("models", "default", "tiny").returncode == 0
     assert "# mine" in config.read_text()
-    assert own.ask("status")["default_model"] == "tiny"
+    assert own.ask("status")["default_model"] == "pocket", "stored by its full name"
+    assert mlx("models", "default").stdout == "pocket\n"
     own.stop()
     own.start()
-    assert own.ask("status")["default_model"] == "tiny"
+    assert own.ask("status")["default_model"] == "pocket"
     assert mlx("models", "default", "pocket").returncode == 0
     assert mlx("models", "alias", "--delete", "tiny").returncode == 0
     assert mlx("models", "alias", "--delete", "tiny").returncode == 6

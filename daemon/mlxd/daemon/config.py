@@ -179,6 +179,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return _File(path, text).settings()
 
 
+def check_config_text(path: Path, text: str) -> dict[str, Any]:
+    """Return the settings of a `config.toml` that is about to be written. Raises ConfigError."""
+    return _File(path, text).settings()
+
+
 _POSITION = re.compile(r"\s*\(at line (\d+), column (\d+)\)\s*$")
 
 

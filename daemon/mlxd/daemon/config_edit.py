@@ -10,7 +10,8 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from mlxd.daemon.config import ConfigError, read_config_file
+from mlxd.daemon import lock
+from mlxd.daemon.config import ConfigError, check_config_text, read_config_file
 
 CAPTURED = (
     "HF_HOME",
@@ -83,11 +84,23 @@ def with_entries(text: str, table: str, entries: Mapping[str, str | None], path:
     return edited
 
 
-def edit_config(path: Path, table: str, entries: Mapping[str, str | None]) -> None:
-    """Set or take away strings in `config.toml`. Raises ConfigError as `with_entries`."""
-    read_config_file(path)  # a damaged file is not touched
-    text = path.read_text("utf-8") if path.exists() else ""
-    write_text(path, with_entries(text, table, entries, path))
+def edit_config(path: Path, table: str, entries: Mapping[str, str | None]) -> dict[str, Any]:
+    """Set or take away strings in `config.toml`; returns the settings that it then has.
+
+    Edits of other threads and processes wait: each begins with what the last one has written.
+
+    Raises:
+        ConfigError: as `with_entries`, or the result would not be a valid configuration.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with lock.exclusive(target.with_name(f".{target.name}.lock")):
+        read_config_file(path)  # a damaged file is not touched
+        text = path.read_text("utf-8") if path.exists() else ""
+        edited = with_entries(text, table, entries, path)
+        settings = check_config_text(path, edited)
+        write_text(path, edited)
+    return settings
 
 
 def _loaded(text: str) -> dict[str, Any] | None:

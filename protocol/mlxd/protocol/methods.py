@@ -327,9 +327,9 @@ _ALL = (
     ),
     Method(
         "models.default",
-        "Make a model the one that answers requests which name none.",
+        "Set or show the model that answers requests which name none.",
         "{default, in_effect}",
-        (_MODEL_REQUIRED,),
+        (Param("model", "string", "Name, alias, Hugging Face id or folder; absent: show."),),
     ),
     Method(
         "models.alias",

@@ -164,10 +164,13 @@ def rm(model: str, yes: bool) -> None:
 
 
 @models.command()
-@model_argument
-def default(model: str) -> None:
-    """Let MODEL answer whatever names no model."""
+@click.argument("model", required=False, shell_complete=complete_models)
+def default(model: str | None) -> None:
+    """Set the default model; without MODEL, show it."""
     with connect() as client:
+        if model is None:
+            click.echo(client.request("models.list")["default"])
+            return
         result = client.request("models.default", model=absolute(model))
     if result["in_effect"] == result["default"]:
         tell(f"{result['default']} is the default from now on.")

@@ -20,6 +20,8 @@ class Finder:
 
     def __init__(self) -> None:
         self._in_order = asyncio.Lock()
+        self.naming = asyncio.Lock()
+        """Held while names of models change, from reading them until they apply."""
 
     def known(self, catalog: Catalog, params: Mapping[str, Any]) -> ModelRef | None:
         """Return the model at once, or None where files must be read: then use `find`."""

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxd.daemon.config_edit import edit_config
+from mlxd.daemon.models import names
 from mlxd.daemon.models.files import identity
-from mlxd.protocol.errors import InvalidParams, Overloaded
+from mlxd.protocol.errors import InvalidParams, ModelNotFound, Overloaded
 
 if TYPE_CHECKING:
     from mlxd.daemon.front.connection import Connection
     from mlxd.daemon.front.hub import Report
     from mlxd.daemon.front.main import Front
+    from mlxd.daemon.models.catalog import Catalog
     from mlxd.protocol.messages import MessageId
 
 Params = dict[str, Any]
@@ -28,7 +30,7 @@ BYTES_PER_BITS = {None: 2.0, 2: 0.31, 3: 0.44, 4: 0.56, 5: 0.69, 6: 0.81, 8: 1.0
 async def _list(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
     # On a thread: a large cache on a slow disk must not hold up streams.
     records = [record.to_map() for record in await asyncio.to_thread(front.catalog.list)]
-    default = front.config.default_model
+    default = await asyncio.to_thread(_full_name, front.catalog, front.config.default_model)
     return {"models": records, "default": default, "aliases": dict(front.config.aliases)}
 
 
@@ -128,25 +130,39 @@ async def unload_all(front: Front) -> Any:
 
 
 async def _default(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
-    await front.models.find(front.catalog, params)  # one that cannot be loaded is no default
-    await _edit(front, "", {"default_model": params["model"]})
-    if not os.environ.get(DEFAULT_VARIABLE):
-        front.reconfigure(replace(front.config, default_model=params["model"]))
-    return {"default": params["model"], "in_effect": front.config.default_model}
+    if params["model"] is None:
+        default = await asyncio.to_thread(_full_name, front.catalog, front.config.default_model)
+        return {"default": default, "in_effect": default}
+    # One that cannot be loaded is no default. Its full name is stored: a short one may come to
+    # mean another model.
+    name = (await front.models.find(front.catalog, params)).name
+    async with front.models.naming:
+        await _edit(front, "", {"default_model": name})
+        if not os.environ.get(DEFAULT_VARIABLE):
+            front.reconfigure(replace(front.config, default_model=name))
+        return {"default": name, "in_effect": front.config.default_model}
 
 
 async def _alias(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
     alias, model = params["alias"], params["model"]
-    aliases = {name: means for name, means in front.config.aliases.items() if name != alias}
     if model is not None:
         await front.models.find(front.catalog, {"model": model})
-        aliases[alias] = model
-        _check_loop(aliases, alias)
-    elif alias not in front.config.aliases:
-        raise InvalidParams("alias", f"there is no alias {alias!r}", hint="See: mlx models list")
-    await _edit(front, "aliases", {alias: model})
-    front.reconfigure(replace(front.config, aliases=aliases))
+    async with front.models.naming:
+        if model is not None:
+            _check_loop({**front.config.aliases, alias: model}, alias)
+        elif alias not in front.config.aliases:
+            raise InvalidParams(
+                "alias", f"there is no alias {alias!r}", hint=_alias_hint(front, alias)
+            )
+        settings = await _edit(front, "aliases", {alias: model})
+        # From the file: another program may have added some.
+        front.reconfigure(replace(front.config, aliases=settings["aliases"]))
     return {"alias": alias, "model": model}
+
+
+def _alias_hint(front: Front, alias: str) -> str:
+    near = names.nearest(alias, front.config.aliases)
+    return f"Did you mean {' or '.join(near)}?" if near else "See: mlx models alias"
 
 
 def _check_loop(aliases: dict[str, str], start: str) -> None:
@@ -157,8 +173,16 @@ def _check_loop(aliases: dict[str, str], start: str) -> None:
         name = aliases[name]
 
 
-async def _edit(front: Front, table: str, entries: dict[str, str | None]) -> None:
-    await asyncio.to_thread(edit_config, front.paths.config_file, table, entries)
+async def _edit(front: Front, table: str, entries: dict[str, str | None]) -> dict[str, Any]:
+    return await asyncio.to_thread(edit_config, front.paths.config_file, table, entries)
+
+
+def _full_name(catalog: Catalog, name: str) -> str:
+    """Return the full name of a model; one that is not on this machine keeps the name it has."""
+    try:
+        return catalog.show(name).name
+    except ModelNotFound:
+        return name
 
 
 HANDLERS: dict[str, Any] = {
