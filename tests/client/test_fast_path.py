@@ -87,6 +87,60 @@ def test_the_priorities_are_those_of_the_protocol():
     assert METHODS["chat"].param("priority").choices == mlx_options.PRIORITIES
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("30m", 1800), ("1h30m", 5400), ("1d2h3m4s", 93784), ("0.5h", 1800), ("-1", -1),
+     ("forever", -1)],
+)  # fmt: skip
+def test_spans_of_time_may_have_several_units(text: str, seconds: float):
+    assert mlx_options.span(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "5x", "1h30", "nan", "inf", "1m!", "m5"])
+def test_what_is_no_span_of_time_is_refused(text: str):
+    assert mlx_options.parse(["--timeout", text]) is None
+
+
+COLOURS: list[tuple[dict[str, str], bool]] = [
+    ({}, False),
+    ({"TERM": "xterm"}, True),
+    ({"TERM": "dumb"}, False),
+    ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+    ({"TERM": "xterm", "NO_COLOR": ""}, True),
+    ({"TERM": "xterm", "CLICOLOR": "0"}, False),
+    ({"TERM": "dumb", "FORCE_COLOR": "1"}, True),
+    ({"CLICOLOR_FORCE": "1", "CLICOLOR": "0"}, True),
+    ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+]
+
+
+@pytest.mark.parametrize(("environ", "wanted"), COLOURS, ids=str)
+def test_colours_follow_the_environment(environ: dict[str, str], wanted: bool):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import mlx_fast_text as text; "
+        "print(text.coloured())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, str(FAST)],
+        env=environ, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(wanted)
+
+
+def test_folders_are_resolved_where_they_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = tmp_path / "models" / "one"
+    model.mkdir(parents=True)
+    (model / "config.json").touch()
+    monkeypatch.chdir(tmp_path)
+    values = {"model": "models/one", "draft": "./two", "adapter": "models/one"}
+    params = params_of("ask", values, "hi")
+    assert params["model"] == params["adapter"] == str(model)
+    assert params["draft"].startswith(str(tmp_path))
+    names = {"model": "ORG/NAME", "adapter": "mine", "draft": "models"}
+    params = params_of("ask", dict(names), "hi")
+    assert {name: params[name] for name in names} == names
+
+
 def test_fill_has_its_own_options():
     assert {p.name for p in fill_options(click.command()(lambda **_: None)).params} >= {"prefix"}
 

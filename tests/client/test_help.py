@@ -25,10 +25,19 @@ def commands(command: click.Command, path: str) -> list[tuple[str, click.Command
 ALL = dict([*commands(cli, "mlx"), *commands(daemon_cli, "mlxd")])
 
 
-def help_of(path: str) -> str:
-    ctx = click.Context(ALL[path], info_name=path, terminal_width=80, max_content_width=80,
-                        help_option_names=["-h", "--help"])  # fmt: skip
+def help_of(path: str, columns: int = 80) -> str:
+    ctx = click.Context(ALL[path], info_name=path, terminal_width=columns,
+                        max_content_width=columns, help_option_names=["-h", "--help"])  # fmt: skip
     return ALL[path].get_help(ctx)
+
+
+@pytest.mark.parametrize("columns", [50, 80])
+def test_the_list_of_commands_is_cut_nowhere(columns: int):
+    text = " ".join(help_of("mlx", columns).split())
+    for name, command in commands(cli, "mlx")[1:]:
+        if name.count(" ") == 1:
+            about = command.get_short_help_str(1000)
+            assert f"{name.split()[1]} {about}" in text
 
 
 def test_every_option_has_one_section():

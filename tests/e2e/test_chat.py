@@ -337,3 +337,69 @@ def test_every_setting_of_ask_can_be_set(own: Daemon):
     wanted = {"temperature", "top_p", "seed", "stop", "regex", "thinking", "priority", "adapter",
               "draft", "max_tokens", "repetition_penalty", "ignore_eos", "deadline_s"}  # fmt: skip
     assert wanted <= SETTABLE.keys()
+
+
+def test_it_opens_with_the_model_and_its_context(own: Daemon):
+    for columns in (50, 80, 120):
+        with terminal(CHAT, own.environ, columns=columns) as screen:
+            said = screen.wait("Ctrl-D leaves.").splitlines()
+            assert said[0] == "pocket, context 16384 tokens"
+            assert said[1] == "/help shows the commands, Ctrl-D leaves."
+
+
+def test_a_model_that_is_not_here_ends_it_at_once(own: Daemon):
+    with chat(own, "-m", "nope") as screen:
+        assert "mlx models pull" in screen.end()
+        assert screen.exit_code == 4
+
+
+def test_exit_and_bye_leave_and_a_near_miss_is_named(own: Daemon):
+    for word in ("/exit", "/bye"):
+        with chat(own) as screen:
+            say(screen, "/hlep", "There is no command /hlep. Did you mean /help")
+            say(screen, "/modle pocket", "Did you mean /model?")
+            screen.wait_prompt(">")
+            screen.send(word + "\r")
+            screen.end()
+            assert screen.exit_code == 0
+
+
+def test_save_asks_before_it_overwrites(own: Daemon, tmp_path: Path):
+    path = tmp_path / "talk.json"
+    path.write_text("mine")
+    with terminal(CHAT, own.environ, columns=200) as screen:
+        say(screen, f"/save {path}", "[y/N]")
+        screen.send("n\r")
+        screen.wait("Not saved.")
+        assert path.read_text() == "mine"
+        other = tmp_path / "other.json"
+        other.write_text("mine")
+        say(screen, f"/save {other}", "other.json? [y/N]")
+        screen.send("y\r")
+        screen.wait("Saved as")
+    assert "messages" in json.loads(other.read_text())
+    done = runner(own.environ)("chat", stdin=f"/save {path}\n")
+    assert "exists" in done.stderr
+
+
+def test_undo_detaches_files_before_it_forgets_a_question(own: Daemon, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("text")
+    lines = f"hello\n/attach {tmp_path}/a.txt\n/undo\n/undo\n"
+    done = runner(own.environ)("chat", "--temp", "0", stdin=lines)
+    assert "The file is detached." in done.stderr
+    assert done.stderr.index("detached") < done.stderr.index("Forgotten: hello")
+
+
+def test_ctrl_z_suspends(own: Daemon):
+    shell = ["bash", "--norc", "-i"]
+    with terminal(shell, {**own.environ, "PS1": "sh$ "}) as screen:
+        screen.wait_prompt("sh$")
+        screen.send(" ".join(CHAT) + "\r")
+        screen.wait_prompt(">")
+        screen.send("\x1a")
+        screen.wait("Stopped")
+        screen.wait_prompt("sh$")
+        screen.send("fg\r")
+        screen.wait_prompt(">")
+        screen.send("/bye\r")
+        screen.wait_prompt("sh$")

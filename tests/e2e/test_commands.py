@@ -98,7 +98,7 @@ def test_system_prompts_presets_and_schemas(mlx: Run):
         (("ask", "--schema", "person.json", "hi"), 2, "is no file"),
         (("ask", "--logprobs", "2", "hi"), 2, "--json"),
         (("ask", "--stream", "hi"), 2, "--json"),
-        (("ask", "--keep-alive", "long", "hi"), 2, "such as 90, 30m, 2h or forever"),
+        (("ask", "--keep-alive", "long", "hi"), 2, "Use 90, 30m, 1h30m or forever"),
         (("fill", "-s", "x", "--prefix", "a"), 2, "--system has no meaning for fill"),
         (("fill", "--think", "--prefix", "a"), 2, "--think has no meaning for fill"),
         (("fill", "-f", "x", "--prefix", "a"), 2, "--file has no meaning for fill"),
@@ -116,6 +116,21 @@ def test_failures_say_what_to_do_and_have_their_exit_codes(mlx: Run, arguments, 
     assert words in done.stderr
     # Time may run out in the middle of an answer; every other refusal comes before it.
     assert done.stdout == "" or code == 7
+
+
+def test_words_of_other_tools_work(mlx: Run):
+    assert mlx("run", "pocket", "--temp", "0", "Count from 3 to 7.").stdout == "3, 4, 5, 6, 7\n"
+    assert mlx("run", "pocket", "--temp", "0", stdin="Count from 3 to 7.").stdout == (
+        "3, 4, 5, 6, 7\n"
+    )
+    assert mlx("run", "nope", "hi").returncode == 4
+    assert mlx("list").stdout == mlx("models", "list").stdout
+    assert mlx("show", "pocket").stdout == mlx("models", "show", "pocket").stdout
+    assert mlx("stop", "pocket").returncode == 0
+    assert "--revision" in mlx("help", "models", "pull").stdout
+    assert mlx("help", "pull").stdout.startswith("Usage: mlx pull")
+    assert mlx("help", "nosuch").returncode == 2
+    assert mlx("pull", "https://example.com/x/y").returncode == 2
 
 
 def test_binary_input_is_refused(mlx: Run, tmp_path: Path):
@@ -253,7 +268,7 @@ def test_reasoning_stays_out_of_pipes(mlx: Run):
 
 
 def test_a_models_stay_may_be_said_in_words(mlx: Run):
-    for said, kept in (("2h", 7200.0), ("90", 90.0), ("forever", -1.0), ("30m", 1800.0)):
+    for said, kept in (("2h", 7200.0), ("90", 90.0), ("forever", -1.0), ("1h30m", 5400.0)):
         assert mlx("load", "--keep-alive", said).returncode == 0
         assert json.loads(mlx("ps", "--json").stdout)[0]["keep_alive_s"] == kept
 

@@ -142,3 +142,15 @@ def test_an_interrupted_answer_is_marked(own: Daemon, mlx: Run):
     shown = mlx("log", "show", record["id"])
     assert "(broke off: cancelled)" in shown.stderr
     assert "0, 1, 2" in shown.stdout
+
+
+def test_all_conversations_are_exported_as_json_lines(own: Daemon, mlx: Run, tmp_path: Path):
+    assert mlx("ask", "hello").returncode == 0
+    file = tmp_path / "all.jsonl"
+    assert mlx("log", "export", str(file)).returncode == 0
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    known = own.ask("conversations.list", limit=10_000)["conversations"]
+    assert [one["id"] for one in found] == [one["id"] for one in reversed(known)]
+    assert found[-1]["turns"][0]["messages"][0]["content"] == "hello"
+    assert mlx("log", "export", str(file)).returncode == 2
+    assert mlx("log", "export").stdout == file.read_text()

@@ -25,8 +25,20 @@ COMMANDS = {
     "rpc": ("rpc", "rpc"),
     "shell-init": ("shell_init", "shell_init"),
     "completion": ("completion", "completion"),
+    "run": ("run", "run"),
+    "help": ("run", "show_help"),
 }
 """Command to (module, function); imported when it is called."""
+
+ALIASES = {
+    "pull": ("models", "pull"),
+    "list": ("models", "list_models"),
+    "ls": ("models", "list_models"),
+    "rm": ("models", "rm"),
+    "show": ("models", "show_model"),
+    "stop": ("residents", "unload"),
+}
+"""Words of other tools for commands of ours: they work, but have no help of their own."""
 
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -40,8 +52,11 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 @click.group(
     cls=Commands,
     table=COMMANDS,
+    aliases=ALIASES,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="The daemon behind it is controlled by `mlxd`; asking starts it if need be.",
+    epilog="The daemon behind it is controlled by `mlxd`; asking starts it if need be.\n\n"
+    "As in other tools: `mlx pull`, `list`, `rm` and `show` are those of `mlx models`, `mlx stop` "
+    "is `mlx unload`.",
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
 def cli() -> None:

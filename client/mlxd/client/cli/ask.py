@@ -11,7 +11,7 @@ from mlxd.client.cli import templates
 from mlxd.client.cli.clipboard import copy
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.failures import Misuse
-from mlxd.client.cli.inputs import prompt_of
+from mlxd.client.cli.inputs import edited, prompt_of
 from mlxd.client.cli.options import NOT_IN_FILL, fill_options, given, params_of, shared_options
 from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
@@ -99,7 +99,7 @@ def whole_prompt(command: str, words: tuple[str, ...], values: dict[str, Any]) -
         raise click.UsageError("-p gives a field of a template; name one with -t.")
     if values.get("edit"):
         # Editors end a file with a new line; nobody means it as a part of the prompt.
-        prompt = (click.edit(prompt, require_save=False, extension=".md") or "").rstrip("\n")
+        prompt = edited(prompt).rstrip("\n")
     if not prompt.strip() and not (command == "generate" and "continue" in values):
         raise click.UsageError(f'What is the question? mlx {command} "…"')
     return prompt

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from mlxd.client.cli.failures import Misuse
 from mlxd.client.cli.inputs import as_text, read_file, read_stdin
+from mlxd.client.cli.options import resolve_folders
 from mlxd.client.fast.mlx_fast_text import is_cut, verdict
 from mlxd.protocol.errors import InvalidParams, MlxdError
 
@@ -68,6 +69,7 @@ def _item(number: int, line: str, defaults: dict[str, Any], system: list[dict[st
     label = found.pop("id", None)
     method = found.pop("method", None)
     params = {**defaults, **found}
+    resolve_folders(params)
     if method is None:
         method = "fill" if "prefix" in params else "chat"
     if method not in METHODS:
@@ -221,7 +223,8 @@ def _records(output: Path) -> list[dict[str, Any]]:
     for text in as_text(read_file(str(output)), str(output)).split("\n"):
         try:
             one = json.loads(text)
-            int(one["line"])
+            if not isinstance(one["line"], int) or not isinstance(one.get("hash", ""), str):
+                raise TypeError
         except (ValueError, KeyError, TypeError, RecursionError):
             if text.strip() and not text.startswith('{"line": '):
                 raise Misuse(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from mlxd.client.cli.ask import print_whole, show
-from mlxd.client.cli.chat_commands import COMMANDS, Leave, help_text, run_command
+from mlxd.client.cli.chat_commands import COMMANDS, Leave, run_command, unknown_command
 from mlxd.client.cli.conversation import Conversation
 from mlxd.client.cli.failures import words_of
 from mlxd.client.cli.inputs import fenced
@@ -20,7 +21,8 @@ from mlxd.client.fast.mlx_fast_text import VERSION, Aside, introduce, remarks, s
 from mlxd.client.fast.mlx_options import long_flags
 from mlxd.protocol.errors import MlxdError
 
-WORDS = {"clear": "/clear", "quit": "/quit", "exit": "/quit", "q": "/quit"}
+WORDS = {"clear": "/clear", "quit": "/quit", "exit": "/quit", "q": "/quit", "/exit": "/quit",
+         "/bye": "/quit"}  # fmt: skip
 """What the words without a slash mean."""
 NOT_HERE = ("template", "param", "edit", "events", "n", "logprobs", "copy")
 
@@ -38,6 +40,13 @@ NOT_HERE = ("template", "param", "edit", "events", "n", "logprobs", "copy")
 def chat(**values: Any) -> int:
     """Talk with a model. It remembers until you clear or leave."""
     found = given(values)
+    check_options(found)
+    Chat(found).run()
+    return 0
+
+
+def check_options(found: dict[str, Any]) -> None:
+    """Refuse options without a meaning in a chat."""
     for name in NOT_HERE:
         if name in found:
             raise click.UsageError(
@@ -46,8 +55,6 @@ def chat(**values: Any) -> int:
             )
     if "-" in found.get("file", []):
         raise click.UsageError("-f - has no meaning in a chat: stdin is what you type.")
-    Chat(found).run()
-    return 0
 
 
 class Chat:
@@ -58,13 +65,15 @@ class Chat:
         self.conversation = Conversation(values)
         self.last_answer = ""
         self.files: list[str] = [fenced(name) for name in values.get("file", [])]
+        self.saved: Path | None = None
         self._introduced = False
         self._advice = ""
 
     def run(self) -> None:
         """Read lines until the end."""
-        if sys.stdin.isatty():
-            tell("Type a message; /help shows the commands, Ctrl-D leaves.")
+        opening = self.opening()
+        if sys.stdin.isatty() and not self.values.get("quiet"):
+            tell(opening)
         if turns := self.conversation.answers:
             tell(f"({turns} {'answer' if turns == 1 else 'answers'} so far)")
         for line in read_lines(self.conversation, sorted(COMMANDS)):
@@ -77,14 +86,25 @@ class Chat:
             except Leave:
                 return
 
+    def opening(self) -> str:
+        """Return the first lines.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        record = self.conversation.request("models.show", model=self.conversation.model)
+        context = record.get("context_tokens")
+        size = f", context {context} tokens" if context else ""
+        return f"{record.get('name', 'mlx')}{size}\n/help shows the commands, Ctrl-D leaves."
+
     def _do(self, word: str) -> None:
         try:
             if word.startswith(QUOTES):
                 self.say(word.removeprefix(QUOTES).removesuffix(QUOTES).strip("\n"))
             elif word.startswith("/") and word.split()[0] in COMMANDS:
                 run_command(self, word)
-            elif word.startswith("/") and len(word.split()) == 1:
-                tell(f"There is no command {word}.\n{help_text()}")
+            elif word.startswith("/") and (problem := unknown_command(word)):
+                tell(problem)
             else:
                 self.say(word)
         except (MlxdError, click.ClickException) as exc:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from mlxd.client.cli.clipboard import copy
+from mlxd.client.cli.failures import Misuse
+from mlxd.client.cli.groups import did_you_mean
 from mlxd.client.cli.inputs import fenced
-from mlxd.client.cli.options import schema
+from mlxd.client.cli.options import absolute, schema
 from mlxd.client.cli.terminal import tell, visible
+from mlxd.client.fast.mlx_fast_text import FOLDERS
 from mlxd.client.fast.mlx_options import LOCAL, OPTIONS, PRESETS, span
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import METHODS
@@ -30,6 +35,15 @@ def run_command(chat: Chat, line: str) -> None:
     """Do what a line that begins with a command says."""
     name, _, rest = line.partition(" ")
     COMMANDS[name][2](chat, rest.strip())
+
+
+def unknown_command(line: str) -> str:
+    """Return what is wrong with a line that begins with a slash; "": it is a message."""
+    name, *rest = line.split()
+    near = did_you_mean(name, COMMANDS)
+    if rest and not near:
+        return ""
+    return f"There is no command {name}.{near or ' See: /help'}"
 
 
 def help_text() -> str:
@@ -61,7 +75,7 @@ def _model(chat: Chat, rest: str) -> None:
             tell(("* " if record["name"] == wanted else "  ") + record["name"])
         return
     # Asked first: a typo must not end in an error at the next question.
-    record = chat.conversation.request("models.show", model=rest)
+    record = chat.conversation.request("models.show", model=absolute(rest))
     chat.conversation.model = record["name"]
     tell(f"{record['name']} answers from now on.")
 
@@ -89,10 +103,8 @@ def _set(chat: Chat, rest: str) -> None:
         params["temperature"], params["top_p"] = PRESETS[value]
         tell(f"temperature {params['temperature']}, top_p {params['top_p']}")
     elif name not in SETTABLE:
-        near = difflib.get_close_matches(name, setting_names(), n=2)
-        hint = (
-            f"Did you mean {' or '.join(near)}?" if near else "Known: " + ", ".join(setting_names())
-        )
+        near = did_you_mean(name, setting_names()).strip()
+        hint = near or "Known: " + ", ".join(setting_names())
         raise InvalidParams("/set", f"there is no setting {name!r}", hint=hint)
     elif not value:
         params.pop(name, None)
@@ -109,6 +121,8 @@ def _checked(name: str, text: str) -> object:
     except (ValueError, KeyError) as exc:
         hint = f"Such as: /set {name} {EXAMPLES[kind]}"
         raise InvalidParams("/set", f"{name} cannot be {text!r}", hint=hint) from exc
+    if name in FOLDERS and isinstance(value, str):
+        value = absolute(value, name)
     return METHODS["chat"].param(name).check(value)
 
 
@@ -120,6 +134,10 @@ def _file(chat: Chat, rest: str) -> None:
 
 
 def _undo(chat: Chat, rest: str) -> None:
+    attached, chat.files = chat.files, []
+    if attached and chat.conversation.unanswered is None:
+        tell("The file is detached." if len(attached) == 1 else "The files are detached.")
+        return
     question = chat.conversation.undo()
     tell(f"Forgotten: {_gist(question)}" if question else "There is nothing to undo.")
 
@@ -143,11 +161,24 @@ def _save(chat: Chat, rest: str) -> None:
     if not rest:
         raise InvalidParams("/save", "needs a file name", hint="/save talk.json, or talk.md")
     path = Path(os.path.expanduser(rest))
+    if path != chat.saved and path.exists() and not _may_overwrite(path):
+        tell("Not saved.")
+        return
     try:
         chat.conversation.save(path)
+        chat.saved = path
     except OSError as exc:
         raise InvalidParams("/save", f"{path}: {exc.strerror}", hint="Name another file.") from exc
     tell(f"Saved as {path}.")
+
+
+def _may_overwrite(path: Path) -> bool:
+    if not sys.stdin.isatty():
+        raise Misuse(f"{path} exists.", hint="Name another file.")
+    try:
+        return click.confirm(f"Overwrite {path}?", err=True)
+    except click.Abort:
+        return False
 
 
 def _load(chat: Chat, rest: str) -> None:
@@ -179,14 +210,15 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Chat, str], None]]] = {
     "/system": ("[TEXT]", "see or change the system prompt; - removes it", _system),
     "/set": ("[NAME [VALUE]]", "see, set or unset an option: /set top_k 20", _set),
     "/file": ("FILE", "put it before your next message", _file),
-    "/undo": ("", "forget the last question and its answer", _undo),
+    "/attach": ("FILE", "the same as /file", _file),
+    "/undo": ("", "detach files, or forget the last question", _undo),
     "/retry": ("", "ask the last question again", _retry),
     "/save": ("FILE", "write the conversation, as .json or .md", _save),
     "/load": ("FILE|ID", "go on with a saved or stored conversation", _load),
     "/copy": ("", "put the last answer on the clipboard", _copy),
     "/tokens": ("", "count the conversation's tokens", _tokens),
     "/clear": ("", "forget everything and start over", _clear),
-    "/quit": ("", "leave", _leave),
+    "/quit": ("", "leave; so do /exit and /bye", _leave),
 }
 """Name to (what may follow, what it does, who does it)."""
 MORE_HELP = (

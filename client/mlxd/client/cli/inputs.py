@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
+import click
+
 from mlxd.client.cli.failures import Misuse
 from mlxd.client.fast.mlx_fast_text import INPUT_MAX_BYTES
 from mlxd.protocol.errors import InvalidParams
@@ -105,6 +107,24 @@ def as_text(raw: bytes, name: str) -> str:
         problem = f"is binary, or text that is not {encoding.upper()} (byte {at} is {raw[at]:#x})"
         hint = "If it is text: iconv -f latin1 -t utf-8, or whatever it is written in."
         raise Misuse(f"{what} {problem}.", hint=hint) from exc
+
+
+def edited(text: str | None = None, *, filename: str | None = None) -> str:
+    """Open a text, or a file, in $EDITOR and return the text.
+
+    Raises:
+        Misuse: the editor cannot be started, or failed.
+    """
+    try:
+        if filename is not None:
+            click.edit(filename=filename)
+            return ""
+        return click.edit(text, require_save=False, extension=".md") or ""
+    except (click.ClickException, OSError, ValueError) as exc:
+        problem = exc.format_message() if isinstance(exc, click.ClickException) else str(exc)
+        raise Misuse(
+            f"The editor failed: {problem.rstrip('.')}.", hint="Set EDITOR to one that works."
+        ) from exc
 
 
 def same_file(one: str, other: str) -> bool:

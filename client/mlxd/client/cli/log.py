@@ -8,15 +8,18 @@ from typing import Any
 
 import click
 
+from mlxd.client.cli.batch_files import output_of
 from mlxd.client.cli.completion import complete_conversations
 from mlxd.client.cli.daemon import connect
+from mlxd.client.cli.failures import Misuse
 from mlxd.client.cli.groups import Group
-from mlxd.client.cli.tables import print_table
+from mlxd.client.cli.tables import ago, print_table
 from mlxd.client.cli.terminal import Answer, tell, visible
 from mlxd.client.fast.mlx_fast_text import scope
 
 Record = dict[str, Any]
-TITLE_WIDTH = 60
+EXPORT_LIMIT = 10_000
+"""The most that `conversations.list` returns."""
 
 
 @click.group(
@@ -72,6 +75,24 @@ def show(conversation: str | None, as_json: bool, plain: bool) -> None:
 
 
 @log.command()
+@click.argument("file", default="-", metavar="[FILE|-]")
+def export(file: str) -> None:
+    """Write every conversation to FILE, or stdout: one JSON object per line, the oldest first."""
+    target = output_of(file)
+    if target.path is not None and target.resumable and target.path.exists():
+        raise Misuse(f"{file} exists.", hint="Name another file.")
+    with connect() as client:
+        found = client.request("conversations.list", limit=EXPORT_LIMIT)["conversations"]
+        with target.opened() as out:
+            for record in reversed(found):
+                whole = client.request("conversations.show", id=record["id"])
+                out.write(json.dumps(whole, ensure_ascii=False) + "\n")
+    tell(f"{len(found)} conversations exported.")
+    if len(found) == EXPORT_LIMIT:
+        tell(f"mlx: Only the last {EXPORT_LIMIT} conversations can be exported.")
+
+
+@log.command()
 @click.argument("conversations", nargs=-1, metavar="[ID]...", shell_complete=complete_conversations)
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -109,8 +130,8 @@ def _print_records(records: list[Record], *, as_json: bool, none: str) -> None:
 
 def _row(record: Record) -> tuple[str, ...]:
     title = visible(" ".join((record.get("snippet") or record["title"]).split()))
-    short = title if len(title) <= TITLE_WIDTH else title[: TITLE_WIDTH - 1] + "…"
-    return (record["id"], _time(record["updated"]), record["model"], str(record["turns"]), short)
+    when = ago(time.time() - record["updated"])
+    return (record["id"], when, record["model"], str(record["turns"]), title)
 
 
 def _time(seconds: float) -> str:

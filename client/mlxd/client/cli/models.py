@@ -11,6 +11,7 @@ import click
 from mlxd.client.cli.completion import complete_models
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.groups import Group
+from mlxd.client.cli.hub_names import parse_model
 from mlxd.client.cli.options import absolute
 from mlxd.client.cli.progress import follow
 from mlxd.client.cli.tables import print_table, size
@@ -105,6 +106,7 @@ def pull(model: str, revision: str | None) -> None:
 
     What came is kept when it breaks off; the same command goes on. HF_ENDPOINT names a mirror.
     """
+    model, revision = parse_model(model, revision)
     with connect() as client:
         stream = client.stream("models.pull", model=model, revision=revision)
         record = follow(stream, f"Pulling {model}")
@@ -153,6 +155,7 @@ def convert(
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def rm(model: str, yes: bool) -> None:
     """Delete MODEL from the disk, with the prompts that were kept for it."""
+    model = absolute(model)
     with connect() as client:
         record = client.request("models.show", model=model)
         if not yes:

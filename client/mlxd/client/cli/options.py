@@ -19,7 +19,8 @@ from mlxd.client.cli.completion import (
     complete_templates,
 )
 from mlxd.client.cli.groups import did_you_mean
-from mlxd.client.fast.mlx_fast_text import scope
+from mlxd.client.fast import mlx_fast_text
+from mlxd.client.fast.mlx_fast_text import FOLDERS, scope
 from mlxd.client.fast.mlx_options import (
     FILL_OPTIONS,
     INT_BITS,
@@ -44,7 +45,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
         try:
             return span(value) if isinstance(value, str) else value
         except ValueError:
-            self.fail(f"{value!r} is no span of time, such as 90, 30m, 2h or forever", param, ctx)
+            self.fail(f"Invalid duration {value!r}. Use 90, 30m, 1h30m or forever", param, ctx)
 
 
 class Int(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
@@ -153,17 +154,20 @@ def params_of(command: str, values: dict[str, Any], prompt: str) -> dict[str, An
         params["grammar"] = _file_or_text(params["grammar"])
     if "logit_bias" in params:
         params["logit_bias"] = _json(params["logit_bias"], "--logit-bias")
-    if "model" in params:
-        params["model"] = absolute(params["model"])
+    resolve_folders(params)
     return dict(params)
 
 
-def absolute(model: str) -> str:
-    """Return a folder's absolute path; anything else as it is."""
-    looks_like_path = "/" in model or model.startswith(".")
-    if looks_like_path and Path(model, "config.json").exists():
-        return str(Path(model).absolute())
-    return model
+def absolute(name: str, param: str = "model") -> str:
+    """Return a folder's absolute path; a name as it is."""
+    return str(mlx_fast_text.absolute(name, FOLDERS[param]))
+
+
+def resolve_folders(params: dict[str, Any]) -> None:
+    """Replace the relative folders of a request: the daemon has another working folder."""
+    for param in FOLDERS:
+        if isinstance(params.get(param), str):
+            params[param] = absolute(params[param], param)
 
 
 FIELD = re.compile(r"[A-Za-z_]\w*")

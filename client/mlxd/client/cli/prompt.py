@@ -31,7 +31,7 @@ def read_lines(conversation: Conversation, commands: list[str]) -> Iterator[str]
             line = session.prompt("> ", prompt_continuation="  ")
         except KeyboardInterrupt:
             continue  # what was typed is dropped, the chat goes on
-        except EOFError:
+        except (EOFError, OSError):  # the terminal is gone
             return
         yield line
 
@@ -66,6 +66,7 @@ def _session(conversation: Conversation, commands: list[str]) -> PromptSession[s
         auto_suggest=AutoSuggestFromHistory(),
         key_bindings=_keys(),
         enable_open_in_editor=True,
+        enable_suspend=True,
         # The prompt is no answer: stdout stays clean.
         output=create_output(stdout=sys.stderr),
     )
@@ -106,7 +107,7 @@ def _completer(conversation: Conversation, commands: list[str]) -> Any:
                 yield from (Completion(n, -len(rest)) for n in names if rest in n)
             elif command == "/set" and " " not in rest:
                 yield from (Completion(n, -len(rest)) for n in settings if n.startswith(rest))
-            elif command in ("/save", "/load", "/file"):
+            elif command in ("/save", "/load", "/file", "/attach"):
                 inner = Document(rest, len(rest))
                 yield from PathCompleter(expanduser=True).get_completions(inner, complete_event)
 

@@ -1,18 +1,49 @@
-"""Tables and sizes, as every command prints them."""
+"""Tables, sizes and spans of time, as every command prints them."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+
 import click
+from rich.cells import cell_len, set_cell_size
 
 Row = tuple[str, ...]
+GAP = "  "
+NARROWEST = 8
+"""No column that is shortened gets narrower than this."""
 
 
 def print_table(header: Row, rows: list[Row]) -> None:
-    """Print columns as wide as they need to be."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    """Print columns as wide as they need to be; on a terminal, no wider than it is."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table_lines(header, rows, width):
+        click.echo(line)
+
+
+def table_lines(header: Row, rows: list[Row], width: int | None) -> list[str]:
+    """Return the lines of a table, none wider than `width` cells (None: as wide as they are)."""
+    widths = [max(cell_len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    if width is not None:
+        widths = _fitted(widths, width - len(GAP) * (len(widths) - 1))
+    return [
+        GAP.join(_cell(text, size) for text, size in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+
+
+def _fitted(widths: list[int], room: int) -> list[int]:
+    """Return the widths with the widest ones shortened until all fit."""
+    widths = list(widths)
+    while sum(widths) > room and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _cell(text: str, size: int) -> str:
+    if cell_len(text) <= size:
+        return set_cell_size(text, size)
+    return set_cell_size(set_cell_size(text, size - 1).rstrip() + "…", size)
 
 
 def size(count: float) -> str:
@@ -22,3 +53,20 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
+
+
+UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def words(seconds: float) -> str:
+    """Return a span of time in words: "25 minutes", "1 hour"."""
+    for unit_s, name in UNITS:
+        count = round(seconds / unit_s)
+        if count >= 2 or (seconds >= unit_s * 0.95 and count == 1):
+            return f"{count} {name}{'' if count == 1 else 's'}"
+    return "0 seconds"
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was, in words."""
+    return "now" if seconds < 1 else f"{words(seconds)} ago"

@@ -15,9 +15,12 @@ from typing import Any
 
 import click
 
+from mlxd.client.cli.completion import complete_templates
 from mlxd.client.cli.failures import Misuse
 from mlxd.client.cli.groups import Group, did_you_mean
-from mlxd.client.cli.terminal import tell
+from mlxd.client.cli.inputs import as_text, edited, read_file
+from mlxd.client.cli.tables import print_table
+from mlxd.client.cli.terminal import tell, visible
 from mlxd.client.fast.mlx_options import LOCAL, OPTIONS
 from mlxd.protocol.paths import resolve_paths
 
@@ -33,6 +36,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "span": (int, float),
     "each": (list,),
 }
+KEYS: dict[str, type] = {"prompt": str, "description": str, "system": str, "options": dict}
 NOT_OPTIONS = (LOCAL - {"preset", "extract", "plain"}) | {"conversation", "log"}
 ALLOWED = {name: kind.rstrip("*") for name, _, kind, _ in OPTIONS if name not in NOT_OPTIONS}
 
@@ -74,11 +78,20 @@ def find(name: str) -> Template:
     Raises:
         Misuse: there is none of that name, or it is no template.
     """
+    return _read(name, path_of(name))
+
+
+def path_of(name: str) -> Path:
+    """Return a template's file.
+
+    Raises:
+        Misuse: there is no template of that name.
+    """
     known = names()
     if name not in known:
         hint = did_you_mean(name, known).strip() or "See them: mlx templates list"
         raise Misuse(f"There is no template {name!r}.", hint=hint)
-    return _read(name, known[name])
+    return known[name]
 
 
 def _read(name: str, path: Path) -> Template:
@@ -87,15 +100,18 @@ def _read(name: str, path: Path) -> Template:
 
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise wrong(str(exc)) from exc
-    if unknown := found.keys() - {"prompt", "description", "system", "options"}:
+    if unknown := found.keys() - KEYS.keys():
         raise wrong(f"unknown key {min(unknown)!r}")
-    if not isinstance(found.get("prompt"), str):
-        raise wrong("prompt is missing, or is no text")
+    if "prompt" not in found:
+        raise wrong("prompt is missing")
+    for key, value in found.items():
+        if not isinstance(value, KEYS[key]):
+            raise wrong(f"{key} is no {'table' if KEYS[key] is dict else 'text'}")
     for key, value in found.get("options", {}).items():
         if key not in ALLOWED:
-            raise wrong(f"options.{key} is not an option of mlx ask")
+            raise wrong(f"options.{key} is no option of mlx ask.{did_you_mean(key, ALLOWED)}")
         if not isinstance(value, TYPES[ALLOWED[key]]):
             raise wrong(f"options.{key} must be {TYPES[ALLOWED[key]][-1].__name__}")
     return Template(name, path, **found)
@@ -158,19 +174,40 @@ def templates() -> None:
 @templates.command("list")
 def list_templates() -> None:
     """List the templates."""
-    width = max(len(name) for name in names())
+    rows: list[tuple[str, ...]] = []
     for name, path in names().items():
         mine = "" if path.parent == SHIPPED else " (yours)"
-        click.echo(f"{name.ljust(width)}  {_read(name, path).description}{mine}")
+        try:
+            about = _read(name, path).description
+        except Misuse as exc:
+            about = f"cannot be used: {exc.message}"
+        rows.append((name, visible(" ".join(about.split())) + mine))
+    print_table(("TEMPLATE", "WHAT IT DOES"), rows)
 
 
 @templates.command("show")
 @click.argument("name")
 def show_template(name: str) -> None:
     """Print the template NAME."""
-    template = find(name)
-    tell(str(template.path))
-    click.echo(template.path.read_text(encoding="utf-8").rstrip())
+    path = path_of(name)
+    tell(str(path))
+    click.echo(as_text(read_file(str(path)), str(path)).rstrip())
+
+
+@templates.command("rm")
+@click.argument("name", shell_complete=complete_templates)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def rm_template(name: str, yes: bool) -> None:
+    """Delete your template NAME. One of ours that it replaced is used again."""
+    path = path_of(name)
+    if path.parent == SHIPPED:
+        raise Misuse(
+            f"{name} is built in and cannot be removed.", hint="See yours: mlx templates list"
+        )
+    if not yes:
+        click.confirm(f"Delete {path}?", abort=True, err=True)
+    path.unlink()
+    tell(f"Deleted {name}." + (" The built-in one is used again." if name in names() else ""))
 
 
 @templates.command("edit")
@@ -184,6 +221,6 @@ def edit_template(name: str) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         start = names().get(name, SHIPPED / "explain.toml")
         path.write_text(start.read_text(encoding="utf-8"), encoding="utf-8")
-    click.edit(filename=str(path))
+    edited(filename=str(path))
     _read(name, path)
     tell(f"Use it: mlx ask -t {name}")

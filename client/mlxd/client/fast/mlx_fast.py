@@ -8,10 +8,12 @@ import posix
 import sys
 
 from mlx_fast_text import (
+    FOLDERS,
     INPUT_MAX_BYTES,
     UNKNOWN_TO_THEM,
     VERSION,
     Aside,
+    absolute,
     coloured,
     introduce,
     put,
@@ -48,8 +50,9 @@ def main(arguments):
         params = request_params(command, values, text, scope())
     if params is None or (command != "fill" and not text):
         full(arguments)
-    if "model" in params:
-        params["model"] = absolute(params["model"])
+    for name in FOLDERS:
+        if name in params:
+            params[name] = absolute(params[name], FOLDERS[name])
     params["stream"] = True
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
@@ -162,20 +165,6 @@ def read_prompt(words):
     if not piped.strip():
         return text
     return text + "\n\n" + piped if text else piped
-
-
-def absolute(model):
-    """Return a folder's absolute path; anything else as it is."""
-    if model[:1] == "/" or ("/" not in model and model[:1] != "."):
-        return model
-    try:
-        posix.stat(model + "/config.json")
-    except OSError:
-        return model
-    try:
-        return posix.getcwd() + "/" + model
-    except OSError:
-        return model
 
 
 def send(connection, data):

@@ -51,6 +51,22 @@ def scope():
         return ""
 
 
+FOLDERS = {"model": "/config.json", "draft": "/config.json", "adapter": ""}
+"""Parameters that may name a folder, and what is in one that a name is not taken for."""
+
+
+def absolute(name, holds=FOLDERS["model"]):
+    """Return a folder's absolute path; a name as it is. The daemon has another working folder."""
+    if name[:1] == "/" or ("/" not in name and name[:1] != "."):
+        return name
+    try:
+        if name not in (".", "..") and name[:2] != "./" and name[:3] != "../":
+            posix.stat(name + holds)
+        return posix.getcwd() + "/" + name
+    except (OSError, ValueError):
+        return name
+
+
 def skew(theirs):
     """Return the line of advice where the daemon's version is another than ours; "": the same."""
     if theirs == VERSION:
@@ -124,9 +140,13 @@ STATUS_COLUMNS = 70
 
 
 def coloured():
-    """Whether the environment wants colours (no-color.org)."""
+    """Whether the environment wants colours: NO_COLOR, FORCE_COLOR, CLICOLOR and TERM, in order."""
     env = posix.environ
-    return not env.get(b"NO_COLOR") and env.get(b"TERM", b"dumb") != b"dumb"
+    if env.get(b"NO_COLOR"):
+        return False
+    if env.get(b"FORCE_COLOR") or env.get(b"CLICOLOR_FORCE", b"0") != b"0":
+        return True
+    return env.get(b"CLICOLOR") != b"0" and env.get(b"TERM", b"dumb") != b"dumb"
 
 
 def reasoning_style(thinking):

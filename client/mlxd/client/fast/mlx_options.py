@@ -1,9 +1,9 @@
 """The options of ask, generate, fill and chat: one table for the fast path and for click.
 
 Plain tuples, since every import costs start-up time: (name, flags, kind, help). The name is that
-of the protocol's parameter, where there is one. Kinds: int, float, str, span (of time: 90, 30m, 2h,
-forever), true, false, each (may be given several times); with a `*` behind, the fast path leaves
-the command to the full program.
+of the protocol's parameter, where there is one. Kinds: int, float, str, span (of time: 90, 30m,
+1h30m, forever), true, false, each (may be given several times); with a `*` behind, the fast path
+leaves the command to the full program.
 """
 
 OPTIONS = (
@@ -35,7 +35,7 @@ OPTIONS = (
     ("thinking", ("--no-think",), "false", "Answer straight away."),
     ("adapter", ("--adapter",), "str", "LoRA adapter: folder or configured name."),
     ("draft", ("--draft",), "str", "Smaller model that proposes tokens to this one."),
-    ("keep_alive_s", ("--keep-alive",), "span", "How long the model stays warm: 30m, 2h, forever."),
+    ("keep_alive_s", ("--keep-alive",), "span", "How long the model stays warm: 1h30m, forever."),
     ("priority", ("--priority",), "str", "interactive, completion or batch."),
     ("deadline_s", ("--timeout",), "span", "When to give up: seconds, or 5m."),
     ("trust_remote_code", ("--trust-remote-code",), "true", "Only where config.toml allows it."),
@@ -196,9 +196,21 @@ def span(text):
     """Return the seconds of a span of time; -1 is forever. Raises ValueError."""
     if text == "forever":
         return -1.0
-    if text[-1:] in UNITS:
-        return float(text[:-1]) * UNITS[text[-1]]
-    return float(text)
+    total = 0.0
+    number = ""
+    for letter in text:
+        if letter in UNITS:
+            total += float(number) * UNITS[letter]
+            number = ""
+        else:
+            number += letter
+    if number or not text:
+        if number != text:
+            raise ValueError  # 1h30: thirty of what?
+        total = float(text)
+    if not total - total == 0:
+        raise ValueError  # infinite, or not a number
+    return total
 
 
 def request_params(command, values, prompt, scope=""):

@@ -1,0 +1,157 @@
+"""Any command line of both programs ends with a code of the table, never with a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlxd.client.cli import cli
+from mlxd.client.cli.failures import run
+from mlxd.client.fast.mlx_options import OPTIONS
+from mlxd.daemon.cli import main as daemon_main
+from mlxd.protocol.errors import EXITS
+from support.places import own_environ
+
+LONGEST_S = 20.0
+FILES: dict[str, bytes] = {
+    "text.txt": b"some text",
+    "latin.txt": b"caf\xe9",
+    "binary": b"\0\1\2",
+    "lines.jsonl": b'"hi"\n{"prompt": 3}\n[]\n{\n"\\ud800"\n{"method": {}}\n',
+    "out.jsonl": b'{"line": 1, "hash": [], "result": 4}\n{"line": {}}\n{"line": 1}\n',
+}
+NAMES = (*FILES, "folder", "folder/x", "missing/x", "loop", "/dev/null", "-", "\udce9")
+FLAGS = [flag for _, flags, _, _ in OPTIONS for flag in flags]
+GROUPS = ("models", "log", "templates")
+COMMANDS = ("ask", "generate", "fill", "chat", "batch", "ps", "load", "unload", "rpc", "completion",
+            "shell-init", "run", "help", "pull", "list", "rm", "show", "stop", *GROUPS)  # fmt: skip
+INNER = ("list", "show", "rm", "search", "pull", "default", "alias", "edit", "convert", "export")
+DAEMON_COMMANDS = ("status", "stop", "doctor", "logs", "completion", "nosuch")
+ODD = st.sampled_from(["", "0", "-1", "nan", "1e999", "9" * 30, "9" * 5000, "{}", "[1]", "x=y",
+                       "/", "explain", "broken", "1h30m", "--", "-h", "-y", "-o", "-j",
+                       "out.jsonl", "lines.jsonl"])  # fmt: skip
+WORDS = st.sampled_from(NAMES) | st.sampled_from(FLAGS) | ODD | st.text(max_size=3)
+ENVIRONMENTS = st.fixed_dictionaries({}, optional={
+    "EDITOR": st.sampled_from(["nosuch", "false", '"', "true"]),
+    "TERM": st.sampled_from(["dumb", "xterm", ""]),
+    "FORCE_COLOR": st.just("1"),
+    "COLUMNS": st.sampled_from(["1", "50", "x"]),
+    "MLXD_SOCKET": st.sampled_from(["relative", "/" + "x" * 200, "/dev/null"]),
+    "HOME": st.sampled_from(["", "/nonexistent"]),
+})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with files of every kind, and a user's world with a broken template."""
+    home = tmp_path_factory.mktemp("home")
+    for name, raw in FILES.items():
+        (home / name).write_bytes(raw)
+    (home / "folder").mkdir()
+    (home / "loop").symlink_to("loop")
+    templates = home / "config" / "templates"
+    templates.mkdir(parents=True)
+    (templates / "broken.toml").write_text('prompt = 5\noptions = "x"')
+    return home
+
+
+def ended(
+    program: str, line: list[str], folder: Path, environ: dict[str, str], stdin: bytes
+) -> tuple[int, str]:
+    """Run a line within this process, and return its exit code and what it said on stderr."""
+    out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO(), errors="replace")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        for name, value in {**own_environ(folder), "MLXD_AUTOSTART": "0", **environ}.items():
+            patch.setenv(name, value)
+        if program == "mlx":
+            code = run(cli, line)
+        else:
+            with pytest.raises(SystemExit) as exit_:
+                daemon_main(line)
+            code = int(exit_.value.code or 0)
+    err.flush()
+    return code, err.buffer.getvalue().decode(errors="replace")  # type: ignore[attr-defined]
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[*HealthCheck])
+@given(
+    command=st.sampled_from(COMMANDS) | st.tuples(st.sampled_from(GROUPS), st.sampled_from(INNER)),
+    words=st.lists(WORDS, max_size=5),
+    environ=ENVIRONMENTS,
+    stdin=st.sampled_from([b"", b"hi", b"/save text.txt\n/hlep\n/file binary\n", b"\xff\xfe\0"]),
+)
+def test_any_line_of_mlx_ends_with_a_code_of_the_table(command, words, environ, stdin, folder):
+    line = [command] if isinstance(command, str) else [*command]
+    started = time.monotonic()
+    code, said = ended("mlx", [*line, *words], folder, environ, stdin)
+    assert code in EXITS
+    assert "Traceback" not in said
+    assert "Unexpected" not in said
+    assert time.monotonic() - started < LONGEST_S
+    if code not in (0, 130) and line[0] != "chat":
+        assert said.startswith("mlx: ") or "Usage" in said, said
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[*HealthCheck])
+@given(command=st.sampled_from(DAEMON_COMMANDS), words=st.lists(WORDS, max_size=3))
+def test_any_line_of_mlxd_ends_with_a_code_of_the_table(command, words, folder):
+    line = [command, *(word for word in words if word not in ("-f", "--follow"))]
+    code, said = ended("mlxd", line, folder, {}, b"")
+    assert code in EXITS
+    assert "Traceback" not in said
+    assert "Unexpected" not in said
+
+
+@pytest.mark.parametrize("words", [("-o", "out.jsonl"), ("-o", "folder"), ("-o", "loop")])
+def test_a_batch_of_odd_files_ends_with_a_code_of_the_table(words: tuple[str, ...], folder: Path):
+    for source in NAMES:
+        code, said = ended("mlx", ["batch", source, *words], folder, {}, b"\xff")
+        assert code in (2, 3)
+        assert said.startswith("mlx: ")
+        assert "Unexpected" not in said
+
+
+@pytest.mark.parametrize("program", ["mlx", "mlxd"])
+def test_both_programs_report_a_mistake_alike(program: str, folder: Path):
+    code, said = ended(program, ["nosuch"], folder, {}, b"")
+    assert code == 2
+    indent = " " * len(f"{program}: ")
+    assert said.startswith(f"{program}: There is no command 'nosuch'.")
+    assert said.splitlines()[1] == f"{indent}See: {program} --help"
+
+
+def test_a_broken_template_spoils_no_list(folder: Path):
+    code, said = ended("mlx", ["templates", "list"], folder, {}, b"")
+    assert (code, said) == (0, "")
+    code, said = ended("mlx", ["ask", "-t", "broken", "hi"], folder, {}, b"")
+    assert code == 2
+    assert "prompt is no text" in said
+
+
+def test_an_editor_that_does_not_exist_is_a_mistake(folder: Path):
+    code, said = ended("mlx", ["ask", "-e", "hi"], folder, {"EDITOR": "nosuch"}, b"")
+    assert code == 2
+    assert "Set EDITOR" in said
+
+
+def test_a_template_of_yours_is_removed_and_one_of_ours_is_not(folder: Path):
+    mine = folder / "config" / "templates" / "mine.toml"
+    mine.write_text('prompt = "{input}"')
+    assert ended("mlx", ["templates", "rm", "-y", "mine"], folder, {}, b"")[0] == 0
+    assert not mine.exists()
+    code, said = ended("mlx", ["templates", "rm", "-y", "explain"], folder, {}, b"")
+    assert code == 2
+    assert "built in" in said
