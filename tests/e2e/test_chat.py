@@ -139,7 +139,7 @@ def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path):
         say(screen, "Repeat after me: a blue bird", "a blue bird")
         say(screen, "/set temperature 0.5", "temperature 0.5")
         say(screen, "/set temprature 1", "there is no setting")
-        say(screen, "/set top_p 7", "at most 1")
+        say(screen, "/set top_p 7", "between 0 and 1")
         say(screen, "/model nonesuch", "nonesuch")
         say(screen, "/model pocket", "pocket answers from now on")
         say(screen, "/tokens", "of 16384 tokens")
