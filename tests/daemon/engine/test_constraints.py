@@ -324,3 +324,104 @@ def test_more_than_one_blank_only_where_it_is_asked_for(tokenizer: Tokenizer, co
     assert takes(schema, "[1, 1]")
     assert not takes(schema, "[1,  1]")
     assert takes({**schema, "x-guidance": {"whitespace_flexible": True}}, "[1,  1]")
+
+
+@pytest.mark.parametrize(
+    "text", ["<think>", "<|im_end|>", "x<tool_call>y</tool_call>", "<|im_start|>"]
+)
+@pytest.mark.parametrize("kind", ["schema", "regex", "grammar"])
+def test_inside_a_constraint_a_control_text_is_text(
+    tokenizer: Tokenizer, compiler: Any, kind: str, text: str
+):
+    source = {"schema": {"const": text}, "regex": re.escape(text), "grammar": f'start: "{text}"'}
+    written = walk(tokenizer, compiler.compile(kind, source[kind]), seed=1)
+    assert written == (json.dumps(text) if kind == "schema" else text)
+
+
+def test_a_grammar_may_name_a_control_token(tokenizer: Tokenizer, compiler: Any):
+    source = 'start: <think> "a/<think>" <[8]> /<th[i]nk>/ // <think>'
+    state, tokens = compiler.compile("grammar", source).start(), []
+    while not state.finished:
+        allowed = state.mask().nonzero()[0].tolist()
+        if set(allowed) <= tokenizer.wrapper.eos_token_ids:
+            break
+        tokens.append(allowed[0])
+        state.advance(allowed[0])
+    names = tokenizer.wrapper.convert_ids_to_tokens(tokens)
+    assert [name for name in names if name in ("<think>", "</think>")] == ["<think>", "</think>"]
+    assert tokenizer.wrapper.decode(tokens) == "<think>a/<think></think><think>"
+
+
+KEYWORDS: dict[str, list[tuple[str, list[Any]]]] = {
+    "integer": [
+        ("minimum", [0, 3, 5, 2**53 - 1]), ("maximum", [4, 6, 9, 2**63 - 1]),
+        ("multipleOf", [2, 3]),
+        ("exclusiveMinimum", [0, 3, 5, -(2**63)]), ("exclusiveMaximum", [4, 6, 9, 2**63]),
+    ],
+    "number": [
+        ("minimum", [0, 3.5, 5]), ("maximum", [4, 6.5]), ("multipleOf", [0.5, 2]),
+        ("exclusiveMinimum", [0, 3, 4.5]), ("exclusiveMaximum", [4, 6, 9.5]),
+    ],
+    "string": [
+        ("minLength", [0, 1, 2]), ("maxLength", [1, 2, 3]),
+        ("pattern", ["a", "^a", "b$", "^[ab]*$"]), ("format", ["date", "uuid", "ipv4", "email"]),
+        ("enum", [["a", "bb", "abc"]]), ("const", ["ab"]),
+    ],
+    "array": [
+        ("minItems", [0, 1, 2]), ("maxItems", [0, 1, 2]), ("items", ["schema"]),
+        ("prefixItems", ["schemas"]), ("additionalItems", [False]),
+    ],
+    "object": [
+        ("properties", ["named"]), ("required", [["a"], ["b"], ["a", "b"]]),
+        ("additionalProperties", [False, True, "schema"]), ("patternProperties", ["named"]),
+        ("minProperties", [0, 1, 2]), ("maxProperties", [1, 2]),
+    ],
+}  # fmt: skip
+INSTANCES: list[Any] = [
+    0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 3.5, 4.5, 6.5, -1, 2**53 - 2, 2**53 - 1, 2**53, 2**63 - 1, 2**63,
+    -(2**63), "", "a", "b", "ab", "bb", "abc", "aaaa", "2024-01-01", "1.2.3.4", None, True, [], [1],
+    [1, 2], [1, 2, 3], ["a"], ["a", 5], [4, "ab"], {}, {"a": 1}, {"b": 1}, {"a": 1, "b": 2},
+    {"a": "ab"}, {"a": 4, "c": 5}, {"a": 5, "b": "ab", "c": None}, {"c": 3}, {"ab": 4}, {"b": "a"},
+]  # fmt: skip
+
+
+def some_schema(rng: random.Random, depth: int) -> dict[str, Any]:
+    if depth and rng.random() < 0.4:
+        word = rng.choice(["anyOf", "allOf", "oneOf"])
+        beside = some_schema(rng, 0) if rng.random() < 0.3 and word != "oneOf" else {}
+        return {**beside, word: [some_schema(rng, depth - 1) for _ in range(2)]}
+    kind = rng.choice(list(KEYWORDS))
+    schema: dict[str, Any] = {"type": kind} if rng.random() < 0.7 else {}
+    if rng.random() < 0.1:
+        schema["type"] = [kind, rng.choice(["null", "string", "integer"])]
+    for name, values in rng.sample(KEYWORDS[kind], rng.choice([1, 2, 3])):
+        value = rng.choice(values)
+        if value == "schema":
+            value = some_schema(rng, max(0, depth - 1))
+        elif value == "schemas":
+            value = [some_schema(rng, max(0, depth - 1))]
+        elif value == "named":
+            key = "^a" if name == "patternProperties" else rng.choice("abc")
+            value = {key: some_schema(rng, max(0, depth - 1))}
+        schema[name] = value
+    return schema
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_schema_forbids_is_never_written(tokenizer: Tokenizer, compiler: Any, seed: int):
+    """Every keyword against jsonschema: an instance that the grammar takes is valid."""
+    rng, accepted = random.Random(seed), 0
+    for _ in range(60):
+        schema = some_schema(rng, 2)
+        try:
+            constraint = compiler.compile("schema", schema)
+        except ConstraintInvalid:
+            continue
+        validator = jsonschema.Draft202012Validator(schema)
+        for instance in INSTANCES:
+            state = constraint.start()
+            tokens = tokenizer.wrapper.encode(json.dumps(instance), add_special_tokens=False)
+            if state._matcher.try_consume_tokens(tokens) == len(tokens) and state.accepting:
+                assert validator.is_valid(instance), (schema, instance)
+                accepted += 1
+    assert accepted > 100

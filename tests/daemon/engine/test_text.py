@@ -82,3 +82,28 @@ def test_text_without_opening_markers_passes_unchanged(text):
 def test_without_markers_everything_is_answer():
     splitter = TextSplitter(Markers())
     assert splitter.feed("<think>x") == [Piece(Channel.ANSWER, "<think>x")]
+
+
+LITERAL = "a<think>b</think>c<tool_call>d</tool_call>"
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_inside_a_constraint_text_is_text(size: int):
+    splitter = TextSplitter(MARKERS, literal=True)
+    chunks = [LITERAL[at : at + size] for at in range(0, len(LITERAL), size)]
+    pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush()
+    assert {piece.channel for piece in pieces} == {Channel.ANSWER}
+    assert "".join(piece.text for piece in pieces) == LITERAL
+
+
+@pytest.mark.parametrize("start", ["<think>", ""])
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_reasoning_before_a_constraint_is_split_off(start: str, size: int):
+    channel = Channel.ANSWER if start else Channel.REASONING
+    splitter = TextSplitter(MARKERS, (), channel, literal=True)
+    text = f"{start}why <tool_call></think>{LITERAL}"
+    chunks = [text[at : at + size] for at in range(0, len(text), size)]
+    pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush()
+    said = {kind: "".join(p.text for p in pieces if p.channel is kind) for kind in Channel}
+    assert said[Channel.REASONING] == "why <tool_call>"
+    assert said[Channel.ANSWER] == LITERAL

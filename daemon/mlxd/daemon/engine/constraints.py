@@ -6,13 +6,13 @@ says, before each token, which ones may come.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
+import re
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +20,7 @@ import llguidance
 import llguidance.numpy
 import numpy as np
 
-from mlxd.daemon.engine.schema_audit import unenforced
+from mlxd.daemon.engine.schema_audit import exact, unenforced
 from mlxd.protocol.errors import ConstraintInvalid, MlxdError, Overloaded
 
 CACHE_ENTRIES = 64
@@ -184,14 +184,15 @@ class ConstraintCompiler:
         eos_token_ids: list[int],
         pool: ThreadPoolExecutor,
         cache_entries: int = CACHE_ENTRIES,
+        *,
+        control_tokens: Mapping[str, int] | None = None,
     ) -> None:
+        """`control_tokens`, their texts and ids, never stand for text that looks like them."""
+        self._control = dict(control_tokens or {})
         try:
             # As `llguidance.hf` does it, which would import transformers.
-            backend = copy.copy(hf_tokenizer.backend_tokenizer)
-            backend.no_padding()
-            backend.no_truncation()
             self._tokenizer = llguidance.LLTokenizer(
-                backend.to_str(),
+                _without_texts(hf_tokenizer.backend_tokenizer.to_str(), self._control),
                 n_vocab=n_vocab,
                 eos_token=eos_token_ids or hf_tokenizer.eos_token_id,
             )
@@ -231,6 +232,8 @@ class ConstraintCompiler:
 
     def _compile(self, kind: str, text: str) -> Constraint:
         try:
+            if kind == "grammar":
+                text = _with_ids(text, self._control)
             grammar, notes = GRAMMARS[kind](text)
         except (ValueError, TypeError, RecursionError) as exc:
             raise _refused(kind, exc) from exc
@@ -288,6 +291,45 @@ def _too_long(future: Future[Constraint], limit_s: float) -> MlxdError:
     )
 
 
+def _without_texts(description: str, control: Mapping[str, int]) -> str:
+    """Return a tokenizer's JSON in which the control tokens have names that no text has.
+
+    llguidance tokenizes text that a grammar leaves no choice about, and would take `<think>` in a
+    literal for the token, which the grammar then does not accept.
+    """
+    tokenizer = json.loads(description)
+    tokenizer["truncation"] = tokenizer["padding"] = None
+    names = {text: f"\ue000{number}\ue001" for text, number in control.items()}
+    for token in tokenizer["added_tokens"]:
+        if token["content"] in names:
+            token["content"] = names[token["content"]]
+            token["special"], token["normalized"] = True, False
+    model = tokenizer["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(text, text): at for text, at in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(text, text), *rest] for text, *rest in model["vocab"]]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    tokenizer["post_processor"] = None  # it names tokens, and text of a grammar needs none of it
+    return json.dumps(tokenizer, ensure_ascii=False)
+
+
+_LARK_PARTS = re.compile(
+    r"""(?P<other>"(?:\\.|[^"\\\n])*"|/(?![/*])(?:\\.|[^/\\\n])+/|//[^\n]*)|(?P<token><[^<>\s]+>)"""
+)
+
+
+def _with_ids(lark: str, control: Mapping[str, int]) -> str:
+    """Return the grammar with ids for the control tokens that it names outside of literals."""
+
+    def known(found: re.Match[str]) -> str:
+        name = found["token"]
+        return f"<[{control[name]}]>" if name in control else found[0]
+
+    return _LARK_PARTS.sub(known, lark)
+
+
 def _limits() -> llguidance.LLParserLimits:
     # An error that carries the parser's state would carry text of the user's.
     return llguidance.LLParserLimits(verbose_errors=False)
@@ -303,8 +345,9 @@ def _schema_grammar(text: str) -> tuple[str, tuple[str, ...]]:
         raise TypeError("a JSON Schema is an object, true or false")
     # One blank, as models have learnt to write JSON; in free white space a weak one loses itself.
     schema.setdefault("x-guidance", {"whitespace_pattern": "[ ]?"})
+    schema, notes = exact(schema)
     grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
-    return str(grammar), tuple(unenforced(schema))
+    return str(grammar), (*notes, *unenforced(schema))
 
 
 def _regex_grammar(text: str) -> tuple[str, tuple[str, ...]]:

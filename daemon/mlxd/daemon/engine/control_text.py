@@ -35,32 +35,33 @@ class ControlText:
 
     def __init__(self, hf_tokenizer: Any, markers: Iterable[str] = ()) -> None:
         self._tokenizer = hf_tokenizer
-        added = hf_tokenizer.added_tokens_decoder
+        added = _added_tokens(hf_tokenizer)
         added_texts = [token.content for token in added.values() if token.content]
         template = getattr(hf_tokenizer, "chat_template", None)
         named = {mark for mark in markers if mark}
         written = template if isinstance(template, str) else json.dumps(template or "")
-        self._tokens = {
+        self.tokens: dict[str, int] = {
             token.content: number
             for number, token in added.items()
             if token.content.strip() and _is_control(token, named, written)
         }
+        """Control tokens: their texts and ids."""
         # The longest first, as the tokenizer chooses.
-        self._texts = sorted({*self._tokens, *named}, key=lambda text: (-len(text), text))
+        self._texts = sorted({*self.tokens, *named}, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, self._texts))) if self._texts else None
         # Nobody can guess a stand-in, and one that is guessed stands for text only.
         self._tag = secrets.token_hex(8)
         self._stand_in = re.compile(f"x{self._tag}n([0-9]+)x", re.IGNORECASE)
         self._numbers = {text: number for number, text in enumerate(self._texts)}
         self._loose = any(
-            token.normalized for token in added.values() if token.content in self._tokens
+            token.normalized for token in added.values() if token.content in self.tokens
         )
-        ordinary = sorted({*added_texts} - {*self._tokens}, key=len, reverse=True)
+        ordinary = sorted({*added_texts} - {*self.tokens}, key=len, reverse=True)
         self._ordinary = "|".join(map(re.escape, ordinary))
         self._strips = {
             token.content: (token.lstrip, token.rstrip)
             for token in added.values()
-            if token.content in self._tokens and (token.lstrip or token.rstrip)
+            if token.content in self.tokens and (token.lstrip or token.rstrip)
         }
 
     def guard(self, value: Any) -> Any:
@@ -106,7 +107,7 @@ class ControlText:
     def _marks(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield where control tokens begin and end, with the white space that they take in."""
         for found in self._pattern.finditer(text) if self._pattern is not None else ():
-            if found[0] not in self._tokens:
+            if found[0] not in self.tokens:
                 continue
             begin, end = found.span()
             left, right = self._strips.get(found[0], (False, False))
@@ -144,7 +145,7 @@ class ControlText:
         tokens = model.tokenize(word)
         for token in tokens:
             # Some vocabularies have control texts among their words.
-            if token.value in self._tokens and len(token.value) > 1 and token.value in word:
+            if token.value in self.tokens and len(token.value) > 1 and token.value in word:
                 cut = word.index(token.value) + 1
                 return [*self._word(model, word[:cut]), *self._word(model, word[cut:])]
         return [token.id for token in tokens]
@@ -156,7 +157,7 @@ class ControlText:
         return self._stand_in.sub(lambda found: self._texts[int(found[1])], text)
 
     def _count(self, tokens: list[int]) -> int:
-        numbers = set(self._tokens.values())
+        numbers = set(self.tokens.values())
         return sum(token in numbers for token in tokens)
 
     def _written(self, text: str) -> int:
@@ -180,6 +181,13 @@ class ControlText:
 
     def _plain(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+def _added_tokens(hf_tokenizer: Any) -> dict[int, Any]:
+    backend = getattr(hf_tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return dict(hf_tokenizer.added_tokens_decoder)
+    return dict(backend.get_added_tokens_decoder())
 
 
 def _is_control(token: Any, markers: set[str], template: str) -> bool:

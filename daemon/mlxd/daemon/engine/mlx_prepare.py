@@ -148,6 +148,7 @@ class Tokenizer:
                 max(self.model_tokens, len(self.wrapper)),
                 sorted(self.wrapper.eos_token_ids),
                 self._pool,
+                control_tokens=self._control.tokens,
             )
         return self._compiler
 

@@ -24,9 +24,14 @@ def new_choice(host: Host, job: Job, index: int) -> Choice:
     # Raw continuations are handed through as they are; only chats have reasoning and tools.
     markers = markers_of(wrapper) if job.method == "chat" else Markers()
     channel = Channel.REASONING if job.prepared.reasoning else Channel.ANSWER
+    literal = job.prepared.constraint is not None
+    if literal and channel is Channel.ANSWER and not job.params.get("thinking"):
+        markers = Markers()
     return Choice(
         index=index,
-        splitter=TextSplitter(markers, tuple(job.params.get("stop") or ()), channel),
+        splitter=TextSplitter(
+            markers, tuple(job.params.get("stop") or ()), channel, literal=literal
+        ),
         detokenizer=_detokenizer(host, trims=job.method == "chat"),
         tool_parser=wrapper.tool_parser,
         tools=job.params.get("tools"),

@@ -1,4 +1,4 @@
-"""What a JSON Schema asks for and llguidance does not hold, so that it can be said. Pure.
+"""What a JSON Schema asks for and llguidance does not hold: mended, refused or reported. Pure.
 
 Keywords that llguidance does not know are refused by it. The table is of those that it takes and
 does not, or not wholly, enforce: found with the official test collection of JSON Schema, by
@@ -27,6 +27,68 @@ NAMED_KEYS = frozenset(
     {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
 )
 """Below these, keys are names and not keywords."""
+
+
+EXACT_MAX = 2**53 - 1
+"""llguidance computes with 64-bit floats, in which larger integers are not all told apart."""
+LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+
+
+def exact(schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the schema in a form that llguidance holds exactly, and notes on what is narrower.
+
+    Raises:
+        ValueError: there is no such form; names the keyword.
+    """
+    notes: list[str] = []
+    return _exact(schema, notes), list(dict.fromkeys(notes))
+
+
+def _exact(schema: Any, notes: list[str]) -> Any:
+    if isinstance(schema, list):
+        return [_exact(part, notes) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out = {}
+    for key, value in schema.items():
+        if key == "additionalItems" and _without_effect(schema):
+            continue
+        if key in NAMED_KEYS and isinstance(value, dict):
+            out[key] = {name: _exact(part, notes) for name, part in value.items()}
+        elif key in DATA_KEYS:
+            out[key] = _exact_data(key, value)
+        else:
+            out[key] = _exact(_bound(key, value, notes), notes)
+    return out
+
+
+def _without_effect(schema: dict[str, Any]) -> bool:
+    """Whether `additionalItems` says nothing. llguidance would leave `prefixItems` out for it."""
+    return "prefixItems" in schema or not isinstance(schema.get("items"), list)
+
+
+def _bound(key: str, value: Any, notes: list[str]) -> Any:
+    """Return a bound that llguidance holds: the same, or the nearest that allows less."""
+    if key not in (*LOWER, *UPPER, "multipleOf") or isinstance(value, bool):
+        return value
+    if not isinstance(value, (int, float)) or abs(value) <= EXACT_MAX:
+        return value
+    if key == "multipleOf" or (value > 0) == (key in LOWER):
+        raise ValueError(f"{key} {value} is beyond {EXACT_MAX}, the largest exact integer")
+    narrower = EXACT_MAX if value > 0 else -EXACT_MAX
+    notes.append(f"schema: {key} {value} is taken as {narrower}, the largest exact integer")
+    return narrower
+
+
+def _exact_data(key: str, value: Any) -> Any:
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, int) and not -(2**63) <= part < 2**64:
+            raise ValueError(f"{key} has {part}, which does not fit into 64 bits")
+        if isinstance(part, dict):
+            _exact_data(key, [*part.values()])
+        elif isinstance(part, list):
+            _exact_data(key, part)
+    return value
 
 
 def unenforced(schema: dict[str, Any]) -> list[str]:

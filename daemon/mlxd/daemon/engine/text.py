@@ -43,23 +43,32 @@ class TextSplitter:
     stops: tuple[str, ...] = ()
     channel: Channel = Channel.ANSWER
     stopped: bool = False
+    literal: bool = False
+    """The answer is text whatever is in it. Only reasoning before it is split off."""
     _held: str = ""
     _trim_left: bool = field(default=False)
     _first_letters: frozenset[str] = field(default=frozenset())
 
     def __post_init__(self) -> None:
+        if self.literal:
+            kept = self.markers
+            self.markers = Markers(think_start=kept.think_start, think_end=kept.think_end)
         self._first_letters = frozenset(mark[0] for mark in self._active())
 
     def feed(self, text: str) -> list[Piece]:
         """Return the pieces that are certain after `text`."""
         plain = not (self._held or self._trim_left or self.stopped)
+        pieces: list[Piece] = []
         if plain and self._first_letters.isdisjoint(text):
             # Nearly every token: nothing in it can begin a marker.
-            return [Piece(self.channel, text)] if text else []
-        pieces: list[Piece] = []
+            self._emit(pieces, text)
+            return pieces
         self._held += text
         while self._held and not self.stopped:
             position, marker = self._first_marker()
+            if self.literal and marker and marker == self.markers.think_start and position:
+                self._only_text()
+                continue
             if marker is None:
                 keep = self._partial_marker_length()
                 self._emit(pieces, self._held[: len(self._held) - keep])
@@ -84,6 +93,13 @@ class TextSplitter:
             self._trim_left = not text
         if text:
             pieces.append(Piece(self.channel, text))
+            if self.literal and self.channel is Channel.ANSWER:
+                self._only_text()
+
+    def _only_text(self) -> None:
+        """From here on nothing but stop texts means anything: the reasoning is over."""
+        self.markers = Markers()
+        self._first_letters = frozenset(mark[0] for mark in self._active())
 
     def _active(self) -> tuple[str, ...]:
         marks = self.markers
@@ -127,6 +143,8 @@ class TextSplitter:
             self._switch(Channel.REASONING)
         else:
             self._switch(Channel.ANSWER)
+            if self.literal:
+                self._only_text()
 
     def _switch(self, channel: Channel) -> None:
         self.channel = channel
