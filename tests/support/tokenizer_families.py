@@ -139,8 +139,8 @@ FAMILIES = {
         mistral_like,
         ("<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]"),
         "{{ '<s>' }}" + TOOLS + LOOP + "{% if m.role == 'assistant' %}{{ ' ' + m.content }}"
-        + CALLS + "{{ '</s>' }}{% else %}{{ '[INST] ' + m.content + '[/INST]' }}{% endif %}"
-        "{% endfor %}",
+        "{% if m.tool_calls %}{{ '[TOOL_CALLS]' }}{% endif %}" + CALLS + "{{ '</s>' }}{% else %}"
+        "{{ '[INST] ' + m.content + '[/INST]' }}{% endif %}{% endfor %}",
     ),
     "llama2": Family(
         llama2_like,

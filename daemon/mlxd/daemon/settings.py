@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlxd.protocol import durations
+
 FOREVER = -1.0
 """A keep-alive of this many seconds means: never let go."""
 
@@ -94,18 +96,33 @@ def _integer(value: Any) -> int:
     return value
 
 
+SECONDS = "a number of seconds, or a span such as 1h30m"
+KEEP_ALIVE = 'a number of seconds, a span such as 1h30m, or "forever"'
+
+
 def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise BadValue("a number of seconds")
-    return float(value)
+    found = _span(value)
+    if found is None or (found < 0 and isinstance(value, str)):
+        raise BadValue(SECONDS)
+    return found
 
 
 def _keep_alive(value: Any) -> float:
-    if value in ("forever", -1):
-        return FOREVER
-    if isinstance(value, str) or _seconds(value) < 0:
-        raise BadValue('a number of seconds, or "forever"')
-    return float(value)
+    found = _span(value)
+    if found is None or (found < 0 and found != FOREVER):
+        raise BadValue(KEEP_ALIVE)
+    return found
+
+
+def _span(value: Any) -> float | None:
+    """Return seconds, or None where the value is no span of time."""
+    if isinstance(value, str):
+        try:
+            return durations.seconds(value)
+        except ValueError:
+            return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -155,8 +172,8 @@ KINDS: dict[str, Kind] = {
     "strings": Kind("a list of strings", _strings, lambda text: text.split(":")),
     "boolean": Kind("true or false", _boolean, _parse_boolean),
     "integer": Kind("an integer", _integer, _parse_integer),
-    "seconds": Kind("a number of seconds", _seconds, _parse_number),
-    "keep-alive": Kind('a number of seconds, or "forever"', _keep_alive, _parse_number),
+    "seconds": Kind(SECONDS, _seconds, _parse_number),
+    "keep-alive": Kind(KEEP_ALIVE, _keep_alive, _parse_number),
     "bytes": Kind("a number of bytes", _bytes, str),
 }
 """Name of a kind to how it is checked and read."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlxd.protocol.errors import InvalidParams, MethodNotFound
 from mlxd.protocol.messages import Params
-from mlxd.protocol.params import REQUIRED, Param
+from mlxd.protocol.params import REQUIRED, Param, function_of
 
 DEFAULT_MAX_TOKENS = 512
 PRIORITIES = ("interactive", "completion", "batch")
@@ -104,6 +104,12 @@ DELIVERY: tuple[Param, ...] = (
     ),
 )
 
+TOOL_CHOICE = Param(
+    "tool_choice",
+    "tool choice",
+    "`auto`, `none`, `required`, or the name of the tool that must be called.",
+    "auto",
+)
 SPECIAL_TOKENS_IN_TEXT = Param(
     "special_tokens_in_text",
     "boolean",
@@ -123,6 +129,7 @@ CONVERSATION: tuple[Param, ...] = (
 CHAT: tuple[Param, ...] = (
     Param("messages", "messages", "The conversation so far.", REQUIRED),
     Param("tools", "tools", "Functions that the model may call."),
+    TOOL_CHOICE,
     Param("template_kwargs", "map", "Extra variables for the chat template."),
     SPECIAL_TOKENS_IN_TEXT,
     *CONVERSATION,
@@ -237,6 +244,7 @@ _ALL = (
             Param("text", "string", "Plain text."),
             Param("messages", "messages", "A conversation, under the chat template."),
             Param("tools", "tools", "Functions offered in the template."),
+            TOOL_CHOICE,
             Param("template_kwargs", "map", "Extra variables for the chat template."),
             Param("thinking", "boolean", "As in chat."),
             SPECIAL_TOKENS_IN_TEXT,
@@ -442,6 +450,7 @@ def check_together(method_name: str, params: Params) -> None:
     constraints = [key for key in ("schema", "regex", "grammar") if params.get(key) is not None]
     if len(constraints) > 1:
         raise InvalidParams(constraints[1], f"cannot be combined with {constraints[0]}")
+    _check_tool_choice(params, constraints)
     if method_name == "prefill":
         _exactly_one(params, ("messages", "prompt", "prefix"))
     elif method_name == "tokenize":
@@ -456,6 +465,21 @@ def check_together(method_name: str, params: Params) -> None:
         params["seed"] = None
     if method_name in COMPLETION_METHODS and params["priority"] is None:
         params["priority"] = "completion" if method_name == "fill" else "interactive"
+
+
+def _check_tool_choice(params: Params, constraints: list[str]) -> None:
+    choice = params.get("tool_choice") or "auto"
+    if choice in ("auto", "none"):
+        return
+    names = [str(function_of(tool)["name"]) for tool in params.get("tools") or []]
+    if not names:
+        raise InvalidParams("tool_choice", f"{choice} needs tools", hint="Give tools, too.")
+    if choice != "required" and choice not in names:
+        raise InvalidParams(
+            "tool_choice", f"{choice} is none of the tools", hint=f"Tools: {', '.join(names)}"
+        )
+    if constraints:
+        raise InvalidParams("tool_choice", f"{choice} cannot be combined with {constraints[0]}")
 
 
 def _exactly_one(params: Params, names: tuple[str, ...]) -> None:

@@ -202,19 +202,50 @@ def _message(where: str, item: Any) -> dict[str, Any]:
     calls = item.get("tool_calls")
     if calls is not None and not isinstance(calls, list):
         raise InvalidParams(f"{where}.tool_calls", "must be a list")
-    if not isinstance(item.get("content"), str) and not (item.get("content") is None and calls):
-        raise InvalidParams(f"{where}.content", "must be a string")
+    content = item.get("content")
+    if isinstance(content, list):
+        item = {**item, "content": _joined(f"{where}.content", content)}
+    elif not isinstance(content, str) and not (content is None and calls):
+        raise InvalidParams(f"{where}.content", "must be a string or a list of text parts")
     for key in ("reasoning", "tool_call_id", "name"):
         if item.get(key) is not None and not isinstance(item[key], str):
             raise InvalidParams(f"{where}.{key}", "must be a string")
-    return item
+    checked: dict[str, Any] = item
+    return checked
+
+
+def _joined(where: str, parts: list[Any]) -> str:
+    """Return the text of a content that is a list of `{type: "text", text}`, as mlx-lm joins it."""
+    for index, part in enumerate(parts):
+        if not isinstance(part, dict) or part.get("type") != "text":
+            raise InvalidParams(f"{where}[{index}].type", "must be text")
+        if not isinstance(part.get("text"), str):
+            raise InvalidParams(f"{where}[{index}].text", "must be a string")
+    return "".join(part["text"] for part in parts)
+
+
+TOOL_CHOICES = ("auto", "none", "required")
+
+
+def function_of(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a tool's function, with or without `{type, function}` around it."""
+    function: dict[str, Any] = tool.get("function", tool)
+    return function
+
+
+def _tool_choice(name: str, value: Any) -> str:
+    if isinstance(value, dict) and isinstance(value.get("function"), dict):
+        value = value["function"].get("name")
+    if not isinstance(value, str) or not value:
+        raise InvalidParams(name, f"must be {', '.join(TOOL_CHOICES)} or the name of a tool")
+    return value
 
 
 def _tools(name: str, value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise InvalidParams(name, "must be a list of function descriptions")
     for index, item in enumerate(value):
-        function = item.get("function", item)
+        function = function_of(item)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise InvalidParams(f"{name}[{index}].function.name", "must be a string")
     return value
@@ -247,6 +278,7 @@ KINDS: dict[str, Callable[[str, Any], Any]] = {
     "message id": _message_id,
     "messages": _messages,
     "tools": _tools,
+    "tool choice": _tool_choice,
     "logprobs": _logprobs,
     "any": _anything,
 }

@@ -208,7 +208,7 @@ class ConstraintCompiler:
         self._lock = threading.Lock()
 
     def begin(self, kind: str, source: Any) -> Future[Constraint]:
-        """Return the constraint to be; `kind` is schema, regex or grammar.
+        """Return the constraint to be; `kind` is schema, regex, grammar or tool_choice.
 
         Equal ones are compiled once, and refused ones are refused once. The future fails with
         ConstraintInvalid, and the reason that llguidance gives.
@@ -358,10 +358,16 @@ def _lark_grammar(text: str) -> tuple[str, tuple[str, ...]]:
     return str(llguidance.LLMatcher.grammar_from_lark(text)), ()
 
 
+def _call_grammar(text: str) -> tuple[str, tuple[str, ...]]:
+    source = json.loads(text)
+    return str(llguidance.LLMatcher.grammar_from_lark(source["lark"])), tuple(source["notes"])
+
+
 GRAMMARS: dict[str, Callable[[str], tuple[str, tuple[str, ...]]]] = {
     "schema": _schema_grammar,
     "regex": _regex_grammar,
     "grammar": _lark_grammar,
+    "tool_choice": _call_grammar,
 }
 """Kind of a constraint to what makes a grammar of its text, with notes on what it leaves out."""
 

@@ -15,13 +15,20 @@ from typing import Any
 from mlx_lm.tokenizer_utils import SPMStreamingDetokenizer
 from mlx_lm.utils import load_config
 
+from mlxd.daemon.engine.chat_messages import FOLDED, fold_system, for_template, plain_form
 from mlxd.daemon.engine.constraints import Constraint, ConstraintCompiler
 from mlxd.daemon.engine.control_text import ControlText
 from mlxd.daemon.engine.job import Job, ModelRef, Prepared, markers_of
 from mlxd.daemon.engine.mlx_imports import load_tokenizer
 from mlxd.daemon.engine.model_files import vocabulary_size
+from mlxd.daemon.engine.tool_choice import CallForm, call_source, forced_tools, offered_tools
 from mlxd.daemon.models.architecture import context_tokens
-from mlxd.protocol.errors import ContextOverflow, InvalidParams, ModelLoadFailed
+from mlxd.protocol.errors import (
+    ConstraintInvalid,
+    ContextOverflow,
+    InvalidParams,
+    ModelLoadFailed,
+)
 
 FIM_MARKERS = (
     # prefix, suffix, middle; whether the suffix comes first is never the case in these families
@@ -135,11 +142,29 @@ class Tokenizer:
 
         Raises:
             ConstraintInvalid: constraints do not work with this tokenizer.
+            InvalidParams: a call is to be forced, and the form of the model's calls is unknown.
         """
+        if tools := forced_tools(params):
+            return self._constraints().begin("tool_choice", self._call_source(tools))
         for kind in ("schema", "regex", "grammar"):
             if params.get(kind) is not None:
                 return self._constraints().begin(kind, params[kind])
         return None
+
+    def _call_source(self, tools: list[dict[str, Any]]) -> dict[str, Any]:
+        wrapper = self.wrapper
+        calls = bool(wrapper.has_tool_calling)
+        form = CallForm(
+            parser=wrapper.tool_parser.__module__.rpartition(".")[2] if calls else "",
+            start=wrapper.tool_call_start or "",
+            end=wrapper.tool_call_end or "",
+            vocabulary=self._control.tokens,
+        )
+        try:
+            lark, notes = call_source(form, tools)
+        except ValueError as exc:
+            raise ConstraintInvalid(f"A tool's parameters are refused: {exc}") from exc
+        return {"lark": lark, "notes": notes}
 
     def _constraints(self) -> ConstraintCompiler:
         if self._compiler is None:
@@ -160,16 +185,18 @@ class Tokenizer:
 
     def chat_text(self, params: dict[str, Any]) -> tuple[str, list[str]]:
         """Return the conversation under the chat template, and notes on what was done otherwise."""
-        messages = self.guarded(params, [_for_template(one) for one in params["messages"]])
+        messages = self.guarded(params, [for_template(one) for one in params["messages"]])
         notes: list[str] = []
         if self.wrapper.has_chat_template:
             try:
                 return self._render(messages, params), notes
             except Exception as exc:  # Jinja templates raise what they like
+                if (folded := self._render_folded(messages, params)) is not None:
+                    return folded, [FOLDED]
                 notes.append(f"the chat template failed ({_first_line(exc)}); plain form used")
         else:
             notes.append("the model has no chat template; plain form used")
-        if params.get("tools"):
+        if offered_tools(params):
             raise InvalidParams(
                 "tools",
                 f"{self.name} has no chat template that takes tools",
@@ -196,13 +223,21 @@ class Tokenizer:
             extra["return_dict"] = False
         text = renderer.apply_chat_template(
             messages,
-            tools=self.guarded(params, params.get("tools")),
+            tools=self.guarded(params, offered_tools(params)),
             tokenize=False,
             add_generation_prompt=opened and not continues,
             continue_final_message=continues,
             **extra,
         )
         return str(text)
+
+    def _render_folded(self, messages: list[dict[str, Any]], params: dict[str, Any]) -> str | None:
+        """Return the conversation without a system role, or None where that is no help."""
+        folded = fold_system(messages)
+        try:
+            return None if folded is None else self._render(folded, params)
+        except Exception:  # then the first failure is the one to tell
+            return None
 
     def guarded(self, params: dict[str, Any], value: Any) -> Any:
         """Return a caller's strings so that control tokens in them stay text."""
@@ -264,11 +299,13 @@ class Tokenizer:
         # Two different next messages: what both renderings share is the reusable beginning.
         probes = []
         for word in ("a", "b"):
-            system = self.guarded(params, _for_template(first))
+            system = self.guarded(params, for_template(first))
             messages = [system, {"role": "user", "content": word}]
             try:
-                text = self._render(messages, params)
-            except Exception:  # a template may refuse what it was not made for; then no cut
+                text: str | None = self._render(messages, params)
+            except Exception:  # a template may refuse what it was not made for
+                text = self._render_folded(messages, params)
+            if text is None:
                 return ()
             probes.append(self.encode_chat(text))
         shared = common_prefix(common_prefix(probes[0], probes[1]), tokens)
@@ -290,42 +327,6 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> list[int]:
             break
         count += 1
     return list(first[:count])
-
-
-def plain_form(messages: list[dict[str, Any]]) -> str:
-    """Return the conversation as text for models without a template.
-
-    Blocks `System: …`, `User: …`, `Assistant: …`, separated by a blank line.
-    """
-    names = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
-    blocks = [f"{names[m['role']]}: {m.get('content') or ''}" for m in messages]
-    if messages[-1]["role"] == "assistant":
-        return "\n\n".join(blocks)
-    return "\n\n".join([*blocks, "Assistant: "])
-
-
-def _for_template(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message as templates expect it: maps as tool arguments, text as content."""
-    out = {key: value for key, value in message.items() if value is not None}
-    out.setdefault("content", "")
-    if "reasoning" in out:
-        out["reasoning_content"] = out.pop("reasoning")
-    if calls := out.get("tool_calls"):
-        out["tool_calls"] = [_for_template_call(call) for call in calls]
-    return out
-
-
-def _for_template_call(call: Any) -> dict[str, Any]:
-    try:
-        function = dict(call.get("function", call))
-        if isinstance(function.get("arguments"), str):
-            function["arguments"] = json.loads(function["arguments"])
-        kept = {"name": function["name"], "arguments": function.get("arguments", {})}
-        return {"type": "function", "id": call.get("id"), "function": kept}
-    except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        raise InvalidParams(
-            "messages.tool_calls", "must be {name, arguments} or {function: {name, arguments}}"
-        ) from exc
 
 
 def _prepare_chat(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:

@@ -16,6 +16,7 @@ from mlxd.daemon.engine.constraints import Constraint, compile_pool, deliver
 from mlxd.daemon.engine.job import Job, ModelRef, Prepared
 from mlxd.daemon.engine.link import Inbox
 from mlxd.daemon.engine.mlx_prepare import Tokenizer
+from mlxd.daemon.engine.tool_choice import forced_tools, offered_tools
 from mlxd.protocol.errors import Internal, MlxdError
 
 TOKENIZERS_MAX = 8
@@ -84,7 +85,7 @@ class Preparer:
     ) -> None:
         if constraint is not None:
             notes = [*prepared.notes, *constraint.notes]
-            if job.params.get("tools"):
+            if offered_tools(job.params) and not forced_tools(job.params):
                 notes.append("the answer follows the constraint, so no tool can be called")
             prepared = replace(prepared, constraint=constraint, notes=tuple(notes))
         self._inbox.put(PreparedJob(job.rid, None if error else prepared, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from mlxd.daemon.engine.mlx_draft import can_rewind
 from mlxd.daemon.engine.mlx_models import Host
 from mlxd.daemon.engine.mlx_sampling import SamplingParams, choice_seed
 from mlxd.daemon.engine.text import Channel, Markers, TextSplitter
+from mlxd.daemon.engine.tool_choice import forced_tools
 
 
 def new_choice(host: Host, job: Job, index: int) -> Choice:
@@ -24,7 +26,9 @@ def new_choice(host: Host, job: Job, index: int) -> Choice:
     # Raw continuations are handed through as they are; only chats have reasoning and tools.
     markers = markers_of(wrapper) if job.method == "chat" else Markers()
     channel = Channel.REASONING if job.prepared.reasoning else Channel.ANSWER
-    literal = job.prepared.constraint is not None
+    literal = job.prepared.constraint is not None and not forced_tools(job.params)
+    if job.params.get("tool_choice") == "none":
+        markers = replace(markers, tool_start="", tool_end="")
     if literal and channel is Channel.ANSWER and not job.params.get("thinking"):
         markers = Markers()
     return Choice(
