@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import click
 import pytest
 
+from mlxd.client.cli import cli as mlx
 from mlxd.client.fast.mlx_fast_text import POCKET_NOTE
+from mlxd.daemon.cli import cli as mlxd
 
 ROOT = Path(__file__).parents[2]
 TESTS = {
@@ -83,3 +88,40 @@ def test_a_picture_shows_what_a_session_says_today(name: str):
         if "gone" not in element.get("class", "").split()
     ]
     assert POCKET_NOTE.rstrip("\n") in ended
+
+
+FOREIGN = {"--staged", "--minutes", "--user", "--oneline", "--since"}
+"""Options of git, systemctl and the soak test."""
+NOT_OURS = ("CONTRIBUTING.md", "docs/coming-from.md", "docs/benchmarks/", "tools/")
+"""Pages about other programs' options, or for those who work on this one."""
+
+
+def options(command: click.Command) -> Iterator[str]:
+    """Yield every option of a command and of those below it."""
+    context = click.Context(command)
+    for parameter in command.get_params(context):
+        yield from (*parameter.opts, *parameter.secondary_opts)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from options(below)
+
+
+def pages() -> list[str]:
+    command = ["git", "ls-files", "*.md"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split() if not name.startswith(NOT_OURS)]
+
+
+def test_every_option_that_a_page_names_exists():
+    known = {*options(mlx), *options(mlxd), *FOREIGN}
+    strange = {
+        f"{page}: {named}"
+        for page in pages()
+        for named in re.findall(
+            r"(?<![\w-])--[a-z][a-z-]+", (ROOT / page).read_text(encoding="utf-8")
+        )
+        if named not in known
+    }
+    assert strange == set()

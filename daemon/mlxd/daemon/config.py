@@ -275,7 +275,7 @@ class _File:
     def unknown(self, table: tuple[str, ...], key: str, known: Iterable[str]) -> ConfigError:
         near = difflib.get_close_matches(key, list(known), n=1)
         hint = (
-            f"Did you mean {near[0]}?" if near else "See docs/configuration.md for what there is."
+            f"Did you mean {near[0]}?" if near else "See the names of all settings: mlxd run --help"
         )
         return self.error(table, key, "is not a setting", hint)
 

@@ -188,7 +188,7 @@ class PermissionDenied(MlxdError):
     meaning = "Not allowed: code of a model, or a model whose terms were not accepted."
     exit_code = 6
     json_rpc_code = -32012
-    default_hint = "See docs/security.md for what is allowed to whom."
+    default_hint = "Allow the model's code in config.toml, or accept its terms on its page."
 
 
 class Internal(MlxdError):

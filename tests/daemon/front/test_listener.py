@@ -88,3 +88,14 @@ def test_the_other_end_is_known_by_the_kernels_word() -> None:
     assert peer_allowed(os.geteuid(), adopted=False)
     assert not peer_allowed(os.geteuid() + 1, adopted=True)
     assert not peer_allowed(None, adopted=True)
+
+
+def test_nobody_is_advised_to_close_a_folder_that_others_share(tmp_path: Path):
+    for name, advised in (("shared", "MLXD_SOCKET"), ("mlxd", "chmod 700")):
+        folder = tmp_path / name
+        folder.mkdir()
+        folder.chmod(0o777)
+        with pytest.raises(PermissionDenied) as caught:
+            check_folder(folder)
+        assert advised in caught.value.hint
+        assert ("chmod" in caught.value.hint) == (name == "mlxd")

@@ -141,14 +141,16 @@ def check_folder(folder: Path) -> None:
     """Make the folder, for its owner only; refuse one that somebody else could have prepared."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = os.lstat(folder)
-    hint = f"Remove it, or set MLXD_SOCKET to a path in a folder of your own: {folder}"
+    # Never that a folder be closed which other programs may share, such as /tmp.
+    hint = "Set MLXD_SOCKET to a path in a folder of your own."
     if not stat.S_ISDIR(status.st_mode):
         raise PermissionDenied(f"{folder} is not a folder but a link or file.", hint=hint)
     if status.st_uid != os.geteuid():
         raise PermissionDenied(f"{folder} belongs to user {status.st_uid}.", hint=hint)
     if status.st_mode & 0o022:
         raise PermissionDenied(
-            f"Others may write into {folder}.", hint=f"Make it yours alone: chmod 700 {folder}"
+            f"Others may write into {folder}.",
+            hint=f"Make it yours alone: chmod 700 {folder}" if folder.name == "mlxd" else hint,
         )
     if status.st_mode & 0o055 and folder.name == "mlxd":
         folder.chmod(0o700)

@@ -61,7 +61,9 @@ def socket_folder(machine: Machine) -> Finding:
         return Finding("socket", "ok", f"{path} (its folder is made at the first start)")
     problem = _folder_problem(folder, about, machine.uid)
     if problem:
-        step = f"chmod 700 {folder}" if "open to" in problem else "Set MLXD_SOCKET to another place"
+        ours = "open to" in problem and folder.name == "mlxd"
+        step = "Set MLXD_SOCKET to a path in a folder of your own"
+        step = f"chmod 700 {folder}" if ours else step
         return Finding("socket", "fail", problem, step)
     if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
         return Finding("socket", "warn", f"{path} is open to others", f"chmod 600 {path}")
