@@ -6,10 +6,13 @@ import asyncio
 import inspect
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import mlxd.client
+import mlxd.protocol
 from mlxd.client import (
     AsyncClient,
     Client,
@@ -217,3 +220,8 @@ def test_an_answer_that_is_no_map_is_an_error():
 
 def test_every_kind_of_event_is_a_record():
     assert all(issubclass(kind, Record) for kind in KINDS.values())
+
+
+def test_type_checkers_find_the_types():
+    for package in (mlxd.client, mlxd.protocol):
+        assert Path(str(package.__file__)).with_name("py.typed").exists()

@@ -51,7 +51,7 @@ def test_the_client_passes_its_own_tests(environ: dict[str, str]):
     paths = os.pathsep.join(map(os.path.abspath, sys.path))
     said = npm("test", environ={**environ, "FAULTY_DAEMON": faulty, "PYTHONPATH": paths})
     assert "# fail 0" in said
-    assert "# skipped 0" in said
+    assert f"# skipped {int(os.geteuid() != 0)}" in said
     assert "# pass 0" not in said
 
 

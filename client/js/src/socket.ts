@@ -20,8 +20,8 @@ export interface ConnectOptions {
 export function socketPath(env: NodeJS.ProcessEnv = process.env): string {
   const chosen = env["MLXD_SOCKET"];
   if (chosen && !isAbsolute(chosen)) {
-    const problem = `MLXD_SOCKET is ${chosen}, which is not an absolute path.`;
-    throw new MlxdError("invalid_request", problem, "Set MLXD_SOCKET to a path that begins with /.");
+    const problem = `MLXD_SOCKET must be an absolute path, not "${chosen}".`;
+    throw new MlxdError("invalid_request", problem, "Set it to the whole path of the socket, or unset it.");
   }
   if (chosen) return chosen;
   if (env["XDG_RUNTIME_DIR"]) return join(env["XDG_RUNTIME_DIR"], "mlxd", "mlxd.sock");

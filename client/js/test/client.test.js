@@ -102,6 +102,10 @@ test("no daemon is said with the next step", async () => {
 
 test("the socket is where the daemon puts it", () => {
   assert.equal(socketPath({ MLXD_SOCKET: "/x/s" }), "/x/s");
-  assert.throws(() => socketPath({ MLXD_SOCKET: "x/s" }), { code: "invalid_request" });
+  assert.throws(() => socketPath({ MLXD_SOCKET: "x/s" }), {
+    code: "invalid_request",
+    message: 'MLXD_SOCKET must be an absolute path, not "x/s".',
+    hint: "Set it to the whole path of the socket, or unset it.",
+  });
   assert.equal(socketPath({ XDG_RUNTIME_DIR: "/run/user/7" }), "/run/user/7/mlxd/mlxd.sock");
 });

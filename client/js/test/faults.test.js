@@ -1,7 +1,7 @@
 /** Against a daemon that misbehaves at every point, which FAULTY_DAEMON (a JSON command) starts. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { chownSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -115,4 +115,13 @@ test("break, close and an abort cancel the request", options, () =>
     await assert.rejects(aborted, /enough/);
     await daemon.until(({ cancelled }) => cancelled.length === 3);
     client.close();
+  }));
+
+const asRoot = { ...options, skip: options.skip || (process.geteuid() !== 0 && "only root can give a socket away") };
+
+test("a socket of another user is refused, and nothing is sent", asRoot, () =>
+  faulty([["wait"]], async (daemon, connect) => {
+    chownSync(daemon.path, 65534, 65534);
+    await assert.rejects(connect(), { code: "permission_denied", message: /User 65534/ });
+    assert.deepEqual((await daemon.tell("look")).requests, []);
   }));
