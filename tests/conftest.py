@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from support.leftovers import (
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 from support.real_model import real_model_folder
+
+__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary", "real_model"]
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
-"""A real engine that is stuck in the middle of a step is replaced within seconds."""
+"""A real engine that is stuck is replaced, by what its steps normally take."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +35,13 @@ class Model(qwen3.Model):
             WAYS[how]()
         return super().__call__(*given, **named)
 """
-SOON_S = 60.0
-"""Two minutes before. It is some seconds now, with a start of the next engine behind them."""
+WAYS = {
+    "holding the interpreter": "threads slept",
+    "waiting": "threads slept",
+    "spinning": "in a step that takes",
+}
+"""Why the engine is killed for each: never for the longest silence, which is set to an hour."""
+LONG_S = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -57,33 +61,32 @@ def own(tmp_path_factory: pytest.TempPathFactory, ask: Path) -> Iterator[Daemon]
     (home / "config").mkdir()
     settings = 'default_model = "stuck"\n[models.stuck]\ntrust_remote_code = true\n'
     (home / "config" / "config.toml").write_text(settings)
-    with running_daemon(home) as daemon:
+    with running_daemon(home, MLXD_ENGINE_PROGRESS_TIMEOUT_S="3600") as daemon:
         yield daemon
 
 
+@pytest.mark.timeout(2 * LONG_S)
 @needs.linux_only  # where the system says how much time a process had for itself
-@pytest.mark.parametrize("how", ["holding the interpreter", "waiting", "spinning"])
-def test_an_engine_that_is_stuck_in_a_step_is_replaced_within_seconds(
-    own: Daemon, ask: Path, how: str
-):
+@pytest.mark.parametrize("how", WAYS)
+def test_an_engine_that_is_stuck_in_a_step_is_replaced(own: Daemon, ask: Path, how: str):
     assert own.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
     pid = own.engine_pid()
     ask.write_text(how)
-    began = time.monotonic()
     with own.peer() as first, own.peer() as second:
+        for peer in (first, second):
+            peer.sock.settimeout(LONG_S)
         stuck = first.send("chat", messages=user("hello again"), max_tokens=2)
         behind = second.send("chat", messages=user("hello"), max_tokens=2)
         assert first.answer(stuck)["choices"]
         assert second.answer(behind)["choices"]
-    assert time.monotonic() - began < SOON_S
     engine = own.ask("status")["engine"]
     assert engine["pid"] != pid
-    assert "so it was killed" in engine["last_exit"]
+    assert WAYS[how] in engine["last_exit"]
 
 
 @needs.linux_only
-def test_a_stopped_engine_is_replaced_within_seconds(own: Daemon):
+def test_a_stopped_engine_is_replaced(own: Daemon):
     os.kill(own.engine_pid(), signal.SIGSTOP)
-    began = time.monotonic()
     assert own.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
-    assert time.monotonic() - began < SOON_S
+    reason = own.ask("status")["engine"]["last_exit"]
+    assert "threads slept" in reason or "no answer from its link" in reason

@@ -9,13 +9,15 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from support.leftovers import marked
+
 FAKE_DAEMON = [sys.executable, str(Path(__file__).with_name("fake_daemon.py"))]
 MLXD = [sys.executable, "-m", "mlxd.daemon.cli"]
 
 
 def own_environ(folder: Path) -> dict[str, str]:
     """Return the environment of a user whose whole world lies below `folder`."""
-    return {
+    environ = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(sys.path),
         "HOME": str(folder),
@@ -29,6 +31,7 @@ def own_environ(folder: Path) -> dict[str, str]:
         "MLXD_LOG_DIR": str(folder / "log"),
         "TMPDIR": str(compiled()),
     }
+    return marked(environ)
 
 
 def compiled() -> Path:

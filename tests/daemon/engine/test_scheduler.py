@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxd.daemon.engine.scheduler import (
+    ABSENT_MAX,
     KV_SHARE,
     OVERTAKES_MAX,
     Entry,
@@ -209,3 +210,27 @@ def test_a_job_is_admitted_once():
     scheduler.add(entry(1))
     with pytest.raises(AssertionError):
         scheduler.add(entry(1))
+
+
+def test_connections_that_have_gone_are_forgotten_though_there_is_always_work():
+    scheduler = Scheduler()
+    scheduler.add(entry(0, conn=0, prompt=10**6))
+    for number in range(1, 2000):
+        scheduler.add(entry(number, conn=number, prompt=8))
+        scheduler.prefilled(number, 8)
+        scheduler.remove(number)
+    assert len(scheduler._served) <= ABSENT_MAX + 1
+    scheduler.prefilled(0, 10**6)
+    scheduler.add(entry(1, conn=5000, prompt=8))
+    scheduler.remove(1)
+    assert set(scheduler._served) == {0}, "none of them was served more than who is here"
+
+
+def test_who_was_served_much_is_remembered_while_others_wait():
+    scheduler = Scheduler()
+    scheduler.add(entry(0, conn=0, prompt=100))
+    scheduler.add(entry(1, conn=1, prompt=100))
+    scheduler.prefilled(1, 100)
+    scheduler.remove(1)
+    scheduler.add(entry(2, conn=1, prompt=10))
+    assert scheduler.plan().prefill[0] == 0

@@ -11,6 +11,7 @@ import pytest
 
 from mlxd.daemon.engine.prefix_index import as_tokens
 from mlxd.daemon.engine.snapshots import (
+    RETRY_S,
     DamagedSnapshot,
     Leaf,
     Snapshot,
@@ -186,3 +187,23 @@ def test_a_disk_that_takes_nothing_costs_the_cache_and_no_more(
     assert "the prompt cache on disk is off" in store.note
     assert fetched(store, snapshot(1)) is None
     assert "is off" in capsys.readouterr().err
+
+
+def test_a_disk_that_takes_files_again_is_used_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("in the way")
+    now_s = [100.0]
+    store = SnapshotStore(place, ROOMY, clock=lambda: now_s[0])
+    assert store.flush(30)
+    place.unlink()
+    store.put(snapshot(1))
+    assert store.flush(30)
+    assert fetched(store, snapshot(1)) is None, "it is not tried at once"
+    now_s[0] += RETRY_S
+    store.put(snapshot(1))
+    assert store.flush(30)
+    assert same(fetched(store, snapshot(1)), snapshot(1))
+    assert store.note == ""
+    assert capsys.readouterr().err.count("is off") == 1

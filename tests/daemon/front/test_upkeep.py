@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlxd.daemon.config import Config
+from mlxd.daemon.front import upkeep
 from mlxd.daemon.front.listener import open_listener
 from mlxd.daemon.front.main import Front
 from mlxd.daemon.front.upkeep import ASLEEP_S, SleepWatch, UpgradeWatch, code_folders, code_state
@@ -206,3 +207,37 @@ def test_the_real_engine_computes_a_canary(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "log").mkdir(exist_ok=True)
     assert asyncio.run(asyncio.wait_for(story(), 60)) == 1
     listener.close()
+
+
+def test_a_duty_that_fails_does_not_end_the_others():
+    done: list[str] = []
+    failed: list[Exception] = []
+
+    async def fails() -> None:
+        raise OSError(24, "too many open files")
+
+    async def woke() -> None:
+        done.append("woke")
+
+    async def watch() -> None:
+        readings = iter([0.0, *(ASLEEP_S * 10 * number for number in range(1, 100))])
+        task = asyncio.ensure_future(
+            upkeep.watch(
+                upgrade_check_s=0.01,
+                idle=lambda: True,
+                upgrade=lambda: None,
+                refused=lambda: None,
+                woke=woke,
+                failed=failed.append,
+                sleep=SleepWatch(lambda: next(readings)),
+                upgrades=UpgradeWatch(lambda: "same"),
+                also=fails,
+            )
+        )
+        while len(done) < 2:
+            await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(watch())
+    assert len(failed) >= 2
+    assert all(isinstance(one, OSError) for one in failed)

@@ -33,8 +33,9 @@ from mlxd.daemon.engine.mlx_runner import Runner
 from mlxd.daemon.engine.options import EngineOptions
 from mlxd.daemon.engine.pacing import BURST_S, MAKING_S, Arrivals
 from mlxd.daemon.engine.scheduler import RANKS, Lane, Scheduler, Turn
+from mlxd.daemon.engine.shortages import as_error
 from mlxd.daemon.words import outline
-from mlxd.protocol.errors import ERRORS, Cancelled, Internal, MlxdError, OutOfMemory
+from mlxd.protocol.errors import ERRORS, Cancelled, MlxdError
 from mlxd.protocol.messages import Notification, Request
 
 IDLE_POLL_S = 2.0
@@ -234,8 +235,8 @@ class Engine:
         elif isinstance(message, Request):
             try:
                 REQUESTS[message.method](self, message)
-            except MlxdError as error:
-                self.link.refuse(message.id, error)
+            except Exception as exc:
+                self.link.refuse(message.id, as_error(exc))
         elif isinstance(message, PreparedJob):
             self._prepared(message)
         elif isinstance(message, TokenizerReady):
@@ -262,8 +263,8 @@ class Engine:
             if not self.residents.want(job.ref, given.get("keep_alive_s")):
                 self._emit(job.rid, "loading", {"model": job.ref.name})
             self.preparer.prepare(job)
-        except MlxdError as error:
-            self._fail(job, error)
+        except Exception as exc:  # no thread for the prompt, say: this request's end, not ours
+            self._fail(job, as_error(exc))
 
     def _prepared(self, message: PreparedJob) -> None:
         job = self.jobs.get(message.rid)
@@ -443,14 +444,8 @@ class Engine:
         self.runner.forget(job, self.residents.hosts.get(job.ref.key))
 
     def _lane_failed(self, lane: Lane, exc: Exception) -> None:
-        text = f"{type(exc).__name__}: {exc}"
-        error: MlxdError
-        if isinstance(exc, MlxdError):
-            error = exc
-        elif isinstance(exc, MemoryError) or "malloc" in text or "memory" in text.lower():
-            error = OutOfMemory(f"The model ran out of memory: {text[:200]}")
-        else:
-            error = Internal(f"Computing failed: {text[:300]}")
+        error = as_error(exc)
+        if error.code == "internal":
             print("Computing failed:", outline(exc), file=sys.stderr, flush=True)
         host = self.residents.hosts[lane.model]
         rids = [e.job for e in self.scheduler.entries.values() if e.lane == lane]

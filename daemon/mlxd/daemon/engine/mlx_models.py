@@ -24,6 +24,7 @@ from mlxd.daemon.engine.mlx_prepare import Tokenizer
 from mlxd.daemon.engine.model_files import fingerprint
 from mlxd.daemon.engine.pacing import PrefillPacer
 from mlxd.daemon.engine.scheduler import Lane
+from mlxd.daemon.engine.shortages import shortage
 from mlxd.daemon.models.architecture import kv_bytes_per_token
 from mlxd.protocol.errors import MlxdError, ModelLoadFailed, OutOfMemory
 
@@ -194,7 +195,7 @@ def model_edge(ref: ModelRef) -> Iterator[None]:
 def load_failed(ref: ModelRef, exc: BaseException, printed: str = "") -> MlxdError:
     """Return the error for what mlx-lm raised."""
     text = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
-    if isinstance(exc, MemoryError) or "malloc" in text:
+    if shortage(exc) is not None:
         return OutOfMemory(f"{ref.name} cannot be loaded: {text}")
     if isinstance(exc, SystemExit):
         words = printed.strip() or f"sys.exit({exc.code!r}) was called"

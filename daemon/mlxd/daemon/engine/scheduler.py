@@ -30,6 +30,9 @@ READY_AHEAD = 2
 TURN_PROMPT_TOKENS = 2048
 """Prompt tokens after which no further job is named for a turn; time ends most turns earlier."""
 
+ABSENT_MAX = 256
+"""Connections without jobs whose share is remembered. Those served least are forgotten first."""
+
 OVERTAKES_MAX = 8
 """How often shorter prompts of the same connection may go before a longer one."""
 
@@ -117,8 +120,24 @@ class Scheduler:
         lanes = {other.lane for other in self.entries.values()}
         if entry.lane not in lanes:
             self._lane_turn.pop(entry.lane, None)
+        self._forget_served()
+
+    def _forget_served(self) -> None:
+        """Forget what connections without jobs were served, where that no longer counts.
+
+        One that comes back begins at the least of those that are here, so that whoever is not
+        above it loses and gains nothing.
+        """
         if not self.entries:
             self._served.clear()
+            return
+        here = {entry.conn for entry in self.entries.values()}
+        floor = min(self._served[conn] for conn in here)
+        gone = [conn for conn, served in self._served.items() if conn not in here]
+        lower = [conn for conn in gone if self._served[conn] <= floor]
+        surplus = sorted(gone, key=self._served.__getitem__)[: max(0, len(gone) - ABSENT_MAX)]
+        for conn in {*lower, *surplus}:
+            del self._served[conn]
 
     def prefilled(self, job: int, tokens: int) -> None:
         """Report a prefill chunk. A job without tokens left becomes ready for a row."""

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mlxd.daemon.engine.prefix_index import Entry, Match, PrefixIndex, Tokens
+from mlxd.daemon.words import outline
 
 MAGIC = b"MLXDKV02"
 SUFFIX = ".kv"
@@ -33,6 +35,8 @@ DROP_WAIT_S = 5.0
 """How long deleting a model's files waits for one that is being written."""
 SCAN_WAIT_S = 0.25
 """How long a prompt waits for the files to be known, right after the start."""
+RETRY_S = 60.0
+"""How long nothing is written after the disk refused a file: it may be full for a while only."""
 PENDING_MAX_BYTES = 512 * 2**20
 """Host copies that wait for the disk; beyond it the oldest are given up."""
 
@@ -69,7 +73,15 @@ class DamagedSnapshot(Exception):
 class SnapshotStore:
     """Reads on the caller's thread, writes on one of its own."""
 
-    def __init__(self, folder: Path, max_bytes: int, made_by: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        made_by: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._retry_s = 0.0
         self._folder = folder
         self._made_by = made_by
         self._files: dict[int, Path] = {}
@@ -83,12 +95,9 @@ class SnapshotStore:
         self.dropped = 0
         self.written = 0
         try:
-            # Both: the mode is for the last folder only.
-            for place in (folder.parent, folder):
-                place.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
+            self._make_folder()
         except OSError as exc:
-            self._disable(exc)
+            self._pause(exc)
         self._thread = threading.Thread(target=self._work, name="snapshots", daemon=True)
         self._thread.start()
 
@@ -128,7 +137,7 @@ class SnapshotStore:
         """Write the snapshot soon, unless a file, or one that follows, does nearly as well."""
         size = len(snapshot.tokens)
         with self._wake:
-            if self.note or snapshot.nbytes > self._index.max_bytes:
+            if self._clock() < self._retry_s or snapshot.nbytes > self._index.max_bytes:
                 return
             known = self._index.longest(snapshot.key, snapshot.tokens, most=size)
             if known is not None and size - known.tokens < WRITE_GAIN_TOKENS:
@@ -170,11 +179,21 @@ class SnapshotStore:
                 "disk_dropped": self.dropped,
             }
 
+    def _make_folder(self) -> None:
+        # Both: the mode is for the last folder only.
+        for place in (self._folder.parent, self._folder):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder.chmod(0o700)
+
     # ---- the writer's side
 
     def _work(self) -> None:
-        self._scan()
-        self._scanned.set()
+        try:
+            self._scan()
+        except Exception as exc:  # what cannot be read must not end the thread that writes
+            print("The prompt cache on disk was not read:", outline(exc), file=sys.stderr)
+        finally:
+            self._scanned.set()
         while True:
             with self._wake:
                 self._writing = False
@@ -199,12 +218,13 @@ class SnapshotStore:
             self._make_room(size)
             _write_atomically(path, [head, *blobs])
         except OSError as exc:
-            self._disable(exc)
+            self._pause(exc)
             return
         except Exception:  # a state that cannot be written down must not end the thread
             self.dropped += 1
             return
         self.written += 1
+        self.note = ""
         with self._wake:
             gone = self._index.contained(key, tokens) if trimmable else []
             self._add(path, key, tokens, size, trimmable)
@@ -258,11 +278,15 @@ class SnapshotStore:
         name = f"{len(snapshot.tokens)}-{zlib.crc32(snapshot.tokens.tobytes()):08x}{SUFFIX}"
         return self._folder / snapshot.key / name
 
-    def _disable(self, exc: OSError) -> None:
-        self.note = f"the prompt cache on disk is off: {exc}"
+    def _pause(self, exc: OSError) -> None:
+        """Write nothing for a while; said once, until something is written again."""
         with self._wake:
             self._pending.clear()
-        print(self.note, file=sys.stderr, flush=True)
+            self._retry_s = self._clock() + RETRY_S
+        if not self.note:
+            note = f"the prompt cache on disk is off, and tried again every {RETRY_S:.0f} s: {exc}"
+            print(note, file=sys.stderr, flush=True)
+            self.note = note
 
 
 def _equal(first: Tokens, second: Tokens) -> bool:

@@ -72,7 +72,7 @@ class EngineLink(asyncio.Protocol):
         try:
             self.process = self._spawn(command, theirs)
             self._guard = self._guarded()
-        except OSError:
+        except Exception:
             mine.close()
             self._close_errors()
             raise

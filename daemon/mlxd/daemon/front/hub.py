@@ -16,9 +16,11 @@ from mlxd.daemon.front.log import Log
 from mlxd.daemon.isolation import python_command
 from mlxd.daemon.words import append_to
 from mlxd.protocol.codec import Decoder
-from mlxd.protocol.errors import EngineDied, error_from_map
+from mlxd.protocol.errors import EngineDied, Overloaded, error_from_map
 from mlxd.protocol.messages import Notification
 
+WORKERS_MAX = 8
+"""Downloads and conversions at once: each is a process with a model's memory, or a connection."""
 RETRIES = 2
 """A worker that was killed is replaced; the next one goes on where it was."""
 TERM_GRACE_S = 3.0
@@ -42,6 +44,12 @@ class HubWorkers:
         Raises what the worker answers; EngineDied where it is killed again and again. Cancelling
         ends the worker.
         """
+        if self.running >= WORKERS_MAX and job["task"] != "remove":
+            raise Overloaded(
+                f"{self.running} downloads and conversions are running.",
+                hint="Try again when one of them has ended.",
+                data={"retry_after_s": 10.0, "max_workers": WORKERS_MAX},
+            )
         self.running += 1
         try:
             for _ in range(1 + RETRIES):
@@ -58,15 +66,7 @@ class HubWorkers:
 
     async def _once(self, job: dict[str, Any], report: Report) -> Notification | None:
         """Return the worker's last word; None where it died without one."""
-        with os.fdopen(append_to(self._stderr_path, STDERR_MAX_BYTES), "ab") as errors:
-            process = await asyncio.create_subprocess_exec(
-                *python_command("mlxd.daemon.hub"),
-                str(os.getpid()),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-            )
+        process = await self._start()
         guard = None
         try:
             guard = lifeline.guard(process.pid)
@@ -79,6 +79,24 @@ class HubWorkers:
             await _end(process)
             if guard is not None:
                 guard.release()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        try:
+            with os.fdopen(append_to(self._stderr_path, STDERR_MAX_BYTES), "ab") as errors:
+                return await asyncio.create_subprocess_exec(
+                    *python_command("mlxd.daemon.hub"),
+                    str(os.getpid()),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+        except OSError as exc:  # too many processes or open files, or no memory
+            raise Overloaded(
+                f"The worker could not be started: {exc.strerror or exc}.",
+                hint="Close other programs, or see what is scarce: mlxd doctor",
+                data={"retry_after_s": 10.0},
+            ) from exc
 
 
 async def _converse(process: asyncio.subprocess.Process, report: Report) -> Notification | None:

@@ -151,6 +151,8 @@ class Front:
         if on_ready is not None:
             on_ready()
         tasks = [loop.create_task(self._preload()), loop.create_task(self._look_after())]
+        for task in tasks:
+            task.add_done_callback(self._task_done)
         await self._stop.wait()
         for server in self._servers:
             server.close()
@@ -311,8 +313,14 @@ class Front:
                 self.log("preloaded", model=result["model"], load_s=result["load_s"])
             except MlxdError as error:
                 self.log("preload failed", level="warning", code=error.code, message=error.message)
+            except Exception as exc:  # the other models are wanted all the same
+                self.log("preload failed", level="error", error=outline(exc))
 
     # ---- upkeep
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.log("task failed", level="error", error=outline(exc))
 
     async def _look_after(self) -> None:
         await upkeep.watch(
@@ -321,6 +329,7 @@ class Front:
             upgrade=self._upgrade,
             refused=lambda: self.log("upgrade does not start", level="warning"),
             woke=self._woke,
+            failed=lambda exc: self.log("upkeep failed", level="error", error=outline(exc)),
             sleep=self._sleep,
             upgrades=self._upgrades,
             also=self._keep_files,

@@ -61,6 +61,7 @@ class Recorder:
         self._thread: ThreadPoolExecutor | None = None
         self._unwritten: deque[tuple[Recording, End]] = deque()
         self._in_order: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._awaited: set[asyncio.Future[Any]] = set()
         self.problem = ""
         self.notice = ""
 
@@ -99,6 +100,9 @@ class Recorder:
             return
         begun = asyncio.wrap_future(recording.begun)
         waiting = asyncio.ensure_future(asyncio.wait({begun}, timeout=BEGIN_WAIT_S))
+        # Held: the loop itself forgets a task that nobody else knows of.
+        self._awaited.add(waiting)
+        waiting.add_done_callback(self._awaited.discard)
         waiting.add_done_callback(lambda _: then())
 
     def finish(self, recording: Recording, result: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from mlxd.daemon.front.engine_link import EngineLink
 from mlxd.daemon.front.patience import START, Patience
 from mlxd.daemon.front.sight import look_at
+from mlxd.daemon.words import outline
 from mlxd.protocol.errors import EngineDied, Internal, MlxdError, error_from_map
 from mlxd.protocol.messages import Message, Notification, Request, Response
 
@@ -31,6 +32,7 @@ busy, and whatever takes the place of an engine that is killed meanwhile is no q
 STOP_GRACE_S = 8.0
 """The engine finishes its step and writes prompts that are to survive."""
 BURIAL_GRACE_S = 2.0
+KILLED_GRACE_S = 10.0
 HEALTH_WAIT_S = 1.0
 """A start that is further away than this refuses new requests, with the reason."""
 WORDS_LINES = 8
@@ -184,6 +186,7 @@ class Supervisor:
         idle = self._link is None and self._starting is None and self._burial is None
         if idle and not self._stopping:
             self._starting = asyncio.get_running_loop().create_task(self._start())
+            self._starting.add_done_callback(self._task_done)
 
     async def _start(self) -> None:
         backoff_s = self._backoff_s()
@@ -203,6 +206,13 @@ class Supervisor:
         waiting, self._waiting = self._waiting, []
         for message in waiting:
             self.send(message)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        """Take what a start or a burial fails of for a death: else no engine would follow."""
+        if task.cancelled() or (exc := task.exception()) is None or self._stopping:
+            return
+        self._starting = self._burial = None
+        self._died(f"it could not be seen to: {outline(exc)}")
 
     def _backoff_s(self) -> float:
         now = time.monotonic()
@@ -265,6 +275,7 @@ class Supervisor:
         self.residents = []
         self.hello = {}
         self._burial = asyncio.get_running_loop().create_task(self._buried(link))
+        self._burial.add_done_callback(self._task_done)
 
     async def _buried(self, link: EngineLink) -> None:
         status = await _wait(link.process, BURIAL_GRACE_S)
@@ -339,7 +350,13 @@ async def _wait(process: subprocess.Popen[bytes], grace_s: float) -> int:
             return status
         await asyncio.sleep(POLL_S)
     process.kill()
-    return await asyncio.get_running_loop().run_in_executor(None, process.wait)
+    # Polled, by no thread: there may be none left. A process that the kernel does not let go of
+    # (a driver, a network file system) is not waited for any longer.
+    for _ in range(int(KILLED_GRACE_S / POLL_S)):
+        if (status := process.poll()) is not None:
+            return status
+        await asyncio.sleep(POLL_S)
+    return -signal.SIGKILL
 
 
 def _is_submit(message: Message, rid: int) -> bool:

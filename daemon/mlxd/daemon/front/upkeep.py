@@ -104,23 +104,27 @@ async def watch(
     upgrade: Callable[[], None],
     refused: Callable[[], None],
     woke: Callable[[], Awaitable[None]],
+    failed: Callable[[Exception], None],
     sleep: SleepWatch,
     upgrades: UpgradeWatch,
     also: Callable[[], Awaitable[None]],
 ) -> None:
     """Call `woke` after every sleep, and `upgrade` once there is new code and nothing to do.
 
-    `also` is awaited every few seconds.
+    `also` is awaited every few seconds. What any of it raises is told to `failed`; the watch goes
+    on.
     """
     checked_s = time.monotonic()
     period_s = min(WAKE_CHECK_S, upgrade_check_s or WAKE_CHECK_S)
-    while True:
-        await asyncio.sleep(period_s)
-        await also()
+
+    async def wake() -> None:
         if sleep.woke():
             await woke()
+
+    async def look_for_upgrade() -> None:
+        nonlocal checked_s
         if not upgrade_check_s or time.monotonic() - checked_s < upgrade_check_s or not idle():
-            continue
+            return
         checked_s = time.monotonic()
         if upgrades.due():
             if await works():
@@ -129,3 +133,11 @@ async def watch(
             else:
                 upgrades.refuse()
                 refused()
+
+    while True:
+        await asyncio.sleep(period_s)
+        for duty in (also, wake, look_for_upgrade):
+            try:
+                await duty()
+            except Exception as exc:  # one duty's failure must not end the others for good
+                failed(exc)
