@@ -87,7 +87,7 @@ class Config:
         "seconds", 15.0, "Seconds that running requests may take when the daemon stops.", minimum=0
     )
     engine_progress_timeout_s: float = setting(
-        "seconds", 120.0, "Seconds without progress after which the engine is replaced.", minimum=1
+        "seconds", 120.0, "Longest silence of a working engine before it is replaced.", minimum=1
     )
     upgrade_check_s: float = setting(
         "seconds",
