@@ -36,11 +36,11 @@ class Model(qwen3.Model):
         return super().__call__(*given, **named)
 """
 WAYS = {
-    "holding the interpreter": "threads slept",
+    "holding the interpreter": "",
     "waiting": "threads slept",
     "spinning": "in a step that takes",
 }
-"""Why the engine is killed for each: never for the longest silence, which is set to an hour."""
+"""What the reason says for each. It is never the longest silence, which is set to an hour."""
 LONG_S = 300.0
 
 
@@ -82,6 +82,7 @@ def test_an_engine_that_is_stuck_in_a_step_is_replaced(own: Daemon, ask: Path, h
     engine = own.ask("status")["engine"]
     assert engine["pid"] != pid
     assert WAYS[how] in engine["last_exit"]
+    assert "so it was killed" in engine["last_exit"]
 
 
 @needs.linux_only

@@ -23,6 +23,10 @@ START_IDLE_S = 20.0
 """Likewise for an engine that is starting, which may wait for a device or a slow file system."""
 IDLE_SHARE = 0.02
 """Share of a core below which all threads are said to sleep: timers and the link take some."""
+MUTE_S = 10.0
+"""How long an engine that hardly runs may leave a ping unanswered. It is stopped, or a native call
+holds its interpreter: threads that want it wake up 200 times a second, and on a busy machine queue
+each time, so that only what they ran tells them from one that computes."""
 DEAF_S = 30.0
 """How long an engine that only waits may leave a ping unanswered. Its link has a thread of its own,
 which one long call of a tokenizer can hold up."""
@@ -59,6 +63,7 @@ class Patience:
     _own_s: float = 0.0
     _idle_s: float = 0.0
     _deaf_s: float = 0.0
+    _mute_s: float = 0.0
     _looked_s: float = 0.0
     _before: Sight | None = None
     _pinged: bool = False
@@ -66,7 +71,7 @@ class Patience:
     def heard(self, now_s: float) -> None:
         """The engine made progress, or got something to do."""
         self._looked_s = now_s
-        self.silent_s = self._own_s = self._idle_s = self._deaf_s = 0.0
+        self.silent_s = self._own_s = self._idle_s = self._deaf_s = self._mute_s = 0.0
         self._before = None
         self._pinged = False
 
@@ -76,16 +81,16 @@ class Patience:
 
     def ponged(self) -> None:
         """The engine's link answered a ping, which is no progress."""
-        self._deaf_s = self._idle_s = 0.0
+        self._deaf_s = self._mute_s = 0.0
         self._pinged = False
 
     def wants_ping(self) -> bool:
         """Whether to send a ping now. Say so with `pinged`."""
-        return self.what == WAIT and self.silent_s >= PING_AFTER_S and not self._pinged
+        return self.silent_s >= PING_AFTER_S and not self._pinged and self.what in (WAIT, COMPUTE)
 
     def pinged(self) -> None:
         self._pinged = True
-        self._deaf_s = self._idle_s = 0.0
+        self._deaf_s = self._mute_s = 0.0
 
     def look(self, now_s: float, sight: Sight | None) -> str:
         """Take in what is seen of a silent engine; returns why it is stuck, or nothing."""
@@ -109,6 +114,8 @@ class Patience:
             return 0.0
         ran_s = max(0.0, sight.cpu_s - before.cpu_s)
         queued_s = max(0.0, sight.queued_s - before.queued_s)
+        runs = ran_s >= IDLE_SHARE * passed_s
+        self._mute_s = self._mute_s + passed_s if self._pinged and not runs else 0.0
         asleep = ran_s + queued_s < IDLE_SHARE * passed_s
         if asleep and not sight.ready:
             self._idle_s += passed_s
@@ -121,8 +128,9 @@ class Patience:
     def _verdict(self) -> str:
         if self.silent_s > self.ceiling_s:
             return f"no progress for {self.silent_s:.0f} s"
-        deaf = self._idle_s >= IDLE_S or self._deaf_s >= DEAF_S
-        if self.what == WAIT and self._pinged and deaf:
+        if self._mute_s >= MUTE_S and self.what in (WAIT, COMPUTE):
+            return f"no answer from its link for {self._mute_s:.0f} s"
+        if self._deaf_s >= DEAF_S and self.what == WAIT:
             return f"no answer from its link for {self._deaf_s:.0f} s"
         if self.what == START and self._idle_s >= START_IDLE_S:
             return f"all its threads slept for {self._idle_s:.0f} s as it started"
