@@ -27,6 +27,7 @@ class Hub:
         self.cut_after: dict[str, int] = {}
         self.hold: dict[str, threading.Event] = {}
         self.held = threading.Event()
+        self.credentials: list[str] = []
         self.ranges: list[tuple[str, int]] = []
         self.url = ""
 
@@ -54,7 +55,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
-        path = self.path.partition("?")[0]
+        # Through a proxy the whole URL is asked for.
+        path = re.sub(r"^http://[^/]+", "", self.path.partition("?")[0])
+        self.hub.credentials += [
+            self.headers[name]
+            for name in ("Authorization", "Proxy-Authorization")
+            if name in self.headers
+        ]
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
             return self._info(found[1], found[2])
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):

@@ -296,6 +296,7 @@ _ALL = (
         (
             _MODEL_REQUIRED,
             Param("revision", "string", "Branch, tag or commit."),
+            Param("environment", "map", "HF_ENDPOINT, HF_TOKEN, HF_HUB_* and proxies to use."),
             Param("stream", "boolean", "Send progress events.", False),
             Param("tag", "message id", "Put into events as `id`, and accepted by cancel."),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlxd.client.cli.options import absolute
 from mlxd.client.cli.progress import follow
 from mlxd.client.cli.tables import print_table, size
 from mlxd.client.cli.terminal import tell
+from mlxd.protocol.hub_environment import hub_environment
 
 BITS = click.Choice(["2", "3", "4", "5", "6", "8"])
 MODES = click.Choice(["affine", "mxfp4", "mxfp8", "nvfp4"])
@@ -107,8 +109,12 @@ def pull(model: str, revision: str | None) -> None:
     What came is kept when it breaks off; the same command goes on. HF_ENDPOINT names a mirror.
     """
     model, revision = parse_model(model, revision)
+    # The daemon may have been started elsewhere, without them.
+    environment = hub_environment(os.environ) or None
     with connect() as client:
-        stream = client.stream("models.pull", model=model, revision=revision)
+        stream = client.stream(
+            "models.pull", model=model, revision=revision, environment=environment
+        )
         record = follow(stream, f"Pulling {model}")
     tell(
         f"{record['name']} is here: {size(record['bytes'])}. Ask it: mlx ask -m {record['name']} …"

@@ -12,6 +12,7 @@ from mlxd.daemon.config_edit import edit_config
 from mlxd.daemon.models import names
 from mlxd.daemon.models.files import identity
 from mlxd.protocol.errors import InvalidParams, ModelNotFound, Overloaded
+from mlxd.protocol.hub_environment import is_hub_variable
 
 if TYPE_CHECKING:
     from mlxd.daemon.front.connection import Connection
@@ -50,11 +51,22 @@ async def _pull(front: Front, conn: Connection, msgid: MessageId, params: Params
         "task": "pull",
         "repo": repo,
         "revision": params["revision"] or revision,
+        "environment": _environment(params["environment"] or {}),
         "cache_dir": str(front.catalog.cache_dir),
     }
     pulled = await front.hub.run(job, _reporter(conn, msgid, params))
     front.log("pulled", model=repo, revision=pulled["revision"], bytes=pulled["bytes"])
     return {**await _record(front, repo), "revision": pulled["revision"]}
+
+
+def _environment(given: dict[str, Any]) -> dict[str, str]:
+    """Return the variables for a download. Errors name them, never their values."""
+    for name, value in given.items():
+        if not is_hub_variable(name):
+            raise InvalidParams("environment", f"{name!r} is not a variable of the hub")
+        if not isinstance(value, str) or "\0" in value:
+            raise InvalidParams("environment", f"{name} must be a string")
+    return given
 
 
 async def _convert(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:

@@ -13,8 +13,10 @@ import threading
 from typing import Any
 
 from mlxd.daemon import lifeline
+from mlxd.daemon.words import outline
 from mlxd.protocol.codec import Encoding, encode
 from mlxd.protocol.errors import Internal, MlxdError
+from mlxd.protocol.hub_environment import without_secrets
 from mlxd.protocol.messages import Notification
 
 
@@ -22,6 +24,9 @@ def main() -> None:
     """Do the job that stdin names, for the daemon whose process id is the first argument."""
     lifeline.end_with(int(sys.argv[1]))
     job = json.loads(sys.stdin.buffer.readline())
+    # Before huggingface_hub is imported, which reads them then.
+    environment: dict[str, str] = job.pop("environment", {})
+    os.environ.update(environment)
     threading.Thread(target=_end_with_the_daemon, daemon=True).start()
     # Libraries print; stdout belongs to the messages.
     out = os.dup(1)
@@ -37,10 +42,16 @@ def main() -> None:
     try:
         send("result", _run(job, lambda event: send("progress", event)))
     except MlxdError as error:
-        send("error", error.to_map())
+        send("error", _safe(error.to_map(), environment))
     except Exception as exc:
-        send("error", Internal(f"{type(exc).__name__}: {exc}").to_map())
-        raise
+        send("error", _safe(Internal(f"{type(exc).__name__}: {exc}").to_map(), environment))
+        print("Unexpected:", outline(exc), file=sys.stderr, flush=True)
+
+
+def _safe(error: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Return an error without the caller's tokens and passwords."""
+    texts = {key: error[key] for key in ("message", "hint")}
+    return {**error, **{key: without_secrets(text, environment) for key, text in texts.items()}}
 
 
 def _run(job: dict[str, Any], progress: Any) -> dict[str, Any]:
