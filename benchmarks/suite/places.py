@@ -87,13 +87,12 @@ def environment(name: str, requirements: list[str]) -> str:
 def mlx_environ(small: bool = True) -> dict[str, str]:
     """Return the environment of every contender that uses MLX: the one mlxd gives its engine.
 
-    BLIS is told the number of threads by the engine, step by step. What cannot do that gets the
-    number that its decoding is fastest with: one for a `small` model, else all.
+    A contender gets the number of threads that its decoding is fastest with on a quiet machine: one
+    for a `small` model, else all.
     """
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     env.pop("PYTHONPATH", None)
-    if small:
-        env["BLIS_NUM_THREADS"] = "1"
+    env["BLIS_NUM_THREADS"] = "1" if small else str(os.cpu_count() or 1)
     return with_blas(env, find_blas())
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from mlxd.daemon.blas import blas_kind, find_blas, with_blas
 
 
@@ -17,11 +19,24 @@ def test_the_first_library_that_is_there_is_taken(tmp_path: Path) -> None:
 def test_it_is_loaded_first_and_what_is_loaded_too_stays() -> None:
     env = with_blas({"LD_PRELOAD": "/lib/other.so"}, Path("/lib/libblis.so.4"))
     assert env["LD_PRELOAD"] == "/lib/libblis.so.4 /lib/other.so"
-    assert int(env["BLIS_NUM_THREADS"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("library", "variable"),
+    [
+        ("/lib/libblis.so.4", "BLIS_NUM_THREADS"),
+        ("/lib/libopenblas.so.0", "OPENBLAS_NUM_THREADS"),
+        ("/lib/libmkl_rt.so", "MKL_NUM_THREADS"),
+    ],
+)
+def test_a_library_whose_threads_spin_gets_one_unless_told_otherwise(library: str, variable: str):
+    assert with_blas({}, Path(library))[variable] == "1"
+    assert with_blas({"LD_PRELOAD": library}, None)[variable] == "1"
+    assert with_blas({variable: "6"}, Path(library))[variable] == "6"
 
 
 def test_a_blas_that_somebody_chose_stays() -> None:
-    chosen = {"LD_PRELOAD": "/opt/libopenblas.so"}
+    chosen = {"LD_PRELOAD": "/opt/libopenblas.so", "OPENBLAS_NUM_THREADS": "2"}
     assert with_blas(chosen, Path("/lib/libblis.so.4")) == chosen
     chosen = {"LD_PRELOAD": "/opt/libblis.so", "BLIS_NUM_THREADS": "3"}
     assert with_blas(chosen, Path("/lib/libopenblas.so.0")) == chosen

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,13 @@ def engine_environment() -> dict[str, str]:
 class EngineProcess:
     """Send requests, wait for events. Every wait ends by an event or by the socket's timeout."""
 
-    def __init__(self, options: EngineOptions | None = None, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        options: EngineOptions | None = None,
+        timeout_s: float = 60.0,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environ` is added to the environment in which the front starts the engine."""
         mine, theirs = socket.socketpair()
         mine.settimeout(timeout_s)
         self.sock = mine
@@ -47,7 +53,7 @@ class EngineProcess:
                     "--options", (options or EngineOptions()).to_json(),
                 ],
                 pass_fds=[theirs.fileno()],
-                env=engine_environment(),
+                env={**engine_environment(), **(environ or {})},
             )  # fmt: skip
         self._decoder = Decoder(trusted=True)
         self._messages: list[Any] = []

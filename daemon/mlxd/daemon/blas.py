@@ -1,12 +1,13 @@
 """Finds a fast BLAS for the CPU backend of MLX: its Linux wheel has the slow reference one.
 
 BLIS comes before OpenBLAS: it multiplies a few rows without packing the whole weight matrix
-first, which is what decoding does all day. `docs/decisions/` has the figures.
+first, which is what decoding does all day. Either uses one thread: their threads wait for each
+other in busy loops, which takes minutes where other processes use the cores. `docs/decisions/` has
+the figures.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +25,12 @@ OPENBLAS = (
     "/usr/lib/libopenblas.so.0",  # Arch
 )
 _TRIPLETS = ("x86_64-linux-gnu", "aarch64-linux-gnu")
-_KINDS = ("blis", "openblas", "mkl")
+_THREADS = {
+    "blis": "BLIS_NUM_THREADS",
+    "openblas": "OPENBLAS_NUM_THREADS",
+    "mkl": "MKL_NUM_THREADS",
+}
+"""The variable that sets the number of threads, by kind of library."""
 
 
 def find_blas(
@@ -39,17 +45,19 @@ def find_blas(
 
 def blas_kind(path: str) -> str:
     """Return "blis", "openblas" or "mkl" for a library, or a list of them; "" for any other."""
-    return next((kind for kind in _KINDS if kind in path), "")
+    return next((kind for kind in _THREADS if kind in path), "")
 
 
 def with_blas(environ: Mapping[str, str], library: Path | None) -> dict[str, str]:
-    """Return the environment with the library loaded first. One that is chosen already stays."""
+    """Return the environment with the library loaded first, limited to one thread.
+
+    A library or a number of threads that the environment already names stays.
+    """
     env = dict(environ)
     chosen = env.get("LD_PRELOAD", "")
     if library is not None and not blas_kind(chosen):
         chosen = " ".join([str(library), *chosen.split()])
         env["LD_PRELOAD"] = chosen
-    if blas_kind(chosen) == "blis":
-        # BLIS uses one thread where it is told nothing.
-        env.setdefault("BLIS_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    if kind := blas_kind(chosen):
+        env.setdefault(_THREADS[kind], "1")
     return env

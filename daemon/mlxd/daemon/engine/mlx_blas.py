@@ -1,8 +1,8 @@
-"""How many threads the CPU's matrix products use: one where they are small, all where it pays.
+"""How many threads the CPU's matrix products use where BLIS_NUM_THREADS allows several.
 
-BLIS starts its threads anew for every product, which costs more than a small product takes; and
-while a batch decodes, the other cores have the text, the front and the callers to see to. Metal,
-CUDA and OpenBLAS (whose threads stay) are left as they are.
+The default is one: `mlxd.daemon.blas` says why. BLIS starts its threads anew for every product,
+which costs more than a small product takes, so that several are used for large ones only. Metal,
+CUDA and other libraries are left as they are.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx_lm.models import activations
 
+from mlxd.daemon.engine.mlx_kernels import kernel
+
 ATTENTION_FROM = 1 << 13
 """Scores from which the form here is faster than MLX's."""
 SWIGLU_FROM = 1 << 12
@@ -48,7 +50,10 @@ def install() -> None:
 def build() -> None:
     """Have MLX compile what the forms here consist of."""
     numbers = mx.ones((2, 2))
-    mx.eval(_softmax_weights(numbers), _gated(numbers, numbers))
+    halves = mx.split(mx.ones((2, 4)), 2, axis=-1)  # as models have them that compute both at once
+    mx.eval(_softmax_weights(numbers))
+    for gate, x in ((numbers, numbers), halves):
+        mx.eval(_gated(gate, x), _gated_few(gate, x))
 
 
 def attention(
@@ -128,9 +133,14 @@ def _softmax_weights(scores: mx.array) -> mx.array:
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """Return `x` times the SiLU of `gate`, as `mlx_lm.models.activations.swiglu`."""
-    if gate.size < SWIGLU_FROM or {gate.dtype, x.dtype} != {mx.float32}:
+    if {gate.dtype, x.dtype} != {mx.float32}:
         return cast(mx.array, _swiglu(gate, x))
-    return _gated(gate, x)
+    return _gated_few(gate, x) if gate.size < SWIGLU_FROM else _gated(gate, x)
+
+
+@kernel
+def _gated_few(gate: mx.array, x: mx.array) -> mx.array:
+    return gate * mx.sigmoid(gate) * x
 
 
 def _gated(gate: mx.array, x: mx.array) -> mx.array:
@@ -139,12 +149,12 @@ def _gated(gate: mx.array, x: mx.array) -> mx.array:
     return _gated_by(gate, x, power, bits.view(mx.float32))
 
 
-@functools.partial(mx.compile, shapeless=True)
+@kernel
 def _gated_by(gate: mx.array, x: mx.array, power: mx.array, scale: mx.array) -> mx.array:
     return gate * x / (1.0 + power * scale)
 
 
-@functools.partial(mx.compile, shapeless=True)
+@kernel
 def _power_of_two_parts(exponents: mx.array) -> tuple[mx.array, mx.array]:
     """Return two factors of two to the power of `exponents`, the second as the bits of a float32.
 

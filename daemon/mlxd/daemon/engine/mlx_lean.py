@@ -9,14 +9,16 @@ Positions are also where a layer is begun: MLX would otherwise have nothing to c
 puts a step together; `docs/decisions/005-layers-begun-early.md` has the figures.
 
 The norm, and the exponentials of `mlx_exp.py`, have pieces that MLX has compiled by the machine's
-C++ compiler, which takes seconds. A process of its own sees to that
-(`python -m mlxd.daemon.engine.mlx_lean`), once for a version of MLX; until it is done MLX's own
-forms are used.
+C++ compiler, which takes seconds. A process of its own builds them
+(`python -m mlxd.daemon.engine.mlx_lean`), once for a version of MLX and only with processor time
+that nobody else wants. Until it is done MLX's own forms are used. Nothing else is compiled on the
+CPU: `mlx_kernels.py` says why.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import math
@@ -32,6 +34,7 @@ import mlx.core as mx
 
 from mlxd.daemon import lifeline
 from mlxd.daemon.engine import mlx_exp
+from mlxd.daemon.engine.mlx_kernels import compile_nothing, kernel
 from mlxd.daemon.isolation import python_command
 
 SLOWER = "MLX's own forms are used, which take twice as long for a long prompt"
@@ -47,6 +50,7 @@ def install() -> subprocess.Popen[bytes] | None:
 
     Returns the process that builds the kernels where that is still to be done: see `built`.
     """
+    compile_nothing()
     mx.fast.rope = rope
     if _marker().exists():
         _use_kernels()
@@ -54,8 +58,7 @@ def install() -> subprocess.Popen[bytes] | None:
     if shutil.which("g++") is None:
         print(NO_COMPILER, file=sys.stderr, flush=True)
         return None
-    nice = ["nice", "-n", "19"] if shutil.which("nice") else []
-    command = [*nice, *python_command("mlxd.daemon.engine.mlx_lean"), str(os.getpid())]
+    command = [*python_command("mlxd.daemon.engine.mlx_lean"), str(os.getpid())]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
@@ -70,23 +73,44 @@ def built(builder: subprocess.Popen[bytes]) -> bool:
 
 
 def _use_kernels() -> None:
+    _run_kernels()  # loads them, so that the cache folder may be cleared from now on
     mx.fast.rms_norm = rms_norm
     mlx_exp.install()
 
 
 def main() -> None:
-    """Have the kernels compiled in the forms that decoding and prompts use, and leave a note."""
+    """Have the kernels compiled, and leave a note. A second builder waits for the first."""
     lifeline.end_with(int(sys.argv[1]))
+    _give_way()
+    compile_nothing()
+    marker = _marker()
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    with marker.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not marker.exists():
+            _run_kernels()
+            marker.touch()
+
+
+def _give_way() -> None:
+    """Take processor time that nobody else wants, also for the compiler that is started here."""
+    os.nice(19)
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(OSError):  # not every sandbox allows it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _run_kernels() -> None:
+    """Use each kernel in the forms that decoding and prompts use."""
     for rows, length, heads in itertools.product((1, 2), (1, 2), ((), (2,))):
         mx.eval(rms_norm(mx.ones((rows, length, *heads, 8)), mx.ones((8,)), 1e-6))
     mlx_exp.build()
-    _marker().touch()
 
 
 def _marker() -> Path:
     # Where MLX keeps what was compiled: if that is gone, so is this. The number: what they are.
     folder = os.environ.get("TMPDIR", "/tmp")
-    return Path(folder, "mlx", version("mlx"), "cpu", "mlxd-kernels-2")
+    return Path(folder, "mlx", version("mlx"), "cpu", "mlxd-kernels-3")
 
 
 def rope(
@@ -197,7 +221,7 @@ def rms_norm(x: mx.array, weight: mx.array | None, eps: float, *, stream: Any = 
     return _scaled(x, weight, squares, *_constants(x.shape[-1], eps))
 
 
-@functools.partial(mx.compile, shapeless=True)
+@kernel
 def _scaled(
     x: mx.array, weight: mx.array, squares: mx.array, share: mx.array, eps: mx.array
 ) -> mx.array:
