@@ -31,6 +31,12 @@ SECTIONS = (
         "empty Pythons, the time to their end.",
         reference="mlx ask",
     ),
+    Section(
+        "busy", "Beside busy neighbours",
+        "First tokens of one stream on a quiet machine, beside as many busy processes as there are "
+        "cores, and beside twenty prompts of 8 MB, which the engine refuses.",
+        reference="",
+    ),
     Section("ready", "From nothing",
             "The daemon is not running, the model is in the system's file cache. First the time "
             "until a connection is accepted, then until the first token of a request that came at "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from suite.measurements import (
+    busy,
     cancel,
     first_byte,
     first_token,
@@ -29,6 +30,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Iterator[Record]]] = {
     "streams": streams.measure,
     "second_turn": second_turn.measure,
     "priority": priority.measure,
+    "busy": busy.measure,
     "cancel": cancel.measure,
     "gaps": gaps.measure,
     "front": front.measure,

@@ -120,7 +120,7 @@ class ControlText:
     def _as_text(self, part: str, *, first: bool) -> list[int]:
         """Return the tokens of a part between control tokens, none of them a control token."""
         tokens: list[int] = []
-        for number, piece in enumerate(self._split_ordinary(self._restored(part))):
+        for number, piece in enumerate(self._split_ordinary(self.restored(part))):
             if number % 2:
                 tokens.append(self._tokenizer.convert_tokens_to_ids(piece))
             elif piece:
@@ -153,7 +153,8 @@ class ControlText:
     def _name(self, text: str) -> str:
         return f"x{self._tag}n{self._numbers[text]}x"
 
-    def _restored(self, text: str) -> str:
+    def restored(self, text: str) -> str:
+        """Return the text with every stand-in replaced by the control text that it stands for."""
         return self._stand_in.sub(lambda found: self._texts[int(found[1])], text)
 
     def _count(self, tokens: list[int]) -> int:

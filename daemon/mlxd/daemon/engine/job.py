@@ -261,6 +261,8 @@ class Job:
     draft: Any = None
     """`mlx_draft.Draft` of a sequence with a draft model."""
     notes: list[str] = field(default_factory=list)
+    gone: bool = False
+    """Whether it ended. Read by the preparer's threads, which then leave its prompt alone."""
 
     def usage(self) -> dict[str, int]:
         """Return the tokens of all choices together."""

@@ -71,4 +71,4 @@ def _with_tokenizer(engine: Engine, request: Request, work: Callable[..., Any]) 
         else:
             engine.link.refuse(request.id, error)
 
-    engine.preparer.answer(lambda tokenizer: work(tokenizer, params), ref, done)
+    engine.preparer.answer(lambda tokenizer: work(tokenizer, params), ref, done, params)

@@ -440,6 +440,7 @@ class Engine:
         self._forget(job)
 
     def _forget(self, job: Job) -> None:
+        job.gone = True
         self.jobs.pop(job.rid, None)
         self.runner.forget(job, self.residents.hosts.get(job.ref.key))
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import mlx.core as mx
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 def compile_nothing() -> None:
@@ -20,15 +23,15 @@ def compile_nothing() -> None:
     mx.disable_compile()
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+def kernel(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Compile a function, whatever `compile_nothing` said; it stays in force for all others."""
-    compiled = mx.compile(function, shapeless=True)
+    compiled: Callable[Given, Result] = mx.compile(function, shapeless=True)
 
     @functools.wraps(function)
-    def call(*arrays: mx.array) -> Any:
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         mx.enable_compile()  # looked at when the function is called; switching takes 0.1 us
         try:
-            return compiled(*arrays)
+            return compiled(*args, **kwargs)
         finally:
             mx.disable_compile()
 

@@ -21,6 +21,7 @@ from mlxd.daemon.engine.control_text import ControlText
 from mlxd.daemon.engine.job import Job, ModelRef, Prepared, markers_of
 from mlxd.daemon.engine.mlx_imports import load_tokenizer
 from mlxd.daemon.engine.model_files import vocabulary_size
+from mlxd.daemon.engine.prompt_size import size_bound
 from mlxd.daemon.engine.tool_choice import CallForm, call_source, forced_tools, offered_tools
 from mlxd.daemon.models.architecture import context_tokens
 from mlxd.protocol.errors import (
@@ -81,6 +82,7 @@ class Tokenizer:
             self.wrapper._tokenizer,
             (marks.think_start, marks.think_end, marks.tool_start, marks.tool_end),
         )
+        self._size_bound = size_bound(self.wrapper._tokenizer)
         self._detokenizer = _padded(self.wrapper.detokenizer, self.model_tokens)
 
     def detokenizer(self) -> Any:
@@ -108,7 +110,7 @@ class Tokenizer:
         prepared = PREPARERS[method](self, job.params)
         if not prepared.tokens:
             raise InvalidParams("prompt", "has no tokens", hint="Give some text to continue.")
-        self._check_context(len(prepared.tokens))
+        self.check_context(len(prepared.tokens))
         # Also those of text: a tokenizer may have more tokens than the model.
         self.check_ids(PROMPT_PARAMS[method], prepared.tokens)
         return prepared
@@ -127,11 +129,21 @@ class Tokenizer:
                 hint='See which ids a text has: mlx rpc tokenize \'{"text": "…"}\'',
             )
 
-    def _check_context(self, prompt_tokens: int) -> None:
+    def check_size(self, text: str) -> None:
+        """Raise ContextOverflow for text that is too long however it is tokenized."""
+        bound, limit = self._size_bound, self.context_tokens
+        if bound is None or limit is None or bound.tokens_at_least(text) < limit:
+            return
+        self.check_context(bound.tokens_at_least(self._control.restored(text)), "at least ")
+
+    def check_context(self, prompt_tokens: int, bound: str = "") -> None:
+        """Raise ContextOverflow for prompts that leave no room for a token. `bound`: "at least "
+        where the number of tokens is only an estimate from below."""
         limit = self.context_tokens
         if limit is not None and prompt_tokens >= limit:
             raise ContextOverflow(
-                f"The prompt has {prompt_tokens} tokens; {self.name} has a context of {limit}.",
+                f"The prompt has {bound}{prompt_tokens} tokens; "
+                f"{self.name} has a context of {limit}.",
                 hint=f"Shorten the prompt by {prompt_tokens - limit + 1} tokens or more, or choose "
                 "a model with a longer context: mlx models list",
                 data={"prompt_tokens": prompt_tokens, "context_tokens": limit},
@@ -333,7 +345,9 @@ def _prepare_chat(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
     text, notes = tokenizer.chat_text(params)
     if params.get("thinking") and not tokenizer.wrapper.has_thinking:
         notes.append(f"{tokenizer.name} does not think; thinking was ignored")
+    tokenizer.check_size(text)
     tokens = tokenizer.encode_chat(text)
+    tokenizer.check_context(len(tokens))  # before more is tokenized, to find cuts
     return Prepared(
         tokens=tokens,
         reasoning=tokenizer.starts_in_reasoning(text),
@@ -344,7 +358,10 @@ def _prepare_chat(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
 
 def _prepare_generate(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
     prompt = params["prompt"]
-    return Prepared(tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt))
+    if not isinstance(prompt, str):
+        return Prepared(list(prompt))
+    tokenizer.check_size(prompt)
+    return Prepared(tokenizer.encode(prompt))
 
 
 def _prepare_fill(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
@@ -359,7 +376,9 @@ def _prepare_fill(tokenizer: Tokenizer, params: dict[str, Any]) -> Prepared:
     prefix, suffix, middle = found
     before, after = tokenizer.guarded(params, [params["prefix"], params.get("suffix") or ""])
     wrapper = tokenizer.wrapper
-    tokens = tokenizer.encode_chat(f"{prefix}{before}{suffix}{after}{middle}")
+    text = f"{prefix}{before}{suffix}{after}{middle}"
+    tokenizer.check_size(text)
+    tokens = tokenizer.encode_chat(text)
     bos = wrapper.bos_token_id
     if bos is not None and getattr(wrapper._tokenizer, "add_bos_token", False):
         tokens.insert(0, bos)

@@ -1,4 +1,5 @@
-"""The thread that loads tokenizers and turns requests into prompts.
+"""The threads that load tokenizers and turn requests into prompts: one for long texts, so that
+short ones do not wait for them.
 
 Constraints are compiled on other threads still: the prompts behind one that takes long go on.
 """
@@ -19,6 +20,8 @@ from mlxd.daemon.engine.mlx_prepare import Tokenizer
 from mlxd.daemon.engine.tool_choice import forced_tools, offered_tools
 from mlxd.protocol.errors import Internal, MlxdError
 
+LONG_TEXT_CHARACTERS = 1 << 16
+"""Longer texts, which take more than 60 ms to tokenize, have a thread of their own."""
 TOKENIZERS_MAX = 8
 """Tokenizers kept: a large vocabulary takes about 100 MB."""
 
@@ -42,14 +45,16 @@ class TokenizerReady:
 
 
 class Preparer:
-    """Works on one thread beside the compute thread; results come through the inbox."""
+    """Works on two threads beside the compute thread; results come through the inbox."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._pool_for_long = ThreadPoolExecutor(1, thread_name_prefix="prepare-long")
         self._compiling = compile_pool()
         self._tokenizers: OrderedDict[str, Tokenizer] = OrderedDict()
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
 
     def load(self, ref: ModelRef) -> None:
         """Load a tokenizer; the inbox gets `TokenizerReady`."""
@@ -64,6 +69,8 @@ class Preparer:
         """Make the job's prompt; the inbox gets `PreparedJob`."""
 
         def work() -> None:
+            if job.gone:  # the caller left, or its time was up, while others were prepared
+                return
             result, error = _caught(lambda: self._prompt_and_constraint(job))
             if result is None:
                 self._inbox.put(PreparedJob(job.rid, None, error))
@@ -74,7 +81,11 @@ class Preparer:
                 return
             deliver(constraint, lambda *outcome: self._constrained(job, prepared, *outcome))
 
-        self._pool.submit(work)
+        self._pool_for(job.params).submit(work)
+
+    def _pool_for(self, params: dict[str, Any]) -> ThreadPoolExecutor:
+        long = characters(params) > LONG_TEXT_CHARACTERS
+        return self._pool_for_long if long else self._pool
 
     def _prompt_and_constraint(self, job: Job) -> tuple[Prepared, Future[Constraint] | None]:
         tokenizer = self._tokenizer(job.ref)
@@ -95,9 +106,15 @@ class Preparer:
         work: Callable[[Tokenizer], Any],
         ref: ModelRef,
         done: Callable[[Any, MlxdError | None], None],
+        params: dict[str, Any],
     ) -> Future[None]:
-        """Do `work` with the model's tokenizer, then call `done(result, error)` on the thread."""
-        return self._pool.submit(lambda: done(*_caught(lambda: work(self._tokenizer(ref)))))
+        """Do `work` with the model's tokenizer, then call `done(result, error)` on the thread.
+
+        The length of the texts in `params` decides which thread it is.
+        """
+        return self._pool_for(params).submit(
+            lambda: done(*_caught(lambda: work(self._tokenizer(ref))))
+        )
 
     def forget(self, path: str) -> None:
         """Drop a tokenizer of a model that was unloaded."""
@@ -105,17 +122,35 @@ class Preparer:
             self._tokenizers.pop(path, None)
 
     def _tokenizer(self, ref: ModelRef) -> Tokenizer:
+        # One at a time: loading imports modules behind stand-ins, and takes memory.
+        with self._loading:
+            return self._known(ref) or self._loaded(ref)
+
+    def _known(self, ref: ModelRef) -> Tokenizer | None:
         with self._lock:
             known = self._tokenizers.get(ref.path)
             if known is not None:
                 self._tokenizers.move_to_end(ref.path)
-                return known
+            return known
+
+    def _loaded(self, ref: ModelRef) -> Tokenizer:
         tokenizer = Tokenizer(ref, self._compiling)
         with self._lock:
             self._tokenizers[ref.path] = tokenizer
             while len(self._tokenizers) > TOKENIZERS_MAX:
                 self._tokenizers.popitem(last=False)
         return tokenizer
+
+
+def characters(value: Any) -> int:
+    """Return the length of all strings and lists in a request's parameters."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(characters, value.values()))
+    if isinstance(value, list):
+        return len(value) + sum(characters(item) for item in value if not isinstance(item, int))
+    return 0
 
 
 def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
