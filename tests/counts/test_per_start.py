@@ -141,7 +141,7 @@ def test_reading_the_line_and_writing_the_request_take_few_instructions():
 
 
 def test_the_front_starts_with_few_modules(environ: dict[str, str]):
-    count = "import sys, mlxd.daemon.front.main; print(len(sys.modules))"
+    count = "import sys, mlxd.daemon.front.app; print(len(sys.modules))"
     done = subprocess.run([sys.executable, "-c", count], env=environ, check=True, timeout=60,
                           capture_output=True, text=True)  # fmt: skip
     assert int(done.stdout) <= FRONT_MODULES

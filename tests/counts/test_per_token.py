@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from mlxd.daemon.engine.scheduler import Entry, Lane, Scheduler
-from mlxd.daemon.front.events import EventQueue
+from mlxd.daemon.engine.scheduling.scheduler import Entry, Lane, Scheduler
+from mlxd.daemon.front.server.events import EventQueue
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import Notification, Request, Response
 from support import needs

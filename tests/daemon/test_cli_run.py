@@ -141,7 +141,7 @@ def test_settings_and_environment_of_the_file_reach_the_daemon(
     own_paths.config_file.write_text(
         "[environment]\nHF_ENDPOINT = 'http://mirror'\nHTTPS_PROXY = 'http://of-the-file'\n"
     )
-    monkeypatch.setattr("mlxd.daemon.front.main.serve", serve)
+    monkeypatch.setattr("mlxd.daemon.front.app.serve", serve)
     variables = {**cold, "HTTPS_PROXY": "http://of-the-shell"}
     done = CliRunner().invoke(
         run, ["--max-queue", "7"], env=variables, catch_exceptions=False, standalone_mode=False

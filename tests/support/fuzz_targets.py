@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxd.daemon.config import Config, load_config
-from mlxd.daemon.front.listener import open_listener
-from mlxd.daemon.front.main import Front
+from mlxd.daemon.front.app import Front
+from mlxd.daemon.front.server.listener import open_listener
 from mlxd.protocol.codec import Decoder, Encoding, Limits, encode
 from mlxd.protocol.errors import InvalidParams, MlxdError, ParseError
 from mlxd.protocol.messages import BadRequest, Message, Notification, Request, Response

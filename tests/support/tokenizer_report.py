@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlxd.daemon.engine.mlx_imports import import_without_transformers, load_tokenizer
+from mlxd.daemon.engine.models.mlx_lm_imports import import_without_transformers, load_tokenizer
 
 TOKENS = (70, 71, 72, 44, 5)
 
@@ -41,6 +41,6 @@ if __name__ == "__main__":
     import_without_transformers()
     import mlx_lm.tuner.utils  # noqa: F401 - what loads adapters
 
-    import mlxd.daemon.engine.mlx_start  # noqa: F401 - all that an engine imports
+    import mlxd.daemon.engine.start  # noqa: F401 - all that an engine imports
 
     print(json.dumps({folder: report(folder) for folder in sys.argv[1:]}))

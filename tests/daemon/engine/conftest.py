@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models import qwen3
 
-from mlxd.daemon.engine import mlx_exp
+from mlxd.daemon.engine.backend.cpu import exp
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +39,9 @@ def tiny_model() -> Any:
 
 @pytest.fixture
 def own_exponentials() -> Iterator[None]:
-    """Whatever a test installs of `mlx_exp` is taken out again, from all models."""
+    """Whatever a test installs of `exp` is taken out again, from all models."""
     yield
-    mx.fast.scaled_dot_product_attention = mlx_exp._attention
+    mx.fast.scaled_dot_product_attention = exp._attention
     for name, module in list(sys.modules.items()):
         if name.startswith("mlx_lm.models.") and hasattr(module, "swiglu"):
-            module.__dict__["swiglu"] = mlx_exp._swiglu
+            module.__dict__["swiglu"] = exp._swiglu

@@ -181,7 +181,7 @@ def test_last_answers_are_read_before_the_daemon_goes() -> None:
 
 def test_the_front_never_loads_what_only_the_engine_needs() -> None:
     heavy = "{'mlx', 'mlx_lm', 'transformers', 'huggingface_hub', 'numpy', 'torch', 'tokenizers'}"
-    program = f"import mlxd.daemon.front.main, sys; print(*{heavy} & set(sys.modules))"
+    program = f"import mlxd.daemon.front.app, sys; print(*{heavy} & set(sys.modules))"
     command = [sys.executable, "-c", program]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run(command, env=environ, capture_output=True, check=True).stdout == b"\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlxd.daemon import lock
-from mlxd.daemon.front.connection import (
+from mlxd.daemon.front.server.connection import (
     REFUSED_AT_ONCE,
     RESERVED_DESCRIPTORS,
     connections_that_fit,

@@ -11,8 +11,8 @@ import pytest
 
 from mlxd.daemon.config import Config
 from mlxd.daemon.front import upkeep
-from mlxd.daemon.front.listener import open_listener
-from mlxd.daemon.front.main import Front
+from mlxd.daemon.front.app import Front
+from mlxd.daemon.front.server.listener import open_listener
 from mlxd.daemon.front.upkeep import ASLEEP_S, SleepWatch, UpgradeWatch, code_folders, code_state
 from mlxd.protocol.paths import resolve_paths
 from support.daemon_process import FAKE_ENGINE, Daemon, daemon_with_fake_engine, running_daemon
@@ -143,7 +143,7 @@ def front_that_slept(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatc
     command = [*FAKE_ENGINE, "--script", script]
     monkeypatch.setenv("MLXD_ENGINE_COMMAND", str(command).replace("'", '"'))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.setattr("mlxd.daemon.front.main.CANARY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("mlxd.daemon.front.app.CANARY_TIMEOUT_S", 0.3)
     monkeypatch.setattr("mlxd.daemon.front.upkeep.WAKE_CHECK_S", 0.02)
     slept = 0.0
     paths = resolve_paths(environ)

@@ -20,7 +20,7 @@ def run(check: bool, **overrides: Any) -> int:
     """
     from mlxd.daemon import starter
     from mlxd.daemon.config import load_config
-    from mlxd.daemon.front.main import serve
+    from mlxd.daemon.front.app import serve
     from mlxd.launchd import activation
     from mlxd.protocol.paths import resolve_paths
 

@@ -28,10 +28,10 @@ def main() -> int:
     link = Link(sock, inbox)
     link.start()
     # Only now, since it takes seconds: the front's pings are answered meanwhile.
-    from mlxd.daemon.engine.mlx_imports import import_without_transformers
+    from mlxd.daemon.engine.models.mlx_lm_imports import import_without_transformers
 
     import_without_transformers()
-    from mlxd.daemon.engine.mlx_start import serve
+    from mlxd.daemon.engine.start import serve
 
     if not options.log_text:
         keep_quiet()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from mlxd.daemon.engine.memory import PSI_FILE
+from mlxd.daemon.engine.models.memory import PSI_FILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxd.daemon.front.connection import Connection
 from mlxd.daemon.front.recorder import Recording
+from mlxd.daemon.front.server.connection import Connection
 from mlxd.protocol.messages import MessageId, Notification
 
 

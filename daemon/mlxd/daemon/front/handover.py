@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from mlxd.daemon.front.listener import Listener
+from mlxd.daemon.front.server.listener import Listener
 from mlxd.daemon.isolation import python_command
 
 VARIABLE = "MLXD_HANDOVER"

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mlxd.daemon.front.completion import Completion
-from mlxd.daemon.front.connection import Connection
 from mlxd.daemon.front.log import Log
 from mlxd.daemon.front.metrics import Metrics
 from mlxd.daemon.front.recorder import Recorder, Recording
 from mlxd.daemon.front.replays import Probation, refusal, suspects
+from mlxd.daemon.front.server.connection import Connection
 from mlxd.protocol.errors import (
     ERRORS,
     MlxdError,

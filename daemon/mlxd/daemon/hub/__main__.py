@@ -56,7 +56,7 @@ def _safe(error: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
 
 def _run(job: dict[str, Any], progress: Any) -> dict[str, Any]:
     if job["task"] == "convert":
-        from mlxd.daemon.engine.mlx_convert import convert
+        from mlxd.daemon.engine.models.convert import convert
 
         return convert(job, progress)
     if job["task"] == "remove":

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mlxd.daemon.engine.model_files import fingerprint
+from mlxd.daemon.engine.models.files import fingerprint
 from mlxd.protocol.errors import MlxdError
 
 

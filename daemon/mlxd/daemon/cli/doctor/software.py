@@ -21,7 +21,7 @@ _SLOW_GFLOPS = 10.0
 _SCARCE_MEMORY = 8 * 10**9
 _PRESSURE = {"2": "warning", "4": "critical"}
 
-PROBE = "mlxd.daemon.engine.mlx_probe"
+PROBE = "mlxd.daemon.engine.backend.probe"
 
 
 def packages(_machine: Machine) -> Finding:

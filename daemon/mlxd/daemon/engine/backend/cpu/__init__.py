@@ -1,0 +1,1 @@
+"""MLX's CPU backend: BLAS threads, kernels, faster operations."""

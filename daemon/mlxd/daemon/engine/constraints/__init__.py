@@ -1,0 +1,1 @@
+"""JSON Schema, regex and Lark constraints."""

@@ -1,0 +1,1 @@
+"""The batched decode step, sampling, and draft models."""

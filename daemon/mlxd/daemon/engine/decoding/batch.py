@@ -1,0 +1,381 @@
+"""Sequences of one model that are decoded together.
+
+Built on the caches of mlx-lm (`merge`, `extend`, `filter`, `extract`), with a decoding step of its
+own instead of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-step.md` says why.
+
+One step runs ahead: while the caller handles the tokens of one step, the next is being computed. A
+row's first token does not wait for that: it is handed out as soon as it is there. Long steps do not
+run ahead on the CPU, where MLX takes the next one in only while it computes it: tokens that are
+there would wait for most of it, and whoever comes meanwhile for all of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import trim_prompt_cache
+
+from mlxd.daemon.engine.decoding.sampling import BatchSampler, SamplingParams, describe_logprobs
+from mlxd.daemon.engine.decoding.speculative import Draft, verify
+from mlxd.daemon.engine.kvcache.ops import Cache, keep_rows, merge, rows_of, share_offsets
+from mlxd.daemon.engine.prefill.chunks import Prefill, joined
+
+if TYPE_CHECKING:
+    from mlxd.daemon.engine.constraints.compiler import Guide
+
+Processor = Callable[[mx.array, mx.array], mx.array]
+"""(token ids (n,), logits (1, vocabulary)) to logits, as in `mlx_lm.sample_utils`."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One sequence that is being decoded."""
+
+    uid: int
+    sampling: SamplingParams
+    processors: tuple[Processor, ...] = ()
+    context: mx.array | None = None
+    context_size: int = 0
+    constraint: Guide | None = None
+    logprobs: int = -1
+    steps: int = 0
+    told: bool = False
+    """Whether its next token was emitted already: the first one is, before it is fed."""
+
+    def allowed(self, token: int, width: int) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+        """Take in the token that is fed now; return the mask for the next one, or None."""
+        assert self.constraint is not None
+        mask = self.constraint.next_mask(token)
+        return None if mask is None else mask[:width]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """One token of one row. `top` holds (token, log-probability) pairs, most likely first."""
+
+    uid: int
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Everything that a row needs to go on later, its next token included."""
+
+    row: Row
+    cache: Cache
+    next_token: mx.array
+    next_info: tuple[Any, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A row whose prompt is computed up to its last token, which is fed first."""
+
+    row: Row
+    prompt: Prefill
+
+
+class DecodeBatch:
+    """Rows that decode together. `start` emits their first tokens, `step` one more of each."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.rows: list[Row] = []
+        self._cache: Cache = []
+        self._batched = False
+        self._next: mx.array | None = None
+        self._info: tuple[Any, ...] | None = None
+        self._sampler = BatchSampler([])
+        self._fed = True
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def holds(self, uid: int) -> bool:
+        """Whether a row is one of this batch."""
+        return any(row.uid == uid for row in self.rows)
+
+    def start(self, starts: Sequence[Start]) -> list[Emitted]:
+        """Add rows and return their first tokens. Takes the caches over."""
+        fresh = DecodeBatch(self.model)
+        fresh.rows = [one.row for one in starts]
+        fresh._batched = len(starts) > 1
+        fresh._cache = joined([one.prompt for one in starts])
+        fresh._next = mx.array([one.prompt.tokens[-1] for one in starts], dtype=mx.uint32)
+        fresh._rows_changed()
+        fresh._launch()
+        first = fresh._emitted(cast(list[int], fresh._next.tolist()), fresh._info)
+        for row in fresh.rows:
+            row.told = True
+        self._join(fresh)
+        return first
+
+    def resume(self, parked: Parked) -> None:
+        """Put a parked row back; it goes on with the token it had computed last."""
+        back = DecodeBatch(self.model)
+        back.rows = [parked.row]
+        back._cache = parked.cache
+        back._next, back._info = parked.next_token, parked.next_info
+        self._join(back)
+
+    def step(self, *, last: bool = False) -> list[Emitted]:
+        """Start computing the next tokens, then return the current ones, one per row.
+
+        Rows that have just started are left out: their current token was returned by `start`.
+        `last`: every row ends with this token, so that nothing more need be computed.
+        """
+        current, info = self._next, self._info
+        self._fed = not last
+        if self._fed:
+            self._launch()
+        assert current is not None
+        emitted = self._emitted(cast(list[int], current.tolist()), info)
+        fresh = [row.uid for row in self.rows if row.told]
+        if fresh:
+            emitted = [one for one in emitted if one.uid not in fresh]
+            for row in self.rows:
+                row.told = False
+        return emitted
+
+    def step_alone(self) -> list[Emitted]:
+        """Return the next tokens, one per row, with nothing begun behind them.
+
+        Only those that are there already, where a step had run ahead.
+        """
+        due = [row for row in self.rows if not row.told]
+        if not due:
+            self._launch()
+            due = self.rows
+        assert self._next is not None
+        emitted = self._emitted(cast(list[int], self._next.tolist()), self._info)
+        uids = {row.uid for row in due}
+        for row in self.rows:
+            row.told = True
+        return [one for one in emitted if one.uid in uids]
+
+    def settle(self) -> None:
+        """Wait for the step that is being computed ahead."""
+        if self._next is not None:
+            mx.eval(self._next)
+
+    def speculate(self, draft: Draft, behind: list[int], most: int) -> list[Emitted]:
+        """Emit a token of the only row, and those of up to `most` proposals that it accepts.
+
+        `behind` are the row's emitted tokens that `draft` has not taken in yet.
+        """
+        assert len(self.rows) == 1
+        assert self._next is not None
+        row, count = self.rows[0], min(draft.width, most)
+        known, row.told = int(row.told), False
+        behind = behind[: len(behind) - known]
+        cache = self._single_cache()
+        proposals = draft.propose(behind, self._next, count, row.sampling, row.steps)
+        emitted, accepted, self._next = verify(
+            self.model, cache, self._next, proposals, row.sampling, row.steps
+        )
+        row.steps += accepted + 1
+        draft.settle(count, accepted)
+        return [Emitted(row.uid, token) for token in emitted[known:]]
+
+    def lag(self, uid: int) -> int:
+        """Return how many of a row's emitted tokens its cache does not cover yet."""
+        return int(self.rows[self._index(uid)].told or not self._fed)
+
+    def rewind(self, tokens: int) -> None:
+        """Take the last tokens of the only row out of its cache."""
+        trim_prompt_cache(self._single_cache(), tokens)
+
+    def _single_cache(self) -> Cache:
+        if self._batched:
+            self._cache = rows_of(self._cache, [0])[0]
+            self._batched = False
+        return self._cache
+
+    def caches_of(self, uids: Sequence[int]) -> list[Cache]:
+        """Return the rows' caches: the prompt and the emitted tokens, less `lag`.
+
+        They are copies of the exact size, or the only row's own one.
+        """
+        if not self._batched:
+            return [self._cache for _ in uids]
+        return rows_of(self._cache, [self._index(uid) for uid in uids])
+
+    def park(self, uid: int) -> Parked:
+        """Take a row out, to be resumed."""
+        index = self._index(uid)
+        assert self._next is not None
+        parked = Parked(
+            row=self.rows[index],
+            cache=self.caches_of([uid])[0],
+            next_token=self._next[index : index + 1],
+            next_info=_pick(self._info, [index]),
+        )
+        mx.eval(parked.next_token, [layer.state for layer in parked.cache])
+        self.remove([uid])
+        return parked
+
+    def remove(self, uids: Iterable[int]) -> None:
+        """Drop rows that ended."""
+        gone = set(uids)
+        keep = [index for index, row in enumerate(self.rows) if row.uid not in gone]
+        if len(keep) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in keep]
+        if not keep:
+            self._cache, self._next, self._info, self._batched = [], None, None, False
+        else:
+            self._filter(keep)
+        self._rows_changed()
+
+    def _filter(self, keep: list[int]) -> None:
+        assert self._next is not None
+        picked = mx.array(keep)
+        self._next = self._next[picked]
+        self._info = _pick(self._info, keep)
+        if len(keep) == 1:
+            # A single sequence decodes faster without the masks that a batch needs.
+            self._cache = rows_of(self._cache, keep)[0]
+            self._batched = False
+            return
+        keep_rows(self._cache, keep)
+
+    def _join(self, other: DecodeBatch) -> None:
+        if not self.rows:
+            self._cache, self._batched = other._cache, other._batched
+            self._next, self._info = other._next, other._info
+        else:
+            self._become_batched()
+            other._become_batched()
+            for mine, theirs in zip(self._cache, other._cache, strict=True):
+                mine.extend(theirs)
+            assert self._next is not None
+            assert other._next is not None
+            self._next = mx.concatenate([self._next, other._next])
+            self._info = _concatenate(self._info, other._info, len(self.rows), len(other.rows))
+        self.rows = self.rows + other.rows
+        self._rows_changed()
+
+    def _become_batched(self) -> None:
+        if not self._batched:
+            self._cache = merge([self._cache])
+            self._batched = True
+
+    def _rows_changed(self) -> None:
+        self._sampler = BatchSampler([row.sampling for row in self.rows])
+        self._penalised = any(row.processors for row in self.rows)
+        self._constrained = any(row.constraint is not None for row in self.rows)
+        self._alternatives = max((row.logprobs for row in self.rows), default=-1)
+
+    def _launch(self) -> None:
+        """Feed the tokens that are due, and begin to compute the ones after them."""
+        assert self._next is not None, "a step needs rows"
+        inputs = self._next
+        if self._batched:
+            share_offsets(self._cache)
+        logits = self.model(inputs[:, None], cache=self._cache)[:, -1, :]
+        if self._penalised:
+            logits = self._apply_processors(logits, inputs)
+        if self._constrained:
+            logits = self._apply_constraints(logits, inputs)
+        logprobs = logits
+        if self._alternatives >= 0 or not self._sampler.greedy:
+            logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        sampled = self._sampler(logprobs, [row.steps for row in self.rows])
+        info: tuple[Any, ...] | None = None
+        if self._alternatives >= 0:
+            info = describe_logprobs(logprobs, sampled, self._alternatives)
+        mx.async_eval(sampled, *(array for array in info or () if array is not None))
+        for row in self.rows:
+            row.steps += 1
+        self._next, self._info = sampled, info
+
+    def _apply_processors(self, logits: mx.array, inputs: mx.array) -> mx.array:
+        done = []
+        for index, row in enumerate(self.rows):
+            row_logits = logits[index : index + 1]
+            if row.processors:
+                known = [] if row.context is None else [row.context]
+                fed = inputs[index : index + 1].astype(mx.uint32)
+                row.context = mx.concatenate([*known, fed])[-row.context_size :]
+                for processor in row.processors:
+                    row_logits = processor(row.context, row_logits)
+            done.append(row_logits)
+        return mx.concatenate(done, axis=0)
+
+    def _apply_constraints(self, logits: mx.array, inputs: mx.array) -> mx.array:
+        # The forward pass runs while the masks are made from the tokens that went into it.
+        mx.async_eval(logits)
+        tokens = cast(list[int], inputs.tolist())
+        width = logits.shape[-1]
+        allowed = np.ones((len(self.rows), width), dtype=np.bool_)
+        for index, row in enumerate(self.rows):
+            if row.constraint is None:
+                continue
+            mask = row.allowed(tokens[index], width)
+            if mask is not None:
+                allowed[index, : len(mask)] = mask
+                allowed[index, len(mask) :] = False
+        return mx.where(mx.array(allowed), logits, -mx.inf)
+
+    def _emitted(self, tokens: list[int], info: tuple[Any, ...] | None) -> list[Emitted]:
+        if info is None:
+            return [Emitted(row.uid, token) for row, token in zip(self.rows, tokens, strict=True)]
+        chosen = info[0].tolist()
+        ids = info[1].tolist() if info[1] is not None else [[]] * len(tokens)
+        values = info[2].tolist() if info[2] is not None else [[]] * len(tokens)
+        return [
+            Emitted(
+                row.uid,
+                tokens[index],
+                chosen[index] if row.logprobs >= 0 else None,
+                tuple(zip(ids[index], values[index], strict=True))[: max(row.logprobs, 0)],
+            )
+            for index, row in enumerate(self.rows)
+        ]
+
+    def _index(self, uid: int) -> int:
+        return next(index for index, row in enumerate(self.rows) if row.uid == uid)
+
+
+def _pick(info: tuple[Any, ...] | None, keep: list[int]) -> tuple[Any, ...] | None:
+    if info is None:
+        return None
+    picked = mx.array(keep)
+    return tuple(None if array is None else array[picked] for array in info)
+
+
+def _concatenate(
+    mine: tuple[Any, ...] | None, theirs: tuple[Any, ...] | None, rows: int, new_rows: int
+) -> tuple[Any, ...] | None:
+    """Join what two batches know of their next tokens; who knows less is filled up with blanks."""
+    if mine is None and theirs is None:
+        return None
+    width = max(_alternatives(mine), _alternatives(theirs))
+    first, second = _widen(mine, rows, width), _widen(theirs, new_rows, width)
+    return tuple(
+        None if a is None else mx.concatenate([a, b]) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _alternatives(info: tuple[Any, ...] | None) -> int:
+    return 0 if info is None or info[1] is None else int(info[1].shape[1])
+
+
+def _widen(info: tuple[Any, ...] | None, rows: int, width: int) -> tuple[Any, ...]:
+    chosen = mx.zeros((rows,)) if info is None else info[0]
+    if not width:
+        return (chosen, None, None)
+    have = _alternatives(info)
+    blank = width - have
+    ids = mx.zeros((rows, blank), dtype=mx.uint32)
+    values = mx.full((rows, blank), -mx.inf)
+    if info is not None and info[1] is not None:
+        ids = mx.concatenate([info[1].astype(mx.uint32), ids], axis=1)
+        values = mx.concatenate([info[2], values], axis=1)
+    return (chosen, ids, values)

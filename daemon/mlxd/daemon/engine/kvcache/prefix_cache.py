@@ -1,0 +1,286 @@
+"""Computed prompts that are kept: in memory, and on disk across restarts.
+
+Everything here runs on the compute thread, except the writing of files (`snapshots.py`), which
+works on host copies.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models import cache as cache_classes
+from mlx_lm.models.cache import (
+    CacheList,
+    ChunkedKVCache,
+    KVCache,
+    QuantizedKVCache,
+    can_trim_prompt_cache,
+    trim_prompt_cache,
+)
+
+from mlxd.daemon.engine.kvcache.prefix_index import Match, PrefixIndex, Tokens, as_tokens
+from mlxd.daemon.engine.kvcache.snapshots import Leaf, Snapshot, SnapshotStore
+from mlxd.daemon.words import outline
+
+Cache = list[Any]
+
+MEMORY_MIN_TOKENS = 8
+"""Shorter prompts are computed faster than looked after."""
+DISK_MIN_TOKENS = 64
+DISK_GAIN_TOKENS = 64
+"""What a file must cover beyond memory to be worth reading."""
+
+
+class PrefixCache:
+    """Memory tier and disk tier. `fetch` gives caches away, `store` takes them in."""
+
+    def __init__(self, memory_bytes: int, disk_dir: Path | None, disk_bytes: int) -> None:
+        self._index = PrefixIndex(memory_bytes)
+        self._caches: dict[int, Cache] = {}
+        self._store: SnapshotStore | None = None
+        if disk_dir and disk_bytes > 0:
+            self._store = SnapshotStore(disk_dir, disk_bytes, made_by=f"mlx-lm {version('mlx-lm')}")
+        self._aside: list[tuple[str, list[int], Cache]] = []
+        self.counters: Counter[str] = Counter()
+
+    def fetch(
+        self, model_key: str, tokens: list[int], _model: Any = None, *, min_tokens: int = 1
+    ) -> tuple[Cache | None, int]:
+        """Return (cache, n): a cache of one's own that covers the first n tokens, or (None, 0).
+
+        n is at most `len(tokens) - 1`, since a model must be fed something to go on.
+        """
+        self.store_aside()
+        wanted = as_tokens(tokens)
+        most = len(tokens) - 1
+        found = self._index.longest(model_key, wanted, most=most)
+        found = self._better_on_disk(model_key, wanted, most, found) or found
+        if found is None or found.tokens < min_tokens:
+            self.counters["misses"] += 1
+            return None, 0
+        self._index.touch(found.entry.id)
+        self.counters["hits"] += 1
+        self.counters["tokens_reused"] += found.tokens
+        length = len(found.entry.tokens)
+        return copied(self._caches[found.entry.id], length, found.tokens), found.tokens
+
+    def store(
+        self,
+        model_key: str,
+        tokens: list[int],
+        caches: Cache,
+        *,
+        durable: bool,
+        own: bool = False,
+    ) -> None:
+        """Keep a copy of `caches`, which cover exactly `tokens`; `own`: nobody else has them.
+
+        A durable one is also written to disk, if it is long enough to be worth it.
+        """
+        if len(tokens) < MEMORY_MIN_TOKENS:
+            return
+        wanted = as_tokens(tokens)
+        if known := self._index.covered(model_key, wanted):
+            self._index.touch(known.id)
+            return
+        trimmable = can_trim_now(caches)
+        as_is = own and all(_is_exact(layer, len(tokens)) for layer in caches)
+        kept = caches if as_is else copied(caches, len(tokens), len(tokens))
+        mx.eval([layer.state for layer in kept])
+        entry_id = self._remember(model_key, wanted, kept, trimmable)
+        if durable and entry_id is not None and len(tokens) >= DISK_MIN_TOKENS:
+            self._write(model_key, wanted, kept, trimmable)
+
+    def set_aside(self, model_key: str, tokens: list[int], caches: Cache) -> None:
+        """Take `caches`, which cover `tokens` and are nobody else's, to be stored a little later.
+
+        Callers are told of their answer's end first. Whatever is asked of this cache finds them.
+        """
+        self._aside.append((model_key, tokens, caches))
+
+    def store_aside(self, most: int | None = None) -> bool:
+        """Store what was set aside, or so many of them; returns whether there was any."""
+        now = self._aside[:most]
+        del self._aside[:most]
+        for model_key, tokens, caches in now:
+            try:
+                self.store(model_key, tokens, caches, durable=True, own=True)
+            except Exception as exc:  # it is computed again when it is asked for; nobody fails
+                print("Remembering a prompt failed:", outline(exc), file=sys.stderr, flush=True)
+        return bool(now)
+
+    def drop_model(self, model_key: str) -> None:
+        """Forget a model's prompts, on disk too."""
+        self.store_aside()
+        for entry in self._index.of_key(model_key):
+            self._drop(entry.id)
+        if self._store is not None:
+            self._store.drop_key(model_key)
+
+    def release(self, model_key: str) -> None:
+        """Free the memory of a model that was unloaded; its files stay."""
+        self.store_aside()
+        for entry in self._index.of_key(model_key):
+            self._drop(entry.id)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that remembered prompts take in memory."""
+        return self._index.nbytes
+
+    def trim(self, memory_bytes: int) -> None:
+        """Free memory down to `memory_bytes`, under pressure."""
+        for entry in self._index.over_budget(memory_bytes):
+            self._drop(entry.id)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait for the files; returns whether all are written."""
+        self.store_aside()
+        return self._store is None or self._store.flush(timeout_s)
+
+    def stats(self) -> dict[str, int]:
+        """Return counts and bytes of both tiers."""
+        names = ("hits", "misses", "disk_hits", "tokens_reused")
+        out = {name: self.counters[name] for name in names}
+        out |= {"memory_entries": len(self._index), "memory_bytes": self._index.nbytes}
+        return out | (self._store.stats() if self._store is not None else {})
+
+    def _better_on_disk(
+        self, key: str, wanted: Tokens, most: int, found: Match | None
+    ) -> Match | None:
+        """Bring a file into memory that covers clearly more than memory does."""
+        if self._store is None:
+            return None
+        stored = self._store.longest(key, wanted, most=most)
+        have = found.tokens if found is not None else 0
+        if stored is None or stored.tokens < have + DISK_GAIN_TOKENS:
+            return None
+        snapshot = self._store.read(stored)
+        if snapshot is None:
+            return None
+        try:
+            caches = rebuilt(snapshot)
+        except Exception:  # a class of mlx-lm that takes its state no longer raises what it likes
+            self._store.discard(stored)
+            return None
+        entry_id = self._remember(key, snapshot.tokens, caches, snapshot.trimmable)
+        if entry_id is None:
+            return None
+        self.counters["disk_hits"] += 1
+        return self._index.longest(key, wanted, most=most)
+
+    def _remember(self, key: str, tokens: Tokens, caches: Cache, trimmable: bool) -> int | None:
+        nbytes = sum(layer.nbytes for layer in caches) + tokens.nbytes
+        if nbytes > self._index.max_bytes:
+            return None
+        if trimmable:
+            for entry in self._index.contained(key, tokens):
+                self._drop(entry.id)
+        entry = self._index.add(key, tokens, nbytes, trimmable=trimmable)
+        self._caches[entry.id] = caches
+        for old in self._index.over_budget():
+            self._drop(old.id)
+        return entry.id
+
+    def _drop(self, entry_id: int) -> None:
+        self._index.remove(entry_id)
+        self._caches.pop(entry_id, None)
+
+    def _write(self, key: str, tokens: Tokens, caches: Cache, trimmable: bool) -> None:
+        if self._store is not None:
+            self._store.put(taken_apart(key, tokens, caches, trimmable))
+
+
+def can_trim_now(caches: Cache) -> bool:
+    """Whether every beginning of what these caches cover can be had from them, to the bit.
+
+    A cache with a window can until it is full. One in chunks says of itself that it can, and has
+    forgotten what came before its chunk.
+    """
+    return can_trim_prompt_cache(caches) and not any(map(_in_chunks, caches))
+
+
+def can_trim_always(caches: Cache) -> bool:
+    """Whether that holds at any length, so that no snapshots at chosen places are needed."""
+    return all(type(layer) in (KVCache, QuantizedKVCache) for layer in caches)
+
+
+def _in_chunks(layer: Any) -> bool:
+    if isinstance(layer, CacheList):
+        return any(map(_in_chunks, layer.caches))
+    return isinstance(layer, ChunkedKVCache)
+
+
+def copied(caches: Cache, length: int, tokens: int) -> Cache:
+    """Return a cache of its own with the first `tokens` of the `length` that `caches` cover."""
+    if all(type(layer) is KVCache for layer in caches):
+        return [_first_tokens(layer, tokens) for layer in caches]
+    own = copy.deepcopy(caches)
+    if tokens < length:
+        trim_prompt_cache(own, length - tokens)
+    return own
+
+
+def _is_exact(layer: Any, tokens: int) -> bool:
+    """Whether it has no room beyond what it covers, which would be held for nothing."""
+    return type(layer) is KVCache and layer.keys is not None and layer.keys.shape[2] == tokens
+
+
+def _first_tokens(layer: KVCache, tokens: int) -> KVCache:
+    # Slices are arrays of their own: what is appended to them later never reaches the original.
+    own = KVCache()
+    if layer.keys is not None:
+        own.keys = mx.contiguous(layer.keys[..., :tokens, :])
+        own.values = mx.contiguous(layer.values[..., :tokens, :])
+    own.offset = tokens
+    return own
+
+
+def taken_apart(key: str, tokens: Tokens, caches: Cache, trimmable: bool) -> Snapshot:
+    """Return evaluated caches as arrays of the host's, which another thread may read."""
+    leaves = [_leaf(path, value) for path, value in tree_flatten([c.state for c in caches])]
+    classes = tuple(type(layer).__name__ for layer in caches)
+    return Snapshot(key, tokens, classes, tuple(leaves), trimmable)
+
+
+def _leaf(path: str, value: Any) -> Leaf:
+    if not isinstance(value, mx.array):
+        return Leaf(path, value)
+    name = str(value.dtype).removeprefix("mlx.core.")
+    if name == "bfloat16":
+        # numpy has no such type: the bits travel as they are.
+        value = value.view(mx.uint16)
+    return Leaf(path, np.array(value, copy=True), name)
+
+
+def rebuilt(snapshot: Snapshot) -> Cache:
+    """Return the caches of a snapshot. Raises what a class makes of a state that is not its own."""
+    pairs = []
+    for leaf in snapshot.leaves:
+        value = leaf.value
+        if isinstance(value, np.ndarray):
+            value = mx.array(value)
+            if leaf.dtype == "bfloat16":
+                value = value.view(mx.bfloat16)
+        pairs.append((leaf.path, value))
+    states = tree_unflatten(pairs)
+    return [
+        _cache_class(name).from_state(state)
+        for name, state in zip(snapshot.classes, states, strict=True)
+    ]
+
+
+def _cache_class(name: str) -> Any:
+    # A file must not be able to name anything but a cache.
+    found = getattr(cache_classes, name)
+    if not issubclass(found, cache_classes._BaseCache):
+        raise TypeError(f"{name} is no cache")
+    return found

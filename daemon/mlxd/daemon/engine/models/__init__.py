@@ -1,0 +1,1 @@
+"""Loaded models: what fits in memory, loading, eviction."""

@@ -1,0 +1,113 @@
+"""Converts a model to MLX's format, quantised or not, through mlx-lm. Runs in the hub worker."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.convert import convert as mlx_lm_convert
+
+from mlxd.daemon.engine.models.files import read_header
+from mlxd.protocol.errors import InvalidParams, MlxdError, ModelLoadFailed
+
+REPORT_EVERY_S = 0.2
+Report = Callable[[dict[str, Any]], None]
+
+
+def convert(job: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Write what `job` asks for: `path`, `output`, `bits` (None: not quantised), `group_size`,
+    `mode`, `dtype`, `expected_bytes`, `trust_remote_code`.
+
+    The output appears whole or not at all. Returns {path, bytes, source_bytes}; sizes are of the
+    weights.
+
+    Raises:
+        InvalidParams: this model cannot be quantised so.
+        ModelLoadFailed: mlx-lm cannot load it.
+    """
+    source, output = Path(job["path"]), Path(job["output"])
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    # Nothing here needs compiling, and MLX would look for what it has compiled in a folder that
+    # may be everybody's (see `kernels`).
+    mx.disable_compile()
+    # On the CPU where that is all there is; elsewhere MLX's default device.
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(partial, job, report, done), daemon=True)
+    watcher.start()
+    try:
+        mlx_lm_convert(
+            str(source),
+            str(partial),
+            quantize=job["bits"] is not None,
+            q_bits=job["bits"],
+            q_group_size=job["group_size"],
+            q_mode=job["mode"] or "affine",
+            dtype=job["dtype"],
+            trust_remote_code=job["trust_remote_code"],
+        )
+    except Exception as exc:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise _translated(exc, job) from exc
+    finally:
+        done.set()
+        watcher.join()
+        mx.clear_cache()
+    if job["bits"] is not None and not _quantised(partial):
+        shutil.rmtree(partial)
+        raise InvalidParams(
+            "group_size",
+            f"no layer of {job['name']} can be quantised in groups of {job['group_size'] or 64}",
+            hint="Try a smaller group size.",
+        )
+    partial.rename(output)
+    return {
+        "path": str(output),
+        "bytes": _weights_bytes(output),
+        "source_bytes": _weights_bytes(source),
+    }
+
+
+def _quantised(folder: Path) -> bool:
+    """Whether anything is: mlx-lm passes over layers whose width the group does not divide."""
+    files = folder.glob("*.safetensors")
+    return any(name.endswith(".scales") for file in files for name in read_header(file))
+
+
+def _watch(partial: Path, job: dict[str, Any], report: Report, done: threading.Event) -> None:
+    """Report how much is written, until it is all."""
+    total = job["expected_bytes"]
+    while not done.wait(REPORT_EVERY_S):
+        written = min(_weights_bytes(partial), total)
+        report({"file": Path(job["output"]).name, "done": written, "total": total})
+
+
+def _weights_bytes(folder: Path) -> int:
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        try:
+            total += file.stat().st_size
+        except OSError:
+            continue  # it was renamed in between
+    return total
+
+
+def _translated(exc: Exception, job: dict[str, Any]) -> MlxdError:
+    text = str(exc).strip() or type(exc).__name__
+    if isinstance(exc, OSError):
+        return ModelLoadFailed(
+            f"The converted model cannot be written: {text}",
+            hint="Free space, or give another --output.",
+        )
+    if job["bits"] is not None and ("quantiz" in text or "group" in text or "bits" in text):
+        return InvalidParams("bits", f"mlx-lm refuses: {text}", hint="Try --bits 4, group size 64.")
+    return ModelLoadFailed(
+        f"mlx-lm cannot convert {job['name']}: {text}",
+        hint=f"Check what it is: mlx models show {job['name']}",
+        data={"model": job["name"]},
+    )

@@ -1,0 +1,222 @@
+"""Resident models: loading in slices, adapters on a shared base, and what is known of each."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_adapters, load_model
+
+from mlxd.daemon.engine.backend.cpu.blas import widest
+from mlxd.daemon.engine.backend.shortages import shortage
+from mlxd.daemon.engine.decoding.batch import DecodeBatch
+from mlxd.daemon.engine.kvcache.ops import mergeable
+from mlxd.daemon.engine.kvcache.prefix_cache import can_trim_always
+from mlxd.daemon.engine.models.files import fingerprint
+from mlxd.daemon.engine.request import ModelRef
+from mlxd.daemon.engine.scheduling.pacing import PrefillPacer
+from mlxd.daemon.engine.scheduling.scheduler import Lane
+from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
+from mlxd.daemon.models.architecture import kv_bytes_per_token
+from mlxd.protocol.errors import MlxdError, ModelLoadFailed, OutOfMemory
+
+LOAD_SLICE_BYTES = 256 * 2**20
+"""Weights that are read between two decoding steps of other models: tens of milliseconds."""
+LOAD_SLICE_LEAST_BYTES = 4 * 2**20
+LOAD_SLICE_S = 1.0
+"""A slice that took longer is followed by a smaller one: from a slow disk, too, the others decode
+meanwhile and the front sees that the load goes on."""
+
+
+DONE = object()
+
+
+@dataclass(slots=True)
+class Host:
+    """A resident model and the batches that decode with it."""
+
+    ref: ModelRef
+    model: Any
+    tokenizer: Tokenizer
+    bytes: int
+    fingerprint: str
+    keep_alive_s: float
+    pinned: bool = False
+    shared: bool = False
+    """Loaded for the weights that adapters share, not because anybody asked for it."""
+    load_s: float = 0.0
+    last_used_s: float = field(default_factory=time.monotonic)
+    pacer: PrefillPacer = field(default_factory=PrefillPacer)
+    batches: dict[Lane, list[DecodeBatch]] = field(default_factory=dict)
+    mergeable: bool = True
+    trimmable: bool = True
+    kv_bytes_per_token: int = 0
+    widest: int = 0
+    """Weights of the largest matrix."""
+
+    def batch_for(self, lane: Lane) -> DecodeBatch:
+        """Return the batch that a new row of `lane` joins."""
+        batches = self.batches.setdefault(lane, [])
+        if not self.mergeable or not batches:
+            batches.append(DecodeBatch(self.model))
+        return batches[-1]
+
+    def batch_of(self, uid: int) -> DecodeBatch | None:
+        """Return the batch that holds the row, or None."""
+        for batches in self.batches.values():
+            for batch in batches:
+                if batch.holds(uid):
+                    return batch
+        return None
+
+    def tidy(self) -> None:
+        """Forget batches without rows."""
+        for lane in list(self.batches):
+            self.batches[lane] = [batch for batch in self.batches[lane] if len(batch)]
+            if not self.batches[lane]:
+                del self.batches[lane]
+
+
+class Loader:
+    """Loads one model in slices, so that models that are already decoding go on meanwhile."""
+
+    def __init__(self, ref: ModelRef, base: Any = None) -> None:
+        """`base` is the loaded model without `ref`'s adapter, to share its weights with."""
+        self.ref = ref
+        self.model: Any = None
+        self._base = base
+        self._work: Iterator[None] | None = None
+
+    def advance(self) -> bool:
+        """Do one slice of work; returns whether the model is complete.
+
+        Raises:
+            ModelLoadFailed, OutOfMemory: says what is wrong, and what to do.
+        """
+        with model_edge(self.ref):
+            if self._work is None:
+                self.model = self._open()
+                self._work = self._read()
+            return next(self._work, DONE) is DONE
+
+    def host(self, tokenizer: Tokenizer, keep_alive_s: float) -> Host:
+        """Return the loaded model with its tokenizer."""
+        config = tokenizer.config
+        cache = make_prompt_cache(self.model)
+        return Host(
+            ref=self.ref,
+            model=self.model,
+            tokenizer=tokenizer,
+            bytes=self.own_bytes(),
+            fingerprint=fingerprint(Path(self.ref.path), self.ref.adapter),
+            keep_alive_s=keep_alive_s,
+            mergeable=mergeable(self.model),
+            trimmable=can_trim_always(cache),
+            kv_bytes_per_token=kv_bytes_per_token(config, self._kv_item_bytes()) or 0,
+            widest=widest(self.model),
+        )
+
+    def own_bytes(self) -> int:
+        """Return the bytes of weights that this model does not share with its base."""
+        shared = 0 if self._base is None else _nbytes(self._base)
+        return max(0, _nbytes(self.model) - shared)
+
+    def _open(self) -> Any:
+        model, _config = load_model(
+            Path(self.ref.path), lazy=True, trust_remote_code=self.ref.trust_remote_code
+        )
+        if self._base is not None:
+            # The same arrays, not copies: an adapter costs its own few megabytes only.
+            model.update(self._base.parameters())
+        if self.ref.adapter:
+            model = load_adapters(model, self.ref.adapter)
+            model.eval()
+        return model
+
+    def _read(self) -> Iterator[None]:
+        pending: list[mx.array] = []
+        size, most = 0, LOAD_SLICE_BYTES // 8
+        for _, array in tree_flatten(self.model.parameters()):
+            pending.append(array)
+            size += array.nbytes
+            if size >= most:
+                started_s = time.monotonic()
+                mx.eval(pending)
+                most = next_slice_bytes(size, time.monotonic() - started_s)
+                pending, size = [], 0
+                yield
+        mx.eval(pending)
+
+    def _kv_item_bytes(self) -> int:
+        floats = [
+            array.dtype.size
+            for _, array in tree_flatten(self.model.parameters())
+            if mx.issubdtype(array.dtype, mx.floating)
+        ]
+        # Norms and scales keep the type in which the model computes.
+        return min(floats, default=2)
+
+
+def next_slice_bytes(size: int, seconds: float) -> int:
+    """Return how much to read next, after so many bytes took so long; grows twofold at most."""
+    most = min(2 * size, int(size * LOAD_SLICE_S / max(seconds, 1e-6)))
+    return max(LOAD_SLICE_LEAST_BYTES, min(LOAD_SLICE_BYTES, most))
+
+
+def _nbytes(model: Any) -> int:
+    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+
+
+@contextmanager
+def model_edge(ref: ModelRef) -> Iterator[None]:
+    """Translate whatever a model's files make mlx-lm and MLX raise.
+
+    Also SystemExit: modules of mlx-lm call `sys.exit` where a package is missing. What is printed
+    meanwhile becomes part of the message.
+    """
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    except MlxdError:
+        raise
+    except BaseException as exc:
+        raise load_failed(ref, exc, printed.getvalue()) from exc
+
+
+def load_failed(ref: ModelRef, exc: BaseException, printed: str = "") -> MlxdError:
+    """Return the error for what mlx-lm raised."""
+    text = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
+    if shortage(exc) is not None:
+        return OutOfMemory(f"{ref.name} cannot be loaded: {text}")
+    if isinstance(exc, SystemExit):
+        words = printed.strip() or f"sys.exit({exc.code!r}) was called"
+        return ModelLoadFailed(
+            f"{ref.name} cannot be loaded: its module ended with: {words[:300]}",
+            hint="Install what it needs beside mlxd, then restart: mlxd restart",
+        )
+    if isinstance(exc, RecursionError):
+        text = "its files are nested too deep"
+    hint = ""
+    lowered = str(exc).lower()
+    if "trust_remote_code" in lowered or "model_file" in lowered:
+        hint = (
+            f'It needs its own code: set trust_remote_code = true under [models."{ref.name}"] '
+            "in config.toml, if you trust it."
+        )
+    elif "not supported" in lowered:
+        hint = "Its architecture is unknown to the installed mlx-lm: pip install -U mlx-lm"
+    elif "parameters not in model" in lowered or "missing" in lowered or "shape" in lowered:
+        hint = "The weights do not fit config.json: pull the model again, or convert it for MLX."
+    return ModelLoadFailed(
+        f"{ref.name} cannot be loaded: {text} ({ref.path})",
+        hint=hint or f"Check what the folder holds: mlx models show {ref.name}",
+    )

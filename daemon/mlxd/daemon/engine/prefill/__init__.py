@@ -1,0 +1,1 @@
+"""Prompts: computed in chunks, short ones together."""

@@ -1,0 +1,1 @@
+"""Chat templates, tokenizing and detokenizing, beside the compute thread."""

@@ -1,0 +1,179 @@
+"""The threads that load tokenizers and turn requests into prompts: one for long texts, so that
+short ones do not wait for them.
+
+Constraints are compiled on other threads still: the prompts behind one that takes long go on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlxd.daemon.engine.constraints.compiler import Constraint, compile_pool, deliver
+from mlxd.daemon.engine.constraints.tool_choice import forced_tools, offered_tools
+from mlxd.daemon.engine.link import Inbox
+from mlxd.daemon.engine.request import Job, ModelRef, Prepared
+from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
+from mlxd.protocol.errors import Internal, MlxdError
+
+LONG_TEXT_CHARACTERS = 1 << 16
+"""Longer texts, which take more than 60 ms to tokenize, have a thread of their own."""
+TOKENIZERS_MAX = 8
+"""Tokenizers kept: a large vocabulary takes about 100 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """Put into the inbox when a job's prompt is ready, or cannot be."""
+
+    rid: int
+    prepared: Prepared | None
+    error: MlxdError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerReady:
+    """Put into the inbox when a model's tokenizer is loaded, or cannot be."""
+
+    key: str
+    tokenizer: Tokenizer | None
+    error: MlxdError | None = None
+
+
+class Preparer:
+    """Works on two threads beside the compute thread; results come through the inbox."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._pool_for_long = ThreadPoolExecutor(1, thread_name_prefix="prepare-long")
+        self._compiling = compile_pool()
+        self._tokenizers: OrderedDict[str, Tokenizer] = OrderedDict()
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+
+    def load(self, ref: ModelRef) -> None:
+        """Load a tokenizer; the inbox gets `TokenizerReady`."""
+
+        def work() -> None:
+            tokenizer, error = _caught(lambda: self._tokenizer(ref))
+            self._inbox.put(TokenizerReady(ref.key, tokenizer, error))
+
+        self._pool.submit(work)
+
+    def prepare(self, job: Job) -> None:
+        """Make the job's prompt; the inbox gets `PreparedJob`."""
+
+        def work() -> None:
+            if job.gone:  # the caller left, or its time was up, while others were prepared
+                return
+            result, error = _caught(lambda: self._prompt_and_constraint(job))
+            if result is None:
+                self._inbox.put(PreparedJob(job.rid, None, error))
+                return
+            prepared, constraint = result
+            if constraint is None:
+                self._inbox.put(PreparedJob(job.rid, prepared))
+                return
+            deliver(constraint, lambda *outcome: self._constrained(job, prepared, *outcome))
+
+        self._pool_for(job.params).submit(work)
+
+    def _pool_for(self, params: dict[str, Any]) -> ThreadPoolExecutor:
+        long = characters(params) > LONG_TEXT_CHARACTERS
+        return self._pool_for_long if long else self._pool
+
+    def _prompt_and_constraint(self, job: Job) -> tuple[Prepared, Future[Constraint] | None]:
+        tokenizer = self._tokenizer(job.ref)
+        return tokenizer.prepare(job), tokenizer.constraint(job.params)
+
+    def _constrained(
+        self, job: Job, prepared: Prepared, constraint: Constraint | None, error: MlxdError | None
+    ) -> None:
+        if constraint is not None:
+            notes = [*prepared.notes, *constraint.notes]
+            if offered_tools(job.params) and not forced_tools(job.params):
+                notes.append("the answer follows the constraint, so no tool can be called")
+            prepared = replace(prepared, constraint=constraint, notes=tuple(notes))
+        self._inbox.put(PreparedJob(job.rid, None if error else prepared, error))
+
+    def answer(
+        self,
+        work: Callable[[Tokenizer], Any],
+        ref: ModelRef,
+        done: Callable[[Any, MlxdError | None], None],
+        params: dict[str, Any],
+    ) -> Future[None]:
+        """Do `work` with the model's tokenizer, then call `done(result, error)` on the thread.
+
+        The length of the texts in `params` decides which thread it is.
+        """
+        return self._pool_for(params).submit(
+            lambda: done(*_caught(lambda: work(self._tokenizer(ref))))
+        )
+
+    def forget(self, path: str) -> None:
+        """Drop a tokenizer of a model that was unloaded."""
+        with self._lock:
+            self._tokenizers.pop(path, None)
+
+    def _tokenizer(self, ref: ModelRef) -> Tokenizer:
+        # One at a time: loading imports modules behind stand-ins, and takes memory.
+        with self._loading:
+            return self._known(ref) or self._loaded(ref)
+
+    def _known(self, ref: ModelRef) -> Tokenizer | None:
+        with self._lock:
+            known = self._tokenizers.get(ref.path)
+            if known is not None:
+                self._tokenizers.move_to_end(ref.path)
+            return known
+
+    def _loaded(self, ref: ModelRef) -> Tokenizer:
+        tokenizer = Tokenizer(ref, self._compiling)
+        with self._lock:
+            self._tokenizers[ref.path] = tokenizer
+            while len(self._tokenizers) > TOKENIZERS_MAX:
+                self._tokenizers.popitem(last=False)
+        return tokenizer
+
+
+def characters(value: Any) -> int:
+    """Return the length of all strings and lists in a request's parameters."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(characters, value.values()))
+    if isinstance(value, list):
+        return len(value) + sum(characters(item) for item in value if not isinstance(item, int))
+    return 0
+
+
+def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
+    try:
+        return work(), None
+    except MlxdError as error:
+        return None, error
+    except BaseException as exc:  # the caller must learn of it, also of a SystemExit
+        return None, Internal(f"Preparing the request failed: {type(exc).__name__}: {exc}")
+
+
+def tokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
+    """Answer the method `tokenize`."""
+    if params.get("messages") is not None:
+        tokens = tokenizer.encode_chat(tokenizer.chat_text(params)[0])
+    else:
+        tokens = tokenizer.encode(params["text"])
+    return {"tokens": tokens, "count": len(tokens)}
+
+
+def detokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
+    """Answer the method `detokenize`."""
+    # What the tokenizer has beyond the model is text, too: `tokenize` gives such ids.
+    if max(params["tokens"], default=0) >= len(tokenizer.wrapper):
+        tokenizer.check_ids("tokens", params["tokens"])
+    return {"text": tokenizer.wrapper.decode(params["tokens"])}

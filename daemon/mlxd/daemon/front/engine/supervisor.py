@@ -1,0 +1,388 @@
+"""Keeps an engine at hand: starts it on need, restarts it after a crash, ends one that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlxd.daemon.front.engine.patience import START, Patience
+from mlxd.daemon.front.engine.process import EngineLink
+from mlxd.daemon.front.engine.sight import look_at
+from mlxd.daemon.words import outline
+from mlxd.protocol.errors import EngineDied, Internal, MlxdError, error_from_map
+from mlxd.protocol.messages import Message, Notification, Request, Response
+
+CRASH_WINDOW_S = 60.0
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 30.0
+WATCH_PERIOD_S = 1.0
+GLANCE_AFTER_S = 2.0
+"""How long an engine may be silent before it costs a look into its processes, which takes some
+milliseconds."""
+START_PATIENCE = 5
+"""Times the time for progress: what a start imports comes slowly from a disk or processor that is
+busy, and whatever takes the place of an engine that is killed meanwhile is no quicker."""
+STOP_GRACE_S = 8.0
+"""The engine finishes its step and writes prompts that are to survive."""
+BURIAL_GRACE_S = 2.0
+KILLED_GRACE_S = 10.0
+HEALTH_WAIT_S = 1.0
+"""A start that is further away than this refuses new requests, with the reason."""
+WORDS_LINES = 8
+POLL_S = 0.02
+PING_ID = 0
+"""Of all pings. Calls are numbered from 1."""
+CALL_RETRIES = 1
+"""An engine may die under a call that has no effects: it is asked again once."""
+
+
+class Call:
+    """A request to the engine that waits for its response."""
+
+    def __init__(self, method: str, params: dict[str, Any]) -> None:
+        self.method = method
+        self.params = params
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.tries = 0
+        self.id = 0
+
+
+class Supervisor:
+    """`on_step` gets the events of the engine's turns; `on_death(why, ready)` says that it died,
+    and returns the requests to submit to the next one; `on_bye()` likewise after a planned end.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        stderr_path: Path,
+        *,
+        progress_timeout_s: float,
+        on_step: Callable[[list[Any]], None],
+        on_death: Callable[[str, bool], list[Message]],
+        on_bye: Callable[[], list[Message]],
+        busy: Callable[[], bool],
+        log: Callable[..., None],
+    ) -> None:
+        self._command = command
+        self._stderr_path = stderr_path
+        self._progress_timeout_s = progress_timeout_s
+        self._on_step = on_step
+        self._on_death = on_death
+        self._on_bye = on_bye
+        self._busy = busy
+        self._log = log
+        self._link: EngineLink | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._waiting: list[Message] = []
+        self._calls: dict[int, Call] = {}
+        self._ids = itertools.count(1)
+        self._crashes: deque[float] = deque(maxlen=16)
+        self._patience = Patience(progress_timeout_s)
+        self._stopping = False
+        self._killed_for = ""
+        self._watch: asyncio.TimerHandle | None = None
+        self._burial: asyncio.Task[None] | None = None
+        self._start_at_s = 0.0
+        self._was_ready = False
+        self.hello: dict[str, Any] = {}
+        self.residents: list[dict[str, Any]] = []
+        self.restarts = 0
+        self.last_exit = ""
+
+    # ---- what the front calls
+
+    @property
+    def running(self) -> bool:
+        return self._link is not None
+
+    @property
+    def pid(self) -> int | None:
+        return self._link.pid if self._link is not None else None
+
+    def send(self, message: Message) -> None:
+        """Send to the engine, starting one if there is none."""
+        if self._link is not None and self._starting is None:
+            if self._watch is None:
+                self._patience.heard(time.monotonic())
+                self._schedule_watch()
+            self._link.send(message)
+        else:
+            self._waiting.append(message)
+            self._ensure()
+
+    def withdraw(self, rid: int) -> bool:
+        """Take back a `submit` that no engine has got yet; False: one has."""
+        kept = [message for message in self._waiting if not _is_submit(message, rid)]
+        withdrawn = len(kept) < len(self._waiting)
+        self._waiting = kept
+        return withdrawn
+
+    def replace(self, why: str) -> None:
+        """Kill the engine; the next one takes over what has had no output."""
+        if self._link is not None:
+            self._killed_for = why
+            self._link.kill()
+
+    def check_health(self) -> None:
+        """Raise EngineDied while engines die one after the other, rather than let callers wait."""
+        wait_s = self._start_at_s - time.monotonic()
+        if self._link is None and wait_s > HEALTH_WAIT_S:
+            raise EngineDied(
+                f"The engine keeps dying: {self.last_exit}.",
+                hint=f"The next try is in {wait_s:.0f} s. Look into the log: mlxd logs -n 50",
+                data={"retry_after_s": round(wait_s, 1), "restarts": self.restarts},
+            )
+
+    async def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Ask the engine and return its result. Raises what it answers, or EngineDied."""
+        self.check_health()
+        call = Call(method, params)
+        try:
+            self._send_call(call)
+            return await call.future
+        finally:
+            self._drop(call)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `status` says of the engine."""
+        state = "running" if self._link else "starting" if self._starting else "stopped"
+        if state == "starting" and self._start_at_s > time.monotonic():
+            state = "backing off"
+        keys = ("device", "backend", "blas", "mlx", "mlx_lm", "memory_budget_bytes")
+        return {
+            "state": state,
+            "pid": self.pid,
+            "restarts": self.restarts,
+            "last_exit": self.last_exit,
+            **{key: self.hello[key] for key in keys if key in self.hello},
+        }
+
+    async def stop(self) -> None:
+        """End the engine: it may finish its step, then it is killed."""
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
+        link = self._link
+        if link is None:
+            return
+        link.hang_up()
+        await _wait(link.process, STOP_GRACE_S)
+        link.bury()
+
+    # ---- starting
+
+    def _ensure(self) -> None:
+        # While the last one is being buried its requests are not sorted out yet.
+        idle = self._link is None and self._starting is None and self._burial is None
+        if idle and not self._stopping:
+            self._starting = asyncio.get_running_loop().create_task(self._start())
+            self._starting.add_done_callback(self._task_done)
+
+    async def _start(self) -> None:
+        backoff_s = self._backoff_s()
+        self._start_at_s = time.monotonic() + backoff_s
+        await asyncio.sleep(backoff_s)
+        try:
+            link = EngineLink(self._command, self._stderr_path, self._received, self._ended)
+            await link.connect()
+        except OSError as exc:
+            self._starting = None
+            self._was_ready = False
+            self._died(f"it could not be started: {exc}")
+            return
+        self._log("engine started", engine_pid=link.pid)
+        self._patience = Patience(START_PATIENCE * self._progress_timeout_s, what=START)
+        self._link, self._starting = link, None
+        waiting, self._waiting = self._waiting, []
+        for message in waiting:
+            self.send(message)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        """Take what a start or a burial fails of for a death: else no engine would follow."""
+        if task.cancelled() or (exc := task.exception()) is None or self._stopping:
+            return
+        self._starting = self._burial = None
+        self._died(f"it could not be seen to: {outline(exc)}")
+
+    def _backoff_s(self) -> float:
+        now = time.monotonic()
+        recent = sum(1 for when in self._crashes if now - when < CRASH_WINDOW_S)
+        if recent <= 1:
+            return 0.0
+        return float(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (recent - 2)))
+
+    # ---- what comes back
+
+    def _received(self, link: EngineLink, message: Message) -> None:
+        if isinstance(message, Response) and message.id == PING_ID:
+            self._patience.ponged()
+            return
+        self._patience.heard(time.monotonic())
+        if isinstance(message, Response):
+            self._answered(message)
+        elif isinstance(message, Notification):
+            if message.method == "step":
+                self._on_step(message.params["events"])
+            elif message.method == "doing":
+                self._patience.doing(message.params["what"], message.params["expected_s"])
+            elif message.method == "resident":
+                self.residents = message.params["models"]
+            elif message.method == "hello":
+                self.hello = message.params
+                on_cpu = message.params.get("device") == "cpu"
+                self._patience = Patience(self._progress_timeout_s, uses_cpu=on_cpu)
+                self._patience.heard(time.monotonic())
+            elif message.method == "bye":
+                link.said_bye = True
+
+    def _answered(self, response: Response) -> None:
+        call = self._calls.pop(response.id, None) if isinstance(response.id, int) else None
+        if call is None or call.future.done():
+            return
+        if response.error is not None:
+            call.future.set_exception(error_from_map(response.error))
+        else:
+            call.future.set_result(response.result)
+
+    def _send_call(self, call: Call) -> None:
+        call_id = next(self._ids)
+        self._calls[call_id] = call
+        call.id = call_id
+        self.send(Request(call_id, call.method, call.params))
+
+    def _drop(self, call: Call) -> None:
+        """Forget a call whose caller has its answer, or waits for none any more."""
+        if self._calls.get(call.id) is call:
+            del self._calls[call.id]
+            self._waiting = [one for one in self._waiting if not _asks(one, call.id)]
+
+    # ---- ends
+
+    def _ended(self, link: EngineLink) -> None:
+        """The link is closed; the process is ending or has been killed."""
+        self._link = None
+        self._was_ready = bool(self.hello)
+        self.residents = []
+        self.hello = {}
+        self._burial = asyncio.get_running_loop().create_task(self._buried(link))
+        self._burial.add_done_callback(self._task_done)
+
+    async def _buried(self, link: EngineLink) -> None:
+        status = await _wait(link.process, BURIAL_GRACE_S)
+        link.bury()
+        words = link.last_words().splitlines()[-WORDS_LINES:]
+        self._burial = None
+        if self._stopping:
+            return
+        if link.said_bye and status == 0:
+            self.last_exit = "nothing was resident"
+            self._log("engine ended", reason=self.last_exit)
+            self._again(self._on_bye(), retry=True)
+            return
+        why = self._killed_for or _describe(status)
+        self._killed_for = ""
+        self._died(f"{why}{': ' + words[-1][:300] if words else ''}", words)
+
+    def _died(self, why: str, words: list[str] | None = None) -> None:
+        self._crashes.append(time.monotonic())
+        self.restarts += 1
+        self.last_exit = why
+        self._log("engine died", reason=why, stderr=words or [], level="error")
+        self._again(self._on_death(why, self._was_ready), retry=False)
+
+    def _again(self, messages: list[Message], *, retry: bool) -> None:
+        """Hand what is unanswered to the next engine, if there is anything."""
+        calls, self._calls = list(self._calls.values()), {}
+        # Requests to the dead engine that were still waiting here are among what is sent anew.
+        self._waiting = list(messages)
+        for call in calls:
+            if call.future.done():
+                continue  # its caller has left, or its time is up
+            call.tries += 0 if retry else 1
+            if call.tries <= CALL_RETRIES:
+                self._send_call(call)
+            else:
+                call.future.set_exception(EngineDied(f"The engine died: {self.last_exit}."))
+        if self._waiting:
+            self._ensure()
+
+    # ---- watching
+
+    def _schedule_watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        period_s = min(WATCH_PERIOD_S, self._progress_timeout_s / 4)
+        self._watch = loop.call_later(period_s, self._look)
+
+    def _look(self) -> None:
+        """Kill an engine that has work and makes no progress."""
+        self._watch = None
+        link, patience = self._link, self._patience
+        if self._stopping or link is None or not (self._busy() or self._calls):
+            return
+        sight = look_at(link.pid) if patience.silent_s >= GLANCE_AFTER_S else None
+        stuck = patience.look(time.monotonic(), sight)
+        if stuck:
+            what = stuck if self.hello else f"not ready for {patience.silent_s:.0f} s"
+            self._killed_for = f"{what}, so it was killed"
+            link.kill()
+            return
+        if self.hello and patience.wants_ping():
+            patience.pinged()
+            link.send(Request(PING_ID, "ping", {}))
+        self._schedule_watch()
+
+
+async def _wait(process: subprocess.Popen[bytes], grace_s: float) -> int:
+    """Return the exit status; a process whose link is closed but that lingers is killed."""
+    for _ in range(int(grace_s / POLL_S)):
+        status = process.poll()
+        if status is not None:
+            return status
+        await asyncio.sleep(POLL_S)
+    process.kill()
+    # Polled, by no thread: there may be none left. A process that the kernel does not let go of
+    # (a driver, a network file system) is not waited for any longer.
+    for _ in range(int(KILLED_GRACE_S / POLL_S)):
+        if (status := process.poll()) is not None:
+            return status
+        await asyncio.sleep(POLL_S)
+    return -signal.SIGKILL
+
+
+def _is_submit(message: Message, rid: int) -> bool:
+    return (
+        isinstance(message, Notification)
+        and message.method == "submit"
+        and message.params["rid"] == rid
+    )
+
+
+def _asks(message: Message, call_id: int) -> bool:
+    return isinstance(message, Request) and message.id == call_id
+
+
+def _describe(status: int) -> str:
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = str(-status)
+        return f"killed by {name}"
+    return f"exit status {status}"
+
+
+def as_error(exc: BaseException) -> MlxdError:
+    """Return an error for the wire from whatever was raised."""
+    if isinstance(exc, MlxdError):
+        return exc
+    return Internal(f"{type(exc).__name__}: {exc}")

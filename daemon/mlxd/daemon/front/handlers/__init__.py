@@ -1,0 +1,1 @@
+"""The methods' handlers, and the table that finds them."""

@@ -1,0 +1,137 @@
+"""What a request has to do with stored conversations, and the methods `conversations.*`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlxd.daemon.front.recorder import full_scope
+from mlxd.protocol.errors import InvalidParams
+
+if TYPE_CHECKING:
+    from mlxd.daemon.conversations.store import History, Turn
+    from mlxd.daemon.front.app import Front
+    from mlxd.daemon.front.server.connection import Connection
+    from mlxd.protocol.messages import MessageId
+
+Params = dict[str, Any]
+Message = dict[str, Any]
+
+
+def new_turn(front: Front, method: str, params: Params) -> Turn | None:
+    """Return the first turn of a new conversation; None where nothing is to be stored."""
+    if not _stored(front, method, params):
+        return None
+    from mlxd.daemon.conversations.store import new_id
+
+    return _turn(method, params, new_id())
+
+
+async def continued(front: Front, method: str, params: Params) -> Turn | None:
+    """Put what was said before into the request; returns the turn that it adds, if it is stored.
+
+    Raises:
+        InvalidParams: there is nothing to continue.
+    """
+    wanted, scope = params["conversation"], full_scope(params["scope"])
+    kind = _kind(method, params)
+    if wanted == "last" and not scope:
+        raise InvalidParams("scope", "is needed to know whose last conversation is meant")
+    try:
+        history = await front.recorder.call(lambda store: store.history(wanted, scope, kind))
+    except InvalidParams:
+        if not _brings_its_own(params):
+            raise
+        # It was deleted meanwhile. The caller has all of it, so that it goes on under its id.
+        return _turn(method, params, wanted) if _stored(front, method, params) else None
+    turn = _turn(method, params, history.id) if _stored(front, method, params) else None
+    if params["model"] is None:
+        params["model"] = history.model
+    if params.get("history", "stored") == "stored":
+        _prepend(kind, params, history)
+    return turn
+
+
+def _brings_its_own(params: Params) -> bool:
+    from mlxd.daemon.conversations.store import is_id
+
+    return params.get("history") == "given" and is_id(params["conversation"])
+
+
+def _stored(front: Front, method: str, params: Params) -> bool:
+    if method not in ("chat", "generate"):
+        return False
+    if params["log"] is not None:
+        return bool(params["log"])
+    named = params["conversation"] is not None or params["scope"] is not None
+    return named and front.config.conversations
+
+
+def _kind(method: str, params: Params) -> str:
+    chat = method == "chat" or params.get("messages") is not None
+    return "chat" if chat else "generate"
+
+
+def _turn(method: str, params: Params, conversation: str) -> Turn:
+    from mlxd.daemon.conversations.store import Turn
+
+    scope = full_scope(params["scope"])
+    if method == "generate":
+        return Turn("generate", conversation, scope, None, "", [{"content": params["prompt"]}])
+    messages: list[Message] = params["messages"]
+    system = messages[0]["content"] if messages[0]["role"] == "system" else None
+    start = len(messages)
+    while start and messages[start - 1]["role"] not in ("assistant", "system"):
+        start -= 1
+    return Turn("chat", conversation, scope, system, "", messages[start:])
+
+
+def _prepend(kind: str, params: Params, history: History) -> None:
+    before = history.messages
+    if kind == "generate":
+        if not isinstance(params["prompt"], str):
+            raise InvalidParams("prompt", "must be text where a conversation is continued")
+        params["prompt"] = "".join(str(one["content"]) for one in before) + params["prompt"]
+        return
+    messages = params["messages"]
+    if messages[0]["role"] == "system" and before and before[0]["role"] == "system":
+        before = before[1:]
+    if messages[0]["role"] == "system":
+        params["messages"] = [messages[0], *before, *messages[1:]]
+    else:
+        params["messages"] = [*before, *messages]
+
+
+# ---- the methods
+
+
+async def _list(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    scope = None if params["scope"] is None else full_scope(params["scope"])
+    found = await front.recorder.call(lambda store: store.recent(params["limit"], scope))
+    return {"conversations": found}
+
+
+async def _show(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    return await front.recorder.call(lambda store: store.show(params["id"]))
+
+
+async def _search(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    found = await front.recorder.call(lambda s: s.search(params["query"], params["limit"]))
+    return {"conversations": found}
+
+
+async def _truncate(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    removed = await front.recorder.call(lambda s: s.truncate(params["id"], params["turns"]))
+    return {"removed": removed}
+
+
+async def _remove(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    return {"removed": await front.recorder.call(lambda store: store.remove(params["id"]))}
+
+
+HANDLERS: dict[str, Any] = {
+    "conversations.list": _list,
+    "conversations.show": _show,
+    "conversations.search": _search,
+    "conversations.truncate": _truncate,
+    "conversations.remove": _remove,
+}

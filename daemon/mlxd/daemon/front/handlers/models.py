@@ -1,0 +1,208 @@
+"""The methods `models.*`: what is here, and what is fetched, converted, deleted and named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxd.daemon.config_edit import edit_config
+from mlxd.daemon.models import names
+from mlxd.daemon.models.files import identity
+from mlxd.protocol.errors import InvalidParams, ModelNotFound, Overloaded
+from mlxd.protocol.hub_environment import is_hub_variable
+
+if TYPE_CHECKING:
+    from mlxd.daemon.front.app import Front
+    from mlxd.daemon.front.hub import Report
+    from mlxd.daemon.front.server.connection import Connection
+    from mlxd.daemon.models.catalog import Catalog
+    from mlxd.protocol.messages import MessageId
+
+Params = dict[str, Any]
+GROUP_SIZES = (None, 16, 32, 64, 128)
+DEFAULT_VARIABLE = "MLXD_DEFAULT_MODEL"
+BYTES_PER_BITS = {None: 2.0, 2: 0.31, 3: 0.44, 4: 0.56, 5: 0.69, 6: 0.81, 8: 1.06}
+"""Bytes per weight after a conversion, with the scales of groups of 64; for progress only."""
+
+
+async def _list(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    # On a thread: a large cache on a slow disk must not hold up streams.
+    records = [record.to_map() for record in await asyncio.to_thread(front.catalog.list)]
+    default = await asyncio.to_thread(_full_name, front.catalog, front.config.default_model)
+    return {"models": records, "default": default, "aliases": dict(front.config.aliases)}
+
+
+async def _show(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    record = await _record(front, params["model"])
+    budget = front.supervisor.status().get("memory_budget_bytes")
+    return {**record, "fits_in_memory": None if budget is None else record["bytes"] < budget}
+
+
+async def _record(front: Front, name: str | None) -> dict[str, Any]:
+    return (await asyncio.to_thread(front.catalog.show, name)).to_map()
+
+
+async def _pull(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    repo, revision = front.catalog.hub_target(params["model"])
+    job = {
+        "task": "pull",
+        "repo": repo,
+        "revision": params["revision"] or revision,
+        "environment": _environment(params["environment"] or {}),
+        "cache_dir": str(front.catalog.cache_dir),
+    }
+    pulled = await front.hub.run(job, _reporter(conn, msgid, params))
+    front.log("pulled", model=repo, revision=pulled["revision"], bytes=pulled["bytes"])
+    return {**await _record(front, repo), "revision": pulled["revision"]}
+
+
+def _environment(given: dict[str, Any]) -> dict[str, str]:
+    """Return the variables for a download. Errors name them, never their values."""
+    for name, value in given.items():
+        if not is_hub_variable(name):
+            raise InvalidParams("environment", f"{name!r} is not a variable of the hub")
+        if not isinstance(value, str) or "\0" in value:
+            raise InvalidParams("environment", f"{name} must be a string")
+    return given
+
+
+async def _convert(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    if params["group_size"] not in GROUP_SIZES:
+        raise InvalidParams("group_size", "must be 16, 32, 64 or 128")
+    ref = await front.models.find(front.catalog, {"model": params["model"]})
+    record = await _record(front, params["model"])
+    output = _output(front, ref.name, params)
+    weights = record["parameters"] or 0
+    job = {
+        "task": "convert",
+        "name": ref.name,
+        "path": ref.path,
+        "output": str(output),
+        "expected_bytes": int(weights * BYTES_PER_BITS.get(params["bits"], 2.0)),
+        "trust_remote_code": ref.trust_remote_code,
+        **{key: params[key] for key in ("bits", "group_size", "mode", "dtype")},
+    }
+    done = await front.hub.run(job, _reporter(conn, msgid, params))
+    front.log("converted", model=ref.name, output=str(output), bytes=done["bytes"])
+    name = output.name if output.parent == front.paths.models_dir else str(output)
+    return {**await _record(front, name), "source_bytes": done["source_bytes"]}
+
+
+def _output(front: Front, name: str, params: Params) -> Path:
+    if (chosen := params["output"]) is None:
+        last = name.rstrip("/").rsplit("/", 1)[-1]
+        kind = f"{params['bits']}bit" if params["bits"] else params["dtype"] or "mlx"
+        path = front.paths.models_dir / f"{last}-{kind}"
+    else:
+        path = Path(os.path.expanduser(chosen))
+    if not path.is_absolute():
+        raise InvalidParams("output", "must be an absolute path")
+    if os.path.lexists(path):
+        raise InvalidParams("output", f"{path} exists", hint="Name a folder that does not.")
+    return path
+
+
+def _reporter(conn: Connection, msgid: MessageId, params: Params) -> Report:
+    event_id = msgid if params["tag"] is None else params["tag"]
+
+    def report(progress: dict[str, Any]) -> None:
+        if params["stream"] and conn.open:
+            conn.event({"id": event_id, "type": "progress", **progress})
+            conn.flush()
+
+    return report
+
+
+async def _remove(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    name, folder = front.catalog.removable(params["model"])
+    if front.supervisor.running:
+        # By folder too: somebody may have loaded a snapshot of it by its path.
+        target = {"name": name, "path": None, "under": identity(folder)}
+        unloaded = await front.supervisor.call("unload", target)
+        if unloaded["pending_requests"]:
+            raise Overloaded(
+                f"{name} is answering {unloaded['pending_requests']} requests.",
+                hint="Delete it when they are done.",
+                data={"retry_after_s": 5.0},
+            )
+    job = {"task": "remove", "folder": str(folder), "prompts_dir": str(front.paths.prompts_dir)}
+    removed = await front.hub.run(job, lambda progress: None)
+    front.log("removed", model=name, bytes=removed["bytes"])
+    return removed
+
+
+async def unload_all(front: Front) -> Any:
+    """Answer `unload` with `all`: let every model go."""
+    if not front.supervisor.running:
+        return {"unloaded": False, "pending_requests": 0, "models": []}
+    return await front.supervisor.call("unload", {"name": None, "path": None, "under": "/"})
+
+
+async def _default(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    if params["model"] is None:
+        default = await asyncio.to_thread(_full_name, front.catalog, front.config.default_model)
+        return {"default": default, "in_effect": default}
+    # One that cannot be loaded is no default. Its full name is stored: a short one may come to
+    # mean another model.
+    name = (await front.models.find(front.catalog, params)).name
+    async with front.models.naming:
+        await _edit(front, "", {"default_model": name})
+        if not os.environ.get(DEFAULT_VARIABLE):
+            front.reconfigure(replace(front.config, default_model=name))
+        return {"default": name, "in_effect": front.config.default_model}
+
+
+async def _alias(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    alias, model = params["alias"], params["model"]
+    if model is not None:
+        await front.models.find(front.catalog, {"model": model})
+    async with front.models.naming:
+        if model is not None:
+            _check_loop({**front.config.aliases, alias: model}, alias)
+        elif alias not in front.config.aliases:
+            raise InvalidParams(
+                "alias", f"there is no alias {alias!r}", hint=_alias_hint(front, alias)
+            )
+        settings = await _edit(front, "aliases", {alias: model})
+        # From the file: another program may have added some.
+        front.reconfigure(replace(front.config, aliases=settings["aliases"]))
+    return {"alias": alias, "model": model}
+
+
+def _alias_hint(front: Front, alias: str) -> str:
+    near = names.nearest(alias, front.config.aliases)
+    return f"Did you mean {' or '.join(near)}?" if near else "See: mlx models alias"
+
+
+def _check_loop(aliases: dict[str, str], start: str) -> None:
+    name = aliases[start]
+    while name in aliases:
+        if name == start:
+            raise InvalidParams("model", "would lead back to the alias itself")
+        name = aliases[name]
+
+
+async def _edit(front: Front, table: str, entries: dict[str, str | None]) -> dict[str, Any]:
+    return await asyncio.to_thread(edit_config, front.paths.config_file, table, entries)
+
+
+def _full_name(catalog: Catalog, name: str) -> str:
+    """Return the full name of a model; one that is not on this machine keeps the name it has."""
+    try:
+        return catalog.show(name).name
+    except ModelNotFound:
+        return name
+
+
+HANDLERS: dict[str, Any] = {
+    "models.list": _list,
+    "models.show": _show,
+    "models.pull": _pull,
+    "models.convert": _convert,
+    "models.remove": _remove,
+    "models.default": _default,
+    "models.alias": _alias,
+}

@@ -1,0 +1,1 @@
+"""The socket: listener, connections, events to callers."""

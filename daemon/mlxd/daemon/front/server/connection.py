@@ -1,0 +1,248 @@
+"""One connection: bytes to requests, answers and events back, in the caller's encoding."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+from mlxd.daemon.front.server.events import PENDING_MAX_BYTES, Event, EventQueue
+from mlxd.protocol.codec import Decoder, Encoding, Limits, encode
+from mlxd.protocol.errors import MlxdError, ParseError
+from mlxd.protocol.messages import BadRequest, Message, MessageId, Notification, Request, Response
+
+WRITE_HIGH_BYTES = 256 * 1024
+READ_PAUSE_BYTES = 4 * 2**20
+"""Unread answers of a caller from which no more requests are taken until it reads."""
+CLOSE_GRACE_S = 5.0
+"""How long a caller may take to read the last words before its connection is cut."""
+REFUSED_GRACE_S = 2.0
+"""How long a refused caller may take to say something that can be answered."""
+RESERVED_DESCRIPTORS = 80
+"""For an engine and its start, a hub worker, the database, logs, and callers being refused or not
+yet looked at."""
+REFUSED_AT_ONCE = 16
+"""So many may be told why; more of them are hung up on, or they would take the reserve."""
+MACOS_BUFFER_BYTES = 512 * 1024  # the default there is 8 KiB
+
+Handle = Callable[["Connection", Request | Notification], None]
+
+
+class Connection(asyncio.Protocol):
+    """Requests go to `handle`; `lost` is told when the caller has gone for good."""
+
+    def __init__(
+        self,
+        serial: int,
+        limits: Limits,
+        handle: Handle,
+        opened: Callable[[Connection], bool],
+        lost: Callable[[Connection], None],
+        watch: Callable[[], None],
+    ) -> None:
+        self.serial = serial
+        self.in_flight: dict[MessageId, Any] = {}
+        self.tags: dict[MessageId, MessageId] = {}
+        self.half_closed = False
+        self.partial_since: float | None = None
+        self._decoder = Decoder(limits)
+        self._handle = handle
+        self._opened = opened
+        self._lost = lost
+        self._watch = watch
+        self._refusal: MlxdError | None = None
+        self._cut: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+        self._outgoing: list[bytes] = []
+        self._events = EventQueue()
+        self._closing = False
+
+    # ---- asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        if sys.platform == "darwin":
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                self.socket.setsockopt(socket.SOL_SOCKET, option, MACOS_BUFFER_BYTES)
+        if not self._opened(self):
+            asyncio.get_running_loop().call_later(REFUSED_GRACE_S, self._refuse_silent)
+
+    def data_received(self, data: bytes) -> None:
+        self._decoder.feed(data)
+        taken = 0
+        try:
+            for message in self._decoder:
+                if self._closing:
+                    return
+                self._take(message)
+                taken += 1
+        except ParseError as error:
+            if not self._closing:
+                self.respond(None, error=error)
+                self.close()
+            return
+        self._note_partial(progress=taken > 0)
+
+    def _note_partial(self, *, progress: bool) -> None:
+        """Remember since when a message has been incomplete."""
+        if self._decoder.buffered_bytes == 0:
+            self.partial_since = None
+        elif progress or self.partial_since is None:
+            self.partial_since = asyncio.get_running_loop().time()
+            self._watch()
+
+    def eof_received(self) -> bool:
+        """The caller will send no more; it may still read (`printf … | nc -N -U …`)."""
+        self.half_closed = True
+        if not self.in_flight or self.has_hung_up():
+            self._cut_later(CLOSE_GRACE_S)
+            return False
+        self._watch()
+        return True
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        for event in self._events.take():
+            self._queue(Notification("event", event))
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._transport = None
+        if self._cut is not None:
+            self._cut.cancel()
+        self._lost(self)
+
+    # ---- what the front calls
+
+    @property
+    def half_sent_bytes(self) -> int:
+        """What has come of a message that is not complete."""
+        return self._decoder.buffered_bytes
+
+    @property
+    def socket(self) -> socket.socket:
+        assert self._transport is not None
+        return cast(socket.socket, self._transport.get_extra_info("socket"))
+
+    @property
+    def open(self) -> bool:
+        return self._transport is not None and not self._closing
+
+    def has_hung_up(self) -> bool:
+        """Whether the other end is closed altogether, rather than for writing only."""
+        if self._transport is None:
+            return True
+        poll = select.poll()
+        # macOS tells of a hang-up only to those who ask to write; Linux tells everybody.
+        poll.register(self.socket.fileno(), select.POLLOUT)
+        return any(what & (select.POLLHUP | select.POLLERR) for _, what in poll.poll(0))
+
+    def respond(
+        self, request_id: MessageId, result: Any = None, error: MlxdError | None = None
+    ) -> None:
+        """Answer a request. What was held back for a slow reader goes first."""
+        for event in self._events.take():
+            self._queue(Notification("event", event))
+        self._queue(Response(request_id, error.to_map() if error else None, result))
+        self.flush()
+        if self.half_closed and not self.in_flight:
+            self.close()
+        elif self._transport is not None and (
+            self._transport.get_write_buffer_size() > READ_PAUSE_BYTES
+        ):
+            self._transport.pause_reading()
+
+    def refuse(self, error: MlxdError) -> None:
+        """Answer whatever comes first with `error`, in the caller's encoding, then close.
+
+        A caller who says nothing is told so unasked, after a moment.
+        """
+        self._refusal = error
+
+    def event(self, event: Event) -> None:
+        """Send an event with the next `flush`; while the caller is slow, merge it with others."""
+        if not self._paused:
+            self._queue(Notification("event", event))
+            return
+        self._events.add(event)
+        if self._events.nbytes > PENDING_MAX_BYTES:
+            self.abort()
+
+    def flush(self) -> None:
+        """Hand what is queued to the kernel, in one call."""
+        if self._outgoing and self._transport is not None:
+            data = b"".join(self._outgoing)
+            self._outgoing.clear()
+            # A write that failed is told a turn later; until then asyncio complains of each more.
+            if not self._transport.is_closing():
+                self._transport.write(data)
+
+    def close(self) -> None:
+        """Close after what is queued has been sent."""
+        self.flush()
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+            self._cut_later(CLOSE_GRACE_S)
+
+    def _refuse_silent(self) -> None:
+        if self.open:
+            self.respond(None, error=self._refusal)
+            self.close()
+
+    def _cut_later(self, grace_s: float) -> None:
+        if self._cut is None:
+            self._cut = asyncio.get_running_loop().call_later(grace_s, self.abort)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _take(self, message: Message | BadRequest) -> None:
+        if self._refusal is not None:
+            self.respond(getattr(message, "id", None), error=self._refusal)
+            self.close()
+        elif isinstance(message, BadRequest):
+            self.respond(message.id, error=message.error)
+        elif not isinstance(message, Response):
+            self._handle(self, message)
+
+    def _queue(self, message: Message) -> None:
+        if self._transport is None:
+            return
+        encoding = self._decoder.encoding or Encoding.MSGPACK
+        self._outgoing.append(encode(message, encoding))
+
+
+def connections_that_fit(wanted: int) -> int:
+    """Return how many connections to serve at once, so that descriptors are left for the rest."""
+    return max(1, min(wanted, descriptor_limit() - RESERVED_DESCRIPTORS))
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors the process may open, after asking for as many as allowed."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):
+            # macOS refuses more than kern.maxfilesperproc.
+            return soft
+    return soft

@@ -1,0 +1,89 @@
+"""The forms with faster exponentials give what MLX's own give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models import activations, qwen3
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlxd.daemon.engine.backend.cpu import exp
+
+
+def same(mine: mx.array, theirs: mx.array, tolerance: float = 5e-6) -> bool:
+    equal = mine.dtype == theirs.dtype and mine.shape == theirs.shape
+    return equal and bool(mx.allclose(mine, theirs, rtol=tolerance, atol=tolerance).item())
+
+
+def some_of(shape: tuple[int, ...]) -> mx.array:
+    """Return truth values of which every row has a true one."""
+    return (mx.random.uniform(shape=shape) < 0.7) | (mx.arange(shape[-1]) == 1)
+
+
+MASKS: dict[str, Any] = {
+    "none": None,
+    "causal": "causal",
+    "of all heads": some_of((2, 1, 40, 300)),
+    "of every head": some_of((2, 4, 40, 300)),
+    "of all rows": some_of((2, 1, 1, 300)),
+    "of all": some_of((40, 300)),
+}
+
+
+@pytest.mark.parametrize("block", [1, 8 * 300 * 7, 1 << 19])
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_is_that_of_mlx(mask: str, block: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(exp, "BLOCK_SCORES", block)
+    q = mx.random.normal((2, 4, 40, 16))
+    k, v = mx.random.normal((2, 2, 300, 16)), mx.random.normal((2, 2, 300, 24))
+    given: dict[str, Any] = {"scale": 0.6, "mask": MASKS[mask]}
+    assert same(exp.attention(q, k, v, **given), exp._attention(q, k, v, **given))
+
+
+def test_scores_far_apart_and_rows_that_see_nothing_are_as_with_mlx():
+    q, k = 40 * mx.random.normal((1, 1, 64, 16)), mx.random.normal((1, 1, 300, 16))
+    mask = mx.broadcast_to(mx.arange(64)[:, None] > 0, (64, 300))
+    mine = exp.attention(q, k, k, scale=1.0, mask=mask)
+    assert same(mine, exp._attention(q, k, k, scale=1.0, mask=mask), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    "given", [{"dtype": mx.float16}, {"mask": mx.zeros((64, 300))}, {"sinks": mx.zeros((4,))}]
+)
+def test_what_has_no_form_here_is_left_to_mlx(given: dict[str, Any]):
+    dtype = given.pop("dtype", mx.float32)
+    q = mx.random.normal((1, 4, 64, 16)).astype(dtype)
+    k = mx.random.normal((1, 4, 300, 16)).astype(dtype)
+    mine = exp.attention(q, k, k, scale=0.25, **given)
+    assert mx.array_equal(mine, exp._attention(q, k, k, scale=0.25, **given))
+
+
+def test_swiglu_is_that_of_mlx():
+    gate = mx.concatenate([mx.linspace(-200, 200, 5000), mx.random.normal((3000,))])[None]
+    x = mx.random.normal(gate.shape)
+    assert same(exp.swiglu(gate, x), exp._swiglu(gate, x))
+    few = gate[:, :8]
+    assert mx.array_equal(exp.swiglu(few, few), exp._swiglu(few, few))
+
+
+def test_powers_are_as_exact_as_the_numbers_allow():
+    exponents = -mx.random.uniform(0, 30, (4, 20_000))
+    exponents[:, 0] = 0.0
+    found = np.array(exp._softmax_weights(exponents)).astype(np.float64)
+    true = np.exp2(np.array(exponents).astype(np.float64))
+    assert np.max(np.abs(found / true - 1)) < 3e-7
+
+
+def test_models_use_the_forms_also_those_that_are_loaded(own_exponentials: None, tiny_model: Any):
+    tokens = mx.random.randint(0, 96, (1, 700))
+    theirs = tiny_model(tokens)
+    mx.eval(theirs)
+    exp.install()
+    assert qwen3.swiglu is activations.swiglu is exp.swiglu
+    assert mx.fast.scaled_dot_product_attention is exp.attention
+    cache = make_prompt_cache(tiny_model)
+    mine = [tiny_model(tokens[:, :400], cache), tiny_model(tokens[:, 400:], cache)]
+    assert mx.allclose(mx.concatenate(mine, 1), theirs, rtol=1e-4, atol=1e-5)

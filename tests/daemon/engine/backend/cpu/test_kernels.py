@@ -1,0 +1,79 @@
+"""What MLX compiles lies where nobody else can put something in its place."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon.engine.backend.cpu.kernels import is_own, keep_kernels
+from support.daemon_process import running_daemon, user
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder like `/tmp`: everybody may write."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+def test_a_folder_for_everybody_is_not_used(tmp_path: Path, shared: Path):
+    environ = {"TMPDIR": str(shared)}
+    assert keep_kernels(str(tmp_path / "own" / "kernels"), environ, "linux")
+    assert environ["TMPDIR"] == str(tmp_path / "own" / "kernels")
+    assert is_own(Path(environ["TMPDIR"]))
+
+
+def test_a_temporary_folder_of_ones_own_stays(tmp_path: Path):
+    environ = {"TMPDIR": str(tmp_path)}
+    assert keep_kernels("/nowhere", environ, "linux")
+    assert environ == {"TMPDIR": str(tmp_path)}
+
+
+def test_macos_has_one_for_everybody(shared: Path):
+    environ = {"TMPDIR": str(shared)}
+    assert keep_kernels(None, environ, "darwin")
+    assert environ == {"TMPDIR": str(shared)}
+
+
+def test_where_no_folder_can_be_had_it_is_said(tmp_path: Path, shared: Path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for place in (None, str(shared), str(tmp_path / "file"), str(tmp_path / "link")):
+        environ: dict[str, str] = {}
+        assert not keep_kernels(place, environ, "linux"), place
+        assert environ == {}
+
+
+def test_an_engine_compiles_into_its_own_folder(shared: Path):
+    with running_daemon(TMPDIR=str(shared)) as daemon:
+        answer = daemon.ask("chat", messages=user("hello"), max_tokens=4)
+        assert "error" not in answer, answer
+        assert answer["usage"]["completion_tokens"] > 0
+        assert [*(daemon.folder / "cache" / "kernels").rglob("*.so")]
+    assert not [*shared.iterdir()]
+
+
+def test_a_cache_that_is_cleared_under_a_running_engine_is_made_again(shared: Path):
+    with running_daemon(TMPDIR=str(shared)) as daemon:
+        assert "error" not in daemon.ask("load", model="pocket")
+        shutil.rmtree(daemon.folder / "cache")
+        answer = daemon.ask("chat", messages=user("hello"), max_tokens=4)
+        assert "error" not in answer, answer
+        assert is_own(daemon.folder / "cache" / "kernels")
+    assert not [*shared.iterdir()]
+
+
+def test_without_such_a_folder_it_computes_without_compiling(tmp_path: Path, shared: Path):
+    (tmp_path / "cache").touch()  # no folder can be made there
+    blocked = {"TMPDIR": str(shared), "MLXD_CACHE_DIR": str(tmp_path / "cache")}
+    with running_daemon(**blocked) as daemon:
+        answer = daemon.ask("chat", messages=user("hello"), max_tokens=4)
+        assert "error" not in answer, answer
+        assert answer["usage"]["completion_tokens"] > 0
+        assert "nothing compiled" in daemon.ask("status")["engine"]["blas"]
+        assert "no folder of one's own" in (daemon.folder / "log" / "engine.err").read_text()
+    assert not [*shared.iterdir()]

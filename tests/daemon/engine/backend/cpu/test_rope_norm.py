@@ -1,0 +1,129 @@
+"""The lean forms give what MLX's own give, and are used when they should be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlxd.daemon.engine.backend.cpu import exp, rope_norm
+
+OFFSETS: dict[str, Any] = {
+    "number": 17,
+    "array of one": mx.array(5),
+    "a row each": mx.array([3, 250]),
+}
+
+
+@pytest.fixture(autouse=True)
+def own_forms(monkeypatch: pytest.MonkeyPatch, own_exponentials: None) -> None:
+    """Whatever a test installs is taken out again."""
+    monkeypatch.setattr(mx.fast, "rope", rope_norm._rope)
+    monkeypatch.setattr(mx.fast, "rms_norm", rope_norm._rms_norm)
+
+
+def same(mine: mx.array, theirs: mx.array) -> bool:
+    equal = mine.dtype == theirs.dtype and mine.shape == theirs.shape
+    return equal and bool(mx.allclose(mine, theirs, rtol=1e-6, atol=1e-6).item())
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"base": 1e4, "scale": 1.0},
+        {"base": 5e5, "scale": 0.25},
+        {"base": None, "scale": 1.0, "freqs": mx.arange(1, 9, dtype=mx.float32)},
+        {"base": 1e4, "scale": 1.0, "traditional": True},
+        {"base": 1e4, "scale": 1.0, "dims": 8},
+    ],
+)
+def test_rotary_positions_are_those_of_mlx(form: dict[str, Any], dtype: Any, offset: str):
+    arguments = {"traditional": False, "offset": OFFSETS[offset], **form}
+    dims = arguments.pop("dims", 16)
+    for length in (1, 7):
+        a = mx.random.normal((2, 3, length, 16)).astype(dtype)
+        assert same(rope_norm.rope(a, dims, **arguments), rope_norm._rope(a, dims, **arguments))
+
+
+def test_every_position_gets_its_own_waves():
+    a = mx.random.normal((2, 1, 1, 16))
+    form = {"traditional": False, "base": 1e4, "scale": 1.0}
+    shared = mx.array([1, 2])
+    for offset in (0, 1, shared, shared, shared + 1, 1):
+        mine = rope_norm.rope(a, 16, offset=offset, **form)
+        assert same(mine, rope_norm._rope(a, 16, offset=offset, **form))
+
+
+def test_each_layer_is_begun_while_the_next_is_put_together(monkeypatch: pytest.MonkeyPatch):
+    begun: list[mx.array] = []
+    monkeypatch.setattr(mx, "async_eval", begun.append)
+    form = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 4711}
+    queries, keys = mx.ones((1, 4, 1, 16)), mx.ones((1, 2, 1, 16))
+    layers = [(rope_norm.rope(queries, 16, **form), rope_norm.rope(keys, 16, **form)) for _ in "ab"]
+    assert [id(array) for array in begun] == [id(rotated) for _, rotated in layers]
+
+
+def test_inside_a_transformation_nothing_is_begun():
+    form = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 3}
+    a = mx.random.normal((1, 2, 1, 16))
+
+    def twice(x: mx.array) -> mx.array:
+        return rope_norm.rope(x, 16, **form) + rope_norm.rope(x, 16, **form)
+
+    assert same(mx.vjp(twice, [a], [a])[0][0], 2 * rope_norm._rope(a, 16, **form))
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16])
+@pytest.mark.parametrize("shape", [(1, 1, 32), (4, 1, 32), (2, 9, 32), (2, 5, 4, 32)])
+def test_the_norm_is_that_of_mlx(shape: tuple[int, ...], dtype: Any):
+    x = mx.random.normal(shape).astype(dtype)
+    for weight in (mx.random.normal((32,)).astype(dtype), mx.random.normal((32,)), None):
+        assert same(rope_norm.rms_norm(x, weight, 1e-6), rope_norm._rms_norm(x, weight, 1e-6))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # seventeen seconds of a processor, of which builders get what is left
+def test_kernels_are_built_by_a_process_of_their_own_and_used_when_they_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    builder = rope_norm.install()
+    assert builder is not None
+    assert mx.fast.rope is rope_norm.rope
+    assert mx.fast.rms_norm is rope_norm._rms_norm, "MLX's own form, until there is a kernel"
+    assert builder.wait() == 0
+    assert rope_norm.built(builder)
+    assert mx.fast.rms_norm is rope_norm.rms_norm
+    assert mx.fast.scaled_dot_product_attention is exp.attention
+    assert [*tmp_path.rglob("*.so")]
+    mx.fast.rms_norm = rope_norm._rms_norm
+    assert rope_norm.install() is None, "the next engine finds it"
+    assert mx.fast.rms_norm is rope_norm.rms_norm
+
+
+def test_without_kernels_everything_stays_with_mlx_and_the_log_says_so(
+    capfd: pytest.CaptureFixture[str],
+):
+    builder = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    builder.wait()
+    assert rope_norm.built(builder)
+    assert mx.fast.rms_norm is rope_norm._rms_norm
+    assert "not built (exit status 3" in capfd.readouterr().err
+
+
+def test_without_a_compiler_nothing_is_built_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert rope_norm.install() is None
+    assert mx.fast.rms_norm is rope_norm._rms_norm
+    assert "Install g++" in capfd.readouterr().err

@@ -1,0 +1,29 @@
+"""Want of memory, threads and descriptors is told from mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxd.daemon.engine.backend.shortages import as_error
+from mlxd.protocol.errors import InvalidParams
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        MemoryError(),
+        OSError(24, "Too many open files"),
+        BlockingIOError(11, "Resource temporarily unavailable"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("[malloc_or_wait] Unable to allocate 4096 bytes."),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_what_the_machine_denies_is_out_of_memory(exc: Exception):
+    assert as_error(exc).code == "out_of_memory"
+
+
+def test_what_fails_otherwise_is_internal_and_what_is_known_stays():
+    assert as_error(KeyError("layers")).code == "internal"
+    assert as_error(OSError(2, "No such file")).code == "internal"
+    assert as_error(InvalidParams("n", "must be 1")).code == "invalid_params"

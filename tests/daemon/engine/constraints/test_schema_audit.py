@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlxd.daemon.engine.constraints.schema_audit import exact, unenforced
+
+
+@pytest.mark.parametrize(
+    ("schema", "word"),
+    [
+        ({"format": "date"}, "29 February"),
+        ({"properties": {"when": {"items": [{"format": "date-time"}]}}}, "leap second"),
+        ({"$defs": {"h": {"format": "hostname"}}}, "hostname"),
+        ({"contentEncoding": "base64"}, "contentEncoding"),
+        ({"anyOf": [{"contentMediaType": "text/html"}]}, "contentMediaType"),
+        ({"x-guidance": {"lenient": True}}, "lenient"),
+        ({"x-guidance": {"coerce_one_of": True}}, "anyOf"),
+        ({"items": {"$ref": "#/x", "$id": "y"}}, "$id"),
+    ],
+)
+def test_what_is_not_held_is_said(schema: Any, word: str):
+    assert [word in note for note in unenforced(schema)] == [True]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"format": "uuid", "pattern": "a"},
+        {"properties": {"format": {"type": "string"}, "contentEncoding": True}},
+        {
+            "const": {"format": "date"},
+            "enum": [{"contentEncoding": 1}],
+            "default": {"format": "time"},
+        },
+        {"x-guidance": {"whitespace_flexible": True}},
+        {"format": {"not": "a string"}},
+    ],
+)
+def test_what_is_held_or_is_data_is_not_complained_about(schema: Any):
+    assert unenforced(schema) == []
+
+
+def test_each_thing_is_said_once():
+    schema = {"properties": {name: {"format": "date"} for name in "abc"}}
+    assert len(unenforced(schema)) == 1
+
+
+@pytest.mark.parametrize(
+    ("schema", "held"),
+    [
+        ({"maximum": 2**63 - 1}, {"maximum": 2**53 - 1}),
+        ({"exclusiveMaximum": 2**53}, {"exclusiveMaximum": 2**53 - 1}),
+        ({"items": {"minimum": -(2**70)}}, {"items": {"minimum": -(2**53 - 1)}}),
+        (
+            {"properties": {"maximum": {"maximum": 1e300}}},
+            {"properties": {"maximum": {"maximum": 2**53 - 1}}},
+        ),
+    ],
+)  # fmt: skip
+def test_bounds_that_a_float_cannot_tell_apart_are_narrowed_and_it_is_said(schema: Any, held: Any):
+    narrowed, notes = exact(schema)
+    assert narrowed == held
+    assert len(notes) == 1
+    assert "is taken as" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"minimum": 2**53}, "minimum"),
+        ({"anyOf": [{"exclusiveMinimum": 2**63}]}, "exclusiveMinimum"),
+        ({"maximum": -(2**53)}, "maximum"),
+        ({"exclusiveMaximum": -(2**64)}, "exclusiveMaximum"),
+        ({"multipleOf": 2**60}, "multipleOf"),
+        ({"const": 2**64}, "const"),
+        ({"enum": [1, {"a": [-(2**64)]}]}, "enum"),
+    ],
+)
+def test_what_cannot_be_held_is_refused_by_name(schema: Any, named: str):
+    with pytest.raises(ValueError, match=f"^{named} "):
+        exact(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"minimum": -5, "maximum": 2**53 - 1, "exclusiveMinimum": True},
+        {"const": {"maximum": 2**60}, "default": {"minimum": 2**60}},
+        {"items": [{}], "additionalItems": False},
+    ],
+)
+def test_all_else_stays_as_it_is(schema: Any):
+    assert exact(schema) == (schema, [])

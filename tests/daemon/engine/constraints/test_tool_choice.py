@@ -1,0 +1,141 @@
+"""A forced call is a call: of that tool, in the model's own form, with arguments that fit."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from mlx_lm.tool_parsers import mistral
+
+from mlxd.daemon.engine.constraints.compiler import compile_pool
+from mlxd.daemon.engine.constraints.schema_audit import exact
+from mlxd.daemon.engine.constraints.tool_choice import CallForm, call_source, forced_tools
+from mlxd.daemon.engine.request import ModelRef
+from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
+from mlxd.protocol.errors import InvalidParams
+from mlxd.protocol.methods import validate
+from support.engine_process import POCKET, EngineProcess, running_engine
+from support.tokenizer_families import FAMILIES, Family, write
+
+PLACE = {
+    "type": "object",
+    "properties": {
+        "city": {"$ref": "#/$defs/city"},
+        "days": {"type": "integer", "maximum": 9, "minimum": 1},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+    "$defs": {"city": {"type": "string", "minLength": 1, "maxLength": 8, "pattern": "^[A-Za-z]*$"}},
+}  # fmt: skip
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": PLACE}}
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+CLOCK = {"type": "function", "function": {"name": "get_time", "parameters": NOTHING}}
+TOOLS = [WEATHER, CLOCK]
+COUNT = "Count from 3 to 7."
+USER = [{"role": "user", "content": COUNT}]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EngineProcess]:
+    with running_engine() as running:
+        yield running
+
+
+@pytest.mark.parametrize("thinking", [None, True])
+@pytest.mark.parametrize("choice", ["required", "get_weather", {"function": {"name": "get_time"}}])
+def test_a_call_is_forced_though_nothing_asks_for_one(
+    engine: EngineProcess, choice: Any, thinking: bool | None
+):
+    result = engine.ask(COUNT, tools=TOOLS, tool_choice=choice, thinking=thinking, max_tokens=400)
+    answer = result["choices"][0]
+    assert answer["finish_reason"] == "tool_calls"
+    (call,) = answer["tool_calls"]
+    assert answer["text"] == ""
+    if choice == "get_weather" or call["name"] == "get_weather":
+        jsonschema.validate(call["arguments"], PLACE)
+    else:
+        assert (call["name"], call["arguments"]) == ("get_time", {})
+    assert result["applied"]["constrained"]
+    assert not any("no tool can be called" in note for note in result["applied"]["notes"])
+
+
+def test_auto_and_none_leave_the_answer_free_and_none_hides_the_tools(engine: EngineProcess):
+    ask = "Get the weather for Paris."
+    sizes = {
+        choice: engine.ask(ask, tools=TOOLS, tool_choice=choice)["usage"]["prompt_tokens"]
+        for choice in ("auto", "none")
+    }
+    assert sizes["none"] == engine.ask(ask)["usage"]["prompt_tokens"] < sizes["auto"]
+    assert engine.ask(ask, tools=TOOLS, tool_choice="none")["choices"][0]["tool_calls"] == []
+    assert engine.ask(ask, tools=TOOLS)["choices"][0]["tool_calls"]
+
+
+@pytest.mark.parametrize(
+    ("params", "word"),
+    [
+        ({"tool_choice": "required"}, "needs tools"),
+        ({"tool_choice": "other", "tools": TOOLS}, "none of the tools"),
+        ({"tool_choice": "required", "tools": TOOLS, "regex": "a"}, "combined with regex"),
+        ({"tool_choice": 5, "tools": TOOLS}, "name of a tool"),
+        ({"tool_choice": {"function": {}}, "tools": TOOLS}, "name of a tool"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused_by_name(params: dict[str, Any], word: str):
+    with pytest.raises(InvalidParams, match=word) as refusal:
+        validate("chat", {"messages": USER, **params})
+    assert refusal.value.data["param"] == "tool_choice"
+
+
+def test_only_what_must_be_called_is_forced():
+    for choice, names in (("auto", []), ("none", []), ("required", TOOLS), ("get_time", [CLOCK])):
+        params = validate("chat", {"messages": USER, "tools": TOOLS, "tool_choice": choice})
+        assert forced_tools(params) == names
+
+
+@pytest.mark.parametrize("parser", ["", "pythonic", "glm47", "gemma4"])
+def test_a_form_that_is_unknown_is_an_error_by_name(parser: str):
+    with pytest.raises(InvalidParams, match=parser or "no form") as refusal:
+        call_source(CallForm(parser, "<a>", "</a>", {}), TOOLS)
+    assert refusal.value.data["param"] == "tool_choice"
+
+
+MISTRAL = FAMILIES["mistral"]
+WITH_ARGS = Family(MISTRAL.build, ("[ARGS]", *MISTRAL.special), MISTRAL.template)
+
+
+@pytest.mark.parametrize("kind", [MISTRAL, WITH_ARGS], ids=["list", "args"])
+def test_mistrals_forms_are_read_by_mistrals_parser(kind: Family, tmp_path: Path):
+    tokenizer = Tokenizer(ModelRef("mistral", str(write(kind, tmp_path))), compile_pool())
+    params = {"tools": TOOLS, "tool_choice": "required"}
+    future = tokenizer.constraint(params)
+    assert future is not None
+    seen = set()
+    for seed in range(40):
+        rng, state, tokens = random.Random(seed), future.result().start(), []
+        ends = tokenizer.wrapper.eos_token_ids
+        while len(tokens) < 300:
+            token = rng.choice(state.mask().nonzero()[0].tolist())
+            if token in ends:
+                break
+            state.advance(token)
+            tokens.append(token)
+        assert tokenizer.wrapper.convert_ids_to_tokens(tokens[0]) == "[TOOL_CALLS]"
+        call = mistral.parse_tool_call(tokenizer.wrapper.decode(tokens[1:]))
+        seen.add(call["name"])
+        if call["name"] == "get_weather":
+            jsonschema.validate(json.loads(json.dumps(call["arguments"])), exact(PLACE)[0])
+    assert seen == {"get_weather", "get_time"}
+
+
+def test_what_a_tools_schema_leaves_open_is_said():
+    day = {"type": "object", "properties": {"on": {"type": "string", "format": "date"}}}
+    tool = {"function": {"name": "book", "parameters": day}}
+    tokenizer = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
+    future = tokenizer.constraint({"tools": [tool], "tool_choice": "book"})
+    assert future is not None
+    assert any("tool book" in note and "29 February" in note for note in future.result().notes)

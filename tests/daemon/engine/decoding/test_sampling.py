@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+
+from mlxd.daemon.engine.decoding.sampling import BatchSampler, SamplingParams, choice_seed
+
+VOCABULARY = 40
+
+
+def logprobs(rows: int, seed: int = 0) -> mx.array:
+    rng = np.random.default_rng(seed)
+    logits = mx.array(rng.normal(0, 2, (rows, VOCABULARY)).astype(np.float32))
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def support(params: SamplingParams, row: mx.array, draws: int = 3000) -> Counter[int]:
+    """Return what `params` draws from one row, many times."""
+    sampler = BatchSampler([params] * draws)
+    tiled = mx.broadcast_to(row, (draws, VOCABULARY))
+    return Counter(sampler(tiled, list(range(draws))).tolist())
+
+
+def kept(filtered: mx.array) -> set[int]:
+    return set(np.flatnonzero(np.isfinite(np.array(filtered)[0])).tolist())
+
+
+@pytest.mark.parametrize(
+    ("params", "reference"),
+    [
+        (SamplingParams(1.0, top_p=0.8), lambda row: apply_top_p(row, 0.8)),
+        (SamplingParams(1.0, top_k=5), lambda row: apply_top_k(row, 5)),
+        (SamplingParams(1.0, min_p=0.1), lambda row: apply_min_p(row, 0.1, 1)),
+        (
+            SamplingParams(1.0, min_p=0.9, min_tokens_to_keep=4),
+            lambda row: apply_min_p(row, 0.9, 4),
+        ),
+    ],
+)
+def test_filters_keep_the_tokens_that_mlx_lms_keep(params: SamplingParams, reference: Any):
+    row = logprobs(1)
+    drawn = support(params, row)
+    allowed = kept(reference(row))
+    assert set(drawn) <= allowed
+    likely = {token for token in allowed if float(mx.exp(row[0, token])) > 0.02}
+    assert likely <= set(drawn)
+
+
+def test_frequencies_follow_the_probabilities():
+    row = logprobs(1, seed=3)
+    draws = 6000
+    drawn = support(SamplingParams(1.0), row, draws)
+    probabilities = np.exp(np.array(row)[0])
+    observed = np.array([drawn[token] / draws for token in range(VOCABULARY)])
+    assert np.abs(observed - probabilities).max() < 0.03
+
+
+def test_temperature_zero_takes_the_best_in_a_mixed_batch():
+    rows = logprobs(3)
+    sampler = BatchSampler([SamplingParams(), SamplingParams(1.0, seed=1), SamplingParams()])
+    picked = sampler(rows, [0, 0, 0]).tolist()
+    best = mx.argmax(rows, axis=-1).tolist()
+    assert (picked[0], picked[2]) == (best[0], best[2])
+
+
+def test_a_row_draws_the_same_whatever_its_company_asks_for():
+    row = logprobs(1)
+    mine = SamplingParams(0.8, top_p=0.9, seed=5)
+    company = [
+        SamplingParams(1.5, top_k=3, seed=1),
+        SamplingParams(0.7, min_p=0.2, min_tokens_to_keep=2, seed=2),
+        SamplingParams(1.0, xtc_probability=1.0, seed=3),
+        SamplingParams(),
+    ]
+    for step in range(20):
+        alone = BatchSampler([mine])(row, [step]).tolist()[0]
+        rows = mx.concatenate([logprobs(2, 1), row, logprobs(2, 2)])
+        together = BatchSampler([*company[:2], mine, *company[2:]])(rows, [9, 4, step, 0, 7])
+        assert together.tolist()[2] == alone
+
+
+def test_xtc_excludes_the_top_choices_but_not_the_exempt():
+    row = mx.log(mx.array([[0.4, 0.3, 0.2, 0.1]]))
+    params = SamplingParams(1.0, xtc_probability=1.0, xtc_threshold=0.15)
+    sampler = BatchSampler([params] * 500)
+    tiled = mx.broadcast_to(row, (500, 4))
+    assert set(sampler(tiled, list(range(500))).tolist()) == {2, 3}
+    exempt = SamplingParams(1.0, xtc_probability=1.0, xtc_threshold=0.15, xtc_exempt=(0,))
+    sampler = BatchSampler([exempt] * 500)
+    assert set(sampler(tiled, list(range(500))).tolist()) == {0, 2, 3}
+
+
+def test_choices_have_seeds_of_their_own_and_the_first_has_the_requests():
+    seeds = [choice_seed(42, index) for index in range(64)]
+    assert seeds[0] == 42
+    assert len(set(seeds)) == 64
+    assert all(0 <= seed < 2**64 for seed in seeds)

@@ -1,0 +1,79 @@
+"""The table of edge values in the protocol's specification, row by row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlxd.daemon.engine.decoding.sampling import BatchSampler, SamplingParams
+from mlxd.daemon.engine.decoding.sequences import _processors
+from mlxd.protocol.errors import InvalidParams
+from mlxd.protocol.methods import SAMPLING, validate
+
+SPEC = Path(__file__).parents[4] / "protocol" / "SPEC.md"
+WIDTH, DRAWS = 12, 2000
+LOGITS = np.linspace(0, 0.6, WIDTH, dtype=np.float32)
+"""Close to each other, so that every token is drawn, and with one that is the most likely."""
+
+
+def table() -> list[tuple[str, Any, str]]:
+    section = SPEC.read_text(encoding="utf-8").partition("## Edge values of sampling")[2]
+    rows = []
+    for line in section.partition("\n## ")[0].splitlines():
+        if line.startswith("| `"):
+            name, value, effect = (cell.strip() for cell in line.strip("|").split("|"))
+            rows.append((name.strip("`"), json.loads(value.strip("`")), effect))
+    return rows
+
+
+def drawn(params: dict[str, Any]) -> set[int]:
+    known = {field.name for field in fields(SamplingParams)} - {"seed"}
+    sampling = SamplingParams(**{name: params[name] for name in known & params.keys()}, seed=3)
+    logits = mx.array(LOGITS)[None]
+    for processor in _processors(params):
+        logits = processor(mx.array([1, 1, 2]), logits)
+    logits = mx.broadcast_to(logits, (DRAWS, WIDTH))
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return set(BatchSampler([sampling] * DRAWS)(logprobs, list(range(DRAWS))).tolist())
+
+
+@pytest.mark.parametrize(("name", "value", "effect"), table(), ids=str)
+def test_an_edge_value_does_what_the_table_says(name: str, value: Any, effect: str):
+    neutral = {"temperature": 1, "top_p": 1}
+    helpers = {
+        # What these two change is seen only where their companions are on.
+        "min_tokens_to_keep": {"min_p": 1},
+        "xtc_threshold": {"xtc_probability": 1},
+    }
+    given = {"prompt": "a", **neutral, **helpers.get(name, {}), name: value}
+    if effect == "refused":
+        with pytest.raises(InvalidParams) as refusal:
+            validate("generate", given)
+        assert refusal.value.data["param"] == name
+        return
+    params = validate("generate", given)
+    if effect == "random seed":
+        assert params[name] is None
+        return
+    everything = set(range(WIDTH))
+    assert drawn(params) == {"all tokens": everything, "most likely token": {WIDTH - 1}}[effect]
+
+
+def test_the_table_has_every_number_of_sampling():
+    numbers = {p.name for p in SAMPLING if p.kind in ("number", "integer", "logit bias")}
+    assert numbers <= {name for name, _, _ in table()}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), "0.5", True, [], {}])
+def test_what_is_no_number_is_refused_by_name(bad: Any):
+    for param in SAMPLING:
+        if param.kind in ("number", "integer"):
+            with pytest.raises(InvalidParams) as refusal:
+                validate("generate", {"prompt": "a", param.name: bad})
+            assert refusal.value.data["param"] == param.name

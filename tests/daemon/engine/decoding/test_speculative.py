@@ -1,0 +1,121 @@
+"""Speculative decoding: the same text, fewer steps, and an honest count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mlxd.daemon.engine.models.files import estimate_resident_bytes, kv_room_bytes
+from mlxd.daemon.engine.options import EngineOptions
+from support.engine_process import POCKET, EngineProcess, running_engine
+from support.model_folders import copy_of_pocket, random_weights
+
+STORY = "Tell me a story about a fox."
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    with running_engine() as running:
+        root = tmp_path_factory.mktemp("drafts")
+        copy_of_pocket(root / "twin")
+        random_weights(root / "fool")
+        running.root = root  # type: ignore[attr-defined]
+        yield running
+
+
+def with_draft(engine: Any, name: str) -> dict[str, Any]:
+    path = str(engine.root / name)
+    return {"name": "pocket", "path": str(POCKET), "draft": path, "draft_name": name}
+
+
+def text(result: dict[str, Any]) -> str:
+    return str(result["choices"][0]["text"])
+
+
+@pytest.mark.parametrize("draft", ["twin", "fool"])
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 7, "top_p": 0.9}])
+def test_the_text_is_the_same_with_any_draft_at_any_temperature(engine, draft, sampling):
+    alone = engine.ask(STORY, max_tokens=120, **sampling)
+    steps = engine.call("stats")["decode_steps"]
+    drafted = engine.ask(STORY, model=with_draft(engine, draft), max_tokens=120, **sampling)
+    steps = engine.call("stats")["decode_steps"] - steps
+    assert text(drafted) == text(alone)
+    assert drafted["usage"]["completion_tokens"] == alone["usage"]["completion_tokens"]
+    report = drafted["applied"]["draft"]
+    assert report["model"] == draft
+    if draft == "twin":
+        assert report["accepted"] == report["proposed"] > 60
+        assert steps < drafted["usage"]["completion_tokens"] / 3
+    else:
+        assert report["accepted"] < report["proposed"] / 3
+
+
+def test_a_draft_that_is_never_right_is_given_up_and_the_result_says_so(engine):
+    result = engine.ask(STORY, model=with_draft(engine, "fool"), max_tokens=200, ignore_eos=True)
+    assert any("given up" in note for note in result["applied"]["notes"])
+    assert result["applied"]["draft"]["proposed"] < 100
+
+
+def test_an_answer_ends_at_its_end_token_stop_text_and_limit(engine):
+    ref = with_draft(engine, "twin")
+    counted = engine.ask("Count from 3 to 30.", model=ref)
+    assert text(counted).endswith("29, 30")
+    assert counted["choices"][0]["finish_reason"] == "stop"
+    stopped = engine.ask("Count from 3 to 30.", model=ref, stop=["15"])
+    assert text(stopped) == text(engine.ask("Count from 3 to 30.", stop=["15"]))
+    for limit in (1, 2, 9, 10):
+        cut = engine.ask("Count from 3 to 30.", model=ref, max_tokens=limit)
+        assert cut["usage"]["completion_tokens"] == limit
+        assert text(cut) == text(engine.ask("Count from 3 to 30.", max_tokens=limit))
+
+
+def test_what_is_remembered_of_a_drafted_answer_is_right(engine):
+    ref = with_draft(engine, "twin")
+    first = text(engine.ask("My name is Zora.", model=ref))
+    messages = [
+        {"role": "user", "content": "My name is Zora."},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "What is my name?"},
+    ]
+    drafted = engine.result(engine.submit(model=ref, messages=messages))
+    assert drafted["usage"]["cached_tokens"] > 0
+    assert "Zora" in text(drafted)
+
+
+def test_in_company_everybody_decodes_together_and_the_draft_catches_up_afterwards(engine):
+    ref = with_draft(engine, "twin")
+    expected = text(engine.ask(STORY, max_tokens=150, ignore_eos=True))
+    messages = [{"role": "user", "content": STORY}]
+    drafted = engine.submit(model=ref, messages=messages, max_tokens=150, ignore_eos=True)
+    engine.wait_event(drafted, "delta")
+    other = engine.submit(messages=[{"role": "user", "content": "Count from 1 to 30."}], conn=2)
+    assert text(engine.result(other)).endswith("29, 30")
+    result = engine.result(drafted)
+    assert text(result) == expected
+    assert result["applied"]["draft"]["accepted"] > 0
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"regex": "[0-9, ]+"}, {"n": 2}, {"logprobs": 2}, {"repetition_penalty": 1.1}],
+)
+def test_what_does_not_go_with_a_draft_is_decoded_without_and_said(engine, params):
+    result = engine.ask("Count from 3 to 7.", model=with_draft(engine, "twin"), **params)
+    assert "draft" not in result["applied"]
+    assert any("draft model twin was not used" in note for note in result["applied"]["notes"])
+
+
+def test_a_draft_folder_that_is_no_model_is_refused(engine):
+    ref = {**with_draft(engine, "twin"), "draft": str(engine.root), "draft_name": "nothing"}
+    answer = engine.ask("Count from 3 to 7.", model=ref)
+    assert answer["error"]["code"] == "model_load_failed"
+
+
+def test_a_draft_that_does_not_fit_is_done_without_and_said(engine):
+    one_and_a_half = int(1.5 * estimate_resident_bytes(POCKET)) + kv_room_bytes(POCKET)
+    with running_engine(EngineOptions(memory_budget_bytes=one_and_a_half)) as small:
+        result = small.ask("Count from 3 to 7.", model=with_draft(engine, "twin"))
+    assert text(result) == "3, 4, 5, 6, 7"
+    assert any("was not used: twin needs" in note for note in result["applied"]["notes"])

@@ -1,0 +1,209 @@
+"""Computed prompts on disk: what was written comes back, and nothing else ever does."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxd.daemon.engine.kvcache.prefix_index import as_tokens
+from mlxd.daemon.engine.kvcache.snapshots import (
+    RETRY_S,
+    DamagedSnapshot,
+    Leaf,
+    Snapshot,
+    SnapshotStore,
+    packed,
+    read_head,
+    read_snapshot,
+)
+
+KEY = "0123abcd"
+ROOMY = 10**9
+
+
+def snapshot(first: int, length: int = 100, *, key: str = KEY, trimmable: bool = True) -> Snapshot:
+    values = np.arange(length * 8, dtype=np.float32).reshape(1, 2, length, 4) + first
+    leaves = (Leaf("0.0", values, "float32"), Leaf("0.1", length), Leaf("0.2", None))
+    tokens = as_tokens([first, *range(1, length)])
+    return Snapshot(key, tokens, ("KVCache",), leaves, trimmable)
+
+
+def written(folder: Path, *snapshots: Snapshot, max_bytes: int = ROOMY) -> SnapshotStore:
+    store = SnapshotStore(folder, max_bytes, made_by="test")
+    for one in snapshots:
+        store.put(one)
+        assert store.flush(30)
+    return store
+
+
+def fetched(store: SnapshotStore, wanted: Snapshot) -> Snapshot | None:
+    size = len(wanted.tokens)
+    match = store.longest(wanted.key, wanted.tokens, most=size)
+    return None if match is None or match.tokens < size else store.read(match)
+
+
+def opened(folder: Path, max_bytes: int = ROOMY, made_by: str = "test") -> SnapshotStore:
+    """Return a store of a later process, once it has seen what is there."""
+    store = SnapshotStore(folder, max_bytes, made_by=made_by)
+    assert store.flush(30)
+    return store
+
+
+def same(one: Snapshot | None, other: Snapshot) -> bool:
+    return one is not None and all(
+        np.array_equal(mine.value, theirs.value)
+        if isinstance(theirs.value, np.ndarray)
+        else mine.value == theirs.value
+        for mine, theirs in zip(one.leaves, other.leaves, strict=True)
+    )
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_was_written_is_there_for_the_next_process(tmp_path: Path) -> None:
+    one, two = snapshot(1), snapshot(2, trimmable=False)
+    written(tmp_path, one, two)
+    later = opened(tmp_path)
+    assert same(fetched(later, one), one)
+    assert same(fetched(later, two), two)
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in files(tmp_path))
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+def test_files_are_written_by_a_thread_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlxd.daemon.engine.kvcache.snapshots as module
+
+    writers = []
+
+    def remember(*args: Any) -> Any:
+        writers.append(threading.current_thread())
+        return packed(*args)
+
+    monkeypatch.setattr(module, "packed", remember)
+    written(tmp_path, snapshot(1))
+    assert len(writers) == 1
+    assert writers[0] is not threading.current_thread()
+
+
+def test_no_flipped_bit_and_no_cut_ever_gives_a_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "one.kv"
+    head, blobs = packed(snapshot(1, 16), "test")
+    whole = head + b"".join(blobs)
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedSnapshot):
+            read_snapshot(path, "test")
+    for size in (0, 5, 15, 16, len(head) - 1, len(head) + 3, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DamagedSnapshot):
+            read_head(path, "test")
+    path.write_bytes(whole + b"x")
+    with pytest.raises(DamagedSnapshot):
+        read_head(path, "test")
+    path.write_bytes(whole)
+    assert same(read_snapshot(path, "test"), snapshot(1, 16))
+
+
+@pytest.mark.parametrize("before_the_start", [True, False])
+def test_a_damaged_file_is_deleted_and_not_used(tmp_path: Path, before_the_start: bool) -> None:
+    good, bad = snapshot(1), snapshot(2)
+    store = written(tmp_path, good, bad)
+    path = next(path for path in files(tmp_path) if bad.tokens.tobytes() in path.read_bytes())
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) - 9 if not before_the_start else 40] ^= 8
+    path.write_bytes(damaged)
+    if before_the_start:
+        store = opened(tmp_path)
+    assert fetched(store, bad) is None
+    assert store.stats()["disk_dropped"] == 1
+    assert not path.exists()
+    assert fetched(store, bad) is None
+    assert same(fetched(store, good), good)
+
+
+def test_what_another_version_wrote_is_dropped(tmp_path: Path) -> None:
+    written(tmp_path, snapshot(1))
+    later = opened(tmp_path, made_by="another")
+    assert fetched(later, snapshot(1)) is None
+    assert files(tmp_path) == []
+
+
+def test_files_are_bounded_in_bytes_and_the_oldest_go(tmp_path: Path) -> None:
+    size = len(b"".join(packed(snapshot(1), "test")[1])) + 1000
+    shots = [snapshot(first) for first in range(1, 8)]
+    store = written(tmp_path, *shots, max_bytes=3 * size)
+    on_disk = sum(path.stat().st_size for path in files(tmp_path))
+    assert on_disk == store.stats()["disk_bytes"] <= 3 * size
+    assert fetched(store, shots[0]) is None
+    assert same(fetched(store, shots[-1]), shots[-1])
+    smaller = opened(tmp_path, max_bytes=size)
+    assert smaller.stats()["disk_entries"] == 1
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_longer_one_takes_the_place_of_what_it_contains(tmp_path: Path) -> None:
+    store = written(tmp_path, snapshot(1, 100), snapshot(1, 120), snapshot(1, 300))
+    assert store.stats()["disk_written"] == 2, "20 tokens more are not worth a file"
+    assert store.stats()["disk_entries"] == 1
+    exact = written(tmp_path / "x", snapshot(1, 100, trimmable=False), snapshot(1, 300))
+    assert exact.stats()["disk_entries"] == 2
+
+
+def test_models_have_files_of_their_own_that_go_with_them(tmp_path: Path) -> None:
+    mine, other = snapshot(1), snapshot(1, key="ffff")
+    store = written(tmp_path, mine, other)
+    store.drop_key(KEY)
+    assert fetched(store, mine) is None
+    assert same(fetched(store, other), other)
+    assert [path.parent.name for path in files(tmp_path)] == ["ffff"]
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    written(tmp_path, snapshot(1))
+    stray = files(tmp_path)[0].with_suffix(".tmp")
+    stray.write_bytes(b"half")
+    opened(tmp_path)
+    assert not stray.exists()
+
+
+def test_a_disk_that_takes_nothing_costs_the_cache_and_no_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("in the way")
+    store = SnapshotStore(place, ROOMY)
+    store.put(snapshot(1))
+    assert store.flush(30)
+    assert "the prompt cache on disk is off" in store.note
+    assert fetched(store, snapshot(1)) is None
+    assert "is off" in capsys.readouterr().err
+
+
+def test_a_disk_that_takes_files_again_is_used_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("in the way")
+    now_s = [100.0]
+    store = SnapshotStore(place, ROOMY, clock=lambda: now_s[0])
+    assert store.flush(30)
+    place.unlink()
+    store.put(snapshot(1))
+    assert store.flush(30)
+    assert fetched(store, snapshot(1)) is None, "it is not tried at once"
+    now_s[0] += RETRY_S
+    store.put(snapshot(1))
+    assert store.flush(30)
+    assert same(fetched(store, snapshot(1)), snapshot(1))
+    assert store.note == ""
+    assert capsys.readouterr().err.count("is off") == 1

@@ -1,0 +1,37 @@
+"""Freed memory stays with the process until it is given back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from support.needs import linux_only
+
+RESIDENT = """
+import mlx.core as mx
+from mlxd.daemon.engine.models import memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+memory.keep_freed()
+before = resident()
+arrays = [mx.zeros((2**20,)) + number for number in range(32)]  # of 4 MiB each
+mx.eval(arrays)
+held = resident()
+del arrays
+kept = resident()
+memory.give_back()
+print(before, held, kept, resident())
+"""
+
+
+@linux_only
+def test_freed_memory_is_kept_and_then_given_back():
+    ran = subprocess.run(
+        [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, timeout=60
+    )
+    before, held, kept, left = map(float, ran.stdout.split())
+    assert held - before > 120
+    assert kept - before > 120
+    assert left - before < 32

@@ -1,0 +1,80 @@
+"""Prompts that are computed in one pass, against each of them alone."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from mlxd.daemon.engine.decoding.batch import DecodeBatch, Row, Start
+from mlxd.daemon.engine.decoding.sampling import SamplingParams
+from mlxd.daemon.engine.prefill.chunks import Prefill, run_together
+
+LENGTH = 12
+RNG = random.Random(8)
+PROMPTS = [[RNG.randrange(96) for _ in range(size)] for size in (9, 31, 2, 17, 17)]
+
+
+def answers(model: Any, prompts: list[Prefill]) -> list[list[int]]:
+    """Return what the prompts are answered, greedily and in company."""
+    batch = DecodeBatch(model)
+    rows = [Row(uid=uid, sampling=SamplingParams()) for uid in range(len(prompts))]
+    first = batch.start([Start(row, prompt) for row, prompt in zip(rows, prompts, strict=True)])
+    out = {one.uid: [one.token] for one in first}
+    while len(out[0]) < LENGTH:
+        for one in batch.step():
+            out[one.uid].append(one.token)
+    return [out[uid] for uid in range(len(prompts))]
+
+
+@pytest.fixture
+def expected(tiny_model: Any) -> list[list[int]]:
+    return [answers(tiny_model, [alone(tiny_model, prompt)])[0] for prompt in PROMPTS]
+
+
+def alone(model: Any, prompt: list[int], tokens: int = 1000) -> Prefill:
+    prefill = Prefill(model, prompt)
+    prefill.run(tokens)
+    return prefill
+
+
+def together(model: Any, begun: tuple[int, ...] = (0, 0, 0, 0, 0)) -> list[Prefill]:
+    """Return all prompts, computed in one pass after the first tokens of each one's own."""
+    prefills = [alone(model, prompt, done) for prompt, done in zip(PROMPTS, begun, strict=True)]
+    run_together(model, [(prefill, prefill.left) for prefill in prefills])
+    assert all(prefill.left == 0 for prefill in prefills)
+    return prefills
+
+
+@pytest.mark.parametrize("begun", [(0, 0, 0, 0, 0), (3, 0, 1, 16, 5), (8, 30, 1, 3, 16)])
+def test_one_pass_gives_what_each_gives_alone(tiny_model, expected, begun):
+    assert answers(tiny_model, together(tiny_model, begun)) == expected
+
+
+def test_they_may_start_in_another_order_and_without_some(tiny_model, expected):
+    prefills = together(tiny_model)
+    chosen = [prefills[index] for index in (3, 0, 4)]
+    assert answers(tiny_model, chosen) == [expected[index] for index in (3, 0, 4)]
+    # The others did not lose their part when the rest went on.
+    assert answers(tiny_model, [prefills[1], prefills[2]]) == [expected[1], expected[2]]
+
+
+def test_one_may_go_on_alone_or_in_several_answers(tiny_model, expected):
+    prefills = together(tiny_model)
+    assert answers(tiny_model, [prefills[1]]) == [expected[1]]
+    assert answers(tiny_model, [prefills[2], prefills[2]]) == [expected[2], expected[2]]
+
+
+def test_it_may_be_a_part_of_each(tiny_model, expected):
+    prefills = [Prefill(tiny_model, prompt) for prompt in PROMPTS]
+    run_together(tiny_model, [(prefill, prefill.left // 2) for prefill in prefills])
+    run_together(tiny_model, [(prefill, prefill.left) for prefill in prefills])
+    assert answers(tiny_model, prefills) == expected
+    assert all(len(one.tokens) - 1 == one.done for one in prefills)
+
+
+def test_each_cache_is_of_its_own_size(tiny_model):
+    for prefill in together(tiny_model, (0, 7, 0, 2, 16)):
+        assert [layer.offset for layer in prefill.cache] == [prefill.done] * 2
+        assert prefill.cache[0].keys.shape[2] == prefill.done

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+
+from mlxd.daemon.engine.scheduling.pacing import (
+    BURST_S,
+    CHUNK_FIRST_TOKENS,
+    CHUNK_MAX_TOKENS,
+    CHUNK_MIN_TOKENS,
+    GAP_ALONE_S,
+    GAP_STEPS,
+    GAP_WHILE_DECODING_S,
+    MAKING_S,
+    Arrivals,
+    PrefillPacer,
+)
+
+
+def test_before_anything_is_measured_the_chunk_is_moderate():
+    assert PrefillPacer().chunk_tokens(decoding=True) == CHUNK_FIRST_TOKENS
+
+
+def test_the_chunk_keeps_the_gap_of_running_streams():
+    pacer = PrefillPacer()
+    pacer.observe(1000, 0.5)
+    tokens = pacer.chunk_tokens(decoding=True)
+    assert tokens / 2000 <= GAP_WHILE_DECODING_S
+    assert pacer.chunk_tokens(decoding=False) > tokens
+
+
+def test_chunks_stay_within_bounds_at_any_speed():
+    for seconds in (1e-6, 1000.0):
+        pacer = PrefillPacer()
+        pacer.observe(1000, seconds)
+        for decoding in (True, False):
+            assert CHUNK_MIN_TOKENS <= pacer.chunk_tokens(decoding=decoding) <= CHUNK_MAX_TOKENS
+
+
+def test_short_chunks_say_nothing_about_speed():
+    pacer = PrefillPacer()
+    pacer.observe(3, 1.0)
+    assert pacer.tokens_per_s == 0.0
+
+
+def test_a_slowdown_shortens_the_chunk():
+    pacer = PrefillPacer()
+    pacer.observe(1000, 0.1)
+    before = pacer.chunk_tokens(decoding=False)
+    pacer.observe(1000, 2.0)
+    shorter = pacer.chunk_tokens(decoding=False)
+    assert shorter / 500 <= GAP_ALONE_S, "at once: the next chunk of a long prompt is slower still"
+    pacer.observe(1000, 0.1)
+    assert shorter < pacer.chunk_tokens(decoding=False) < before
+
+
+def test_what_comes_behind_much_is_expected_to_be_as_slow_as_it_was_before():
+    pacer = PrefillPacer()
+    pacer.observe(2000, 0.2)
+    pacer.observe(1000, 0.2, behind=5000)
+    for _ in range(30):
+        pacer.observe(1000, 0.1)  # other prompts begin, each as fast as the first
+    assert pacer.chunk_tokens(decoding=False, behind=5100) <= 5000 * GAP_ALONE_S
+    assert pacer.chunk_tokens(decoding=False) == CHUNK_MAX_TOKENS
+    assert pacer.chunk_tokens(decoding=False, behind=9000) == CHUNK_MAX_TOKENS, "nothing is known"
+
+
+def test_a_chunk_is_at_most_twice_as_long_as_any_before():
+    pacer = PrefillPacer()
+    pacer.observe(CHUNK_FIRST_TOKENS, 0.01)
+    lengths = []
+    for _ in range(3):
+        lengths.append(pacer.chunk_tokens(decoding=False))
+        pacer.observe(lengths[-1], 0.01)
+    assert lengths == [2 * CHUNK_FIRST_TOKENS, 4 * CHUNK_FIRST_TOKENS, CHUNK_MAX_TOKENS]
+
+
+def test_where_steps_are_long_the_gap_is_measured_in_steps():
+    pacer = PrefillPacer()
+    pacer.observe(10_000, 10.0)
+    pacer.observe_step(0.001)
+    quick = pacer.chunk_tokens(decoding=True)
+    assert quick / 1000 <= GAP_WHILE_DECODING_S + 0.032
+    for _ in range(50):
+        pacer.observe_step(0.08)
+    assert quick < pacer.chunk_tokens(decoding=True) <= 1000 * GAP_STEPS * 0.08
+    for _ in range(50):
+        pacer.observe_step(5.0)
+    assert pacer.chunk_tokens(decoding=True) <= 1000 * GAP_ALONE_S
+
+
+def test_whoever_comes_alone_waits_for_nobody():
+    arrivals = Arrivals()
+    for second in range(3):
+        arrivals.came(float(second), alone=True)
+        assert arrivals.company_until_s([]) <= second
+
+
+def test_prompts_in_the_making_are_waited_for_a_moment():
+    arrivals = Arrivals()
+    arrivals.came(1.0, alone=True)
+    arrivals.came(1.001, alone=False)
+    assert arrivals.company_until_s([1.0, 1.001]) == 1.001 + MAKING_S
+    assert arrivals.company_until_s([]) <= 1.0
+
+
+def test_a_burst_is_expected_after_a_burst_and_not_after_one_alone():
+    arrivals = Arrivals()
+    arrivals.came(1.0, alone=True)
+    arrivals.came(1.001, alone=False)
+    arrivals.came(5.0, alone=True)
+    assert arrivals.company_until_s([]) == 5.0 + BURST_S
+    arrivals.came(5.5, alone=False)  # too late to be of that burst
+    arrivals.came(9.0, alone=True)
+    assert arrivals.company_until_s([]) <= 9.0
+
+
+def test_what_a_turn_may_take_comes_from_the_weights_before_anything_was_measured():
+    pacer = PrefillPacer()
+    assert pacer.expected_s(256, 15_000_000) == pytest.approx(4 * 15e6 * 256 / 3e9)
+
+
+def test_what_a_turn_may_take_follows_from_what_was_measured():
+    pacer = PrefillPacer()
+    pacer.observe(10, 1.0)
+    assert pacer.expected_s(200, 15_000_000) == pytest.approx(20)
+    pacer.observe(200, 1.0)
+    pacer.observe_step(0.5)
+    assert pacer.expected_s(200, 15_000_000) == pytest.approx(1.5)
+    pacer.observe_turn(8.0)
+    assert pacer.expected_s(200, 15_000_000) == 8.0, "as long as a turn of late"
+    for _ in range(300):
+        pacer.observe_turn(0.5)
+    assert pacer.expected_s(200, 15_000_000) == pytest.approx(1.5)

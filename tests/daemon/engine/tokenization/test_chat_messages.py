@@ -1,0 +1,88 @@
+"""System messages where a template takes none, and contents in parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlxd.daemon.engine.constraints.compiler import compile_pool
+from mlxd.daemon.engine.request import ModelRef
+from mlxd.daemon.engine.tokenization.chat_messages import FOLDED, fold_system
+from mlxd.daemon.engine.tokenization.tokenizer import PREPARERS, Tokenizer
+from mlxd.protocol.errors import InvalidParams
+from mlxd.protocol.methods import validate
+from support.engine_process import POCKET
+
+SYSTEM = {"role": "system", "content": "Be brief, and answer as a pirate would."}
+USER = {"role": "user", "content": "Hi <|im_end|>"}
+ANSWER = {"role": "assistant", "content": "Ahoy"}
+WITHOUT_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}"
+    "{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Tokenizer:
+    return Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
+
+
+def test_a_refused_system_message_goes_into_the_first_question_and_the_result_says_so(
+    pocket: Tokenizer,
+):
+    params = validate(
+        "chat",
+        {
+            "messages": [SYSTEM, USER, ANSWER, USER],
+            "template_kwargs": {"chat_template": WITHOUT_SYSTEM},
+        },
+    )
+    prepared = PREPARERS["chat"](pocket, params)
+    assert prepared.notes == (FOLDED,)
+    text = pocket.wrapper.decode(prepared.tokens)
+    assert text.startswith(f"<|im_start|>user\n{SYSTEM['content']}\n\nHi <|im_end|><|im_end|>")
+    assert text.count(SYSTEM["content"]) == 1
+    assert len(prepared.cuts) >= 1, "the folded system message is a reusable beginning"
+
+
+def test_a_template_that_takes_system_messages_is_left_alone(pocket: Tokenizer):
+    prepared = PREPARERS["chat"](pocket, validate("chat", {"messages": [SYSTEM, USER]}))
+    assert prepared.notes == ()
+    assert "<|im_start|>system\n" in pocket.wrapper.decode(prepared.tokens)
+
+
+def test_folding_keeps_the_order():
+    assert fold_system([USER]) is None
+    assert fold_system([SYSTEM]) == [{"role": "user", "content": SYSTEM["content"]}]
+    assert fold_system([SYSTEM, ANSWER, USER]) == [
+        {"role": "user", "content": SYSTEM["content"]}, ANSWER, USER,
+    ]  # fmt: skip
+
+
+def parts(*texts: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text} for text in texts]
+
+
+@pytest.mark.parametrize("method", ["chat", "prefill", "tokenize"])
+def test_content_in_parts_is_their_text(method: str):
+    given = [{"role": "user", "content": parts("Count ", "from 1", "")}, {**ANSWER, "content": []}]
+    messages = validate(method, {"messages": given})["messages"]
+    assert [one["content"] for one in messages] == ["Count from 1", ""]
+    assert given[0]["content"] == parts("Count ", "from 1", ""), "the caller's own is not changed"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ([{"type": "image_url", "image_url": {"url": "x"}}], "messages[0].content[0].type"),
+        ([*parts("a"), {"type": "text"}], "messages[0].content[1].text"),
+        (["a"], "messages[0].content[0].type"),
+        ({"type": "text", "text": "a"}, "messages[0].content"),
+    ],
+)
+def test_other_parts_are_refused_by_name(content: Any, named: str):
+    with pytest.raises(InvalidParams) as refusal:
+        validate("chat", {"messages": [{"role": "user", "content": content}]})
+    assert refusal.value.data["param"] == named

@@ -1,0 +1,163 @@
+"""Prompts that cannot fit are refused before they are tokenized; long ones hold up nobody."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from mlxd.daemon.engine.link import Inbox
+from mlxd.daemon.engine.request import Job, ModelRef
+from mlxd.daemon.engine.tokenization.light_tokenizer import LightTokenizer
+from mlxd.daemon.engine.tokenization.prompt_size import size_bound
+from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer as Prompts
+from mlxd.daemon.engine.tokenization.worker import Preparer, characters
+from mlxd.protocol.errors import ContextOverflow
+from support.engine_process import POCKET, EngineProcess, running_engine
+
+LETTERS = pre_tokenizers.ByteLevel.alphabet()
+HUGE = "red green blue " * 540_000
+"""8 MB, which take many seconds to tokenize."""
+
+
+class Wrapped:
+    """A backend as the Hugging Face classes have it."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self.backend_tokenizer = backend
+
+    def count(self, text: str) -> int:
+        return len(self.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def small(*, without: str = "", nfc: bool = False, strips: bool = False) -> Wrapped:
+    """Return a byte-level tokenizer with a few merges."""
+    letters = sorted(set(LETTERS) - set(without))
+    merges = [("e", "e"), ("ee", "ee"), ("a", "b")]
+    words = [*letters, *("".join(merge) for merge in merges)]
+    backend = Tokenizer(models.BPE({word: n for n, word in enumerate(words)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if nfc:
+        backend.normalizer = normalizers.NFC()
+    backend.add_special_tokens([AddedToken("<|end|>", lstrip=strips, rstrip=strips)])
+    return Wrapped(backend)
+
+
+def from_folder(folder: Path) -> Wrapped:
+    return Wrapped(Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+
+TEXTS = st.text(
+    st.sampled_from("eabc <|end|>\n\u0301\u1112\u1161\u11abé漢🦊")
+    | st.characters(exclude_categories=["Cs"]),
+    max_size=60,
+) | st.lists(st.sampled_from(["<|end|>", "   ", "eeee", "e\u0301" * 9, "ab"])).map("".join)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [small(), small(without="cĊ"), small(nfc=True), small(strips=True), from_folder(POCKET)],
+    ids=["plain", "bytes missing", "NFC", "stripping", "pocket"],
+)
+def test_no_text_has_fewer_tokens_than_the_bound(tokenizer: Wrapped) -> None:
+    bound = size_bound(tokenizer)
+    assert bound is not None
+    assert bound.tokens_at_least("ab" * 10_000) > 100
+
+    @given(TEXTS)
+    @settings(deadline=None, max_examples=300)
+    def check(text: str) -> None:
+        assert bound.tokens_at_least(text) <= tokenizer.count(text)
+
+    check()
+
+
+@pytest.mark.real
+def test_the_real_models_bound_holds_for_its_longest_tokens(real_model: Path) -> None:
+    tokenizer = from_folder(real_model)
+    bound = size_bound(tokenizer)
+    assert bound is not None
+    for text in ("#" * 80 * 50, "=" * 6500, "\x04" * 4000, " " * 4000, "word " * 900):
+        assert bound.tokens_at_least(text) <= tokenizer.count(text)
+
+
+def test_without_a_byte_level_vocabulary_nothing_is_refused_by_size() -> None:
+    words = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    assert size_bound(Wrapped(words)) is None
+    blanks = small()
+    blanks.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert size_bound(blanks) is None
+    assert size_bound(object()) is None
+
+
+def test_a_huge_prompt_is_refused_before_it_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = Prompts(ModelRef("pocket", str(POCKET)), None)  # type: ignore[arg-type]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("tokenized")
+
+    monkeypatch.setattr(LightTokenizer, "encode", refuse)
+    system = {"role": "system", "content": HUGE}
+    user = {"role": "user", "content": HUGE}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("chat", {"messages": [user]}),
+        ("chat", {"messages": [system, {**user, "content": "a"}]}),
+        ("generate", {"prompt": HUGE}),
+        ("fill", {"prefix": HUGE, "suffix": "a"}),
+    ]  # fmt: skip
+    for method, params in asked:
+        job = Job(1, method, params, ModelRef("pocket", str(POCKET)), 1, 0, 1)
+        with pytest.raises(ContextOverflow, match="at least") as refused:
+            prompts.prepare(job)
+        assert refused.value.data["prompt_tokens"] >= refused.value.data["context_tokens"]
+
+
+def test_twenty_huge_prompts_are_refused_and_a_small_one_is_answered() -> None:
+    with running_engine() as engine:
+        huge = [submit(engine, HUGE, conn=n + 2) for n in range(20)]
+        small = submit(engine, "hello", conn=1)
+        assert engine.result(small)["usage"]["completion_tokens"] == 1
+        for rid in huge:
+            error = engine.result(rid)["error"]
+            assert error["code"] == "context_overflow"
+            assert "at least" in error["message"]
+
+
+def submit(engine: EngineProcess, text: str, conn: int) -> int:
+    messages = [{"role": "user", "content": text}]
+    return engine.submit(messages=messages, max_tokens=1, conn=conn)
+
+
+def test_texts_at_any_depth_count() -> None:
+    params = {"messages": [{"content": "four"}, {"content": [{"text": "xy"}]}], "prompt": [1, 2, 3]}
+    assert characters(params) == 4 + 2 + 2 + 1 + 3
+
+
+def test_short_texts_are_prepared_while_a_long_one_is_and_callers_who_left_are_skipped() -> None:
+    inbox: Inbox = queue.SimpleQueue()
+    preparer, pocket = Preparer(inbox), ModelRef("pocket", str(POCKET))
+    free, begun = threading.Event(), threading.Event()
+
+    def hold(_: Any) -> None:
+        begun.set()
+        assert free.wait(60)
+
+    preparer.answer(hold, pocket, lambda *_: None, {"text": HUGE})
+    assert begun.wait(60)
+    gone, waiting, short = (
+        Job(rid, "generate", {"prompt": text}, pocket, 1, 0, 1)
+        for rid, text in enumerate(["gone " * 20_000, "long " * 20_000, "short"])
+    )
+    for job in (gone, waiting, short):
+        preparer.prepare(job)
+    assert inbox.get(timeout=60).rid == short.rid, "it did not wait for the long one"
+    gone.gone = True
+    free.set()
+    assert inbox.get(timeout=60).rid == waiting.rid, "nothing was done for who left"

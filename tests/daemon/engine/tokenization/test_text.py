@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxd.daemon.engine.tokenization.text import Channel, Markers, Piece, TextSplitter
+
+MARKERS = Markers("<think>", "</think>", "<tool_call>", "</tool_call>")
+
+
+def split(text: str, sizes: list[int], stops: tuple[str, ...] = (), **kwargs):
+    splitter = TextSplitter(MARKERS, stops, **kwargs)
+    pieces: list[Piece] = []
+    rest = text
+    for size in sizes:
+        pieces += splitter.feed(rest[:size])
+        rest = rest[size:]
+    pieces += splitter.feed(rest)
+    pieces += splitter.flush()
+    return pieces, splitter
+
+
+def joined(pieces: list[Piece], channel: Channel) -> str:
+    return "".join(piece.text for piece in pieces if piece.channel is channel)
+
+
+TEXT = '<think>\nWhy <b?\n</think>\n\nSo: a<b<tool_call>\n{"name": 1}\n</tool_call>\nend'
+
+
+@given(sizes=st.lists(st.integers(1, 5), max_size=80))
+def test_any_chunking_splits_alike(sizes):
+    pieces, _ = split(TEXT, sizes)
+    assert joined(pieces, Channel.REASONING) == "Why <b?\n"
+    assert joined(pieces, Channel.ANSWER) == "So: a<bend"
+    assert joined(pieces, Channel.TOOL) == '{"name": 1}\n'
+    assert sum(piece.closed for piece in pieces) == 1
+
+
+@given(sizes=st.lists(st.integers(1, 4), max_size=40))
+def test_a_stop_text_ends_the_answer_and_is_left_out(sizes):
+    pieces, splitter = split("one two three STOP four", sizes, ("STOP", "never"))
+    assert joined(pieces, Channel.ANSWER) == "one two three "
+    assert splitter.stopped
+
+
+def test_the_earliest_of_several_stops_wins():
+    pieces, _ = split("abcdef", [], ("ef", "cd"))
+    assert joined(pieces, Channel.ANSWER) == "ab"
+
+
+def test_a_stop_text_inside_reasoning_does_not_stop():
+    pieces, splitter = split("<think>x STOP y</think>z", [], ("STOP",))
+    assert not splitter.stopped
+    assert joined(pieces, Channel.ANSWER) == "z"
+
+
+def test_text_that_may_begin_a_marker_is_held_back_and_released():
+    splitter = TextSplitter(MARKERS)
+    assert splitter.feed("a<thi") == [Piece(Channel.ANSWER, "a")]
+    assert splitter.feed("s") == [Piece(Channel.ANSWER, "<this")]
+
+
+def test_held_text_is_flushed_at_the_end():
+    splitter = TextSplitter(MARKERS)
+    splitter.feed("1 <")
+    assert splitter.flush() == [Piece(Channel.ANSWER, "<")]
+
+
+def test_a_prompt_that_opened_reasoning_starts_there():
+    pieces, _ = split("because</think>yes", [], channel=Channel.REASONING)
+    assert joined(pieces, Channel.REASONING) == "because"
+    assert joined(pieces, Channel.ANSWER) == "yes"
+
+
+@pytest.mark.parametrize("text", ["", "plain", "a < b > c", "</think>", "x</tool_call>y"])
+def test_text_without_opening_markers_passes_unchanged(text):
+    pieces, _ = split(text, [1] * len(text))
+    assert joined(pieces, Channel.ANSWER) == text
+
+
+def test_without_markers_everything_is_answer():
+    splitter = TextSplitter(Markers())
+    assert splitter.feed("<think>x") == [Piece(Channel.ANSWER, "<think>x")]
+
+
+LITERAL = "a<think>b</think>c<tool_call>d</tool_call>"
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_inside_a_constraint_text_is_text(size: int):
+    splitter = TextSplitter(MARKERS, literal=True)
+    chunks = [LITERAL[at : at + size] for at in range(0, len(LITERAL), size)]
+    pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush()
+    assert {piece.channel for piece in pieces} == {Channel.ANSWER}
+    assert "".join(piece.text for piece in pieces) == LITERAL
+
+
+@pytest.mark.parametrize("start", ["<think>", ""])
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_reasoning_before_a_constraint_is_split_off(start: str, size: int):
+    channel = Channel.ANSWER if start else Channel.REASONING
+    splitter = TextSplitter(MARKERS, (), channel, literal=True)
+    text = f"{start}why <tool_call></think>{LITERAL}"
+    chunks = [text[at : at + size] for at in range(0, len(text), size)]
+    pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush()
+    said = {kind: "".join(p.text for p in pieces if p.channel is kind) for kind in Channel}
+    assert said[Channel.REASONING] == "why <tool_call>"
+    assert said[Channel.ANSWER] == LITERAL

@@ -1,0 +1,39 @@
+"""What the supervisor does where it cannot start or bury an engine at all."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxd.daemon.front.engine.supervisor import Supervisor
+from mlxd.protocol.errors import EngineDied
+
+
+def supervisor(folder: Path, command: list[str], logged: list[dict[str, Any]]) -> Supervisor:
+    return Supervisor(
+        command,
+        folder / "engine.err",
+        progress_timeout_s=5,
+        on_step=lambda _events: None,
+        on_death=lambda _why, _ready: [],
+        on_bye=list,
+        busy=lambda: False,
+        log=lambda event, **more: logged.append({"event": event, **more}),
+    )
+
+
+@pytest.mark.parametrize("command", [["/no/such/program"], ["not\0a\0name"]])
+def test_an_engine_that_cannot_be_started_in_whatever_way_is_an_answer(
+    tmp_path: Path, command: list[str]
+):
+    logged: list[dict[str, Any]] = []
+
+    async def ask() -> None:
+        await supervisor(tmp_path, command, logged).call("load", {})
+
+    with pytest.raises(EngineDied):
+        asyncio.run(asyncio.wait_for(ask(), 60))
+    assert [line["event"] for line in logged] == ["engine died", "engine died"]

@@ -1,0 +1,101 @@
+"""The socket file, its folder and its lock."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon.front.server.listener import (
+    AlreadyRunning,
+    check_folder,
+    open_listener,
+    peer_allowed,
+    peer_uid,
+)
+from mlxd.protocol.errors import PermissionDenied
+from mlxd.protocol.paths import Paths
+
+
+@pytest.fixture
+def adopted(own_paths: Paths) -> Iterator[socket.socket]:
+    """A socket that a service manager made."""
+    own_paths.socket.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(own_paths.socket))
+        sock.listen()
+        yield sock
+
+
+def test_the_socket_is_made_and_removed(own_paths: Paths) -> None:
+    listener = open_listener(own_paths)
+    assert own_paths.socket.stat().st_mode & 0o777 == 0o600
+    assert own_paths.socket.parent.stat().st_mode & 0o777 == 0o700
+    listener.close()
+    assert not own_paths.socket.exists()
+
+
+def test_nothing_is_left_of_the_name_it_was_bound_under(own_paths: Paths) -> None:
+    listener = open_listener(own_paths)
+    names = {path.name for path in own_paths.socket.parent.iterdir()}
+    listener.close()
+    assert names == {own_paths.socket.name, own_paths.lock_file.name}
+
+
+def test_the_file_of_a_successor_is_left_alone(own_paths: Paths) -> None:
+    listener = open_listener(own_paths)
+    own_paths.socket.unlink()
+    own_paths.socket.write_text("of another")
+    listener.close()
+    assert own_paths.socket.exists()
+
+
+def test_an_adopted_socket_is_never_removed(own_paths: Paths, adopted: socket.socket) -> None:
+    open_listener(own_paths, [adopted]).close()
+    assert own_paths.socket.exists()
+
+
+def test_one_that_answers_without_a_lock_is_left_alone(
+    own_paths: Paths, adopted: socket.socket
+) -> None:
+    with pytest.raises(AlreadyRunning):
+        open_listener(own_paths)
+    assert own_paths.socket.exists()
+
+
+def test_a_dead_socket_is_replaced(own_paths: Paths) -> None:
+    own_paths.socket.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(own_paths.socket))
+    open_listener(own_paths).close()
+
+
+def test_a_folder_that_others_may_write_into_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(PermissionDenied, match="Others may write"):
+        check_folder(folder)
+
+
+def test_the_other_end_is_known_by_the_kernels_word() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert peer_uid(one) == os.geteuid()
+    assert peer_allowed(os.geteuid(), adopted=False)
+    assert not peer_allowed(os.geteuid() + 1, adopted=True)
+    assert not peer_allowed(None, adopted=True)
+
+
+def test_nobody_is_advised_to_close_a_folder_that_others_share(tmp_path: Path):
+    for name, advised in (("shared", "MLXD_SOCKET"), ("mlxd", "chmod 700")):
+        folder = tmp_path / name
+        folder.mkdir()
+        folder.chmod(0o777)
+        with pytest.raises(PermissionDenied) as caught:
+            check_folder(folder)
+        assert advised in caught.value.hint
+        assert ("chmod" in caught.value.hint) == (name == "mlxd")
