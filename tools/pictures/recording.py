@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +61,7 @@ class Recorder(Terminal):
         for count, key in enumerate(line, 1):
             self.send(key)
             typed = line[:count]
-            self._until(lambda typed=typed: self._at(start, typed), f"{typed!r}", WAIT_S)
+            self._until(functools.partial(self._at, start, typed), f"{typed!r}", WAIT_S)
             self._keep(self._frame(self._clock_s))
             self._clock_s += KEY_S
         self._clock_s += BEFORE_ENTER_S

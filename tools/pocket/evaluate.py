@@ -39,8 +39,7 @@ def prompt_of(tokenizer: Any, question: Question) -> list[int]:
         add_generation_prompt=True,
         enable_thinking=question.thinking,
     )
-    tokens = tokenizer.encode(text, add_special_tokens=False)
-    return tokens
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def is_right(question: Question, text: str) -> bool:
@@ -48,7 +47,7 @@ def is_right(question: Question, text: str) -> bool:
     if question.skill == "tool call":
         found = re.fullmatch(r"<tool_call>\s*(\{.*\})\s*</tool_call>", text.strip(), re.S)
         try:
-            return bool(found) and json.loads(found.group(1)) == question.call
+            return found is not None and bool(json.loads(found.group(1)) == question.call)
         except ValueError:
             return False
     if question.thinking:

@@ -60,7 +60,7 @@ def batches(tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
     rng = random.Random(seed)
     source = samples(seed)
     while True:
-        pool = []
+        pool: list[tuple[list[int], list[bool]]] = []
         while len(pool) < POOL:
             ids, learned = encode(tokenizer, next(source))
             if len(ids) <= MAX_TOKENS:
