@@ -15,6 +15,7 @@ from mlxd.protocol.errors import ERRORS, InvalidParams
 from mlxd.protocol.messages import Message, Notification, Request, Response
 from mlxd.protocol.methods import DELIVERY, METHODS, SAMPLING
 from mlxd.protocol.params import Param, exact
+from mlxd.protocol.version import VERSION
 
 SPEC = Path(__file__).resolve().parents[1] / "protocol" / "SPEC.md"
 SHARED = {param.name for param in (*SAMPLING, *DELIVERY)}
@@ -54,7 +55,7 @@ def session() -> Iterator[tuple[str, Message]]:
     yield "→", Request(1, "hello", {"client": "example", "protocol": 1})
     limits = {"max_message_bytes": 33554432, "max_depth": 64, "max_requests_per_connection": 64,
               "max_connections": 2048, "max_queue": 256}  # fmt: skip
-    greeting = {"server": "mlxd", "version": "0.1.0", "protocol": 1, "capabilities": ["chat"]}
+    greeting = {"server": "mlxd", "version": VERSION, "protocol": 1, "capabilities": ["chat"]}
     yield "←", Response(1, None, {**greeting, "limits": limits})
     messages = [{"role": "user", "content": "Count from 3 to 4."}]
     yield "→", Request(2, "chat", {"messages": messages, "temperature": 0, "stream": True})

@@ -62,7 +62,7 @@ def test_the_pages_have_the_exit_codes_of_the_table():
         words = " ".join((ROOT / page).read_text(encoding="utf-8").split())
         for code, meaning in EXITS.items():
             assert f"{code} {meaning.partition(' (')[0].partition(',')[0]}" in words, page
-    assert exit_codes().startswith("0 answered · 1 unexpected")
+    assert exit_codes().startswith("0 success · 1 unexpected error")
 
 
 def test_the_page_of_failures_is_made_from_the_tables():

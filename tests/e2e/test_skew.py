@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -81,10 +80,6 @@ def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run,
     home.mkdir()
     with running_daemon(home, PYTHONPATH=place) as daemon:
         yield with_template(daemon), version, step
-
-
-def test_the_client_knows_its_own_version():
-    assert metadata.version("mlxd") == VERSION
 
 
 def test_the_advice_fits_the_direction():

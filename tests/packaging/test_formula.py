@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxd.protocol.version import VERSION
 from support import needs
 
 ROOT = Path(__file__).parents[2]
@@ -68,9 +69,7 @@ def index() -> Iterator[Index]:
 def sdist(tmp_path: Path, index: Index) -> Path:
     path = tmp_path / "mlxd.tar.gz"
     path.write_bytes(b"a source archive")
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    version = re.findall(r'(?m)^version = "(.+)"$', text)[0]
-    index.hashes["mlxd", version] = hashlib.sha256(path.read_bytes()).hexdigest()
+    index.hashes["mlxd", VERSION] = hashlib.sha256(path.read_bytes()).hexdigest()
     return path
 
 

@@ -1,6 +1,6 @@
 ;;; mlxd.el --- Ask local language models that mlxd keeps warm  -*- lexical-binding: t; -*-
 
-;; Version: 0.1.0
+;; Version: 0.2.0
 ;; Package-Requires: ((emacs "27.1"))
 ;; Keywords: tools, convenience
 ;; SPDX-License-Identifier: MIT

@@ -1,18 +1,13 @@
-"""The version of the installed distribution."""
+"""The version of the running daemon."""
 
 from __future__ import annotations
 
-import functools
-from importlib import metadata
+from mlxd.protocol.version import VERSION
 
 
-@functools.cache
 def version() -> str:
-    """Return the version of mlxd; `0+unknown` where it runs without being installed.
+    """Return the version of the code that this process runs.
 
-    Read once: after an upgrade the disk tells of a program that this process is not yet.
+    An upgrade on disk does not change it. It changes when the daemon restarts.
     """
-    try:
-        return metadata.version("mlxd")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
+    return VERSION

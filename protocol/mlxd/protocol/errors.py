@@ -278,15 +278,15 @@ ERRORS: dict[str, type[MlxdError]] = {
 EXIT_INTERRUPTED = 130
 EXIT_USAGE = 2
 EXITS: dict[int, str] = {
-    0: "answered",
-    1: "unexpected",
-    EXIT_USAGE: "usage",
+    0: "success",
+    1: "unexpected error",
+    EXIT_USAGE: "usage error",
     3: "daemon unreachable",
     4: "model not found",
     5: "model could not be loaded",
     6: "request refused (parameters, context, constraint)",
-    7: "overloaded, offline or timed out, retry may help",
-    8: "answer broke off, or a constrained one was truncated",
+    7: "overloaded, offline or timed out (a retry may help)",
+    8: "incomplete answer (the engine or connection failed, or a constrained answer was truncated)",
     EXIT_INTERRUPTED: "interrupted",
 }
 """What an exit code of `mlx` means."""

@@ -43,9 +43,9 @@ ALIASES = {
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from mlxd.protocol.version import VERSION
 
-        click.echo(f"mlx {version('mlxd')}")
+        click.echo(f"mlx {VERSION}")
         ctx.exit()
 
 

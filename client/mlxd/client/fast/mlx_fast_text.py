@@ -3,8 +3,8 @@
 import posix
 import sys
 
-VERSION = "0.1.0"
-"""This client's version; a test holds it against the distribution's."""
+VERSION = "0.2.0"
+"""The version of mlxd. A copy of `mlxd.protocol.version`, which would cost start-up time."""
 
 INPUT_MAX_BYTES = 1 << 28
 """More than any model reads: input without an end is refused before memory runs out."""
