@@ -13,7 +13,8 @@ from mlxd.daemon import lock, starter
 from mlxd.daemon.cli import COMMANDS, cli
 from mlxd.daemon.cli.lifecycle import StillRunning, stop_daemon
 from mlxd.daemon.cli.options import as_flags
-from mlxd.daemon.cli.status import duration, lines, size
+from mlxd.daemon.cli.status import lines
+from mlxd.daemon.cli.units import duration, size
 from mlxd.protocol.errors import DaemonUnreachable
 from mlxd.protocol.paths import Paths
 from support.places import FAKE_DAEMON, mlxd
@@ -151,7 +152,7 @@ def test_a_log_folder_that_cannot_be_used_is_no_reason_not_to_start(
 @pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1"])
 def test_a_poor_locale_and_no_home_are_enough(environ: dict[str, str], locale: str) -> None:
     bare = {key: value for key, value in environ.items() if key != "HOME"}
-    done = mlxd({**bare, "LC_ALL": locale, "PYTHONIOENCODING": "ascii"}, "doctor")
+    done = mlxd({**bare, "LC_ALL": locale, "PYTHONIOENCODING": "ascii"}, "doctor", "--all")
     assert "Traceback" not in done.stderr
     assert "packages" in done.stdout
 
@@ -212,7 +213,12 @@ def test_a_reader_that_leaves_is_no_error(environ: dict[str, str]) -> None:
     ("seconds", "words"),
     [
         (-1, "forever"),
+        (0, "0 s"),
+        (0.0042, "4.2 ms"),
+        (0.2034, "203 ms"),
+        (0.9999, "1 s"),
         (4.25, "4.25 s"),
+        (59.99, "1 min"),
         (90, "1 min 30 s"),
         (3720, "1 h 2 min"),
         (2e5, "2 days 7 h"),

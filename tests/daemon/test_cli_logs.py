@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxd.daemon.cli import logs as module
-from mlxd.daemon.cli.logs import tail
+from mlxd.daemon.cli.logs import tail, whole_lines
 from mlxd.protocol.paths import Paths
 from support.places import MLXD, mlxd
+from support.terminal import terminal
 
 
 @given(
@@ -44,7 +46,8 @@ def test_the_last_lines_are_shown(environ: dict[str, str], own_paths: Paths) -> 
 def test_no_log_yet_is_said(environ: dict[str, str]) -> None:
     done = mlxd(environ, "logs")
     assert done.returncode == 0
-    assert "There is no log yet" in done.stderr
+    assert "There is no log at" in done.stderr
+    assert "mlxd start" in done.stderr
 
 
 def append(path: Path, text: str) -> None:
@@ -70,3 +73,36 @@ def test_what_follows_is_shown_across_rotation(environ: dict[str, str], own_path
         assert follower.stdout.readline() == "rotated\n"
         watchdog.cancel()
         follower.terminate()
+
+
+RECORD = '{"time": "2026-11-27T17:12:59Z", "level": "warning", "event": "woke", "canary": "ok"}\n'
+
+
+def test_records_are_readable_and_the_raw_lines_are_there_for_machines(
+    environ: dict[str, str], own_paths: Paths
+) -> None:
+    own_paths.log_dir.mkdir()
+    own_paths.log_file.write_text(RECORD * 2)
+    assert mlxd(environ, "logs", "--json", "-n", "1").stdout == RECORD
+    said = mlxd({**environ, "TZ": "UTC"}, "logs", "-n", "1").stdout
+    assert said == "Nov 27 17:12:59 warn  woke           canary ok\n"
+
+
+@given(text=st.lists(st.binary(max_size=5)).map(b"\n".join), cuts=st.lists(st.integers(0, 40)))
+def test_lines_are_whole_however_they_are_read(text: bytes, cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(text)]
+    chunks = [text[a:b] for a, b in pairwise(places)]
+    expected = text.split(b"\n")
+    assert [*whole_lines(chunks)] == (expected if expected[-1] else expected[:-1])
+
+
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}])
+def test_colours_are_for_terminals_that_want_them(
+    variables: dict[str, str], environ: dict[str, str], own_paths: Paths
+) -> None:
+    own_paths.log_dir.mkdir()
+    own_paths.log_file.write_text(RECORD)
+    with terminal([*MLXD, "logs"], {**environ, **variables}) as screen:
+        screen.end()
+    assert ("\x1b[33mwarn" in screen.raw) == (not variables)
+    assert "\x1b" not in mlxd({**environ, "FORCE_COLOR": "1"}, "logs").stdout

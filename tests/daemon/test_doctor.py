@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from mlxd.daemon.cli.doctor import Machine, examine, places, running, software
+from mlxd.daemon.cli.doctor import Finding, Machine, examine, places, running, software
+from mlxd.daemon.cli.doctor.command import conclusion, problems
 from mlxd.daemon.cli.doctor.symptoms import SYMPTOMS
 from mlxd.daemon.cli.doctor.table import CHECKS
 from mlxd.daemon.config import Config, ConfigError
@@ -244,12 +245,41 @@ def test_a_service_that_waits_needs_no_daemon(machine: Machine) -> None:
 
 
 def test_the_command_tells_what_it_found(environ: dict[str, str]) -> None:
-    done = mlxd(environ, "doctor")
+    done = mlxd(environ, "doctor", "--all")
     assert "Python 3." in done.stdout
     assert "Traceback" not in done.stderr
     report = json.loads(mlxd(environ, "doctor", "--json").stdout)
     assert [check["check"] for check in report["checks"]] == list(CHECKS)
     assert (done.returncode == 1) == (report["verdict"] == "fail")
+
+
+def test_problems_come_first_and_checks_that_pass_are_counted() -> None:
+    findings = [
+        Finding("packages", "ok", "mlxd 1.0 and more", summary="mlxd 1.0"),
+        Finding("daemon", "warn", "It is not running", "mlxd start"),
+        Finding("disk", "fail", "It is full", "mlx models rm"),
+    ]
+    assert [finding.check for finding in problems(findings)] == ["disk", "daemon"]
+    assert conclusion(findings) == "1 of 3 checks passed. See all: mlxd doctor --all"
+
+
+def test_one_line_is_enough_when_every_check_passes() -> None:
+    findings = [
+        Finding("packages", "ok", "mlxd 1.0 and more", summary="mlxd 1.0"),
+        Finding("disk", "ok", "plenty"),
+        Finding("default model", "ok", "pocket, /path", summary="default model pocket"),
+    ]
+    assert problems(findings) == []
+    assert conclusion(findings).startswith("No problems found: mlxd 1.0, default model pocket.")
+
+
+def test_the_short_report_has_the_problems_and_one_line(environ: dict[str, str]) -> None:
+    report = json.loads(mlxd(environ, "doctor", "--json").stdout)
+    wrong = [check["check"] for check in report["checks"] if check["verdict"] != "ok"]
+    said = mlxd(environ, "doctor").stdout.splitlines()
+    assert "daemon" in wrong  # none is running
+    assert {line.split()[1] for line in said if line.startswith(("warn", "FAIL"))} == set(wrong)
+    assert said[-1].endswith("mlxd doctor --all")
 
 
 def test_the_documentation_has_every_symptom_and_remedy() -> None:
@@ -261,7 +291,7 @@ def test_the_documentation_has_every_symptom_and_remedy() -> None:
 
 
 def test_a_symptoms_remedy_is_said_in_full_by_the_command(environ: dict[str, str]) -> None:
-    said = mlxd(environ, "doctor").stdout
+    said = mlxd(environ, "doctor", "--all").stdout
     for symptom in SYMPTOMS:
         assert f"{symptom.name}: {symptom.remedy}" in said
 
@@ -292,7 +322,7 @@ def test_conversations_of_a_newer_mlxd_and_damaged_ones_are_said(machine: Machin
 
 
 def test_on_a_narrow_terminal_no_word_is_broken(environ: dict[str, str]) -> None:
-    with terminal([*MLXD, "doctor"], environ, columns=46) as screen:
+    with terminal([*MLXD, "doctor", "--all"], environ, columns=46) as screen:
         shown = screen.end().split()
     for symptom in SYMPTOMS:
         for word in (*symptom.name.split(), *symptom.remedy.split()):

@@ -13,7 +13,7 @@ from select import select
 from mlxd.daemon import control, home, lock
 from mlxd.daemon.isolation import python_command
 from mlxd.daemon.words import append_to
-from mlxd.protocol.errors import DaemonUnreachable, MlxdError
+from mlxd.protocol.errors import EXITS, DaemonUnreachable, MlxdError
 from mlxd.protocol.paths import Paths
 
 READY_FD = "MLXD_READY_FD"
@@ -35,7 +35,7 @@ class StartFailed(MlxdError):
 
     def __init__(self, message: str, exit_status: int = 1) -> None:
         super().__init__(message)
-        self.exit_code = exit_status  # type: ignore[misc]  # a child's own, not the class's
+        self.exit_code = exit_status if exit_status in EXITS else 1  # type: ignore[misc]  # a child's own, not the class's
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _await(child: subprocess.Popen[bytes], ready: int, said: _Said, paths: Paths
     if answers(paths) or (lock.is_held(paths.lock_file) and wait_until_answering(paths)):
         return Started(fresh=False)
     words = said.text() or f"It ended with status {status} and said nothing."
-    raise StartFailed(f"The daemon did not start.\n{words}", status if status > 0 else 1)
+    raise StartFailed(f"The daemon did not start.\n{words}", status)
 
 
 class _Said:

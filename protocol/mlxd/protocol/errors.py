@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 
 ErrorMap = dict[str, Any]
 
+SPEC_HINT = "See the protocol: https://github.com/mlxd/mlxd/blob/main/protocol/SPEC.md"
+"""An address, because an installation has no documents."""
+
 
 class MlxdError(Exception):
     """The root of everything that mlxd reports to a user.
@@ -43,9 +46,7 @@ class ParseError(MlxdError):
     meaning = "A message is larger than the limit, or is neither MessagePack nor a line of JSON."
     exit_code = 6
     json_rpc_code = -32700
-    default_hint = (
-        "Send MessagePack-RPC arrays or one JSON-RPC object per line; see protocol/SPEC.md."
-    )
+    default_hint = f"Send MessagePack-RPC arrays or one JSON-RPC object per line. {SPEC_HINT}"
 
 
 class InvalidRequest(MlxdError):
@@ -53,7 +54,7 @@ class InvalidRequest(MlxdError):
     meaning = "A message that can be read, but is no request."
     exit_code = 6
     json_rpc_code = -32600
-    default_hint = "See protocol/SPEC.md for the shape of a request."
+    default_hint = SPEC_HINT
 
 
 class MethodNotFound(MlxdError):
@@ -71,7 +72,7 @@ class InvalidParams(MlxdError):
     meaning = "An option or parameter is unknown, missing, of the wrong kind or out of range."
     exit_code = 6
     json_rpc_code = -32602
-    default_hint = "See protocol/SPEC.md for the parameters of each method."
+    default_hint = SPEC_HINT
 
     def __init__(self, param: str, problem: str, *, hint: str = "") -> None:
         super().__init__(f"{param}: {problem}" if param else problem, hint=hint)

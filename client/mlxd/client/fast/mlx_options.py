@@ -100,8 +100,8 @@ EXIT_CODES = {
 """Error code to exit code; a test holds it against the protocol's own table."""
 
 
-SPEC_HINT = "See protocol/SPEC.md"
-"""How a hint begins that helps who writes programs, not who types."""
+SPEC_HINT = "See the protocol:"
+"""The beginning of hints for programmers; the command line names its help instead."""
 
 
 def refusal(error, command, flags=None):

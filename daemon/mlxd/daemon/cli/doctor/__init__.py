@@ -27,10 +27,12 @@ class Finding:
     verdict: Verdict
     detail: str
     next_step: str = ""
+    summary: str = ""
+    """What the single line says when every check passes."""
 
     def to_map(self) -> dict[str, Any]:
         """Return the finding for --json."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "summary"}
 
 
 @dataclass(frozen=True, slots=True)

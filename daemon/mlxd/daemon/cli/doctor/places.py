@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from mlxd.daemon.cli.doctor import Finding, Machine
-from mlxd.daemon.cli.status import size
+from mlxd.daemon.cli.units import size
 from mlxd.daemon.config import SETTINGS
 from mlxd.daemon.conversations.schema import MIGRATIONS
 from mlxd.daemon.models.catalog import Catalog
@@ -83,7 +83,9 @@ def _folder_problem(folder: Path, about: os.stat_result, uid: int) -> str:
 def default_model(machine: Machine) -> Finding:
     """Is the model there that answers when none is named?"""
     ref = Catalog(machine.config, machine.environ).resolve()
-    return Finding("default model", "ok", f"{ref.name}, {ref.path}")
+    return Finding(
+        "default model", "ok", f"{ref.name}, {ref.path}", summary=f"default model {ref.name}"
+    )
 
 
 def models(machine: Machine) -> Finding:

@@ -36,7 +36,7 @@ def packages(_machine: Machine) -> Finding:
         step = f"{sys.executable} -m pip install {' '.join(missing)}"
         detail = f"Missing: {', '.join(missing)}; there are {', '.join(found)}"
         return Finding("packages", "fail", detail, step)
-    return Finding("packages", "ok", ", ".join(found))
+    return Finding("packages", "ok", ", ".join(found), summary=found[0])
 
 
 def backend(machine: Machine) -> Finding:
@@ -53,7 +53,7 @@ def backend(machine: Machine) -> Finding:
     kind = "Metal" if about["metal"] else about["device"].upper()
     speed = f"{kind}, {about['gflops']:.0f} GFLOP/s in float32"
     if about["device"] == "gpu":
-        return Finding("backend", "ok", speed)
+        return Finding("backend", "ok", speed, summary=kind)
     return _cpu(machine, speed, about["gflops"], library)
 
 
@@ -67,7 +67,7 @@ def _cpu(machine: Machine, speed: str, gflops: float, library: Path | None) -> F
     detail = f"{speed}, {blas_kind(str(library))} {library}"
     if gflops < _SLOW_GFLOPS:
         return Finding("backend", "warn", detail, "The processor is slow, or busy: see `top`.")
-    return Finding("backend", "ok", detail)
+    return Finding("backend", "ok", detail, summary=f"CPU with {blas_kind(str(library))}")
 
 
 def memory(machine: Machine) -> Finding:

@@ -1,0 +1,109 @@
+"""`mlxd` never ends with a traceback: streams that are full or closed, and what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mlxd.daemon import starter
+from mlxd.daemon.cli import lifecycle
+from mlxd.daemon.front.server import listener
+from mlxd.protocol.errors import EXITS, MlxdError
+from mlxd.protocol.paths import Paths
+from support import needs
+from support.places import MLXD, mlxd
+
+PRINTING = (["--help"], ["--version"], ["status", "--json"], ["logs"], ["logs", "--json"])
+
+
+def shell(script: str, environ: dict[str, str], words: list[str]) -> subprocess.CompletedProcess:
+    """Run `script`, in which "$@" is the program with `words`."""
+    return subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *MLXD, *words], env=environ, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def with_log(environ: dict[str, str], own_paths: Paths) -> dict[str, str]:
+    own_paths.log_dir.mkdir()
+    own_paths.log_file.write_text("one line\n")
+    return environ
+
+
+@needs.linux_only
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_a_full_stdout_is_an_error_with_a_next_step(words: list[str], with_log: dict[str, str]):
+    done = shell('"$@" >/dev/full', with_log, words)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "mlxd: Cannot read or write: No space left on device.\n"
+        "      Check the path, its permissions and the free space.\n"
+    )
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_a_closed_stdout_is_a_mistake_where_there_is_output(
+    words: list[str], with_log: dict[str, str]
+):
+    done = shell('"$@" >&-', with_log, words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mlxd: stdout is closed, so nothing can be printed.\n")
+
+
+def test_commands_without_output_need_no_streams(environ: dict[str, str]):
+    assert shell('"$@" <&- >&- 2>&-', environ, ["run", "--check"]).returncode == 0
+    assert shell('"$@" 2>/dev/full', environ, ["stop"]).returncode == 3
+    assert shell('"$@" 2>&-', environ, ["status"]).returncode == 3
+
+
+@pytest.mark.parametrize("words", [["--help"], ["logs"], ["logs", "--json"]], ids=" ".join)
+def test_a_reader_that_left_is_no_failure(words: list[str], with_log: dict[str, str]):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*MLXD, *words], env=with_log, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("config", ["= =", "drain_s = []", b"\xff\xfe", None])
+def test_a_configuration_that_cannot_be_used_spoils_no_command(
+    config: str | bytes | None, environ: dict[str, str], own_paths: Paths
+):
+    if config is None:
+        own_paths.config_file.mkdir(parents=True)
+    else:
+        own_paths.config_dir.mkdir()
+        own_paths.config_file.write_bytes(config if isinstance(config, bytes) else config.encode())
+    for words, status in ((["restart"], 2), (["run", "--check"], 2), (["stop"], 3)):
+        done = mlxd(environ, *words)
+        assert done.returncode == status, (words, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert "Unexpected" not in done.stderr
+
+
+def kinds(root: type[MlxdError]) -> set[type[MlxdError]]:
+    return {root}.union(*(kinds(kind) for kind in root.__subclasses__()))
+
+
+def test_every_error_has_an_exit_code_of_the_table():
+    assert {lifecycle.StillRunning, listener.AlreadyRunning} <= kinds(MlxdError)
+    for kind in kinds(MlxdError):
+        assert kind.exit_code in EXITS, kind
+
+
+@pytest.mark.parametrize(("status", "code"), [(2, 2), (5, 5), (77, 1), (139, 1), (-9, 1)])
+def test_a_start_that_fails_has_an_exit_code_of_the_table(status: int, code: int):
+    assert starter.StartFailed("It broke.", status).exit_code == code
+
+
+def test_an_unreadable_folder_in_place_of_the_log_is_an_error(
+    environ: dict[str, str], own_paths: Paths, tmp_path: Path
+):
+    own_paths.log_file.mkdir(parents=True)
+    done = mlxd(environ, "logs")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mlxd: {own_paths.log_file}: Is a directory.\n      ")
