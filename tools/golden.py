@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxd.protocol.codec import Encoding, encode
-from mlxd.protocol.errors import ContextOverflow
+from mlxd.protocol.errors import ContextOverflow, HubUnreachable
 from mlxd.protocol.messages import Message, Notification, Request, Response
 
 GOLDEN = Path(__file__).resolve().parents[1] / "protocol" / "golden"
@@ -18,6 +18,7 @@ OVERFLOW = ContextOverflow(
     "The prompt has 20000 tokens; pocket has a context of 16384.",
     data={"prompt_tokens": 20000, "context_tokens": 16384},
 )
+OFFLINE = HubUnreachable("HF_HUB_OFFLINE is set, so the hub is not contacted.")
 HELLO = [{"role": "user", "content": "hello"}]
 VALID: dict[str, Message] = {
     "ping": Request(1, "ping"),
@@ -34,6 +35,7 @@ VALID: dict[str, Message] = {
     "cancel as a notification": Notification("cancel", {"id": 2}),
     "a result": Response(1, None, {"pong": True}),
     "an error": Response(2, OVERFLOW.to_map(), None),
+    "an error that a retry may cure": Response(2, OFFLINE.to_map(), None),
 }
 INVALID: dict[str, bytes] = {
     "HTTP": b"GET / HTTP/1.1\r\n\r\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -161,6 +162,26 @@ def test_what_cannot_be_pulled_is_said(mlx: Run, hub: Hub, name: str, code: int,
     assert mlx("models", "pull", REPO, "--revision", "v9").returncode == 4
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}],
+)
+def test_without_the_hub_a_pull_is_exit_7(mlx: Run, settings: dict[str, str]):
+    done = mlx("models", "pull", REPO, **settings)
+    assert done.returncode == 7, done.stderr
+    assert f"mlx models pull {REPO}" in done.stderr
+
+
+def test_a_download_that_is_damaged_or_keeps_breaking_off_is_exit_7(mlx: Run, hub: Hub):
+    hub.damaged.add(WEIGHTS)
+    try:
+        done = mlx("models", "pull", REPO)
+    finally:
+        hub.damaged.clear()
+    assert done.returncode == 7, done.stderr
+    assert "damaged on the way" in done.stderr
+
+
 def test_convert_writes_fewer_bits_and_the_result_answers(own: Daemon, mlx: Run):
     done = mlx("models", "convert", "pocket", "--bits", "8", "--group-size", "32")
     assert done.returncode == 0, done.stderr
@@ -192,6 +213,29 @@ def test_a_conversion_that_fails_leaves_nothing(mlx: Run, tmp_path: Path):
     assert done.returncode == 6
     assert mlx("models", "convert", "pocket", "-o", out, "--group-size", "32").returncode == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_load_unload_and_evictions_are_reported(own: Daemon, mlx: Run, tmp_path: Path):
+    mlx("unload", "--all")
+    own.wait_idle()
+    copy = tmp_path / "copy"
+    shutil.copytree(BUILTIN_DIR, copy)
+    assert "stays pinned" in mlx("load", "pocket", "--pin").stdout
+    assert "never (pinned)" in mlx("ps").stdout
+    unpinned = mlx("load", "pocket", "--no-pin", "--keep-alive", "30m").stdout
+    assert "was in memory already. It stays for 30 minutes after its last use." in unpinned
+    mlx("load", str(copy), "--keep-alive", "0")
+    until(lambda: len(own.ask("ps")["models"]) == 1, "the copy is evicted")
+    shown = mlx("ps")
+    assert "in 30 minutes" in shown.stdout
+    assert f"{copy} was evicted" in shown.stderr
+    assert "its keep-alive time ended" in shown.stderr
+    [*_, evicted] = own.ask("status")["evicted"]
+    assert (evicted["model"], evicted["reason"]) == (str(copy), "its keep-alive time ended")
+    assert own.logged(event="evicted", model=str(copy), reason="its keep-alive time ended") == 1
+    assert mlx("unload", "--all").stdout == "Unloaded pocket.\n"
+    assert mlx("unload", "--all").stdout == "Not in memory. See what is: mlx ps\n"
+    assert mlx("unload", "--all", "pocket").returncode == 2
 
 
 def test_what_mlxd_did_not_put_there_is_not_deleted(mlx: Run):

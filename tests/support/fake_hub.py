@@ -25,6 +25,7 @@ class Hub:
         self.gated: set[str] = set()
         self.claimed_bytes: dict[str, int] = {}
         self.cut_after: dict[str, int] = {}
+        self.damaged: set[str] = set()
         self.hold: dict[str, threading.Event] = {}
         self.held = threading.Event()
         self.credentials: list[str] = []
@@ -122,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return
+        if file in self.hub.damaged:
+            content = bytes(len(content))
         if file in self.hub.cut_after:
             self.wfile.write(content[: self.hub.cut_after.pop(file)])
             self.close_connection = True

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         DaemonUnreachable,
         DeadlineExceeded,
         EngineDied,
+        HubUnreachable,
         InvalidParams,
         InvalidRequest,
         MethodNotFound,
@@ -79,10 +80,10 @@ _MODULES = {
     ),
     "mlxd.protocol.errors": (
         "Cancelled", "ConnectionClosed", "ConstraintInvalid", "ContextOverflow",
-        "DaemonUnreachable", "DeadlineExceeded", "EngineDied", "InvalidParams", "InvalidRequest",
-        "MethodNotFound", "MlxdError", "ModelLoadFailed", "ModelNotFound", "OutOfMemory",
-        "Overloaded", "ParseError", "PermissionDenied", "RequestTimeout", "ShuttingDown",
-        "Superseded",
+        "DaemonUnreachable", "DeadlineExceeded", "EngineDied", "HubUnreachable", "InvalidParams",
+        "InvalidRequest", "MethodNotFound", "MlxdError", "ModelLoadFailed", "ModelNotFound",
+        "OutOfMemory", "Overloaded", "ParseError", "PermissionDenied", "RequestTimeout",
+        "ShuttingDown", "Superseded",
     ),
 }  # fmt: skip
 
@@ -95,9 +96,9 @@ __all__ = [  # noqa: RUF022
     "Timing", "ToolCall", "Turn", "Unloaded", "Usage",
     "Delta", "Event", "Loading", "Prefill", "Progress", "Queued", "ToolCalled",
     "Cancelled", "ConnectionClosed", "ConstraintInvalid", "ContextOverflow", "DaemonUnreachable",
-    "DeadlineExceeded", "EngineDied", "InvalidParams", "InvalidRequest", "MethodNotFound",
-    "MlxdError", "ModelLoadFailed", "ModelNotFound", "OutOfMemory", "Overloaded", "ParseError",
-    "PermissionDenied", "RequestTimeout", "ShuttingDown", "Superseded",
+    "DeadlineExceeded", "EngineDied", "HubUnreachable", "InvalidParams", "InvalidRequest",
+    "MethodNotFound", "MlxdError", "ModelLoadFailed", "ModelNotFound", "OutOfMemory",
+    "Overloaded", "ParseError", "PermissionDenied", "RequestTimeout", "ShuttingDown", "Superseded",
 ]  # fmt: skip
 
 

@@ -153,11 +153,14 @@ class Prefilled(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded(Record):
-    """The result of `load`."""
+    """The result of `load`. `keep_alive_s` below 0: it stays until it is unloaded."""
 
     model: str = ""
     bytes: int = 0
     load_s: float = 0.0
+    was_loaded: bool = False
+    pinned: bool = False
+    keep_alive_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

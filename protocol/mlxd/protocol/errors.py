@@ -192,6 +192,17 @@ class PermissionDenied(MlxdError):
     default_hint = "Allow the model's code in config.toml, or accept its terms on its page."
 
 
+class HubUnreachable(MlxdError):
+    """The hub gave no answer, or not all of one. What was downloaded so far is kept."""
+
+    code = "hub_unreachable"
+    meaning = "The Hugging Face hub cannot be reached, or a download was interrupted."
+    exit_code = 7
+    retryable = True
+    json_rpc_code = -32013
+    default_hint = "Check the network and HF_ENDPOINT, then run the same command again."
+
+
 class Internal(MlxdError):
     pass
 
@@ -271,6 +282,7 @@ ERRORS: dict[str, type[MlxdError]] = {
         EngineDied,
         ShuttingDown,
         PermissionDenied,
+        HubUnreachable,
         Internal,
     )
 }

@@ -259,7 +259,7 @@ _ALL = (
     Method(
         "load",
         "Load a model and keep it warm.",
-        "{model, bytes, load_s}",
+        "{model, bytes, load_s, was_loaded, pinned, keep_alive_s}",
         (
             MODEL,
             Param(
@@ -270,7 +270,7 @@ _ALL = (
                 -1,
                 2**31,
             ),
-            Param("pin", "boolean", "Never evict it to make room.", False),
+            Param("pin", "boolean", "Never evict it; false: unpin it; absent: as it is."),
             Param("adapter", "string", "LoRA adapter to load with it."),
             Param("draft", "string", "Smaller model to load for speculative decoding."),
             Param("trust_remote_code", "boolean", "Only where the configuration allows it.", False),
@@ -285,7 +285,8 @@ _ALL = (
     Method(
         "ps",
         "What is resident.",
-        "{models: [{model, bytes, idle_s, keep_alive_s, pinned, requests}]}",
+        "{models: [{model, bytes, idle_s, keep_alive_s, pinned, requests}], "
+        "evicted: [{model, bytes, reason, at}]}",
     ),
     Method("models.list", "Models on this machine.", "{models: [record]}"),
     Method("models.show", "Everything known about one model.", "record", (MODEL,)),

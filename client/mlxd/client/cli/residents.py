@@ -1,8 +1,10 @@
-"""`mlx ps`, `load` and `unload`: what is in memory."""
+"""`mlx ps`, `load` and `unload`: the models in memory."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,8 +12,11 @@ import click
 from mlxd.client.cli.completion import complete_models
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import Span, absolute
-from mlxd.client.cli.tables import print_table, size
+from mlxd.client.cli.tables import ago, print_table, size, words
 from mlxd.client.cli.terminal import spinner
+
+EVICTIONS_SHOWN = 3
+"""The most recent evictions, below the table."""
 
 
 @click.command()
@@ -19,40 +24,66 @@ from mlxd.client.cli.terminal import spinner
 def ps(as_json: bool) -> None:
     """Show the models that are in memory."""
     with connect() as client:
-        models = client.request("ps")["models"]
+        answer = client.request("ps")
+    models = answer["models"]
     if as_json:
         click.echo(json.dumps(models))
         return
     rows = [_ps_row(model) for model in models]
     if rows:
-        print_table(("MODEL", "SIZE", "IDLE", "KEEPS", "REQUESTS"), rows)
+        print_table(("MODEL", "SIZE", "LAST USED", "EXPIRES", "REQUESTS"), rows)
     else:
-        click.echo("No model is in memory. The next question loads one.", err=True)
+        click.echo("No model is in memory. The next request loads one.", err=True)
+    # A daemon of an older version reports no evictions.
+    for one in answer.get("evicted", ())[-EVICTIONS_SHOWN:]:
+        when = ago(time.time() - one["at"])
+        click.echo(f"{one['model']} was evicted {when}: {one['reason']}.", err=True)
 
 
 def _ps_row(model: dict[str, Any]) -> tuple[str, ...]:
-    keeps = "pinned" if model["pinned"] else f"{model['keep_alive_s']:.0f} s"
-    if model["keep_alive_s"] < 0:
-        keeps = "forever"
     return (
         model["model"],
         size(model["bytes"]),
-        f"{model['idle_s']:.0f} s",
-        keeps,
+        "in use" if model["requests"] else ago(model["idle_s"]),
+        _expires(model),
         str(model["requests"]),
     )
+
+
+def _expires(model: dict[str, Any]) -> str:
+    keep_alive_s = model["keep_alive_s"]
+    if model["pinned"]:
+        return "never (pinned)"
+    if keep_alive_s < 0:
+        return "never"
+    if model["requests"]:
+        return f"{words(keep_alive_s)} after use"
+    return f"in {words(max(0.0, keep_alive_s - model['idle_s']))}"
 
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_models)
 @click.option("--keep-alive", type=Span(), help="After its last use: 30m, 2h, forever.")
-@click.option("--pin", is_flag=True, help="Never evict it to make room.")
-def load(model: str | None, keep_alive: float | None, pin: bool) -> None:
+@click.option("--pin/--no-pin", default=None, help="Never evict it to make room; or unpin it.")
+def load(model: str | None, keep_alive: float | None, pin: bool | None) -> None:
     """Load MODEL (or the default one) and keep it warm."""
     name = absolute(model) if model else None
     with connect() as client, spinner("loading"):
-        result = client.load(name, keep_alive_s=keep_alive, pin=pin or None)
-    click.echo(f"{result['model']}: {size(result['bytes'])} in {result['load_s']:.1f} s")
+        result = client.load(name, keep_alive_s=keep_alive, pin=pin)
+    click.echo(_loaded(result))
+
+
+def _loaded(result: Mapping[str, Any]) -> str:
+    if "pinned" not in result:  # a daemon of an older version
+        return f"{result['model']}: {size(result['bytes'])} in {result['load_s']:.1f} s"
+    took = f"loaded in {result['load_s']:.1f} s"
+    if result["was_loaded"]:
+        took = "was in memory already"
+    keeps_s = result["keep_alive_s"]
+    stays = "until it is unloaded" if keeps_s < 0 else f"for {words(keeps_s)} after its last use"
+    if result["pinned"]:
+        stays = "pinned until it is unloaded"
+    return f"{result['model']} ({size(result['bytes'])}) {took}. It stays {stays}."
 
 
 @click.command()

@@ -96,6 +96,7 @@ EXIT_CODES = {
     "engine_died": 8,
     "shutting_down": 7,
     "permission_denied": 6,
+    "hub_unreachable": 7,
 }
 """Error code to exit code; a test holds it against the protocol's own table."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from mlxd.launchd.service import ServiceState
 from mlxd.protocol.errors import DaemonUnreachable
 from mlxd.protocol.paths import Paths, resolve_paths
 
-_HIDDEN = frozenset({"models"})
+_HIDDEN = frozenset({"models", "evicted"})
 _LABEL_WIDTH = 22
 
 
@@ -62,6 +63,9 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield visible(f"{label:{_LABEL_WIDTH}} {value}")
     for model in record.get("models") or []:
         yield visible(f"{'model':{_LABEL_WIDTH}} {_model(model)}")
+    for one in record.get("evicted") or []:
+        when = time.strftime("%H:%M", time.localtime(one["at"]))
+        yield visible(f"{'evicted':{_LABEL_WIDTH}} {one['model']} at {when}: {one['reason']}")
 
 
 def _rows(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

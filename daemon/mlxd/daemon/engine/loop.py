@@ -28,7 +28,7 @@ from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
 from mlxd.daemon.engine.link import FrontGone, Inbox, Link
 from mlxd.daemon.engine.models import memory
 from mlxd.daemon.engine.models.loader import Host
-from mlxd.daemon.engine.models.manager import Residents
+from mlxd.daemon.engine.models.manager import Residents, load_result
 from mlxd.daemon.engine.options import EngineOptions
 from mlxd.daemon.engine.prefill.manager import TOGETHER_CHUNKS, Prompts
 from mlxd.daemon.engine.request import Job, ModelRef
@@ -99,7 +99,7 @@ class Engine:
             ended=self._end,
         )
         self.runner = Runner(prompts, host_of=self.residents.hosts.get)
-        self._loads: list[tuple[Any, ModelRef]] = []
+        self._loads: list[tuple[Any, ModelRef, bool]] = []
         self._events: list[list[Any]] = []
         self._stopping = False
         self._empty_since = time.monotonic()
@@ -209,7 +209,8 @@ class Engine:
             self._events = []
         if self._residents_changed:
             self._residents_changed = False
-            self.link.notify("resident", {"models": self.residents.records()})
+            models, evicted = self.residents.records(), self.residents.take_evictions()
+            self.link.notify("resident", {"models": models, "evicted": evicted})
 
     # ---- what comes in
 
@@ -307,9 +308,10 @@ class Engine:
 
     def _load(self, request: Request) -> None:
         ref = ModelRef.from_map(request.params["model"])
-        pin = bool(request.params.get("pin"))
-        self.residents.want(ref, request.params.get("keep_alive_s"), pin)
-        self._loads.append((request.id, ref))
+        params = request.params
+        was_loaded = ref.key in self.residents.hosts
+        self.residents.want(ref, params.get("keep_alive_s"), params.get("pin"))
+        self._loads.append((request.id, ref, was_loaded))
         self._answer_loads()
 
     def _answer_loads(self) -> None:
@@ -317,7 +319,7 @@ class Engine:
         hosts = self.residents.hosts
         for entry in [one for one in self._loads if hosts.keys() >= set(one[1].needs)]:
             self._loads.remove(entry)
-            self.link.answer(entry[0], self._load_result(hosts[entry[1].key]))
+            self.link.answer(entry[0], load_result(hosts[entry[1].key], was_loaded=entry[2]))
 
     def _unload(self, request: Request) -> None:
         found = self.residents.named(request.params)
@@ -342,8 +344,8 @@ class Engine:
         try:
             host = work()
         except MlxdError as error:
-            self.residents.abandon(key)
-            for request_id, _ in [one for one in self._loads if key in one[1].needs]:
+            self.residents.abandon(key, error)
+            for request_id, *_ in [one for one in self._loads if key in one[1].needs]:
                 self.link.refuse(request_id, error)
             self._loads = [one for one in self._loads if key not in one[1].needs]
             for job in self._jobs_of(key):
@@ -397,10 +399,6 @@ class Engine:
         room = max(0, self.residents.budget_bytes - held)
         if self.prefixes.nbytes > room:
             self.prefixes.trim(room)
-
-    @staticmethod
-    def _load_result(host: Host) -> dict[str, Any]:
-        return {"model": host.ref.name, "bytes": host.bytes, "load_s": round(host.load_s, 3)}
 
     def _housekeeping(self) -> None:
         """See to times that are up and memory that is short, also while there is work."""

@@ -305,7 +305,7 @@ class Front:
         """Warm the default model, and what a predecessor had in memory when it was restarted."""
         wanted = handover.noted_models(self.paths.resume_file)
         if self.config.preload and not wanted:
-            wanted = [{"model": None, "keep_alive_s": None, "pin": False}]
+            wanted = [{"model": None, "keep_alive_s": None, "pin": None}]
         for one in wanted:
             try:
                 ref = await self.models.find(self.catalog, one)
@@ -397,6 +397,7 @@ class Front:
             "default_model": self.config.default_model,
             "engine": self.supervisor.status(),
             "models": self.supervisor.residents,
+            "evicted": [*self.supervisor.evicted],
             "requests": {"running": running, "queued": len(self.requests) - running},
             "connections": len(self.connections),
             "conversations": self.recorder.status(),

@@ -57,8 +57,14 @@ def note_models(path: Path, models: list[dict[str, Any]]) -> None:
     Raises:
         OSError: the disk does not take it; it costs the models' warmth only.
     """
-    kept = [{"model": one["model"], "pin": one["pinned"], "keep_alive_s": one["keep_alive_s"]}
-            for one in models]  # fmt: skip
+    kept = [
+        {
+            "model": one["model"],
+            "pin": one["pinned"] or None,
+            "keep_alive_s": one["keep_alive_s"],
+        }
+        for one in models
+    ]
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as stream:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-from mlxd.protocol.errors import ModelLoadFailed
+from mlxd.protocol.errors import HubUnreachable
 
 TRIES = 5
 """Tries in a row that bring nothing."""
@@ -34,7 +34,7 @@ def download(url: str, blob: Path, size: int, sha256: str, came: Callable[[int],
     """Download `url` to `blob`, going on after what is there already; `came` is told the bytes.
 
     Raises:
-        ModelLoadFailed: what came is not what was promised.
+        HubUnreachable: the file has not the size or the hash that the hub stated.
     """
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(blob)
@@ -47,8 +47,9 @@ def download(url: str, blob: Path, size: int, sha256: str, came: Callable[[int],
         _fetch(url, stream, size, came)
         if stream.tell() != size or _sha256(partial) != sha256:
             partial.unlink()
-            raise ModelLoadFailed(
-                f"What came of {url} is damaged, and was thrown away.", hint="Pull it again."
+            raise HubUnreachable(
+                f"The download of {url} was damaged on the way and has been deleted.",
+                hint="Run the same command again.",
             )
         partial.rename(blob)
 

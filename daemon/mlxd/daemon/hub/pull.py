@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from mlxd.daemon.hub import large_file
+from mlxd.daemon.hub.failures import translated
 from mlxd.daemon.models.cache import repo_folder
-from mlxd.protocol.errors import MlxdError, ModelLoadFailed, ModelNotFound, PermissionDenied
+from mlxd.protocol.errors import MlxdError, ModelLoadFailed
 
 WANTED = ("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "tiktoken.model",
           "*.txt", "*.jsonl", "*.jinja")  # fmt: skip
@@ -40,8 +40,9 @@ def pull(job: dict[str, Any], report: Report) -> dict[str, Any]:
     Returns {repo, revision, bytes}, where `bytes` counts all files of the model.
 
     Raises:
-        ModelNotFound, PermissionDenied: the hub does not have it, or not for everybody.
-        ModelLoadFailed: no room, no MLX weights, or a download that broke off.
+        ModelNotFound, PermissionDenied: the hub does not have it, or asks for an account.
+        ModelLoadFailed: not enough disk space, or no weights that MLX can load.
+        HubUnreachable: no connection, or one that broke off.
     """
     repo, revision = job["repo"], job["revision"] or "main"
     cache_dir = Path(job["cache_dir"])
@@ -54,7 +55,7 @@ def pull(job: dict[str, Any], report: Report) -> dict[str, Any]:
     except MlxdError:
         raise
     except Exception as exc:
-        raise _translated(exc, repo, revision) from exc
+        raise translated(exc, repo, revision) from exc
     _move_branch(folder, revision, str(info.sha))
     return {"repo": repo, "revision": info.sha, "bytes": sum(file.size or 0 for file in files)}
 
@@ -151,32 +152,3 @@ def _move_branch(folder: Path, branch: str, commit: str) -> None:
     fresh = ref.with_name(f".{ref.name}.{os.getpid()}")
     fresh.write_text(commit)
     fresh.replace(ref)
-
-
-def _translated(exc: Exception, repo: str, revision: str) -> MlxdError:
-    place = f"{huggingface_hub.constants.ENDPOINT}/{repo}"
-    if isinstance(exc, hub_errors.GatedRepoError):
-        return PermissionDenied(
-            f"{repo} is given only to those who accepted its terms.",
-            hint=f"Accept them at {place}, then: hf auth login",
-        )
-    if isinstance(exc, hub_errors.RepositoryNotFoundError):
-        return ModelNotFound(
-            f"The hub has no model {repo!r}, or it is private.",
-            hint=f"Check the name at {place}. For a private one: hf auth login",
-            data={"nearest": []},
-        )
-    if isinstance(exc, hub_errors.RevisionNotFoundError):
-        return ModelNotFound(
-            f"{repo} has no revision {revision!r}.", hint=f"See them at {place}/tree/main"
-        )
-    if isinstance(exc, hub_errors.OfflineModeIsEnabled):
-        return ModelLoadFailed(
-            "HF_HUB_OFFLINE is set, so nothing is downloaded.",
-            hint=f"Unset it, restart the daemon (mlxd restart), then: mlx models pull {repo}",
-        )
-    return ModelLoadFailed(
-        f"The download of {repo} broke off: {str(exc) or type(exc).__name__}",
-        hint=f"What came is kept. Go on with: mlx models pull {repo}",
-        data={"model": repo},
-    )

@@ -227,3 +227,64 @@ def test_slices_of_weights_get_smaller_where_they_are_read_slowly():
     assert next_slice_bytes(2**28, 0.1) == 2**28
     assert next_slice_bytes(2**26, 8.0) == 2**23
     assert next_slice_bytes(2**22, 60.0) == 2**22
+
+
+def evictions(engine: EngineProcess) -> list[tuple[str, str]]:
+    """Return (model, reason) of the evictions that the engine has reported."""
+    reported = [one for notice in engine.notices for one in notice.params.get("evicted", ())]
+    return [(one["model"], one["reason"]) for one in reported]
+
+
+def test_an_eviction_reports_its_reason(folders):
+    with running_engine(budget_for(1.5, keep_alive_s=3600)) as engine:
+        engine.ask(QUESTION, model=folders["one"])
+        engine.ask(QUESTION, model=folders["two"], keep_alive_s=0)
+        until(lambda: not engine.call("ps")["models"], "two is unloaded")
+        assert evictions(engine) == [
+            ("one", "two needed its memory"), ("two", "its keep-alive time ended")
+        ]  # fmt: skip
+
+
+def test_load_reports_whether_the_model_was_loaded_and_how_long_it_stays(folders):
+    with running_engine(EngineOptions(keep_alive_s=300)) as engine:
+        first = engine.call("load", model=folders["one"], pin=True)
+        assert (first["was_loaded"], first["pinned"], first["keep_alive_s"]) == (False, True, 300)
+        again = engine.call("load", model=folders["one"], keep_alive_s=60)
+        assert (again["was_loaded"], again["pinned"], again["keep_alive_s"]) == (True, True, 60)
+        assert engine.call("load", model=folders["one"], keep_alive_s=-1)["keep_alive_s"] == -1
+
+
+def test_pin_false_unpins_also_what_the_configuration_pins(folders):
+    configured = {**folders["one"], "pin": True}
+    with running_engine() as engine:
+        assert engine.call("load", model=configured)["pinned"]
+        assert not engine.call("load", model=configured, pin=False)["pinned"]
+        engine.ask("hello", model=configured, max_tokens=1)
+        assert not engine.call("load", model=configured)["pinned"], (
+            "a request does not pin it again"
+        )
+
+
+def test_a_load_that_fails_leaves_nothing_behind(roomy, folders, tmp_path):
+    """Not its weights, not its tokenizer, no entry of `ps`."""
+    roomy.ask(QUESTION, model=folders["one"])
+    before = roomy.call("stats")["active_bytes"]
+    broken = tmp_path / "broken"
+    ref = copy_of_pocket(broken)
+    tokenizer = (broken / "tokenizer.json").read_text()
+    (broken / "tokenizer.json").write_text("{}")
+    error = roomy.ask(QUESTION, model=ref)["error"]
+    assert error["code"] == "model_load_failed"
+    assert names(roomy) == ["one"]
+    assert roomy.call("stats")["active_bytes"] <= before + SIZE / 20
+    (broken / "tokenizer.json").write_text(tokenizer)
+    assert text(roomy.ask(QUESTION, model=ref)) == "3, 4, 5, 6, 7", "the broken tokenizer was kept"
+
+
+def test_an_evicted_model_leaves_nothing_behind(roomy, folders):
+    roomy.ask(QUESTION, model=folders["one"])
+    before = roomy.call("stats")["active_bytes"]
+    roomy.ask(QUESTION, model=folders["two"], keep_alive_s=0)
+    until(lambda: names(roomy) == ["one"], "two is unloaded")
+    stats = roomy.call("stats")
+    assert stats["active_bytes"] - stats["prefix_memory_bytes"] <= before + SIZE / 20

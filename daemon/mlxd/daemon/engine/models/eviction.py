@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+KEEP_ALIVE_OVER = "its keep-alive time ended"
+
 
 @dataclass(frozen=True, slots=True)
 class Resident:
@@ -103,6 +105,16 @@ def next_expiry_s(residents: Sequence[Resident]) -> float | None:
     """Return when the next idle model's time is over, or None."""
     able = _removable(residents, (), lambda one: one.idle and one.expires_s < math.inf)
     return min((one.expires_s for one in able), default=None)
+
+
+def made_room_for(name: str) -> str:
+    """Return the reason for an eviction that made room for another model."""
+    return f"{name} needed its memory"
+
+
+def memory_is_short(level: str) -> str:
+    """Return the reason for an eviction under memory pressure."""
+    return f"the machine ran short of memory ({level} pressure)"
 
 
 def under_pressure(residents: Sequence[Resident], level: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,8 @@ class Host:
     fingerprint: str
     keep_alive_s: float
     pinned: bool = False
+    pin_requested: bool | None = None
+    """What the last `load` with `pin` requested; it takes precedence over the configuration."""
     shared: bool = False
     """Loaded for the weights that adapters share, not because anybody asked for it."""
     load_s: float = 0.0
@@ -93,7 +95,7 @@ class Loader:
         self.ref = ref
         self.model: Any = None
         self._base = base
-        self._work: Iterator[None] | None = None
+        self._work: Generator[None, None, None] | None = None
 
     def advance(self) -> bool:
         """Do one slice of work; returns whether the model is complete.
@@ -106,6 +108,11 @@ class Loader:
                 self.model = self._open()
                 self._work = self._read()
             return next(self._work, DONE) is DONE
+
+    def close(self) -> None:
+        """Stop reading. A generator that is suspended would keep the model alive."""
+        if self._work is not None:
+            self._work.close()
 
     def host(self, tokenizer: Tokenizer, keep_alive_s: float) -> Host:
         """Return the loaded model with its tokenizer."""
@@ -141,7 +148,7 @@ class Loader:
             model.eval()
         return model
 
-    def _read(self) -> Iterator[None]:
+    def _read(self) -> Generator[None, None, None]:
         pending: list[mx.array] = []
         size, most = 0, LOAD_SLICE_BYTES // 8
         for _, array in tree_flatten(self.model.parameters()):

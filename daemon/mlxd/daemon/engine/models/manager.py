@@ -24,7 +24,7 @@ from mlxd.daemon.engine.models.loader import Host, Loader, model_edge
 from mlxd.daemon.engine.request import ModelRef
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.daemon.engine.tokenization.worker import Preparer, TokenizerReady
-from mlxd.protocol.errors import OutOfMemory
+from mlxd.protocol.errors import MlxdError, OutOfMemory
 
 PRESSURE_POLL_S = 2.0
 
@@ -38,7 +38,8 @@ class Loading:
 
     ref: ModelRef
     keep_alive_s: float | None = None
-    pin: bool = False
+    pin: bool | None = None
+    """None: keep the pin as it is, or as configured."""
     beside: tuple[str, ...] = ()
     shared: bool = False
     """Nobody asked for the model itself: it goes with those that share its weights."""
@@ -71,12 +72,16 @@ class Residents:
     loading: dict[str, Loading] = field(default_factory=dict)
     loaded_total: int = 0
     evicted_total: int = 0
+    evictions: list[dict[str, Any]] = field(default_factory=list)
+    """Evictions that the front does not know of yet: model, bytes, reason."""
     _queue: deque[str] = field(default_factory=deque)
     _pressure_checked_s: float = 0.0
     blocked: bool = False
     """Whether the next model waits for room that running requests hold."""
 
-    def want(self, ref: ModelRef, keep_alive_s: float | None = None, pin: bool = False) -> bool:
+    def want(
+        self, ref: ModelRef, keep_alive_s: float | None = None, pin: bool | None = None
+    ) -> bool:
         """Ask for a model; returns whether it is resident. Asking twice loads it once.
 
         Raises:
@@ -101,7 +106,10 @@ class Residents:
             host.keep_alive_s = self._keep_alive_s(wanted)
         elif wanted.keep_alive_s is not None:
             host.keep_alive_s = self._keep_alive_s(wanted)
-        host.pinned = host.pinned or wanted.pin or wanted.ref.pin
+        if wanted.pin is not None:
+            host.pin_requested = host.pinned = wanted.pin
+        elif host.pin_requested is None:
+            host.pinned = host.pinned or wanted.ref.pin
         return True
 
     def _ask_for(self, wanted: Loading) -> None:
@@ -118,7 +126,7 @@ class Residents:
         elif not wanted.shared:
             if known.shared:
                 known.ref, known.shared = wanted.ref, False
-            known.pin = known.pin or wanted.pin
+            known.pin = known.pin if wanted.pin is None else wanted.pin
             if wanted.keep_alive_s is not None:
                 known.keep_alive_s = wanted.keep_alive_s
 
@@ -171,20 +179,27 @@ class Residents:
         if key in self._queue:
             self._queue.remove(key)
 
-    def abandon(self, key: str) -> None:
-        """Forget a load that failed, with all that it has brought into memory so far.
+    def abandon(self, key: str, error: MlxdError) -> None:
+        """Forget a load that failed with `error`, and free what it has read so far.
 
-        Models that are of no use without it go too: an adapter without its base.
+        Models that depend on it go too: an adapter without its base.
         """
         useless = [other for other, one in self.loading.items() if key in one.beside]
+        release_frames(error)
         for gone in [key, *useless]:
-            loading = self.loading.get(gone)
-            self.drop_loading(gone)
-            if loading is not None:
-                # A tokenizer of files that are being repaired must not be kept.
-                self._forget_tokenizer(loading.ref.path)
+            self._abandon_one(gone)
         mx.clear_cache()
         memory.give_back()
+
+    def _abandon_one(self, key: str) -> None:
+        loading = self.loading.get(key)
+        self.drop_loading(key)
+        if loading is None:
+            return
+        if loading.weights is not None:
+            loading.weights.close()
+        # A tokenizer of files that are being repaired must not be kept.
+        self._forget_tokenizer(loading.ref.path)
 
     def _forget_tokenizer(self, path: str) -> None:
         if not any(host.ref.path == path for host in self.hosts.values()):
@@ -220,15 +235,27 @@ class Residents:
     def expire(self) -> list[str]:
         """Let idle models go whose time is up, or for which the machine has no memory left."""
         now_s = time.monotonic()
-        gone = list(eviction.expired(self._view(), now_s))
+        reasons = dict.fromkeys(eviction.expired(self._view(), now_s), eviction.KEEP_ALIVE_OVER)
         if now_s - self._pressure_checked_s >= PRESSURE_POLL_S:
             self._pressure_checked_s = now_s
-            gone += self._relieve(self.pressure())
-        gone = list(dict.fromkeys(gone))
-        for key in gone:
-            self.let_go(key)
-        self.evicted_total += len(gone)
-        return gone
+            level = self.pressure()
+            for key in self._relieve(level):
+                reasons.setdefault(key, eviction.memory_is_short(level))
+        for key, reason in reasons.items():
+            self._evict(key, reason)
+        return [*reasons]
+
+    def _evict(self, key: str, reason: str) -> None:
+        host = self.hosts[key]
+        self.let_go(key)
+        self.evicted_total += 1
+        if not host.shared:  # nobody asked for a base model that only adapters needed
+            self.evictions.append({"model": host.ref.name, "bytes": host.bytes, "reason": reason})
+
+    def take_evictions(self) -> list[dict[str, Any]]:
+        """Return the evictions since the last call, for the front."""
+        evictions, self.evictions = self.evictions, []
+        return evictions
 
     def _relieve(self, level: str) -> tuple[str, ...]:
         """Give caches back when memory is short; returns the models to let go as well."""
@@ -261,7 +288,7 @@ class Residents:
                 "bytes": host.bytes,
                 "load_s": round(host.load_s, 3),
                 "idle_s": 0.0 if self.requests(key) else round(now_s - host.last_used_s, 3),
-                "keep_alive_s": -1 if math.isinf(host.keep_alive_s) else host.keep_alive_s,
+                "keep_alive_s": keep_alive_on_wire(host.keep_alive_s),
                 "pinned": host.pinned,
                 "requests": self.requests(key),
                 "batches": host.mergeable,
@@ -276,7 +303,8 @@ class Residents:
         with model_edge(loading.ref):
             host = loading.weights.host(loading.tokenizer, self._keep_alive_s(loading))
         host.ref, host.shared = loading.ref, loading.shared
-        host.pinned = loading.pin or loading.ref.pin
+        host.pin_requested = loading.pin
+        host.pinned = loading.ref.pin if loading.pin is None else loading.pin
         host.load_s = time.monotonic() - loading.requested_s
         self.drop_loading(loading.ref.key)
         self.hosts[loading.ref.key] = host
@@ -291,8 +319,7 @@ class Residents:
         free = self._plan(need, loading.beside, room - self.kv_bytes())
         if free.fits:
             for key in free.evict:
-                self.let_go(key)
-                self.evicted_total += 1
+                self._evict(key, eviction.made_room_for(loading.ref.name))
             self.make_way(need)
             return True
         if self._plan(need, loading.beside, room, quiet=True).fits:
@@ -352,6 +379,31 @@ class Residents:
             )
             for key, host in self.hosts.items()
         ]
+
+
+def release_frames(error: BaseException) -> None:
+    """Drop the tracebacks of an error: their frames hold the model whose load failed."""
+    found: BaseException | None = error
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__
+
+
+def load_result(host: Host, *, was_loaded: bool) -> dict[str, Any]:
+    """Return the result of `load`."""
+    return {
+        "model": host.ref.name,
+        "bytes": host.bytes,
+        "load_s": round(host.load_s, 3),
+        "was_loaded": was_loaded,
+        "pinned": host.pinned,
+        "keep_alive_s": keep_alive_on_wire(host.keep_alive_s),
+    }
+
+
+def keep_alive_on_wire(keep_alive_s: float) -> float:
+    """Return a keep-alive time as the protocol has it: -1 is forever."""
+    return -1 if math.isinf(keep_alive_s) else keep_alive_s
 
 
 def meant(ref: ModelRef, target: Mapping[str, Any]) -> bool:

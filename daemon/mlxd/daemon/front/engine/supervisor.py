@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mlxd.daemon.words import outline
 from mlxd.protocol.errors import EngineDied, Internal, MlxdError, error_from_map
 from mlxd.protocol.messages import Message, Notification, Request, Response
 
+EVICTED_KEPT = 8
 CRASH_WINDOW_S = 60.0
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
@@ -94,6 +95,8 @@ class Supervisor:
         self._was_ready = False
         self.hello: dict[str, Any] = {}
         self.residents: list[dict[str, Any]] = []
+        self.evicted: deque[dict[str, Any]] = deque(maxlen=EVICTED_KEPT)
+        """The last evictions: model, bytes, reason, and the time in seconds since 1970."""
         self.restarts = 0
         self.last_exit = ""
 
@@ -237,6 +240,7 @@ class Supervisor:
                 self._patience.doing(message.params["what"], message.params["expected_s"])
             elif message.method == "resident":
                 self.residents = message.params["models"]
+                self._note_evictions(message.params.get("evicted", ()))
             elif message.method == "hello":
                 self.hello = message.params
                 on_cpu = message.params.get("device") == "cpu"
@@ -244,6 +248,11 @@ class Supervisor:
                 self._patience.heard(time.monotonic())
             elif message.method == "bye":
                 link.said_bye = True
+
+    def _note_evictions(self, evicted: Iterable[dict[str, Any]]) -> None:
+        for one in evicted:
+            self._log("evicted", **one)
+            self.evicted.append({**one, "at": round(time.time(), 3)})
 
     def _answered(self, response: Response) -> None:
         call = self._calls.pop(response.id, None) if isinstance(response.id, int) else None

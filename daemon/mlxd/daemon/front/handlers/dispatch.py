@@ -258,9 +258,9 @@ async def _unload(front: Front, conn: Connection, msgid: MessageId, params: Para
 
 
 async def _ps(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-    if not front.supervisor.running:
-        return {"models": []}
-    return await front.supervisor.call("ps", {})
+    running = front.supervisor.running
+    answer = await front.supervisor.call("ps", {}) if running else {"models": []}
+    return {**answer, "evicted": [*front.supervisor.evicted]}
 
 
 def _with_tokenizer(method: str) -> Handler:
