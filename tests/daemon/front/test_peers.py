@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 from support import needs
-from support.daemon_process import Daemon, Peer, daemon_with_fake_engine, running_daemon, user
-from support.places import mlxd
+from support.daemon_process import Daemon, Peer, daemon_with_fake_engine, user
+from support.places import mlxd, own_environ
 
 NOBODY = 65534
 
@@ -80,8 +80,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path):
 
 def refused(path: Path) -> str:
     """Run a daemon on a socket that it must not take; returns what it said."""
-    with running_daemon(MLXD_PRELOAD="false") as other:
-        done = mlxd({**other.environ, "MLXD_SOCKET": str(path)}, "run")
+    done = mlxd({**own_environ(path.parents[1]), "MLXD_SOCKET": str(path)}, "run")
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     return done.stderr

@@ -206,7 +206,9 @@ def test_a_chat_goes_on_though_its_conversation_was_deleted(daemon: Daemon):
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
 def test_a_database_that_goes_is_said_and_a_new_one_begun(daemon: Daemon, how: str):
-    chat(daemon, "1 tokens", conversation="new")
+    before = chat(daemon, "1 tokens", conversation="new")["conversation"]
+    # An answer that is still to be written would move into the new database.
+    until(lambda: turns(daemon, before)[0]["answer"], "stored", 30)
     file = daemon.folder / "state" / "conversations.db"
     if how == "removed":
         file.unlink()
