@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxd.daemon.blas import blas_kind, find_blas, with_blas
+from mlxd.daemon.blas import blas_kind, find_blas, preloaded_blas, with_blas
 
 
 def test_the_first_library_that_is_there_is_taken(tmp_path: Path) -> None:
@@ -31,15 +31,25 @@ def test_it_is_loaded_first_and_what_is_loaded_too_stays() -> None:
 )
 def test_a_library_whose_threads_spin_gets_one_unless_told_otherwise(library: str, variable: str):
     assert with_blas({}, Path(library))[variable] == "1"
-    assert with_blas({"LD_PRELOAD": library}, None)[variable] == "1"
+    assert with_blas({"LD_PRELOAD": Path(library).name}, None)[variable] == "1"
     assert with_blas({variable: "6"}, Path(library))[variable] == "6"
 
 
-def test_a_blas_that_somebody_chose_stays() -> None:
-    chosen = {"LD_PRELOAD": "/opt/libopenblas.so", "OPENBLAS_NUM_THREADS": "2"}
-    assert with_blas(chosen, Path("/lib/libblis.so.4")) == chosen
-    chosen = {"LD_PRELOAD": "/opt/libblis.so", "BLIS_NUM_THREADS": "3"}
-    assert with_blas(chosen, Path("/lib/libopenblas.so.0")) == chosen
+def test_a_blas_that_somebody_chose_stays(tmp_path: Path) -> None:
+    for name, variable in (("libopenblas.so", "OPENBLAS"), ("libblis.so", "BLIS")):
+        (tmp_path / name).touch()
+        chosen = {"LD_PRELOAD": str(tmp_path / name), f"{variable}_NUM_THREADS": "2"}
+        assert with_blas(chosen, Path("/lib/libmkl_rt.so")) == chosen
+
+
+def test_a_chosen_blas_that_does_not_exist_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "libopenblas.so").touch()
+    missing, there = str(tmp_path / "none" / "libopenblas.so"), str(tmp_path / "libopenblas.so")
+    env = with_blas({"LD_PRELOAD": missing}, Path("/lib/libblis.so.4"))
+    assert env["LD_PRELOAD"] == f"/lib/libblis.so.4 {missing}"
+    assert env["BLIS_NUM_THREADS"] == "1"
+    assert preloaded_blas({"LD_PRELOAD": f"{missing}:/lib/other.so:{there}"}) == there
+    assert preloaded_blas({"LD_PRELOAD": missing}) == ""
 
 
 def test_without_one_nothing_changes() -> None:

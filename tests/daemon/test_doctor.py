@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from mlxd.daemon.cli.doctor import Finding, Machine, examine, places, running, software
+from mlxd.daemon.cli.doctor import places, running, software
+from mlxd.daemon.cli.doctor.check import Finding, Machine
 from mlxd.daemon.cli.doctor.command import conclusion, problems
+from mlxd.daemon.cli.doctor.examine import examine
 from mlxd.daemon.cli.doctor.symptoms import SYMPTOMS
 from mlxd.daemon.cli.doctor.table import CHECKS
 from mlxd.daemon.config import Config, ConfigError
@@ -125,17 +127,19 @@ def test_a_cpu_with_the_reference_blas_is_pointed_out(
 
 
 def test_the_blas_is_preloaded_for_the_probe_as_for_the_engine(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen = []
+    library = tmp_path / "libblis.so.4"
+    library.touch()
 
     def run(_command: Sequence[str], environ: Mapping[str, str]) -> Outcome:
         seen.append(environ.get("LD_PRELOAD"))
         return Outcome(0, probe())
 
-    monkeypatch.setattr(software, "find_blas", lambda _platform: Path("/lib/blas.so"))
+    monkeypatch.setattr(software, "find_blas", lambda _platform: library)
     assert software.backend(replace(machine, run=run)).verdict == "ok"
-    assert seen == ["/lib/blas.so"]
+    assert seen == [str(library)]
 
 
 def test_a_mac_s_wired_limit_and_pressure_are_read(machine: Machine) -> None:

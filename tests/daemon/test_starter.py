@@ -108,7 +108,7 @@ def test_the_default_patience_outlasts_launchd_s_throttle() -> None:
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, environ: dict[str, str]) -> None:
     (tmp_path / "run").touch()
-    with pytest.raises(starter.StartFailed, match="cannot be made"):
+    with pytest.raises(starter.StartFailed, match="cannot be created"):
         starter.start(resolve_paths(environ), FAKE_DAEMON, environ)
 
 

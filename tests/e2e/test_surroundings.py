@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from mlxd.daemon.isolation import ISOLATED, WITH_PYTHONPATH, flags
+from support import needs
 from support.commands import BIN
+from support.mounts import read_only
 from support.places import own_environ
 
 HIJACKERS = ("http", "random", "types", "json", "click", "mlx", "sitecustomize", "usercustomize")
@@ -79,6 +82,58 @@ def test_neither_variables_nor_files_nor_limits_of_a_shell_change_an_answer(
         assert said.strip() == "3, 4, 5, 6, 7"
     finally:
         stop(hostile)
+
+
+OPENBLAS = "/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0"
+
+
+@needs.linux_only
+@pytest.mark.parametrize(
+    ("preloaded", "loaded"),
+    [(OPENBLAS, "libopenblas"), ("/nowhere/libopenblas.so:/nowhere/libmkl_rt.so", "libblis")],
+    ids=["a second BLAS", "missing ones"],
+)
+def test_a_blas_that_the_shell_preloads_is_used_if_it_exists(
+    preloaded: str, loaded: str, environ: dict[str, str], tmp_path: Path
+):
+    hostile = {**environ, "LD_PRELOAD": preloaded}
+    try:
+        said = run(f'{BIN}/mlx ask --temp 0 "Count from 3 to 7."', hostile, tmp_path)
+        assert said.strip() == "3, 4, 5, 6, 7"
+        engine = json.loads(run(f"{BIN}/mlxd status --json", hostile, tmp_path))["engine"]
+        mapped = Path(f"/proc/{engine['pid']}/maps").read_text()
+        assert loaded in mapped
+        assert engine["blas"] == loaded.removeprefix("lib")
+    finally:
+        stop(hostile)
+
+
+@needs.linux_only
+def test_a_home_that_is_read_only_costs_what_is_stored_and_no_answer(
+    environ: dict[str, str], tmp_path: Path
+):
+    home, runtime = tmp_path / "home", tmp_path / "runtime"
+    home.mkdir()
+    runtime.mkdir(mode=0o700)
+    places = ("MLXD_", "XDG_")
+    plain = {key: value for key, value in environ.items() if not key.startswith(places)}
+    plain |= {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime)}
+    ask = f'{BIN}/mlx ask --temp 0 "Count from 3 to 7."'
+    with read_only(home):
+        try:
+            assert run(ask, plain, tmp_path).strip() == "3, 4, 5, 6, 7"
+            assert run(f"{BIN}/mlxd logs", plain, tmp_path) == ""
+        finally:
+            stop(plain)
+        # Without a folder for the socket there is no daemon, and the message says why.
+        del plain["XDG_RUNTIME_DIR"]
+        done = subprocess.run(
+            ["/bin/sh", "-c", ask], env=plain, capture_output=True, text=True, check=False
+        )
+    assert done.returncode in (1, 3)
+    assert str(home) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "MLXD_SOCKET" in done.stderr
 
 
 def test_closed_streams_and_a_deleted_working_folder_are_no_obstacle(

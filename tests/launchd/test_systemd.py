@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxd.launchd.service import ManagerUnreachable, Outcome, prepare, service_for
+from mlxd.launchd.factory import service_for
+from mlxd.launchd.service import ManagerUnreachable, Outcome, prepare
 from mlxd.launchd.spec import ServiceSpec
 from mlxd.launchd.systemd import SystemdService
 from mlxd.launchd.units import HARDENING, service_unit, socket_unit

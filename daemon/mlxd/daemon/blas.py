@@ -44,20 +44,31 @@ def find_blas(
 
 
 def blas_kind(path: str) -> str:
-    """Return "blis", "openblas" or "mkl" for a library, or a list of them; "" for any other."""
+    """Return "blis", "openblas" or "mkl" for the path of a library; "" for any other."""
     return next((kind for kind in _THREADS if kind in path), "")
 
 
 def with_blas(environ: Mapping[str, str], library: Path | None) -> dict[str, str]:
-    """Return the environment with the library loaded first, limited to one thread.
+    """Return the environment that loads the library first, limited to one thread.
 
-    A library or a number of threads that the environment already names stays.
+    A BLAS or a number of threads that the environment already sets is kept.
     """
     env = dict(environ)
-    chosen = env.get("LD_PRELOAD", "")
-    if library is not None and not blas_kind(chosen):
-        chosen = " ".join([str(library), *chosen.split()])
-        env["LD_PRELOAD"] = chosen
+    chosen = preloaded_blas(environ)
+    if library is not None and not chosen:
+        chosen = str(library)
+        env["LD_PRELOAD"] = f"{chosen} {env.get('LD_PRELOAD', '')}".rstrip()
     if kind := blas_kind(chosen):
         env.setdefault(_THREADS[kind], "1")
     return env
+
+
+def preloaded_blas(environ: Mapping[str, str]) -> str:
+    """Return the first BLAS that LD_PRELOAD names; "" where there is none.
+
+    The loader ignores paths that do not exist, so these do not count. A name without a slash is
+    looked up by the loader, and counts.
+    """
+    named = environ.get("LD_PRELOAD", "").replace(":", " ").split()
+    there = (name for name in named if "/" not in name or Path(name).is_file())
+    return next((name for name in there if blas_kind(name)), "")

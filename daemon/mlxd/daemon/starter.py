@@ -33,8 +33,8 @@ class StartFailed(MlxdError):
     code = "start_failed"
     default_hint = "See what it says in the foreground: mlxd run"
 
-    def __init__(self, message: str, exit_status: int = 1) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, exit_status: int = 1, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.exit_code = exit_status if exit_status in EXITS else 1  # type: ignore[misc]  # a child's own, not the class's
 
 
@@ -86,7 +86,10 @@ def _private_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as exc:
-        raise StartFailed(f"The folder {folder} cannot be made: {exc.strerror}.") from exc
+        raise StartFailed(
+            f"The folder {folder} cannot be created: {exc.strerror}.",
+            hint="Set MLXD_SOCKET to a path in a folder of your own.",
+        ) from exc
 
 
 def _spawn(paths: Paths, command: Sequence[str], environ: Mapping[str, str]) -> Started:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -191,22 +190,3 @@ def remove_common(spec: ServiceSpec) -> bool:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     return removed
-
-
-def service_for(
-    spec: ServiceSpec,
-    environ: Mapping[str, str],
-    *,
-    platform: str = sys.platform,
-    runner: Runner = run_command,
-) -> Service:
-    """Return this platform's service manager."""
-    from mlxd.launchd.agent import LaunchdService
-    from mlxd.launchd.systemd import SystemdService
-
-    # Where nobody knows a home (~ stays as it is), nothing is installed either.
-    home = Path(environ.get("HOME") or os.path.expanduser("~")).absolute()
-    if platform == "darwin":
-        return LaunchdService(spec, home / "Library/LaunchAgents", os.getuid(), runner)
-    config_home = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-    return SystemdService(spec, config_home / "systemd/user", runner)

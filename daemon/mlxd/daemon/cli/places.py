@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from mlxd.launchd.service import Service, service_for
+from mlxd.launchd.factory import service_for
+from mlxd.launchd.service import Service
 from mlxd.launchd.spec import ServiceSpec, stable_python
 from mlxd.protocol.paths import Paths
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxd.daemon.blas import blas_kind
+from mlxd.daemon.blas import blas_kind, preloaded_blas
 from mlxd.daemon.engine.backend.cpu import rope_norm
 from mlxd.daemon.engine.backend.cpu.kernels import keep_kernels
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
@@ -99,4 +99,4 @@ def device_record() -> dict[str, Any]:
 def _blas() -> str:
     if sys.platform == "darwin":
         return "accelerate"
-    return blas_kind(os.environ.get("LD_PRELOAD", "")) or "reference (slow)"
+    return blas_kind(preloaded_blas(os.environ)) or "reference (slow)"

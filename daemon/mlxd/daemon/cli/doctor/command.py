@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import click
 
-from mlxd.daemon.cli.doctor import SEVERITY, Finding, Machine, Verdict, examine, worst
+from mlxd.daemon.cli.doctor.check import SEVERITY, Finding, Machine, Verdict
+from mlxd.daemon.cli.doctor.examine import examine, worst
 from mlxd.daemon.cli.doctor.symptoms import SYMPTOMS
 from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import Config, load_config

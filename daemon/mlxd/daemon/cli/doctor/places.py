@@ -10,7 +10,7 @@ import stat
 import time
 from pathlib import Path
 
-from mlxd.daemon.cli.doctor import Finding, Machine
+from mlxd.daemon.cli.doctor.check import Finding, Machine
 from mlxd.daemon.cli.units import size
 from mlxd.daemon.config import SETTINGS
 from mlxd.daemon.conversations.schema import MIGRATIONS

@@ -6,7 +6,7 @@ import resource
 from typing import Any
 
 from mlxd.daemon import control, lock
-from mlxd.daemon.cli.doctor import Finding, Machine
+from mlxd.daemon.cli.doctor.check import Finding, Machine
 from mlxd.daemon.version import version
 
 _FEW_FILES = 512

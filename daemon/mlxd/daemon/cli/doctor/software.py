@@ -6,11 +6,10 @@ import json
 import platform
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from mlxd.daemon.blas import blas_kind, find_blas, with_blas
-from mlxd.daemon.cli.doctor import Finding, Machine
+from mlxd.daemon.blas import blas_kind, find_blas, preloaded_blas, with_blas
+from mlxd.daemon.cli.doctor.check import Finding, Machine
 from mlxd.daemon.isolation import python_command
 from mlxd.daemon.version import version
 
@@ -41,8 +40,7 @@ def packages(_machine: Machine) -> Finding:
 
 def backend(machine: Machine) -> Finding:
     """Does MLX start, on which device, and how fast is a matrix product?"""
-    library = find_blas(machine.platform)
-    environ = with_blas(machine.environ, library)
+    environ = with_blas(machine.environ, find_blas(machine.platform))
     outcome = machine.run(python_command(PROBE, machine.environ), environ)
     if outcome.status != 0:
         last = outcome.output.splitlines()[-1:] or [f"status {outcome.status}"]
@@ -54,20 +52,20 @@ def backend(machine: Machine) -> Finding:
     speed = f"{kind}, {about['gflops']:.0f} GFLOP/s in float32"
     if about["device"] == "gpu":
         return Finding("backend", "ok", speed, summary=kind)
-    return _cpu(machine, speed, about["gflops"], library)
+    return _cpu(machine, speed, about["gflops"], preloaded_blas(environ))
 
 
-def _cpu(machine: Machine, speed: str, gflops: float, library: Path | None) -> Finding:
+def _cpu(machine: Machine, speed: str, gflops: float, library: str) -> Finding:
     if machine.platform == "darwin":
         step = "Use a native arm64 Python on a Mac with Apple silicon: MLX runs without its GPU."
         return Finding("backend", "warn", speed, step)
-    if library is None:
+    if not library:
         step = "Install a fast BLAS: sudo apt install libblis4-pthread"
         return Finding("backend", "warn", f"{speed}, with the reference BLAS", step)
-    detail = f"{speed}, {blas_kind(str(library))} {library}"
+    detail = f"{speed}, {blas_kind(library)} {library}"
     if gflops < _SLOW_GFLOPS:
         return Finding("backend", "warn", detail, "The processor is slow, or busy: see `top`.")
-    return Finding("backend", "ok", detail, summary=f"CPU with {blas_kind(str(library))}")
+    return Finding("backend", "ok", detail, summary=f"CPU with {blas_kind(library)}")
 
 
 def memory(machine: Machine) -> Finding:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mlxd.daemon.cli.doctor import Check, places, running, software
+from mlxd.daemon.cli.doctor import places, running, software
+from mlxd.daemon.cli.doctor.check import Check
 
 CHECKS: dict[str, Check] = {
     "packages": software.packages,
