@@ -13,7 +13,8 @@ from typing import Any
 from mlxd.protocol.codec import Encoding, encode
 from mlxd.protocol.errors import ERRORS, InvalidParams
 from mlxd.protocol.messages import Message, Notification, Request, Response
-from mlxd.protocol.methods import DELIVERY, METHODS, SAMPLING
+from mlxd.protocol.methods import METHODS
+from mlxd.protocol.parameters import DELIVERY, SAMPLING
 from mlxd.protocol.params import Param, exact
 from mlxd.protocol.version import VERSION
 

@@ -16,7 +16,8 @@ from mlxd.client.cli.options import fill_options, params_of, shared_options
 from mlxd.client.cli.options import given as given_options
 from mlxd.client.fast import mlx_options, mlx_wire
 from mlxd.protocol.errors import ERRORS
-from mlxd.protocol.methods import METHODS, SAMPLING
+from mlxd.protocol.methods import METHODS
+from mlxd.protocol.parameters import SAMPLING
 from mlxd.protocol.paths import SocketPathTooLong, resolve_paths
 from support.commands import BIN
 

@@ -103,7 +103,8 @@ def test_another_daemon_answers_and_the_client_advises(other: tuple[Run, str, st
 
 def test_an_option_that_an_older_daemon_does_not_know(tmp_path: Path):
     place = become(tmp_path, "0.0.1")
-    change(tmp_path, "protocol/mlxd/protocol/methods.py", r'    Param\("min_p".*?\n', "")
+    min_p = r'    Param\(\s*"min_p".*?\),\n'
+    change(tmp_path, "protocol/mlxd/protocol/parameters.py", min_p, "")
     home = tmp_path / "home"
     home.mkdir()
     with running_daemon(home, PYTHONPATH=place, **fake_engine_settings()) as daemon:
@@ -122,7 +123,8 @@ def test_an_option_that_an_older_daemon_does_not_know(tmp_path: Path):
 def test_a_method_that_an_older_daemon_does_not_have(tmp_path: Path):
     place = become(tmp_path, "0.0.1")
     change(tmp_path, "protocol/mlxd/protocol/methods.py", r'"models\.show"', '"models.other"')
-    change(tmp_path, "daemon/mlxd/daemon/front/models.py", r'"models\.show"', '"models.other"')
+    handlers = "daemon/mlxd/daemon/front/handlers/models.py"
+    change(tmp_path, handlers, r'"models\.show"', '"models.other"')
     home = tmp_path / "home"
     home.mkdir()
     with running_daemon(home, PYTHONPATH=place, **fake_engine_settings()) as daemon:

@@ -1,4 +1,4 @@
-"""Bytes to messages and back, in both encodings. Sans I/O: no sockets, no clock, no threads."""
+"""Encodes and decodes messages in both encodings. Sans I/O: no sockets, clocks or threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 from mlxd.protocol.errors import ERRORS, InvalidRequest, ParseError
-from mlxd.protocol.framing import Limits, Scanner
+from mlxd.protocol.framing import TOO_LONG_HINT, Limits, Scanner
 from mlxd.protocol.messages import BadRequest, Message, Notification, Request, Response
 
 __all__ = ["Decoder", "Encoding", "Limits", "encode"]
@@ -20,26 +20,26 @@ MESSAGE_ID_MAX = 2**32 - 1  # MessagePack-RPC: msgid is an unsigned 32-bit numbe
 EXTERNAL_FIRST_BYTES = {0x93, 0x94}
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
 PACKER_KEEPS_BYTES = 1 << 20
-"""After a longer message its packer, which keeps the room that it needed, is let go."""
+"""A packer keeps its buffer. After a longer message it is dropped to free the memory."""
 _spare: list[msgpack.Packer] = []
-"""Packers that nobody uses now: making one for each message costs as much as packing it. Whoever
-packs takes one out, so that no two threads have the same."""
+"""Unused packers, because creating one costs as much as packing a message. `encode` removes one
+while it uses it, so that no two threads share a packer."""
 
 
 class Encoding(Enum):
-    """The two published encodings of one method table."""
+    """The two encodings of the protocol."""
 
     MSGPACK = "msgpack"
     JSON = "json"
 
 
 class Decoder:
-    """Bytes of one connection in, messages out.
+    """Turns the bytes of one connection into messages.
 
-    Call `feed` with what arrived, then iterate until it is exhausted. After a `ParseError` the
-    place in the stream is lost: answer it and close the connection.
+    Call `feed` with the bytes that arrived, then iterate until it is exhausted. After a
+    `ParseError`, decoding cannot continue: answer it and close the connection.
 
-    A `trusted` peer's structure is not scanned beforehand, which saves most of the time.
+    For a `trusted` peer, the decoder skips the scan for limits, which takes most of the time.
     """
 
     def __init__(self, limits: Limits | None = None, *, trusted: bool = False) -> None:
@@ -54,11 +54,11 @@ class Decoder:
 
     @property
     def buffered_bytes(self) -> int:
-        """Bytes of a message that is not complete."""
+        """The number of buffered bytes of an incomplete message."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
-        """Buffer bytes. Then iterate until it is exhausted."""
+        """Buffer bytes. Then iterate until the decoder is exhausted."""
         if self._dead:
             return
         if self._unpacker is not None:
@@ -69,10 +69,10 @@ class Decoder:
             self._choose_encoding()
 
     def __iter__(self) -> Iterator[Message | BadRequest]:
-        """Yield the messages that are complete.
+        """Yield all complete messages.
 
         Raises:
-            ParseError: the bytes are no message. Nothing more will come out of this decoder.
+            ParseError: the bytes are not a message. The decoder yields nothing more.
         """
         if self._dead:
             return
@@ -117,13 +117,15 @@ class Decoder:
             return
         seen = bytes(self._buffer[:16])
         http = seen.split(b" ")[0] in (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"DELETE")
-        what = "HTTP" if http else f"bytes that begin with {seen!r}"
-        raise ParseError(f"This socket speaks MessagePack-RPC and JSON-RPC lines, not {what}.")
+        what = "an HTTP request" if http else f"bytes that begin with {seen!r}"
+        raise ParseError(f"Expected MessagePack-RPC or a JSON-RPC line, but received {what}.")
 
     def _msgpack_messages(self) -> Iterator[Message | BadRequest]:
         while self._buffer:
             if self._buffer[0] not in EXTERNAL_FIRST_BYTES:
-                raise ParseError(f"A message is an array of 3 or 4, not 0x{self._buffer[0]:02x}.")
+                raise ParseError(
+                    f"A message must be an array of 3 or 4, not byte 0x{self._buffer[0]:02x}."
+                )
             end = self._scanner.find_end(self._buffer)
             if end is None:
                 return
@@ -144,7 +146,7 @@ class Decoder:
                 limit = self._limits.max_message_bytes
                 raise ParseError(
                     f"The line is longer than {limit} bytes.",
-                    hint="Send less, or raise max_message_bytes in config.toml.",
+                    hint=TOO_LONG_HINT,
                     data={"max_message_bytes": limit},
                 )
             if end < 0:
@@ -158,7 +160,7 @@ class Decoder:
 
 
 def encode(message: Message, encoding: Encoding) -> bytes:
-    """Return the message as bytes."""
+    """Return the message as bytes. A JSON message ends with a newline."""
     if encoding is Encoding.JSON:
         text = json.dumps(
             _to_json(message), ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -187,18 +189,18 @@ def _to_msgpack(message: Message) -> list[Any]:
 
 def _from_msgpack(value: Any) -> Message | BadRequest:
     if not isinstance(value, list) or not value or isinstance(value[0], bool):
-        raise ParseError("A message is an array that begins with 0, 1 or 2.")
+        raise ParseError("A message must be an array that begins with 0, 1 or 2.")
     match value:
         case [0, int() as msgid, str() as method, params] if _is_message_id(msgid):
             return _request(msgid, method, params)
-        # nil: the answer to bytes that were no request.
+        # A nil id: the answer to bytes that are not a request.
         case [1, (int() | None) as msgid, error, result] if msgid is None or _is_message_id(msgid):
             return Response(msgid, error if isinstance(error, dict) else _error(error), result)
         case [2, str() as method, params]:
             given = _params(params)
             return Notification(method, {} if given is None else given)
     raise ParseError(
-        "A message is [0, msgid, method, [params]], [1, msgid, error, result] "
+        "A message must be [0, msgid, method, [params]], [1, msgid, error, result] "
         "or [2, method, [params]]."
     )
 
@@ -208,16 +210,16 @@ def _is_message_id(value: Any) -> bool:
 
 
 def _error(raw: Any) -> dict[str, Any] | None:
-    """Return another server's error in the shape of ours."""
+    """Return an error of any type as an error map."""
     if raw is None:
         return None
     return {"code": "internal", "message": str(raw), "hint": "", "retryable": False, "data": {}}
 
 
 def _params(raw: Any) -> dict[str, Any] | None:
-    """Return the one map of parameters; None if it is something else.
+    """Return the map of parameters, or None if it is invalid.
 
-    An empty Lua table is an array, so an empty array stands for an empty map.
+    An empty array is an empty map, because Lua clients encode an empty table as an array.
     """
     if isinstance(raw, list):
         if len(raw) > 1:
@@ -233,13 +235,13 @@ def _params(raw: Any) -> dict[str, Any] | None:
 def _request(message_id: int | str | None, method: str, raw: Any) -> Request | BadRequest:
     params = _params(raw)
     if params is None:
-        return BadRequest(message_id, InvalidRequest("Parameters are one map with string keys."))
+        return BadRequest(message_id, InvalidRequest("params must be one map with string keys."))
     return Request(message_id, method, params)
 
 
 # ---- JSON-RPC 2.0
 
-# Unrolled, and content with a string that never ends: linear whatever comes.
+# Unrolled, and accepts an unterminated string, so that it takes linear time on any input.
 _STRUCTURE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.S)
 _OPENING = (b"[", b"{")
 
@@ -251,7 +253,7 @@ def _parse_json(line: bytes, max_depth: int) -> Any:
         if token in _OPENING:
             depth += 1
             if depth > max_depth:
-                raise ParseError(f"The message is nested deeper than {max_depth}.")
+                raise ParseError(f"The message is nested deeper than {max_depth} levels.")
         elif token[0] != 0x22:
             depth -= 1
     try:
@@ -261,7 +263,7 @@ def _parse_json(line: bytes, max_depth: int) -> Any:
             parse_int=_integer_of_64_bits,
             parse_float=_finite,
         )
-        # A lone surrogate has no UTF-8 form: it could never be passed on or answered.
+        # Rejects lone surrogates, which cannot be encoded as UTF-8 in an answer.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as exc:
         raise ParseError(f"The line is not JSON: {exc}") from exc
@@ -269,27 +271,27 @@ def _parse_json(line: bytes, max_depth: int) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _integer_of_64_bits(text: str) -> int:
-    # More could not be passed on as MessagePack.
+    # MessagePack has no larger integers.
     value = int(text)
     if not -(2**63) <= value < 2**64:
-        raise ValueError("an integer has at most 64 bits")
+        raise ValueError("an integer is larger than 64 bits")
     return value
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text} is beyond a double")
+        raise ValueError(f"{text} is larger than a 64-bit float")
     return value
 
 
 def _from_json(value: Any) -> Message | BadRequest:
     if not isinstance(value, dict):
-        raise ParseError("A line is one JSON-RPC object; batches are not supported.")
+        raise ParseError("A line must be one JSON-RPC object. Batches are not supported.")
     message_id = value.get("id")
     if isinstance(message_id, bool) or not isinstance(message_id, (int, str, type(None))):
         raise ParseError("id must be an integer, a string or null.")
@@ -299,7 +301,7 @@ def _from_json(value: Any) -> Message | BadRequest:
         return Response(message_id, _from_json_error(value["error"]), None)
     if "result" in value:
         return Response(message_id, None, value["result"])
-    raise ParseError("A JSON-RPC object has a method, a result or an error.")
+    raise ParseError("A JSON-RPC object needs a method, a result or an error.")
 
 
 def _json_call(

@@ -1,4 +1,4 @@
-"""Spans of time as people write them: `90`, `45s`, `1h30m`, `forever`. Imports nothing."""
+"""Parses durations such as `90`, `45s`, `1h30m` and `forever`. Imports nothing."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ FOREVER = -1.0
 
 
 def seconds(text: str) -> float:
-    """Return the seconds that a text means; -1 is forever.
+    """Return the duration in seconds; `FOREVER` (-1) for "forever".
 
-    A bare number is a number of seconds. Parts have a unit each, the larger units first.
+    A bare number counts seconds. Several parts need a unit each, in descending order: `1h30m`.
 
     Raises:
-        ValueError: it is no span of time; the text says what one looks like.
+        ValueError: the text is not a duration. The message shows examples.
     """
     given = text.strip().lower()
     if given == "forever":
@@ -58,7 +58,7 @@ def _is_number(text: str) -> bool:
 
 
 def _plain(text: str) -> float:
-    # Not `float()` alone: it takes "1_000", "inf" and digits of other scripts.
+    # Not `float()` alone: it accepts "1_000", "inf" and digits of other scripts.
     if not (text.isascii() and _is_number(text)) or len(text) > 20:
         raise ValueError(text)
     return float(text)

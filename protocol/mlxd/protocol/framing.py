@@ -1,8 +1,8 @@
-"""Finds where one MessagePack object ends, and refuses what would cost memory. No I/O.
+"""Finds the end of a MessagePack object, and enforces limits on size and depth. No I/O.
 
-A decoder that trusts its input allocates what an array header declares: five bytes can ask for
-gigabytes. The scanner walks over headers only, keeps its place between feeds, and lets nothing be
-decoded before the whole object has arrived.
+A decoder that trusts its input allocates the size that an array header declares, so five bytes can
+request gigabytes. The scanner reads headers only and keeps its position between feeds. An object is
+decoded only after all of its bytes have arrived.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from mlxd.protocol.errors import ParseError
 
 MAX_MESSAGE_BYTES = 32 * 2**20
 MAX_DEPTH = 64
+TOO_LONG_HINT = "Send less, or raise max_message_bytes in config.toml and run: mlxd restart"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a peer may send. Depth counts maps and arrays inside each other."""
+    """Limits on a message of a peer. Depth counts nested maps and arrays."""
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_depth: int = MAX_DEPTH
 
 
-# First byte -> bytes in all, for objects of a fixed size (msgpack spec, "Overview" of formats).
+# Maps a first byte to the total size, for objects of a fixed size (msgpack spec, "Overview").
 _FIXED = [0] * 256
 for _byte in (*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3):
     _FIXED[_byte] = 1
@@ -34,12 +35,12 @@ for _byte, _size in ((0xCC, 2), (0xD0, 2), (0xCD, 3), (0xD1, 3), (0xCE, 5), (0xD
     _FIXED[_byte] = _size
 _FIXED_SIZES = tuple(_FIXED)
 
-# First byte -> width of the length field, for strings and binary data.
+# Maps a first byte to the width of the length field, for strings and binary data.
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 
 
 class Scanner:
-    """Walks over one object at a time in a growing buffer."""
+    """Scans one object at a time in a growing buffer."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -47,15 +48,15 @@ class Scanner:
         self._position = 0
 
     def restart(self) -> None:
-        """Forget the object that was found: the buffer begins with the next one."""
+        """Start a new object. The caller removed the previous one from the buffer."""
         self._position = 0
         self._open.clear()
 
     def find_end(self, buffer: bytearray) -> int | None:
-        """Return the number of bytes of the first object, or None if more bytes are needed.
+        """Return the size of the first object in bytes, or None if more bytes are needed.
 
         Raises:
-            ParseError: the object is too long, too deep, or of a type that is not used.
+            ParseError: the object is too long, nested too deep, or of an unused type.
         """
         position, opened = self._position, self._open
         sizes, end = _FIXED_SIZES, len(buffer)
@@ -95,12 +96,14 @@ class Scanner:
                     self._pause(position, left)
                     return None
                 position, children = header
-                # Every child takes a byte at least.
+                # Every child has at least one byte.
                 self._check_length(position + children)
                 left -= 1
                 opened.append(left)
                 if len(opened) > self._limits.max_depth:
-                    raise ParseError(f"The message is nested deeper than {self._limits.max_depth}.")
+                    raise ParseError(
+                        f"The message is nested deeper than {self._limits.max_depth} levels."
+                    )
                 left = children
             if not opened:
                 break
@@ -120,20 +123,20 @@ class Scanner:
         if size > limit:
             raise ParseError(
                 f"The message is longer than {limit} bytes.",
-                hint="Send less, or raise max_message_bytes in config.toml.",
+                hint=TOO_LONG_HINT,
                 data={"max_message_bytes": limit},
             )
 
     @staticmethod
     def _container(buffer: bytearray, position: int, end: int) -> tuple[int, int] | None:
-        """Return (position behind the header, number of children), or None for more bytes."""
+        """Return (position after the header, number of children), or None if bytes are missing."""
         byte = buffer[position]
         if byte & 0xF0 == 0x90:
             return position + 1, byte & 0x0F
         if byte & 0xF0 == 0x80:
             return position + 1, 2 * (byte & 0x0F)
         if byte not in (0xDC, 0xDD, 0xDE, 0xDF):
-            raise ParseError(f"MessagePack type 0x{byte:02x} is not used in this protocol.")
+            raise ParseError(f"The MessagePack type 0x{byte:02x} is not used in this protocol.")
         body = position + (3 if byte in (0xDC, 0xDE) else 5)
         if body > end:
             return None

@@ -1,6 +1,7 @@
-"""Variables of a caller's shell that hold for one download: endpoint, token, proxies. Pure.
+"""Selects the environment variables that a client sends with a download. Pure.
 
-They go with the request and are neither logged nor stored.
+These are the hub endpoint, tokens, proxies and certificates. The daemon uses them for one request,
+and neither logs nor stores them.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ _NAMES = frozenset({
 })  # fmt: skip
 _PREFIX = "HF_HUB_"
 _PLACES = frozenset({"HF_HUB_CACHE"})
-"""Where models are kept is the daemon's own setting: it must find them again."""
+"""Not sent: the daemon must use its own cache folder to find the models again."""
 _SECRET = re.compile(r"TOKEN|_HEADER")
 _USER_OF_URL = re.compile(r"(?<=//)[^/@\s]+(?=@)")
 
 
 def is_hub_variable(name: str) -> bool:
-    """Whether a variable may go with a download."""
+    """Return whether a client may send this variable with a download."""
     return name in _NAMES or (name.startswith(_PREFIX) and name not in _PLACES)
 
 
 def hub_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what of a shell's environment goes with a download."""
+    """Return the variables of an environment that a client sends with a download."""
     return {name: value for name, value in environ.items() if value and is_hub_variable(name)}
 
 
 def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Return a text without the tokens and passwords of an environment."""
+    """Return the text with the tokens and passwords of an environment replaced by `***`."""
     for name, value in environment.items():
         if _SECRET.search(name) and value:
             text = text.replace(value, "***")

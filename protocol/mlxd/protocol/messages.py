@@ -1,4 +1,4 @@
-"""The three kinds of message, the same in both encodings."""
+"""The three kinds of messages. They are the same in both encodings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from mlxd.protocol.errors import MlxdError
 
 MessageId = int | str | None
-"""MessagePack-RPC uses unsigned 32-bit integers; JSON-RPC also allows strings and null."""
+"""The id of a request: an unsigned 32-bit integer. JSON-RPC also allows strings and null."""
 
 Params = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call that is answered by exactly one `Response` with the same `id`."""
+    """A call. The daemon answers it with exactly one `Response` that has the same `id`."""
 
     id: MessageId
     method: str
@@ -24,9 +24,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The answer to a `Request`. Exactly one of `error` and `result` is meaningful.
+    """The answer to a `Request`.
 
-    `error` is the map `{code, message, hint, retryable, data}`, or None on success.
+    `error` is the map `{code, message, hint, retryable, data}`, or None if the request succeeded.
+    `result` is valid only in that case.
     """
 
     id: MessageId
@@ -36,7 +37,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A message that is not answered."""
+    """A message without an answer."""
 
     method: str
     params: Params = field(default_factory=dict)
@@ -44,7 +45,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """A request that can be answered, but only with `error`. Yielded by decoders, never encoded."""
+    """A request that must be answered with `error`. Decoders yield it; it is never encoded."""
 
     id: MessageId
     error: MlxdError

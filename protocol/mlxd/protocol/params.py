@@ -1,4 +1,4 @@
-"""Parameter kinds: what a value may be, and the words that say so when it is not."""
+"""Parameter kinds: how each kind is validated and normalised, and the error if it is invalid."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from mlxd.protocol.errors import InvalidParams
 
 REQUIRED: Any = object()
-"""Marks a parameter without a default."""
+"""The default of a parameter that must be given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter of a method: its kind, default and bounds (inclusive)."""
+    """One parameter of a method: its kind, default, inclusive bounds and choices."""
 
     name: str
     kind: str
@@ -27,13 +27,14 @@ class Param:
 
     @property
     def required(self) -> bool:
+        """Whether the parameter has no default."""
         return self.default is REQUIRED
 
     def check(self, value: Any) -> Any:
-        """Return the value in its normal form.
+        """Return the value in its normal form, or the default for None.
 
         Raises:
-            InvalidParams: names the parameter and what it must be.
+            InvalidParams: the value is invalid. The message names the parameter.
         """
         if value is None and not self.required:
             return self.default
@@ -59,17 +60,17 @@ def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int_or_nan(value):
         raise InvalidParams(name, "must be an integer")
     if not -(2**63) <= value < 2**63:
-        raise InvalidParams(name, "must be an integer of 64 bits")
+        raise InvalidParams(name, "must fit into 64 bits")
     return int(value)
 
 
 def exact(value: float) -> str:
-    """Return a number as people write it: whole ones with all their digits."""
+    """Return a number as text. Integers keep all their digits."""
     return str(int(value)) if value == int(value) and abs(value) < 2**63 else f"{value:g}"
 
 
 def int_or_nan(value: float) -> float:
-    """Return the integral part, or NaN (which equals nothing) where there is none."""
+    """Return the integral part, or NaN for NaN and infinity."""
     return int(value) if math.isfinite(value) else math.nan
 
 
@@ -104,7 +105,7 @@ def _map(name: str, value: Any) -> dict[str, Any]:
 
 
 STRINGS_MAX, STRING_MAX_CHARS = 64, 1024
-"""Stop texts are searched for after every token, on the thread that serves everybody."""
+"""Limits on stop texts, because every token is searched for them on the compute thread."""
 
 
 def _strings(name: str, value: Any) -> list[str]:
@@ -119,7 +120,7 @@ def _strings(name: str, value: Any) -> list[str]:
 
 
 TOKEN_IDS_END = 2**31
-"""Token ids are smaller. The engine checks them against the model's own vocabulary."""
+"""Exclusive upper bound of token ids. The engine checks them against the model's vocabulary."""
 
 
 def _is_token_id(value: Any) -> bool:
@@ -136,7 +137,7 @@ def _token_ids(name: str, value: Any) -> list[int]:
 
 
 def _short(value: Any) -> str:
-    """Return what a message says of a value: the beginning of its JSON form."""
+    """Return the first characters of a value, for an error message."""
     text = repr(value) if isinstance(value, (int, float, str, bool)) else type(value).__name__
     return text if len(text) <= 40 else f"{text[:40]}…"
 
@@ -160,7 +161,7 @@ def _logit_bias(name: str, value: Any) -> dict[int, float]:
 
 
 def _bias_token(name: str, key: Any) -> int:
-    """Return the id that a map's key means. Keys of JSON are strings, those of MessagePack not."""
+    """Return the token id of a map key. JSON keys are strings; MessagePack keys may be integers."""
     token = key
     # Not `int()`: it takes "1_0", " 1", "+1" and digits of other scripts.
     if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10:
@@ -215,10 +216,10 @@ def _message(where: str, item: Any) -> dict[str, Any]:
 
 
 def _joined(where: str, parts: list[Any]) -> str:
-    """Return the text of a content that is a list of `{type: "text", text}`, as mlx-lm joins it."""
+    """Join a content list of `{type: "text", text}` parts into one text, as mlx-lm does."""
     for index, part in enumerate(parts):
         if not isinstance(part, dict) or part.get("type") != "text":
-            raise InvalidParams(f"{where}[{index}].type", "must be text")
+            raise InvalidParams(f"{where}[{index}].type", 'must be "text"')
         if not isinstance(part.get("text"), str):
             raise InvalidParams(f"{where}[{index}].text", "must be a string")
     return "".join(part["text"] for part in parts)
@@ -228,7 +229,7 @@ TOOL_CHOICES = ("auto", "none", "required")
 
 
 def function_of(tool: dict[str, Any]) -> dict[str, Any]:
-    """Return the description of a tool's function, with or without `{type, function}` around it."""
+    """Return the function description of a tool, which may be wrapped in `{type, function}`."""
     function: dict[str, Any] = tool.get("function", tool)
     return function
 
@@ -252,7 +253,7 @@ def _tools(name: str, value: Any) -> list[dict[str, Any]]:
 
 
 def _logprobs(name: str, value: Any) -> int:
-    """True means the chosen token only, a number also that many alternatives."""
+    """Return the number of alternatives: 0 for True (the chosen token only), -1 for False."""
     if value is True:
         return 0
     if value is False:
@@ -282,4 +283,4 @@ KINDS: dict[str, Callable[[str, Any], Any]] = {
     "logprobs": _logprobs,
     "any": _anything,
 }
-"""Kind of a parameter to the function that checks a value and returns its normal form."""
+"""Maps a parameter kind to the function that validates a value and returns its normal form."""

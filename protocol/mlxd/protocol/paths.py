@@ -1,4 +1,4 @@
-"""Where everything lives on disk. Pure: an environment in, paths out; nothing is created here."""
+"""The files and folders that mlxd uses, derived from the environment. Creates nothing."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import platformdirs
 from mlxd.protocol.errors import InvalidRequest
 
 APP_NAME = "mlxd"
-SOCKET_PATH_MAX_BYTES = 103  # sun_path is 104 on macOS, with the NUL
+SOCKET_PATH_MAX_BYTES = 103  # sun_path has 104 bytes on macOS, including the NUL
 
 
 class SocketPathTooLong(InvalidRequest):
-    """The socket path does not fit into the kernel's address structure."""
+    """The socket path is longer than a Unix socket address allows."""
 
-    default_hint = "Set MLXD_SOCKET to a shorter path, for instance /tmp/mlxd-$UID/mlxd.sock"
+    default_hint = "Use a shorter path: export MLXD_SOCKET=/tmp/mlxd-$UID/mlxd.sock"
 
 
 class RelativeSocket(InvalidRequest):
-    """MLXD_SOCKET would name another socket in every folder."""
+    """MLXD_SOCKET is relative, and would name a different socket in every working directory."""
 
     default_hint = "Set it to the whole path of the socket, or unset it."
 
 
 class NoHome(InvalidRequest):
-    """Nobody says where this user's files belong: no HOME, and no entry among the users."""
+    """The user has no home directory: HOME is not set, and the user database has none."""
 
-    default_hint = "Set HOME to a folder of yours."
+    default_hint = "Set HOME to a folder that you own, for example: export HOME=/var/lib/mlxd"
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Every location that mlxd uses, for one environment."""
+    """The paths that mlxd uses in one environment."""
 
     socket: Path
     config_dir: Path
@@ -54,22 +54,22 @@ class Paths:
 
     @property
     def resume_file(self) -> Path:
-        """What was in memory when a restart began."""
+        """The models that were loaded when a restart began."""
         return self.state_dir / "resume.json"
 
     @property
     def models_dir(self) -> Path:
-        """Where converted models go, and are found by name."""
+        """The folder for converted models, which are found by name."""
         return self.data_dir / "models"
 
     @property
     def prompts_dir(self) -> Path:
-        """Where KV of prompts is kept for reuse."""
+        """The folder for KV caches of prompts."""
         return self.cache_dir / "prompts"
 
     @property
     def kernels_dir(self) -> Path:
-        """Where MLX keeps what it has compiled for the CPU."""
+        """The folder for kernels that MLX compiles for the CPU."""
         return self.cache_dir / "kernels"
 
     @property
@@ -82,12 +82,12 @@ class Paths:
 
 
 def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
-    """Return the paths for `environ` (default: the process's own).
+    """Return the paths for an environment, by default that of this process.
 
     Raises:
-        RelativeSocket: MLXD_SOCKET is no absolute path.
+        RelativeSocket: MLXD_SOCKET is a relative path.
         SocketPathTooLong: the socket path has more than `SOCKET_PATH_MAX_BYTES` bytes.
-        NoHome: there is no home directory, and a folder that would be in it is not set.
+        NoHome: the user has no home directory, and a folder below it is needed.
     """
     env = os.environ if environ is None else environ
     state_dir = _folder(env, "state")
@@ -108,7 +108,7 @@ def _folder(env: Mapping[str, str], kind: str) -> Path:
         folder = getattr(platformdirs.PlatformDirs(APP_NAME, appauthor=False), f"user_{kind}_dir")
     except RuntimeError as exc:
         raise _no_home() from exc
-    if folder.startswith("~"):  # what releases before 4.14 return
+    if folder.startswith("~"):  # platformdirs before 4.14
         raise _no_home()
     return Path(folder)
 
@@ -128,12 +128,16 @@ def _socket_path(env: Mapping[str, str], state_dir: Path) -> Path:
 
 
 def check_socket_path(path: Path) -> Path:
-    """Return `path`, or raise `SocketPathTooLong` with both lengths."""
+    """Return `path` unchanged.
+
+    Raises:
+        SocketPathTooLong: it has more than `SOCKET_PATH_MAX_BYTES` bytes.
+    """
     size = len(os.fsencode(path))
     if size > SOCKET_PATH_MAX_BYTES:
         raise SocketPathTooLong(
-            f"The socket path has {size} bytes, more than the {SOCKET_PATH_MAX_BYTES} "
-            f"that a Unix socket address holds: {path}",
+            f"The socket path has {size} bytes. A Unix socket address holds at most "
+            f"{SOCKET_PATH_MAX_BYTES}: {path}",
             data={"bytes": size, "max_bytes": SOCKET_PATH_MAX_BYTES},
         )
     return path

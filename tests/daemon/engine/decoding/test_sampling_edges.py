@@ -14,7 +14,8 @@ import pytest
 from mlxd.daemon.engine.decoding.sampling import BatchSampler, SamplingParams
 from mlxd.daemon.engine.decoding.sequences import _processors
 from mlxd.protocol.errors import InvalidParams
-from mlxd.protocol.methods import SAMPLING, validate
+from mlxd.protocol.methods import validate
+from mlxd.protocol.parameters import SAMPLING
 
 SPEC = Path(__file__).parents[4] / "protocol" / "SPEC.md"
 WIDTH, DRAWS = 12, 2000
