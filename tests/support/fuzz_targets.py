@@ -7,6 +7,8 @@ by coverage; the suite replays what such searches have kept in `tests/corpus`.
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -118,6 +120,19 @@ def _is_whole(error: MlxdError) -> None:
 # ---- a whole front
 
 
+class LogReader(logging.Handler):
+    """Collects the log's lines about failures in the front itself."""
+
+    def __init__(self, trouble: list[str]) -> None:
+        super().__init__()
+        self._trouble = trouble
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if json.loads(line)["event"] in ("internal error", "unexpected"):
+            self._trouble.append(line)
+
+
 class FrontTarget:
     """A front in this process, on a real socket, with a child as its engine."""
 
@@ -134,8 +149,8 @@ class FrontTarget:
         self._front = self._loop.run_until_complete(self._begin(load_config(paths, environ), paths))
         self._trouble: list[str] = []
         self._loop.set_exception_handler(lambda _, context: self._trouble.append(repr(context)))
-        log = self._front.log
-        self._front.log = lambda event, **fields: self._note(log, event, fields)
+        self._log = LogReader(self._trouble)
+        logging.getLogger("mlxd").addHandler(self._log)
 
     async def _begin(self, config: Config, paths: Paths) -> Front:
         front = Front(config, paths, open_listener(paths))
@@ -143,11 +158,6 @@ class FrontTarget:
         self._running = asyncio.ensure_future(front.run(ready.set))
         await ready.wait()
         return front
-
-    def _note(self, log: Callable[..., None], event: str, fields: dict[str, Any]) -> None:
-        if event in ("internal error", "unexpected"):
-            self._trouble.append(f"{event}: {fields}")
-        log(event, **fields)
 
     def __call__(self, data: bytes) -> None:
         """Everything is answered or hung up on; others are served; nothing is left behind."""
@@ -174,13 +184,15 @@ class FrontTarget:
 
     async def _rest(self) -> None:
         """The engine confirms the end of what nobody waits for any more, and that is all."""
-        while self._front.connections or len(self._front.requests):
+        services = self._front.services
+        while len(services.connections) or len(services.requests):
             await asyncio.sleep(0)
 
     def close(self) -> None:
-        self._front.begin_shutdown(0.0)
+        self._front.services.lifecycle.begin_shutdown(0.0)
         self._loop.run_until_complete(self._running)
-        self._front.listener.close()
+        self._front.accepting.listener.close()
+        logging.getLogger("mlxd").removeHandler(self._log)
         self._loop.close()
 
 

@@ -143,7 +143,7 @@ def front_that_slept(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatc
     command = [*FAKE_ENGINE, "--script", script]
     monkeypatch.setenv("MLXD_ENGINE_COMMAND", str(command).replace("'", '"'))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.setattr("mlxd.daemon.front.app.CANARY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("mlxd.daemon.front.duties.CANARY_TIMEOUT_S", 0.3)
     monkeypatch.setattr("mlxd.daemon.front.upkeep.WAKE_CHECK_S", 0.02)
     slept = 0.0
     paths = resolve_paths(environ)
@@ -153,22 +153,23 @@ def front_that_slept(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatc
     async def story() -> None:
         nonlocal slept
         front = Front(Config(preload=False), paths, listener, SleepWatch(lambda: slept))
+        supervisor, lifecycle = front.services.supervisor, front.services.lifecycle
         running = asyncio.ensure_future(front.run(None))
-        ref = front.catalog.resolve("pocket").to_map()
+        ref = front.services.catalog.resolve("pocket").to_map()
         load = {"model": ref, "keep_alive_s": None, "pin": False}
-        await front.supervisor.call("load", load)
-        seen.append(str(front.supervisor.pid))
+        await supervisor.call("load", load)
+        seen.append(str(supervisor.pid))
         slept += 3600
         async with asyncio.timeout(PATIENCE_S):
-            while not (front.state() == "checking" or front.supervisor.restarts):
+            while not (lifecycle.state() == "checking" or supervisor.restarts):
                 await asyncio.sleep(0)
-            seen.append(front.state())
-            while front.state() == "checking":
+            seen.append(lifecycle.state())
+            while lifecycle.state() == "checking":
                 await asyncio.sleep(0)
-        await front.supervisor.call("load", load)
-        seen.append(str(front.supervisor.pid))
-        seen.append(front.state())
-        front.begin_shutdown(0.0)
+        await supervisor.call("load", load)
+        seen.append(str(supervisor.pid))
+        seen.append(lifecycle.state())
+        lifecycle.begin_shutdown(0.0)
         await running
 
     asyncio.run(asyncio.wait_for(story(), 30))
@@ -198,10 +199,11 @@ def test_the_real_engine_computes_a_canary(tmp_path: Path, monkeypatch: pytest.M
 
     async def story() -> int:
         front = Front(Config(), paths, listener)
-        ref = front.catalog.resolve("pocket").to_map()
-        await front.supervisor.call("load", {"model": ref, "keep_alive_s": None, "pin": False})
-        answer = await front.supervisor.call("canary", {})
-        await front.supervisor.stop()
+        ref = front.services.catalog.resolve("pocket").to_map()
+        load = {"model": ref, "keep_alive_s": None, "pin": False}
+        await front.services.supervisor.call("load", load)
+        answer = await front.services.supervisor.call("canary", {})
+        await front.services.supervisor.stop()
         return int(answer["models"])
 
     (tmp_path / "log").mkdir(exist_ok=True)

@@ -11,6 +11,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from mlxd.daemon.front.log import Log
 from mlxd.daemon.front.server.listener import Listener
 from mlxd.daemon.isolation import python_command
 
@@ -69,6 +70,14 @@ def note_models(path: Path, models: list[dict[str, Any]]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         json.dump({"written": time.time(), "models": kept}, stream)
+
+
+def keep_models(path: Path, models: list[dict[str, Any]], log: Log) -> None:
+    """Have the next daemon load `models`; a failure costs it the warm start only, and is logged."""
+    try:
+        note_models(path, models)
+    except OSError as exc:
+        log("models not noted", level="warning", error=type(exc).__name__)
 
 
 def noted_models(path: Path) -> list[dict[str, Any]]:

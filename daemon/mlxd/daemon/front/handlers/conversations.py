@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlxd.daemon.front.handlers.answers import Handler, Params
 from mlxd.daemon.front.recorder import full_scope
+from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.services import Services
 from mlxd.protocol.errors import InvalidParams
+from mlxd.protocol.messages import MessageId
 
 if TYPE_CHECKING:
     from mlxd.daemon.conversations.store import History, Turn
-    from mlxd.daemon.front.app import Front
-    from mlxd.daemon.front.server.connection import Connection
-    from mlxd.protocol.messages import MessageId
 
-Params = dict[str, Any]
 Message = dict[str, Any]
 
 
-def new_turn(front: Front, method: str, params: Params) -> Turn | None:
+def new_turn(services: Services, method: str, params: Params) -> Turn | None:
     """Return the first turn of a new conversation; None where nothing is to be stored."""
-    if not _stored(front, method, params):
+    if not _stored(services, method, params):
         return None
     from mlxd.daemon.conversations.store import new_id
 
     return _turn(method, params, new_id())
 
 
-async def continued(front: Front, method: str, params: Params) -> Turn | None:
+async def continued(services: Services, method: str, params: Params) -> Turn | None:
     """Put what was said before into the request; returns the turn that it adds, if it is stored.
 
     Raises:
@@ -37,13 +37,13 @@ async def continued(front: Front, method: str, params: Params) -> Turn | None:
     if wanted == "last" and not scope:
         raise InvalidParams("scope", "is needed to know whose last conversation is meant")
     try:
-        history = await front.recorder.call(lambda store: store.history(wanted, scope, kind))
+        history = await services.recorder.call(lambda store: store.history(wanted, scope, kind))
     except InvalidParams:
         if not _brings_its_own(params):
             raise
         # It was deleted meanwhile. The caller has all of it, so that it goes on under its id.
-        return _turn(method, params, wanted) if _stored(front, method, params) else None
-    turn = _turn(method, params, history.id) if _stored(front, method, params) else None
+        return _turn(method, params, wanted) if _stored(services, method, params) else None
+    turn = _turn(method, params, history.id) if _stored(services, method, params) else None
     if params["model"] is None:
         params["model"] = history.model
     if params.get("history", "stored") == "stored":
@@ -57,13 +57,13 @@ def _brings_its_own(params: Params) -> bool:
     return params.get("history") == "given" and is_id(params["conversation"])
 
 
-def _stored(front: Front, method: str, params: Params) -> bool:
+def _stored(services: Services, method: str, params: Params) -> bool:
     if method not in ("chat", "generate"):
         return False
     if params["log"] is not None:
         return bool(params["log"])
     named = params["conversation"] is not None or params["scope"] is not None
-    return named and front.config.conversations
+    return named and services.config.conversations
 
 
 def _kind(method: str, params: Params) -> str:
@@ -104,31 +104,31 @@ def _prepend(kind: str, params: Params, history: History) -> None:
 # ---- the methods
 
 
-async def _list(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _list(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
     scope = None if params["scope"] is None else full_scope(params["scope"])
-    found = await front.recorder.call(lambda store: store.recent(params["limit"], scope))
+    found = await services.recorder.call(lambda store: store.recent(params["limit"], scope))
     return {"conversations": found}
 
 
-async def _show(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
-    return await front.recorder.call(lambda store: store.show(params["id"]))
+async def _show(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    return await services.recorder.call(lambda store: store.show(params["id"]))
 
 
-async def _search(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
-    found = await front.recorder.call(lambda s: s.search(params["query"], params["limit"]))
+async def _search(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    found = await services.recorder.call(lambda s: s.search(params["query"], params["limit"]))
     return {"conversations": found}
 
 
-async def _truncate(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
-    removed = await front.recorder.call(lambda s: s.truncate(params["id"], params["turns"]))
+async def _truncate(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    removed = await services.recorder.call(lambda s: s.truncate(params["id"], params["turns"]))
     return {"removed": removed}
 
 
-async def _remove(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
-    return {"removed": await front.recorder.call(lambda store: store.remove(params["id"]))}
+async def _remove(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    return {"removed": await services.recorder.call(lambda store: store.remove(params["id"]))}
 
 
-HANDLERS: dict[str, Any] = {
+HANDLERS: dict[str, Handler] = {
     "conversations.list": _list,
     "conversations.show": _show,
     "conversations.search": _search,

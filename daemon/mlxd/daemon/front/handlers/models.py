@@ -1,4 +1,4 @@
-"""The methods `models.*`: what is here, and what is fetched, converted, deleted and named."""
+"""The methods about models: `load`, `unload`, `ps` and `models.*`."""
 
 from __future__ import annotations
 
@@ -6,57 +6,55 @@ import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxd.daemon.config_edit import edit_config
+from mlxd.daemon.front.handlers.answers import Answer, Handler, Params
+from mlxd.daemon.front.hub import Report
+from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.services import Services
 from mlxd.daemon.models import names
+from mlxd.daemon.models.catalog import Catalog
 from mlxd.daemon.models.files import identity
 from mlxd.protocol.errors import InvalidParams, ModelNotFound, Overloaded
 from mlxd.protocol.hub_environment import is_hub_variable
+from mlxd.protocol.messages import MessageId
 
-if TYPE_CHECKING:
-    from mlxd.daemon.front.app import Front
-    from mlxd.daemon.front.hub import Report
-    from mlxd.daemon.front.server.connection import Connection
-    from mlxd.daemon.models.catalog import Catalog
-    from mlxd.protocol.messages import MessageId
-
-Params = dict[str, Any]
 GROUP_SIZES = (None, 16, 32, 64, 128)
 DEFAULT_VARIABLE = "MLXD_DEFAULT_MODEL"
 BYTES_PER_BITS = {None: 2.0, 2: 0.31, 3: 0.44, 4: 0.56, 5: 0.69, 6: 0.81, 8: 1.06}
 """Bytes per weight after a conversion, with the scales of groups of 64; for progress only."""
 
 
-async def _list(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _list(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
     # On a thread: a large cache on a slow disk must not hold up streams.
-    records = [record.to_map() for record in await asyncio.to_thread(front.catalog.list)]
-    default = await asyncio.to_thread(_full_name, front.catalog, front.config.default_model)
-    return {"models": records, "default": default, "aliases": dict(front.config.aliases)}
+    records = [record.to_map() for record in await asyncio.to_thread(services.catalog.list)]
+    default = await asyncio.to_thread(_full_name, services.catalog, services.config.default_model)
+    return {"models": records, "default": default, "aliases": dict(services.config.aliases)}
 
 
-async def _show(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
-    record = await _record(front, params["model"])
-    budget = front.supervisor.status().get("memory_budget_bytes")
+async def _show(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    record = await _record(services, params["model"])
+    budget = services.supervisor.status().get("memory_budget_bytes")
     return {**record, "fits_in_memory": None if budget is None else record["bytes"] < budget}
 
 
-async def _record(front: Front, name: str | None) -> dict[str, Any]:
-    return (await asyncio.to_thread(front.catalog.show, name)).to_map()
+async def _record(services: Services, name: str | None) -> dict[str, Any]:
+    return (await asyncio.to_thread(services.catalog.show, name)).to_map()
 
 
-async def _pull(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
-    repo, revision = front.catalog.hub_target(params["model"])
+async def _pull(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    repo, revision = services.catalog.hub_target(params["model"])
     job = {
         "task": "pull",
         "repo": repo,
         "revision": params["revision"] or revision,
         "environment": _environment(params["environment"] or {}),
-        "cache_dir": str(front.catalog.cache_dir),
+        "cache_dir": str(services.catalog.cache_dir),
     }
-    pulled = await front.hub.run(job, _reporter(conn, msgid, params))
-    front.log("pulled", model=repo, revision=pulled["revision"], bytes=pulled["bytes"])
-    return {**await _record(front, repo), "revision": pulled["revision"]}
+    pulled = await services.hub.run(job, _reporter(conn, msgid, params))
+    services.log("pulled", model=repo, revision=pulled["revision"], bytes=pulled["bytes"])
+    return {**await _record(services, repo), "revision": pulled["revision"]}
 
 
 def _environment(given: dict[str, Any]) -> dict[str, str]:
@@ -69,12 +67,12 @@ def _environment(given: dict[str, Any]) -> dict[str, str]:
     return given
 
 
-async def _convert(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _convert(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
     if params["group_size"] not in GROUP_SIZES:
         raise InvalidParams("group_size", "must be 16, 32, 64 or 128")
-    ref = await front.models.find(front.catalog, {"model": params["model"]})
-    record = await _record(front, params["model"])
-    output = _output(front, ref.name, params)
+    ref = await services.models.find(services.catalog, {"model": params["model"]})
+    record = await _record(services, params["model"])
+    output = _output(services, ref.name, params)
     weights = record["parameters"] or 0
     job = {
         "task": "convert",
@@ -85,17 +83,17 @@ async def _convert(front: Front, conn: Connection, msgid: MessageId, params: Par
         "trust_remote_code": ref.trust_remote_code,
         **{key: params[key] for key in ("bits", "group_size", "mode", "dtype")},
     }
-    done = await front.hub.run(job, _reporter(conn, msgid, params))
-    front.log("converted", model=ref.name, output=str(output), bytes=done["bytes"])
-    name = output.name if output.parent == front.paths.models_dir else str(output)
-    return {**await _record(front, name), "source_bytes": done["source_bytes"]}
+    done = await services.hub.run(job, _reporter(conn, msgid, params))
+    services.log("converted", model=ref.name, output=str(output), bytes=done["bytes"])
+    name = output.name if output.parent == services.paths.models_dir else str(output)
+    return {**await _record(services, name), "source_bytes": done["source_bytes"]}
 
 
-def _output(front: Front, name: str, params: Params) -> Path:
+def _output(services: Services, name: str, params: Params) -> Path:
     if (chosen := params["output"]) is None:
         last = name.rstrip("/").rsplit("/", 1)[-1]
         kind = f"{params['bits']}bit" if params["bits"] else params["dtype"] or "mlx"
-        path = front.paths.models_dir / f"{last}-{kind}"
+        path = services.paths.models_dir / f"{last}-{kind}"
     else:
         path = Path(os.path.expanduser(chosen))
     if not path.is_absolute():
@@ -116,64 +114,88 @@ def _reporter(conn: Connection, msgid: MessageId, params: Params) -> Report:
     return report
 
 
-async def _remove(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
-    name, folder = front.catalog.removable(params["model"])
-    if front.supervisor.running:
+async def _remove(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+    name, folder = services.catalog.removable(params["model"])
+    if services.supervisor.running:
         # By folder too: somebody may have loaded a snapshot of it by its path.
         target = {"name": name, "path": None, "under": identity(folder)}
-        unloaded = await front.supervisor.call("unload", target)
+        unloaded = await services.supervisor.call("unload", target)
         if unloaded["pending_requests"]:
             raise Overloaded(
                 f"{name} is answering {unloaded['pending_requests']} requests.",
                 hint="Delete it when they are done.",
                 data={"retry_after_s": 5.0},
             )
-    job = {"task": "remove", "folder": str(folder), "prompts_dir": str(front.paths.prompts_dir)}
-    removed = await front.hub.run(job, lambda progress: None)
-    front.log("removed", model=name, bytes=removed["bytes"])
+    job = {"task": "remove", "folder": str(folder), "prompts_dir": str(services.paths.prompts_dir)}
+    removed = await services.hub.run(job, lambda progress: None)
+    services.log("removed", model=name, bytes=removed["bytes"])
     return removed
 
 
-async def unload_all(front: Front) -> Any:
-    """Answer `unload` with `all`: let every model go."""
-    if not front.supervisor.running:
+async def _load(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    ref = await services.models.find(services.catalog, params)
+    asked = {"keep_alive_s": params["keep_alive_s"], "pin": params["pin"]}
+    return await services.supervisor.call("load", {"model": ref.to_map(), **asked})
+
+
+async def _unload(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    loaded = {str(one["model"]): str(one.get("path")) for one in services.supervisor.residents}
+    if params["all"]:
+        return await unload_all(services)
+    target = await asyncio.to_thread(services.catalog.loaded_as, params["model"], loaded)
+    if not services.supervisor.running:
         return {"unloaded": False, "pending_requests": 0, "models": []}
-    return await front.supervisor.call("unload", {"name": None, "path": None, "under": "/"})
+    return await services.supervisor.call("unload", target.to_map())
 
 
-async def _default(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _ps(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    running = services.supervisor.running
+    answer = await services.supervisor.call("ps", {}) if running else {"models": []}
+    return {**answer, "evicted": [*services.supervisor.evicted]}
+
+
+async def unload_all(services: Services) -> Any:
+    """Answer `unload` with `all`: let every model go."""
+    if not services.supervisor.running:
+        return {"unloaded": False, "pending_requests": 0, "models": []}
+    return await services.supervisor.call("unload", {"name": None, "path": None, "under": "/"})
+
+
+async def _default(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
     if params["model"] is None:
-        default = await asyncio.to_thread(_full_name, front.catalog, front.config.default_model)
+        default = await asyncio.to_thread(
+            _full_name, services.catalog, services.config.default_model
+        )
         return {"default": default, "in_effect": default}
     # One that cannot be loaded is no default. Its full name is stored: a short one may come to
     # mean another model.
-    name = (await front.models.find(front.catalog, params)).name
-    async with front.models.naming:
-        await _edit(front, "", {"default_model": name})
+    name = (await services.models.find(services.catalog, params)).name
+    async with services.models.naming:
+        await _edit(services, "", {"default_model": name})
         if not os.environ.get(DEFAULT_VARIABLE):
-            front.reconfigure(replace(front.config, default_model=name))
-        return {"default": name, "in_effect": front.config.default_model}
+            services.configuration.replace(replace(services.config, default_model=name))
+        return {"default": name, "in_effect": services.config.default_model}
 
 
-async def _alias(front: Front, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _alias(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
     alias, model = params["alias"], params["model"]
     if model is not None:
-        await front.models.find(front.catalog, {"model": model})
-    async with front.models.naming:
+        await services.models.find(services.catalog, {"model": model})
+    async with services.models.naming:
         if model is not None:
-            _check_loop({**front.config.aliases, alias: model}, alias)
-        elif alias not in front.config.aliases:
+            _check_loop({**services.config.aliases, alias: model}, alias)
+        elif alias not in services.config.aliases:
             raise InvalidParams(
-                "alias", f"there is no alias {alias!r}", hint=_alias_hint(front, alias)
+                "alias", f"there is no alias {alias!r}", hint=_alias_hint(services, alias)
             )
-        settings = await _edit(front, "aliases", {alias: model})
+        settings = await _edit(services, "aliases", {alias: model})
         # From the file: another program may have added some.
-        front.reconfigure(replace(front.config, aliases=settings["aliases"]))
+        services.configuration.replace(replace(services.config, aliases=settings["aliases"]))
     return {"alias": alias, "model": model}
 
 
-def _alias_hint(front: Front, alias: str) -> str:
-    near = names.nearest(alias, front.config.aliases)
+def _alias_hint(services: Services, alias: str) -> str:
+    near = names.nearest(alias, services.config.aliases)
     return f"Did you mean {' or '.join(near)}?" if near else "See: mlx models alias"
 
 
@@ -185,8 +207,8 @@ def _check_loop(aliases: dict[str, str], start: str) -> None:
         name = aliases[name]
 
 
-async def _edit(front: Front, table: str, entries: dict[str, str | None]) -> dict[str, Any]:
-    return await asyncio.to_thread(edit_config, front.paths.config_file, table, entries)
+async def _edit(services: Services, table: str, entries: dict[str, str | None]) -> dict[str, Any]:
+    return await asyncio.to_thread(edit_config, services.paths.config_file, table, entries)
 
 
 def _full_name(catalog: Catalog, name: str) -> str:
@@ -197,7 +219,10 @@ def _full_name(catalog: Catalog, name: str) -> str:
         return name
 
 
-HANDLERS: dict[str, Any] = {
+HANDLERS: dict[str, Handler] = {
+    "load": _load,
+    "unload": _unload,
+    "ps": _ps,
     "models.list": _list,
     "models.show": _show,
     "models.pull": _pull,

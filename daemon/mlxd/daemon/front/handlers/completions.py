@@ -1,0 +1,90 @@
+"""The methods that a model answers: completions, and work of its tokenizer alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mlxd.daemon.front.handlers import conversations
+from mlxd.daemon.front.handlers.answers import LATER, Answer, Handler, Params
+from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.services import Services
+from mlxd.daemon.models.catalog import ModelRef
+from mlxd.protocol.messages import MessageId
+
+if TYPE_CHECKING:
+    from mlxd.daemon.conversations.store import Turn
+
+
+def _complete(method: str) -> Handler:
+    def handler(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+        if params.get("conversation") not in (None, "new"):
+            return _continue(services, conn, msgid, method, params)
+        model = services.models.known(services.catalog, params)
+        if model is None:
+            return _find_first(services, conn, msgid, method, params)
+        turn = conversations.new_turn(services, method, params)
+        _submit(services, conn, msgid, method, params, turn, model)
+        return LATER
+
+    return handler
+
+
+async def _find_first(
+    services: Services, conn: Connection, msgid: MessageId, method: str, params: Params
+) -> Answer:
+    model = await services.models.find(services.catalog, params)
+    turn = conversations.new_turn(services, method, params)
+    conn.in_flight.pop(msgid, None)
+    _submit(services, conn, msgid, method, params, turn, model)
+    return LATER
+
+
+async def _continue(
+    services: Services, conn: Connection, msgid: MessageId, method: str, params: Params
+) -> Answer:
+    """Bring along what was said before."""
+    # A request whose model must be looked up on disk is not overtaken by the next of its
+    # conversation.
+    async with services.recorder.in_order(params["conversation"], params["scope"]):
+        turn = await conversations.continued(services, method, params)
+        model = await services.models.find(services.catalog, params)
+        conn.in_flight.pop(msgid, None)
+        _submit(services, conn, msgid, method, params, turn, model)
+    return LATER
+
+
+def _submit(
+    services: Services,
+    conn: Connection,
+    msgid: MessageId,
+    method: str,
+    params: Params,
+    turn: Turn | None,
+    model: ModelRef,
+) -> None:
+    if turn is not None:
+        turn = replace(turn, model=model.name)
+    services.supervisor.check_health()
+    services.requests.submit(conn, msgid, method, params, model.to_map(), turn)
+
+
+def _with_tokenizer(method: str) -> Handler:
+    async def handler(
+        services: Services, conn: Connection, msgid: MessageId, params: Params
+    ) -> Answer:
+        given = {key: value for key, value in params.items() if key != "model"}
+        model = (await services.models.find(services.catalog, params)).to_map()
+        return await services.supervisor.call(method, {"model": model, **given})
+
+    return handler
+
+
+HANDLERS: dict[str, Handler] = {
+    "chat": _complete("chat"),
+    "generate": _complete("generate"),
+    "fill": _complete("fill"),
+    "prefill": _complete("prefill"),
+    "tokenize": _with_tokenizer("tokenize"),
+    "detokenize": _with_tokenizer("detokenize"),
+}
