@@ -9,7 +9,7 @@ from mlxd.daemon.front.replays import Probation, refusal, suspects
 
 
 def request(rid: int, **state: Any) -> Completion:
-    one = Completion(rid, cast(Any, None), rid, "chat", {}, {})
+    one = Completion(rid, cast(Any, None), "chat", {}, {})
     for name, value in state.items():
         setattr(one, name, value)
     return one

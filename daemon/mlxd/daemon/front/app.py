@@ -85,7 +85,6 @@ class Front:
             config,
             adopted=self.accepting.adopted,
             handle=functools.partial(dispatch.handle, self.services),
-            lost=functools.partial(dispatch.connection_lost, self.services),
             log=log,
         )
         self._duties = Duties(

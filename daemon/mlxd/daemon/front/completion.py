@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxd.daemon.front.recorder import Recording
-from mlxd.daemon.front.server.connection import Connection
-from mlxd.protocol.messages import MessageId, Notification
+from mlxd.daemon.front.server.connection import RequestInFlight
+from mlxd.protocol.messages import Notification
 
 
 @dataclass(slots=True, eq=False)
@@ -17,8 +17,7 @@ class Completion:
     """One request of a caller that the engine works on."""
 
     rid: int
-    conn: Connection
-    msgid: MessageId
+    request: RequestInFlight
     method: str
     params: dict[str, Any]
     model: dict[str, Any]
@@ -36,11 +35,6 @@ class Completion:
     ending: str = ""
     timer: asyncio.TimerHandle | None = None
 
-    @property
-    def event_id(self) -> MessageId:
-        tag: MessageId = self.params["tag"]
-        return self.msgid if tag is None else tag
-
     def submit_message(self) -> Notification:
         """Return what asks the engine for it."""
         return Notification(
@@ -50,7 +44,7 @@ class Completion:
                 "method": self.method,
                 "params": self.params,
                 "model": self.model,
-                "conn": self.conn.serial,
+                "conn": self.request.conn.serial,
                 "priority": self.params["priority"],
                 "deadline_s": self.params["deadline_s"],
             },

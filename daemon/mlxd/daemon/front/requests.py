@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from mlxd.daemon.front.log import Log
 from mlxd.daemon.front.metrics import Metrics
 from mlxd.daemon.front.recorder import Recorder, Recording
 from mlxd.daemon.front.replays import Probation, refusal, suspects
-from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.server.connection import Connection, RequestInFlight
 from mlxd.protocol.errors import (
     ERRORS,
     MlxdError,
@@ -75,7 +76,6 @@ class Requests:
         self._ids = itertools.count(1)
         self._active: dict[int, Completion] = {}
         self._by_key: dict[str, Completion] = {}
-        self._dirty: set[Connection] = set()
         self._unconfirmed: set[int] = set()
         self._probation = Probation(lambda one: self._send(one.submit_message()))
         self.draining = False
@@ -97,8 +97,7 @@ class Requests:
 
     def submit(
         self,
-        conn: Connection,
-        msgid: MessageId,
+        request: RequestInFlight,
         method: str,
         params: dict[str, Any],
         model: dict[str, Any],
@@ -117,47 +116,35 @@ class Requests:
                 data={"retry_after_s": self._retry_after_s(), "queue": len(self._active)},
             )
         recording = None if turn is None else self._recorder.begin(turn)
-        one = Completion(next(self._ids), conn, msgid, method, params, model, recording)
+        one = Completion(next(self._ids), request, method, params, model, recording)
         self._active[one.rid] = one
         self.idle.clear()
-        conn.in_flight[msgid] = one
+        request.begin(functools.partial(self._cancel, one))
         if (key := params["supersede"]) is not None:
             self._supersede(key, one)
         if (deadline_s := params["deadline_s"]) is not None:
             loop = asyncio.get_running_loop()
             one.timer = loop.call_later(deadline_s, self._end_by, one, "deadline_exceeded")
         if params["stream"]:
-            conn.event(self._queued(one))
+            request.conn.event(self._queued(one))
         # The engine first: what wakes the caller may take the processor from us.
         self._send(one.submit_message())
-        conn.flush()
+        request.conn.flush()
 
     def _queued(self, one: Completion) -> dict[str, Any]:
-        event = {"id": one.event_id, "type": "queued", "position": len(self._active) - 1}
+        event = {"id": one.request.event_id, "type": "queued", "position": len(self._active) - 1}
         if one.recording is not None:
             # Said before the answer, which may break off.
             event["conversation"] = one.recording.turn.conversation
         return event
 
-    def cancel(self, conn: Connection, wanted: MessageId, *, by_tag: bool) -> bool:
-        """Stop a request of this connection; its own answer says so. False: there is none."""
-        for one in list(conn.in_flight.values()):
-            if isinstance(one, Completion) and wanted == (
-                one.params["tag"] if by_tag else one.msgid
-            ):
-                self._end_by(one, "cancelled")
-                return True
-        return False
-
-    def connection_lost(self, conn: Connection) -> None:
-        """Stop the work for a caller who has gone."""
-        for one in list(conn.in_flight.values()):
-            if isinstance(one, Completion):
-                self._end_by(one, "cancelled")
-        self._dirty.discard(conn)
+    def _cancel(self, one: Completion) -> bool:
+        self._end_by(one, "cancelled")
+        return True
 
     def step(self, events: list[Any]) -> None:
         """Pass on what a turn of the engine brought; one write per connection."""
+        written: set[Connection] = set()
         for rid, kind, payload in events:
             one = self._active.get(rid)
             if one is None:
@@ -177,12 +164,12 @@ class Requests:
                     self._probation.passed(one)
                 if one.recording is not None and kind == "delta":
                     _keep(one.recording, payload)
-                if one.params["stream"] and one.conn.open:
-                    one.conn.event(_event(one.event_id, kind, payload))
-                    self._dirty.add(one.conn)
-        for conn in self._dirty:
+                conn = one.request.conn
+                if one.params["stream"] and conn.open:
+                    conn.event(_event(one.request.event_id, kind, payload))
+                    written.add(conn)
+        for conn in written:
             conn.flush()
-        self._dirty.clear()
 
     def engine_died(self, why: str, ready: bool) -> list[Message]:
         """End what had output, or seems to be the cause; return what is to be submitted anew.
@@ -288,7 +275,7 @@ class Requests:
         timing, usage = result["timing"], result["usage"]
         words = self._words(one, result.get("choices", ()))
         self._log("request", **self._facts(one), outcome="ok", **usage, **timing, **words)
-        one.conn.respond(one.msgid, result)
+        one.request.respond(result)
 
     def _fail(self, one: Completion, error: MlxdError) -> None:
         self._forget(one)
@@ -298,14 +285,13 @@ class Requests:
         seconds = round(time.monotonic() - one.started_s, 6)
         words = self._words(one)
         self._log("request", **self._facts(one), outcome=error.code, seconds=seconds, **words)
-        one.conn.respond(one.msgid, error=error)
+        one.request.respond(error=error)
 
     def _forget(self, one: Completion) -> None:
         self._active.pop(one.rid, None)
         self._probation.passed(one)
         if not self._active:
             self.idle.set()
-        one.conn.in_flight.pop(one.msgid, None)
         if one.timer is not None:
             one.timer.cancel()
         key = one.params["supersede"]
@@ -324,7 +310,7 @@ class Requests:
     def _facts(one: Completion) -> dict[str, Any]:
         return {
             "rid": one.rid,
-            "conn": one.conn.serial,
+            "conn": one.request.conn.serial,
             "method": one.method,
             "model": one.model["name"],
             "priority": one.params["priority"],

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.server.connection import RequestInFlight
 from mlxd.daemon.front.services import Services
-from mlxd.protocol.messages import MessageId
 
 Params = dict[str, Any]
 Answer = Any
 """The result, an awaitable of it, or `LATER`."""
-Handler = Callable[[Services, Connection, MessageId, Params], Answer]
+Handler = Callable[[Services, RequestInFlight, Params], Answer]
 
 LATER: Final[Any] = object()
 """Returned by a handler whose answer is sent by something else."""

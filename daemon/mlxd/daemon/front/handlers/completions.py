@@ -7,41 +7,39 @@ from typing import TYPE_CHECKING
 
 from mlxd.daemon.front.handlers import conversations
 from mlxd.daemon.front.handlers.answers import LATER, Answer, Handler, Params
-from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.server.connection import RequestInFlight
 from mlxd.daemon.front.services import Services
 from mlxd.daemon.models.catalog import ModelRef
-from mlxd.protocol.messages import MessageId
 
 if TYPE_CHECKING:
     from mlxd.daemon.conversations.store import Turn
 
 
 def _complete(method: str) -> Handler:
-    def handler(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+    def handler(services: Services, request: RequestInFlight, params: Params) -> Answer:
         if params.get("conversation") not in (None, "new"):
-            return _continue(services, conn, msgid, method, params)
+            return _continue(services, request, method, params)
         model = services.models.known(services.catalog, params)
         if model is None:
-            return _find_first(services, conn, msgid, method, params)
+            return _find_first(services, request, method, params)
         turn = conversations.new_turn(services, method, params)
-        _submit(services, conn, msgid, method, params, turn, model)
+        _submit(services, request, method, params, turn, model)
         return LATER
 
     return handler
 
 
 async def _find_first(
-    services: Services, conn: Connection, msgid: MessageId, method: str, params: Params
+    services: Services, request: RequestInFlight, method: str, params: Params
 ) -> Answer:
     model = await services.models.find(services.catalog, params)
     turn = conversations.new_turn(services, method, params)
-    conn.in_flight.pop(msgid, None)
-    _submit(services, conn, msgid, method, params, turn, model)
+    _submit(services, request, method, params, turn, model)
     return LATER
 
 
 async def _continue(
-    services: Services, conn: Connection, msgid: MessageId, method: str, params: Params
+    services: Services, request: RequestInFlight, method: str, params: Params
 ) -> Answer:
     """Bring along what was said before."""
     # A request whose model must be looked up on disk is not overtaken by the next of its
@@ -49,15 +47,13 @@ async def _continue(
     async with services.recorder.in_order(params["conversation"], params["scope"]):
         turn = await conversations.continued(services, method, params)
         model = await services.models.find(services.catalog, params)
-        conn.in_flight.pop(msgid, None)
-        _submit(services, conn, msgid, method, params, turn, model)
+        _submit(services, request, method, params, turn, model)
     return LATER
 
 
 def _submit(
     services: Services,
-    conn: Connection,
-    msgid: MessageId,
+    request: RequestInFlight,
     method: str,
     params: Params,
     turn: Turn | None,
@@ -66,13 +62,11 @@ def _submit(
     if turn is not None:
         turn = replace(turn, model=model.name)
     services.supervisor.check_health()
-    services.requests.submit(conn, msgid, method, params, model.to_map(), turn)
+    services.requests.submit(request, method, params, model.to_map(), turn)
 
 
 def _with_tokenizer(method: str) -> Handler:
-    async def handler(
-        services: Services, conn: Connection, msgid: MessageId, params: Params
-    ) -> Answer:
+    async def handler(services: Services, request: RequestInFlight, params: Params) -> Answer:
         given = {key: value for key, value in params.items() if key != "model"}
         model = (await services.models.find(services.catalog, params)).to_map()
         return await services.supervisor.call(method, {"model": model, **given})

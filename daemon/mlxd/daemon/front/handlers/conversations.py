@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlxd.daemon.front.handlers.answers import Handler, Params
 from mlxd.daemon.front.recorder import full_scope
-from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.server.connection import RequestInFlight
 from mlxd.daemon.front.services import Services
 from mlxd.protocol.errors import InvalidParams
-from mlxd.protocol.messages import MessageId
 
 if TYPE_CHECKING:
     from mlxd.daemon.conversations.store import History, Turn
@@ -104,27 +103,27 @@ def _prepend(kind: str, params: Params, history: History) -> None:
 # ---- the methods
 
 
-async def _list(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _list(services: Services, request: RequestInFlight, params: Params) -> Any:
     scope = None if params["scope"] is None else full_scope(params["scope"])
     found = await services.recorder.call(lambda store: store.recent(params["limit"], scope))
     return {"conversations": found}
 
 
-async def _show(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _show(services: Services, request: RequestInFlight, params: Params) -> Any:
     return await services.recorder.call(lambda store: store.show(params["id"]))
 
 
-async def _search(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _search(services: Services, request: RequestInFlight, params: Params) -> Any:
     found = await services.recorder.call(lambda s: s.search(params["query"], params["limit"]))
     return {"conversations": found}
 
 
-async def _truncate(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _truncate(services: Services, request: RequestInFlight, params: Params) -> Any:
     removed = await services.recorder.call(lambda s: s.truncate(params["id"], params["turns"]))
     return {"removed": removed}
 
 
-async def _remove(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _remove(services: Services, request: RequestInFlight, params: Params) -> Any:
     return {"removed": await services.recorder.call(lambda store: store.remove(params["id"]))}
 
 

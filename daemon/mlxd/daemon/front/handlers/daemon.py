@@ -9,19 +9,18 @@ from typing import Any
 
 from mlxd.daemon.front import handover
 from mlxd.daemon.front.handlers.answers import LATER, Answer, Handler, Params
-from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.server.connection import RequestInFlight
 from mlxd.daemon.front.services import Services
 from mlxd.daemon.version import version
 from mlxd.protocol import PROTOCOL_VERSION
 from mlxd.protocol.errors import MlxdError
-from mlxd.protocol.messages import MessageId
 from mlxd.protocol.methods import METHODS
 
 STATS_TIMEOUT_S = 2.0
 """Seconds that `metrics` waits for the engine's figures; afterwards it answers without them."""
 
 
-def _hello(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+def _hello(services: Services, request: RequestInFlight, params: Params) -> Answer:
     config = services.config
     return {
         "server": "mlxd",
@@ -38,11 +37,11 @@ def _hello(services: Services, conn: Connection, msgid: MessageId, params: Param
     }
 
 
-def _ping(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+def _ping(services: Services, request: RequestInFlight, params: Params) -> Answer:
     return {"pong": True}
 
 
-def _status(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+def _status(services: Services, request: RequestInFlight, params: Params) -> Answer:
     running = services.requests.running
     return {
         "version": version(),
@@ -61,9 +60,7 @@ def _status(services: Services, conn: Connection, msgid: MessageId, params: Para
     }
 
 
-async def _metrics(
-    services: Services, conn: Connection, msgid: MessageId, params: Params
-) -> Answer:
+async def _metrics(services: Services, request: RequestInFlight, params: Params) -> Answer:
     engine: dict[str, Any] = {}
     if services.supervisor.running:
         # The front's own figures are needed most while the engine is busy, stuck or dying.
@@ -80,8 +77,8 @@ async def _metrics(
     return {"text": services.metrics.text(gauges, engine, engine_restarts=restarts)}
 
 
-def _shutdown(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
-    conn.respond(msgid, {"stopping": True, "pid": os.getpid()})
+def _shutdown(services: Services, request: RequestInFlight, params: Params) -> Answer:
+    request.respond({"stopping": True, "pid": os.getpid()})
     if params["resume"]:
         residents = services.supervisor.residents
         handover.keep_models(services.paths.resume_file, residents, services.log)

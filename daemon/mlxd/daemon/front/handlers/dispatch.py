@@ -9,11 +9,11 @@ from typing import Any
 from mlxd.daemon.front.engine.supervisor import as_error
 from mlxd.daemon.front.handlers import completions, conversations, daemon, models
 from mlxd.daemon.front.handlers.answers import LATER, Answer, Handler, Params
-from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.server.connection import Connection, RequestInFlight
 from mlxd.daemon.front.services import Services
 from mlxd.daemon.words import outline
 from mlxd.protocol.errors import Cancelled, InvalidRequest, MlxdError, Overloaded
-from mlxd.protocol.messages import MessageId, Notification, Request
+from mlxd.protocol.messages import Notification, Request
 from mlxd.protocol.methods import METHODS, validate
 
 AT_ONCE = frozenset({"hello", "ping", "status", "cancel", "shutdown"})
@@ -24,42 +24,36 @@ def handle(services: Services, conn: Connection, message: Request | Notification
     """Serve one message. Every request is answered exactly once, here or later."""
     if isinstance(message, Notification):
         if message.method == "cancel":
-            _cancel_notified(services, conn, message.params)
+            _cancel_notified(conn, message.params)
         return
+    tag = message.params.get("tag")
+    request = RequestInFlight(conn, message.id, tag if isinstance(tag, (int, str)) else None)
     try:
         _check_room(services, conn, message)
         params = validate(message.method, message.params)
         services.metrics.requests[message.method] += 1
-        answer = HANDLERS[message.method](services, conn, message.id, params)
+        answer = HANDLERS[message.method](services, request, params)
     except Exception as exc:  # a handler's mistake must not end the connection's other requests
-        conn.respond(message.id, error=_logged(services, message.method, exc))
+        request.respond(error=_logged(services, message.method, exc))
         return
     if isinstance(answer, Awaitable):
         task = asyncio.ensure_future(answer)
-        conn.in_flight[message.id] = task
-        if params.get("tag") is not None:
-            conn.tags[params["tag"]] = message.id
+        request.begin(task.cancel)
         # By callback: a task that is cancelled before it ran gets no chance to answer.
-        task.add_done_callback(lambda done: _answer(services, conn, message, done))
+        task.add_done_callback(lambda done: _answer(services, request, message.method, done))
     elif answer is not LATER:
-        conn.respond(message.id, answer)
+        request.respond(answer)
 
 
 def _answer(
-    services: Services, conn: Connection, message: Request, done: asyncio.Future[Any]
+    services: Services, request: RequestInFlight, method: str, done: asyncio.Future[Any]
 ) -> None:
-    tag = message.params.get("tag")
-    if isinstance(tag, (int, str)):
-        conn.tags.pop(tag, None)
-    if not done.cancelled() and done.exception() is None and done.result() is LATER:
-        return
-    conn.in_flight.pop(message.id, None)
     if done.cancelled():
-        conn.respond(message.id, error=Cancelled("The request was cancelled."))
+        request.respond(error=Cancelled("The request was cancelled."))
     elif (exc := done.exception()) is not None:
-        conn.respond(message.id, error=_logged(services, message.method, exc))
-    else:
-        conn.respond(message.id, done.result())
+        request.respond(error=_logged(services, method, exc))
+    elif (result := done.result()) is not LATER:
+        request.respond(result)
 
 
 def _logged(services: Services, method: str, exc: BaseException) -> MlxdError:
@@ -83,33 +77,18 @@ def _check_room(services: Services, conn: Connection, message: Request) -> None:
         )
 
 
-def _cancel(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+def _cancel(services: Services, request: RequestInFlight, params: Params) -> Answer:
     by_tag = params["tag"] is not None
     wanted = params["tag"] if by_tag else params["id"]
-    return {"cancelled": _cancel_one(services, conn, wanted, by_tag=by_tag)}
+    return {"cancelled": request.conn.cancel(wanted, by_tag=by_tag)}
 
 
-def _cancel_notified(services: Services, conn: Connection, params: Params) -> None:
-    """A notification is not answered, so that a bad one cannot be refused either."""
+def _cancel_notified(conn: Connection, params: Params) -> None:
+    """Cancel by notification. It has no answer, so that bad parameters are ignored."""
     for name in ("id", "tag"):
         wanted = params.get(name)
         if isinstance(wanted, (int, str)):
-            _cancel_one(services, conn, wanted, by_tag=name == "tag")
-
-
-def _cancel_one(services: Services, conn: Connection, wanted: MessageId, *, by_tag: bool) -> bool:
-    task = conn.in_flight.get(conn.tags.get(wanted) if by_tag else wanted)
-    if isinstance(task, asyncio.Task):
-        return task.cancel()
-    return services.requests.cancel(conn, wanted, by_tag=by_tag)
-
-
-def connection_lost(services: Services, conn: Connection) -> None:
-    """Stop all work for a caller who has gone."""
-    services.requests.connection_lost(conn)
-    for task in list(conn.in_flight.values()):
-        if isinstance(task, asyncio.Task):
-            task.cancel()
+            conn.cancel(wanted, by_tag=name == "tag")
 
 
 HANDLERS: dict[str, Handler] = {

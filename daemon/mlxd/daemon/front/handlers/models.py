@@ -11,14 +11,13 @@ from typing import Any
 from mlxd.daemon.config_edit import edit_config
 from mlxd.daemon.front.handlers.answers import Answer, Handler, Params
 from mlxd.daemon.front.hub import Report
-from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.server.connection import RequestInFlight
 from mlxd.daemon.front.services import Services
 from mlxd.daemon.models import names
 from mlxd.daemon.models.catalog import Catalog
 from mlxd.daemon.models.files import identity
 from mlxd.protocol.errors import InvalidParams, ModelNotFound, Overloaded
 from mlxd.protocol.hub_environment import is_hub_variable
-from mlxd.protocol.messages import MessageId
 
 GROUP_SIZES = (None, 16, 32, 64, 128)
 DEFAULT_VARIABLE = "MLXD_DEFAULT_MODEL"
@@ -26,14 +25,14 @@ BYTES_PER_BITS = {None: 2.0, 2: 0.31, 3: 0.44, 4: 0.56, 5: 0.69, 6: 0.81, 8: 1.0
 """Bytes per weight after a conversion, with the scales of groups of 64; for progress only."""
 
 
-async def _list(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _list(services: Services, request: RequestInFlight, params: Params) -> Any:
     # On a thread: a large cache on a slow disk must not hold up streams.
     records = [record.to_map() for record in await asyncio.to_thread(services.catalog.list)]
     default = await asyncio.to_thread(_full_name, services.catalog, services.config.default_model)
     return {"models": records, "default": default, "aliases": dict(services.config.aliases)}
 
 
-async def _show(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _show(services: Services, request: RequestInFlight, params: Params) -> Any:
     record = await _record(services, params["model"])
     budget = services.supervisor.status().get("memory_budget_bytes")
     return {**record, "fits_in_memory": None if budget is None else record["bytes"] < budget}
@@ -43,7 +42,7 @@ async def _record(services: Services, name: str | None) -> dict[str, Any]:
     return (await asyncio.to_thread(services.catalog.show, name)).to_map()
 
 
-async def _pull(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _pull(services: Services, request: RequestInFlight, params: Params) -> Any:
     repo, revision = services.catalog.hub_target(params["model"])
     job = {
         "task": "pull",
@@ -52,7 +51,7 @@ async def _pull(services: Services, conn: Connection, msgid: MessageId, params: 
         "environment": _environment(params["environment"] or {}),
         "cache_dir": str(services.catalog.cache_dir),
     }
-    pulled = await services.hub.run(job, _reporter(conn, msgid, params))
+    pulled = await services.hub.run(job, _reporter(request, params))
     services.log("pulled", model=repo, revision=pulled["revision"], bytes=pulled["bytes"])
     return {**await _record(services, repo), "revision": pulled["revision"]}
 
@@ -67,7 +66,7 @@ def _environment(given: dict[str, Any]) -> dict[str, str]:
     return given
 
 
-async def _convert(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _convert(services: Services, request: RequestInFlight, params: Params) -> Any:
     if params["group_size"] not in GROUP_SIZES:
         raise InvalidParams("group_size", "must be 16, 32, 64 or 128")
     ref = await services.models.find(services.catalog, {"model": params["model"]})
@@ -83,7 +82,7 @@ async def _convert(services: Services, conn: Connection, msgid: MessageId, param
         "trust_remote_code": ref.trust_remote_code,
         **{key: params[key] for key in ("bits", "group_size", "mode", "dtype")},
     }
-    done = await services.hub.run(job, _reporter(conn, msgid, params))
+    done = await services.hub.run(job, _reporter(request, params))
     services.log("converted", model=ref.name, output=str(output), bytes=done["bytes"])
     name = output.name if output.parent == services.paths.models_dir else str(output)
     return {**await _record(services, name), "source_bytes": done["source_bytes"]}
@@ -103,18 +102,17 @@ def _output(services: Services, name: str, params: Params) -> Path:
     return path
 
 
-def _reporter(conn: Connection, msgid: MessageId, params: Params) -> Report:
-    event_id = msgid if params["tag"] is None else params["tag"]
-
+def _reporter(request: RequestInFlight, params: Params) -> Report:
     def report(progress: dict[str, Any]) -> None:
+        conn = request.conn
         if params["stream"] and conn.open:
-            conn.event({"id": event_id, "type": "progress", **progress})
+            conn.event({"id": request.event_id, "type": "progress", **progress})
             conn.flush()
 
     return report
 
 
-async def _remove(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _remove(services: Services, request: RequestInFlight, params: Params) -> Any:
     name, folder = services.catalog.removable(params["model"])
     if services.supervisor.running:
         # By folder too: somebody may have loaded a snapshot of it by its path.
@@ -132,13 +130,13 @@ async def _remove(services: Services, conn: Connection, msgid: MessageId, params
     return removed
 
 
-async def _load(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+async def _load(services: Services, request: RequestInFlight, params: Params) -> Answer:
     ref = await services.models.find(services.catalog, params)
     asked = {"keep_alive_s": params["keep_alive_s"], "pin": params["pin"]}
     return await services.supervisor.call("load", {"model": ref.to_map(), **asked})
 
 
-async def _unload(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+async def _unload(services: Services, request: RequestInFlight, params: Params) -> Answer:
     loaded = {str(one["model"]): str(one.get("path")) for one in services.supervisor.residents}
     if params["all"]:
         return await unload_all(services)
@@ -148,7 +146,7 @@ async def _unload(services: Services, conn: Connection, msgid: MessageId, params
     return await services.supervisor.call("unload", target.to_map())
 
 
-async def _ps(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Answer:
+async def _ps(services: Services, request: RequestInFlight, params: Params) -> Answer:
     running = services.supervisor.running
     answer = await services.supervisor.call("ps", {}) if running else {"models": []}
     return {**answer, "evicted": [*services.supervisor.evicted]}
@@ -161,7 +159,7 @@ async def unload_all(services: Services) -> Any:
     return await services.supervisor.call("unload", {"name": None, "path": None, "under": "/"})
 
 
-async def _default(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _default(services: Services, request: RequestInFlight, params: Params) -> Any:
     if params["model"] is None:
         default = await asyncio.to_thread(
             _full_name, services.catalog, services.config.default_model
@@ -177,7 +175,7 @@ async def _default(services: Services, conn: Connection, msgid: MessageId, param
         return {"default": name, "in_effect": services.config.default_model}
 
 
-async def _alias(services: Services, conn: Connection, msgid: MessageId, params: Params) -> Any:
+async def _alias(services: Services, request: RequestInFlight, params: Params) -> Any:
     alias, model = params["alias"], params["model"]
     if model is not None:
         await services.models.find(services.catalog, {"model": model})

@@ -66,8 +66,7 @@ class Connections:
 class Admission:
     """Makes a `Connection` per caller, and decides whether it is served.
 
-    `adopted` says whether launchd or systemd owns the listening socket; `lost` is called for each
-    connection that closes.
+    `adopted` says whether launchd or systemd owns the listening socket.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class Admission:
         *,
         adopted: Callable[[], bool],
         handle: Handle,
-        lost: Callable[[Connection], None],
         log: Log,
     ) -> None:
         self._connections = connections
@@ -86,7 +84,6 @@ class Admission:
         self._limits = Limits(config.max_message_bytes, config.max_depth)
         self._adopted = adopted
         self._handle = handle
-        self._on_lost = lost
         self._log = log
         self._serials = itertools.count(1)
         self._refused: set[Connection] = set()
@@ -131,7 +128,7 @@ class Admission:
     def _lost(self, conn: Connection) -> None:
         self._connections.discard(conn)
         self._refused.discard(conn)
-        self._on_lost(conn)
+        conn.cancel_all()
 
     def _sweep_later(self) -> None:
         if self._sweeping is None:

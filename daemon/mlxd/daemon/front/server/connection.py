@@ -31,6 +31,38 @@ MACOS_BUFFER_BYTES = 512 * 1024  # the default there is 8 KiB
 Handle = Callable[["Connection", Request | Notification], None]
 
 
+class RequestInFlight:
+    """A request from `begin` until it is answered; `conn.in_flight` holds it meanwhile."""
+
+    __slots__ = ("_cancel", "conn", "id", "tag")
+
+    def __init__(self, conn: Connection, request_id: MessageId, tag: MessageId = None) -> None:
+        self.conn = conn
+        self.id = request_id
+        self.tag = tag
+        self._cancel: Callable[[], bool] = lambda: False
+
+    @property
+    def event_id(self) -> MessageId:
+        """The id that this request's events carry."""
+        return self.id if self.tag is None else self.tag
+
+    def begin(self, cancel: Callable[[], bool]) -> None:
+        """Put the request in flight; `cancel` stops what works on it now. May be called again."""
+        self._cancel = cancel
+        self.conn.in_flight[self.id] = self
+
+    def cancel(self) -> bool:
+        """Stop the request, whose answer then says so; False: there is nothing to stop."""
+        return self._cancel()
+
+    def respond(self, result: Any = None, error: MlxdError | None = None) -> None:
+        """Answer the request. It is no longer in flight."""
+        if self.conn.in_flight.get(self.id) is self:
+            del self.conn.in_flight[self.id]
+        self.conn.respond(self.id, result, error)
+
+
 class Connection(asyncio.Protocol):
     """Requests go to `handle`; `lost` is told when the caller has gone for good."""
 
@@ -44,8 +76,7 @@ class Connection(asyncio.Protocol):
         watch: Callable[[], None],
     ) -> None:
         self.serial = serial
-        self.in_flight: dict[MessageId, Any] = {}
-        self.tags: dict[MessageId, MessageId] = {}
+        self.in_flight: dict[MessageId, RequestInFlight] = {}
         self.half_closed = False
         self.partial_since: float | None = None
         self._decoder = Decoder(limits)
@@ -147,6 +178,18 @@ class Connection(asyncio.Protocol):
         # macOS tells of a hang-up only to those who ask to write; Linux tells everybody.
         poll.register(self.socket.fileno(), select.POLLOUT)
         return any(what & (select.POLLHUP | select.POLLERR) for _, what in poll.poll(0))
+
+    def cancel(self, wanted: MessageId, *, by_tag: bool) -> bool:
+        """Cancel the oldest request with this id or tag; False: there is none to cancel."""
+        for request in self.in_flight.values():
+            if wanted == (request.tag if by_tag else request.id):
+                return request.cancel()
+        return False
+
+    def cancel_all(self) -> None:
+        """Cancel every request, for a caller who has gone."""
+        for request in list(self.in_flight.values()):
+            request.cancel()
 
     def respond(
         self, request_id: MessageId, result: Any = None, error: MlxdError | None = None
