@@ -53,7 +53,7 @@ def test_new_code_replaces_the_daemon_when_it_is_idle(tmp_path: Path):
         daemon.ask("load", model="pocket")
         before = daemon.ask("status")
         engine = before["engine"]["pid"]
-        broken = tmp_path / "daemon" / "mlxd" / "daemon" / "front" / "main.py"
+        broken = tmp_path / "daemon" / "mlxd" / "daemon" / "front" / "app.py"
         good = broken.read_text()
         broken.write_text("this is no Python\n")
         daemon.wait_event("upgrade does not start")
