@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlxd.client.cli import cli
 from mlxd.client.cli.failures import run
-from mlxd.client.fast.mlx_options import OPTIONS
+from mlxd.client.fast.options import OPTIONS
 from mlxd.daemon.cli import main as daemon_main
 from mlxd.protocol.errors import EXITS
 from support.places import own_environ

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxd.client.fast.mlx_fast_text import VERSION
-from mlxd.client.fast.mlx_options import SPEC_HINT
+from mlxd.client.fast.options import SPEC_HINT
+from mlxd.client.fast.text import VERSION
 from mlxd.protocol.errors import CLIENT_ERRORS, ERRORS, EXITS, exit_codes
 from support.commands import runner
 from support.places import FAKE_DAEMON, own_environ

@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 
 from mlxd.client.cli.options import fill_options, params_of, shared_options
 from mlxd.client.cli.options import given as given_options
-from mlxd.client.fast import mlx_options, mlx_wire
+from mlxd.client.fast import options, wire
+from mlxd.protocol.durations import seconds
 from mlxd.protocol.errors import ERRORS
 from mlxd.protocol.methods import METHODS
 from mlxd.protocol.parameters import SAMPLING
 from mlxd.protocol.paths import SocketPathTooLong, resolve_paths
 from support.commands import BIN
 
-FAST = Path(mlx_options.__file__).parent
-FLAGS = [flag for _, flags, _, _ in mlx_options.OPTIONS for flag in flags]
+FAST = Path(options.__file__).parent
+FLAGS = [flag for _, flags, _, _ in options.OPTIONS for flag in flags]
 
 
 @click.command()
@@ -53,7 +54,7 @@ WORDS = st.one_of(
 @settings(deadline=None, max_examples=500)
 @given(arguments=st.lists(WORDS, max_size=7))
 def test_both_parsers_understand_a_line_alike(arguments: list[str]):
-    fast = mlx_options.parse(arguments)
+    fast = options.parse(arguments)
     if fast is None or "--help" in arguments:
         return  # handed over: click alone decides
     assert by_click(arguments) == fast
@@ -61,7 +62,7 @@ def test_both_parsers_understand_a_line_alike(arguments: list[str]):
 
 def test_ordinary_lines_are_not_handed_over():
     line = ["-m", "x", "--temp=0.5", "--stop", "a", "--stop", "b", "--no-think", "-v", "why", "so"]
-    values, words = mlx_options.parse(line)
+    values, words = options.parse(line)
     assert values == {"model": "x", "temperature": 0.5, "stop": ["a", "b"], "thinking": False,
                       "verbose": True}  # fmt: skip
     assert words == ["why", "so"]
@@ -74,32 +75,39 @@ def test_presets_give_way_to_what_is_said():
 
 
 def test_every_sampling_parameter_has_its_option():
-    options = {name for name, *_ in mlx_options.OPTIONS}
-    assert {param.name for param in SAMPLING} <= options
+    named = {name for name, *_ in options.OPTIONS}
+    assert {param.name for param in SAMPLING} <= named
     known = {param.name for param in METHODS["chat"].params}
-    assert options - known == set(mlx_options.LOCAL) - {"prefix", "suffix"}
+    assert named - known == set(options.LOCAL) - {"prefix", "suffix"}
 
 
 def test_exit_codes_are_those_of_the_protocol():
-    assert {code: kind.exit_code for code, kind in ERRORS.items()} == mlx_options.EXIT_CODES
+    assert {code: kind.exit_code for code, kind in ERRORS.items()} == options.EXIT_CODES
 
 
 def test_the_priorities_are_those_of_the_protocol():
-    assert METHODS["chat"].param("priority").choices == mlx_options.PRIORITIES
+    assert METHODS["chat"].param("priority").choices == options.PRIORITIES
+
+
+DURATIONS = ("90", "0.5", "30m", "1h30m", "1d2h3m4s", "0.5h", "500ms", "-1", "forever", "", "h",
+             "5x", "1h30", "nan", "inf", "1e3", "1_000", "٣", "9" * 30, "1m!", "1m1h")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DURATIONS)
+def test_the_fast_path_reads_seconds_and_leaves_every_other_duration_to_the_parser(text: str):
+    fast = options.parse(["--timeout", text])
+    if fast is None:
+        assert not (text.isascii() and text.isdigit()) or len(text) > 20
+    else:
+        assert fast[0]["deadline_s"] == seconds(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90", 90), ("30m", 1800), ("1h30m", 5400), ("1d2h3m4s", 93784), ("0.5h", 1800), ("-1", -1),
-     ("forever", -1)],
-)  # fmt: skip
-def test_spans_of_time_may_have_several_units(text: str, seconds: float):
-    assert mlx_options.span(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "h", "5x", "1h30", "nan", "inf", "1m!", "m5"])
-def test_what_is_no_span_of_time_is_refused(text: str):
-    assert mlx_options.parse(["--timeout", text]) is None
+    ("text", "wanted"), [("30m", 1800), ("1h30m", 5400), ("-1", -1), ("forever", -1), ("5x", None)]
+)
+def test_the_full_program_reads_durations_as_the_daemon_does(text: str, wanted: float | None):
+    found = by_click(["--keep-alive", text])
+    assert (found and found[0]["keep_alive_s"]) == wanted
 
 
 COLOURS: list[tuple[dict[str, str], bool]] = [
@@ -117,10 +125,7 @@ COLOURS: list[tuple[dict[str, str], bool]] = [
 
 @pytest.mark.parametrize(("environ", "wanted"), COLOURS, ids=str)
 def test_colours_follow_the_environment(environ: dict[str, str], wanted: bool):
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import mlx_fast_text as text; "
-        "print(text.coloured())"
-    )
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import text; print(text.coloured())"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script, str(FAST)],
         env=environ, capture_output=True, text=True, check=True,
@@ -170,7 +175,7 @@ def test_both_find_the_same_socket(environ: dict[str, str], monkeypatch: pytest.
     except SocketPathTooLong:
         return
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import mlx_fast_text as text; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import text; "
         "print(text.socket_path().decode())"
     )
     done = subprocess.run(
@@ -193,19 +198,18 @@ VALUES = st.recursive(
 def test_the_small_codec_agrees_with_msgpack(value):
     import msgpack
 
-    packed = mlx_wire.pack(value)
+    packed = wire.pack(value)
     assert msgpack.unpackb(packed, strict_map_key=False) == value
     theirs = msgpack.packb(value)
-    assert mlx_wire.unpack(theirs, 0) == (value, len(theirs))
+    assert wire.unpack(theirs, 0) == (value, len(theirs))
     for size in range(len(theirs)):
-        with pytest.raises(mlx_wire.More):
-            mlx_wire.unpack(theirs[:size], 0)
+        with pytest.raises(wire.More):
+            wire.unpack(theirs[:size], 0)
 
 
 def test_an_ordinary_start_loads_few_modules():
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import mlx_fast; "
-        "print('\\n'.join(sys.modules))"
+        "import sys; sys.path.insert(0, sys.argv[1]); import main; print('\\n'.join(sys.modules))"
     )
     done = subprocess.run(
         [str(BIN / "python"), "-I", "-S", "-c", code, str(FAST)],

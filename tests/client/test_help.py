@@ -7,7 +7,7 @@ import pytest
 
 from mlxd.client.cli import cli
 from mlxd.client.cli.sections import SECTIONS
-from mlxd.client.fast.mlx_options import FILL_OPTIONS, OPTIONS
+from mlxd.client.fast.options import FILL_OPTIONS, OPTIONS
 from mlxd.daemon.cli import cli as daemon_cli
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxd.client.fast import mlx_options, mlx_wire
+from mlxd.client.fast import options, wire
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import Notification, Request, Response
 from support.commands import BIN
@@ -112,7 +112,7 @@ def test_a_question_imports_four_small_modules_of_ours_and_two_of_pythons(
 ):
     calls = system_calls([str(BIN / "mlx"), "ask", "hello"], environ)
     ours = {Path(path).name.partition(".")[0] for path in calls.opened("/fast/__pycache__/")}
-    assert ours <= {"mlx_fast", "mlx_fast_text", "mlx_options", "mlx_wire"}
+    assert ours <= {"main", "text", "options", "wire"}
     libraries = {Path(path).name.partition(".")[0] for path in calls.opened("/lib-dynload/")}
     assert libraries <= {"_socket", "_struct"}
     empty = system_calls([str(BIN / "python"), "-I", "-S", "-c", "pass"], environ)
@@ -128,7 +128,7 @@ def test_reading_the_line_and_writing_the_request_take_few_instructions():
     line = ["-m", "pocket", "--temp", "0", "--max-tokens", "16", "Count", "from", "3", "to", "7."]
 
     def parse() -> None:
-        assert mlx_options.parse(line) is not None
+        assert options.parse(line) is not None
 
     message = [
         0,
@@ -137,7 +137,7 @@ def test_reading_the_line_and_writing_the_request_take_few_instructions():
         [{"messages": [{"role": "user", "content": "Count."}], "stream": True}],
     ]
     assert instructions(parse) <= 2500
-    assert instructions(lambda: mlx_wire.pack(message)) <= 1500
+    assert instructions(lambda: wire.pack(message)) <= 1500
 
 
 def test_the_front_starts_with_few_modules(environ: dict[str, str]):

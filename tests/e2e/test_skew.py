@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlxd.client import Client
-from mlxd.client.fast.mlx_fast_text import VERSION, skew
+from mlxd.client.fast.text import VERSION, skew
 from support.commands import Run, runner
 from support.daemon_process import Daemon, fake_engine_settings, running_daemon
 from support.sources import copy_sources

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from mlxd.client.cli import cli as mlx
-from mlxd.client.fast.mlx_fast_text import POCKET_NOTE
+from mlxd.client.fast.text import POCKET_NOTE
 from mlxd.daemon.cli import cli as mlxd
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ def seconds(text: str) -> float:
         ValueError: the text is not a duration. The message shows examples.
     """
     given = text.strip().lower()
-    if given == "forever":
+    if given in ("forever", "-1"):
         return FOREVER
     try:
         return _plain(given) if _is_number(given) else _parts(given)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from mlxd.client.cli.failures import run
+from mlxd.client.cli.failures import end
 from mlxd.client.cli.groups import Commands
 
 COMMANDS = {
@@ -71,4 +71,4 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line and exit with the codes of the documentation."""
-    sys.exit(run(cli, list(sys.argv[1:] if arguments is None else arguments)))
+    end(cli, list(sys.argv[1:] if arguments is None else arguments))

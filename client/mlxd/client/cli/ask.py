@@ -15,7 +15,7 @@ from mlxd.client.cli.inputs import edited, prompt_of
 from mlxd.client.cli.options import NOT_IN_FILL, fill_options, given, params_of, shared_options
 from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
-from mlxd.client.fast.mlx_fast_text import Aside, introduce, remarks, verdict
+from mlxd.client.fast.text import Aside, introduce, remarks, verdict
 
 # A daemon says itself that the time is over; one that says nothing at all is not waited for.
 GRACE_S = 5.0

@@ -25,8 +25,8 @@ from mlxd.client.cli.inputs import same_file
 from mlxd.client.cli.options import given, params_of, shared_options
 from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import decorated, tell
-from mlxd.client.fast.mlx_fast_text import is_cut
-from mlxd.client.fast.mlx_options import long_flags
+from mlxd.client.fast.options import long_flags
+from mlxd.client.fast.text import is_cut
 from mlxd.protocol.errors import (
     ConnectionClosed,
     DaemonUnreachable,

@@ -18,7 +18,7 @@ from typing import IO, Any
 from mlxd.client.cli.failures import Misuse
 from mlxd.client.cli.inputs import as_text, read_file, read_stdin
 from mlxd.client.cli.options import resolve_folders
-from mlxd.client.fast.mlx_fast_text import is_cut, verdict
+from mlxd.client.fast.text import is_cut, verdict
 from mlxd.protocol.errors import InvalidParams, MlxdError
 
 METHODS = ("chat", "generate", "fill")

@@ -17,8 +17,8 @@ from mlxd.client.cli.options import given, shared_options
 from mlxd.client.cli.prompt import QUOTES, read_lines
 from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
-from mlxd.client.fast.mlx_fast_text import VERSION, Aside, introduce, remarks, skew
-from mlxd.client.fast.mlx_options import long_flags
+from mlxd.client.fast.options import long_flags
+from mlxd.client.fast.text import VERSION, Aside, introduce, remarks, skew
 from mlxd.protocol.errors import MlxdError
 
 WORDS = {"clear": "/clear", "quit": "/quit", "exit": "/quit", "q": "/quit", "/exit": "/quit",

@@ -16,8 +16,9 @@ from mlxd.client.cli.groups import did_you_mean
 from mlxd.client.cli.inputs import fenced
 from mlxd.client.cli.options import absolute, schema
 from mlxd.client.cli.terminal import tell, visible
-from mlxd.client.fast.mlx_fast_text import FOLDERS
-from mlxd.client.fast.mlx_options import LOCAL, OPTIONS, PRESETS, span
+from mlxd.client.fast.options import LOCAL, OPTIONS, PRESETS
+from mlxd.client.fast.text import FOLDERS
+from mlxd.protocol.durations import seconds
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import METHODS
 
@@ -227,7 +228,7 @@ MORE_HELP = (
 )
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 KINDS: dict[str, Callable[[str], object]] = {
-    "int": int, "float": float, "str": str, "span": span, "schema": schema,
+    "int": int, "float": float, "str": str, "span": seconds, "schema": schema,
     "each": lambda text: [text], "true": SWITCH.__getitem__, "false": SWITCH.__getitem__,
 }  # fmt: skip
 EXAMPLES = {"int": "20", "float": "0.5", "span": "30m", "true": "on", "false": "on"}

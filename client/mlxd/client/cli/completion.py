@@ -86,6 +86,6 @@ def complete_priorities(ctx: click.Context, param: click.Parameter, incomplete: 
 
 def complete_presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     """Return the presets whose names begin like this."""
-    from mlxd.client.fast.mlx_options import PRESETS
+    from mlxd.client.fast.options import PRESETS
 
     return [CompletionItem(name) for name in PRESETS if name.startswith(incomplete)]

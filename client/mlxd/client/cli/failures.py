@@ -8,12 +8,12 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from mlxd.client.fast.mlx_fast_text import UNKNOWN_TO_THEM, VERSION, skew
-from mlxd.client.fast.mlx_options import refusal
+from mlxd.client.fast.options import refusal
+from mlxd.client.fast.text import UNKNOWN_TO_THEM, VERSION, skew
 from mlxd.client.sync import Client
 from mlxd.protocol.errors import EXIT_INTERRUPTED, EXIT_USAGE, MlxdError
 
@@ -46,6 +46,18 @@ def run(command: click.Group, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     return code
+
+
+def end(command: click.Group, arguments: list[str]) -> NoReturn:
+    """Run a command line and exit with its code, whenever a Ctrl-C comes."""
+    try:
+        code = run(command, arguments)
+        # From here on Python ends; an exception in that would be printed as a traceback.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+        sys.exit(code)
+    except KeyboardInterrupt:
+        os._exit(EXIT_INTERRUPTED)
 
 
 def report(exc: BaseException, command: click.Group, arguments: list[str]) -> int:

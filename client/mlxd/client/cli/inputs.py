@@ -12,7 +12,7 @@ from typing import IO
 import click
 
 from mlxd.client.cli.failures import Misuse
-from mlxd.client.fast.mlx_fast_text import INPUT_MAX_BYTES
+from mlxd.client.fast.text import INPUT_MAX_BYTES
 from mlxd.protocol.errors import InvalidParams
 
 BACKTICKS = re.compile("`{3,}")

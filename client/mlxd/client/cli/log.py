@@ -15,7 +15,7 @@ from mlxd.client.cli.failures import Misuse
 from mlxd.client.cli.groups import Group
 from mlxd.client.cli.tables import ago, print_table
 from mlxd.client.cli.terminal import Answer, tell, visible
-from mlxd.client.fast.mlx_fast_text import scope
+from mlxd.client.fast.text import scope
 
 Record = dict[str, Any]
 EXPORT_LIMIT = 10_000

@@ -19,9 +19,8 @@ from mlxd.client.cli.completion import (
     complete_templates,
 )
 from mlxd.client.cli.groups import did_you_mean
-from mlxd.client.fast import mlx_fast_text
-from mlxd.client.fast.mlx_fast_text import FOLDERS, scope
-from mlxd.client.fast.mlx_options import (
+from mlxd.client.fast import text as fast_text
+from mlxd.client.fast.options import (
     FILL_OPTIONS,
     INT_BITS,
     OPTIONS,
@@ -29,23 +28,24 @@ from mlxd.client.fast.mlx_options import (
     PRIORITIES,
     long_flags,
     request_params,
-    span,
 )
+from mlxd.client.fast.text import FOLDERS, scope
+from mlxd.protocol.durations import seconds
 from mlxd.protocol.methods import METHODS
 
 Command = Callable[..., Any]
 
 
 class Span(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
-    """A span of time as the fast path reads it."""
+    """A duration, in seconds."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return span(value) if isinstance(value, str) else value
-        except ValueError:
-            self.fail(f"Invalid duration {value!r}. Use 90, 30m, 1h30m or forever", param, ctx)
+            return seconds(value) if isinstance(value, str) else value
+        except ValueError as exc:
+            self.fail(str(exc).rstrip("."), param, ctx)
 
 
 class Int(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
@@ -160,7 +160,7 @@ def params_of(command: str, values: dict[str, Any], prompt: str) -> dict[str, An
 
 def absolute(name: str, param: str = "model") -> str:
     """Return a folder's absolute path; a name as it is."""
-    return str(mlx_fast_text.absolute(name, FOLDERS[param]))
+    return str(fast_text.absolute(name, FOLDERS[param]))
 
 
 def resolve_folders(params: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from mlxd.client.cli.groups import Group, did_you_mean
 from mlxd.client.cli.inputs import as_text, edited, read_file
 from mlxd.client.cli.tables import print_table
 from mlxd.client.cli.terminal import tell, visible
-from mlxd.client.fast.mlx_options import LOCAL, OPTIONS
+from mlxd.client.fast.options import LOCAL, OPTIONS
 from mlxd.protocol.paths import resolve_paths
 
 SHIPPED = Path(__file__).parents[1] / "templates"

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mlxd.client.fast import mlx_fast_text
+from mlxd.client.fast import text as fast_text
 
 if TYPE_CHECKING:
     from mlxd.client.cli.markdown import MarkdownStream
@@ -21,7 +21,7 @@ FRAME_S = 0.08
 
 def visible(text: str) -> str:
     """Return text whose control characters can be seen, and do nothing to a terminal."""
-    return str(mlx_fast_text.visible(text))
+    return str(fast_text.visible(text))
 
 
 def decorated() -> bool:
@@ -31,7 +31,7 @@ def decorated() -> bool:
 
 def coloured() -> bool:
     """Whether the environment wants colours (no-color.org)."""
-    return bool(mlx_fast_text.coloured())
+    return bool(fast_text.coloured())
 
 
 def tell(text: str) -> None:

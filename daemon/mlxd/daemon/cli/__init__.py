@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +13,7 @@ import click
 
 from mlxd.daemon.cli.failures import exit_code_of
 from mlxd.daemon.isolation import settle
+from mlxd.protocol.errors import EXIT_INTERRUPTED
 
 COMMANDS = {
     "run": "mlxd.daemon.cli.run:run",
@@ -82,6 +85,17 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with a documented exit code."""
     settle()
-    sys.exit(
-        exit_code_of(lambda: cli.main(args=arguments, prog_name="mlxd", standalone_mode=False))
-    )
+    try:
+        code = exit_code_of(lambda: _call(arguments))
+        # From here on Python ends; an exception in that would be printed as a traceback.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+        sys.exit(code)
+    except KeyboardInterrupt:
+        os._exit(EXIT_INTERRUPTED)
+
+
+def _call(arguments: Sequence[str] | None) -> object:
+    # `bin/mlxd` blocks it until the imports are done.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    return cli.main(args=arguments, prog_name="mlxd", standalone_mode=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -33,6 +34,8 @@ def replace_process(listener: Listener) -> None:
     left = {"pid": os.getpid(), "lock": lock, "sockets": sockets, "inode": listener.inode,
             "adopted": listener.adopted, "home": held}  # fmt: skip
     os.environ[VARIABLE] = json.dumps(left)
+    # As `bin/mlxd` does: a Ctrl-C waits until the imports of the new program are done.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.execv(sys.executable, [*python_command("mlxd.daemon.cli"), *sys.argv[1:]])
 
 

@@ -1,9 +1,9 @@
 """The options of ask, generate, fill and chat: one table for the fast path and for click.
 
 Plain tuples, since every import costs start-up time: (name, flags, kind, help). The name is that
-of the protocol's parameter, where there is one. Kinds: int, float, str, span (of time: 90, 30m,
-1h30m, forever), true, false, each (may be given several times); with a `*` behind, the fast path
-leaves the command to the full program.
+of the protocol's parameter, where there is one. Kinds: int, float, str, span (a duration: 90, 30m,
+1h30m, forever), true, false, each (repeatable). The fast path leaves kinds that end with `*`, and
+durations with units, to the full program.
 """
 
 OPTIONS = (
@@ -181,7 +181,7 @@ def _put(values, name, kind, value):
     elif kind == "float":
         values[name] = float(value)
     elif kind == "span":
-        values[name] = span(value)
+        values[name] = plain_seconds(value)
     else:
         values[name] = value
 
@@ -189,29 +189,16 @@ def _put(values, name, kind, value):
 INT_BITS = 63
 """MessagePack takes one more bit, without a sign; no parameter needs it."""
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-"""Letter of a span of time to seconds."""
 
+def plain_seconds(text):
+    """Return a number of seconds. Raises ValueError for others, such as 1h30m.
 
-def span(text):
-    """Return the seconds of a span of time; -1 is forever. Raises ValueError."""
-    if text == "forever":
-        return -1.0
-    total = 0.0
-    number = ""
-    for letter in text:
-        if letter in UNITS:
-            total += float(number) * UNITS[letter]
-            number = ""
-        else:
-            number += letter
-    if number or not text:
-        if number != text:
-            raise ValueError  # 1h30: thirty of what?
-        total = float(text)
-    if not total - total == 0:
-        raise ValueError  # infinite, or not a number
-    return total
+    Durations with units are parsed in one place, `mlxd.protocol.durations`, by the full program.
+    """
+    digits = text.replace(".", "", 1)
+    if not (digits.isascii() and digits.isdigit()) or len(text) > 20:
+        raise ValueError
+    return float(text)
 
 
 def request_params(command, values, prompt, scope=""):

@@ -1,13 +1,23 @@
 """`mlx ask|generate|fill`, the ordinary case: parse, send, print. Everything else goes to click.
 
-Runs under `python -I -S`: only built-in modules, `_socket`, and the two files beside this one.
+Runs under `python -I -S`: only built-in modules, `_socket`, and the three files beside this one.
 """
 
 import _socket
 import posix
 import sys
+from _signal import (
+    SIG_BLOCK,
+    SIG_UNBLOCK,
+    SIGINT,
+    default_int_handler,
+    getsignal,
+    pthread_sigmask,
+    signal,
+)
 
-from mlx_fast_text import (
+from options import EXIT_CODES, parse, refusal, request_params
+from text import (
     FOLDERS,
     INPUT_MAX_BYTES,
     UNKNOWN_TO_THEM,
@@ -25,8 +35,7 @@ from mlx_fast_text import (
     verdict,
     visible,
 )
-from mlx_options import EXIT_CODES, parse, refusal, request_params
-from mlx_wire import More, pack, unpack
+from wire import More, pack, unpack
 
 COMMANDS = {"ask": "chat", "generate": "generate", "fill": "fill"}
 FIRST_WORD_S = 15.0
@@ -38,7 +47,10 @@ MARKUP = frozenset("*_`#|>[~\n")
 
 
 def main(arguments):
-    """Serve one command line; never returns."""
+    """Serve one command line; never returns. SIGINT is blocked until it can be handled here."""
+    if getsignal(SIGINT) is default_int_handler:  # not where the parent ignores it
+        signal(SIGINT, interrupt)
+    pthread_sigmask(SIG_UNBLOCK, [SIGINT])
     command = arguments[0] if arguments else ""
     parsed = parse(arguments[1:], command == "fill") if command in COMMANDS else None
     if parsed is None:
@@ -60,8 +72,7 @@ def main(arguments):
         handed_over = connection.fileno() < 3 or is_foreign(connection)
         if not handed_over:
             send(connection, pack([0, 1, COMMANDS[command], [params]]))
-    except KeyboardInterrupt:
-        posix._exit(interrupted(connection))
+            ASKED.append(connection)
     except OSError:
         handed_over = True  # no daemon, or one that refuses the request before it is complete
     if handed_over:
@@ -70,8 +81,6 @@ def main(arguments):
         full(arguments)
     try:
         code = receive(connection, command, values)
-    except KeyboardInterrupt:
-        code = interrupted(connection)
     except OSError as problem:
         code = unwritable(problem)
     except (IndexError, KeyError, TypeError, ValueError):
@@ -98,15 +107,13 @@ def is_foreign(connection):
 
 def full(arguments):
     """Hand the command to the full program; what stdin gave is passed on."""
-    from _signal import SIG_BLOCK, SIGINT, pthread_sigmask
-
     if STDIN:
         try:
             give_back(STDIN[0])
         except OSError as problem:
             posix._exit(complain("Cannot keep the input: " + str(problem.strerror) + ".",
                                  "Point TMPDIR at a folder with room.", 1))  # fmt: skip
-    # Until its imports are done; then it reacts to a Ctrl-C without a traceback.
+    # It unblocks the signal when its imports are done. Until then a Ctrl-C waits.
     pthread_sigmask(SIG_BLOCK, [SIGINT])
     posix.execv(sys.executable, [sys.executable, "-I", "-m", "mlxd.client.cli", *arguments])
 
@@ -295,14 +302,22 @@ class Printer:
         return verdict(result)
 
 
-def interrupted(connection):
-    """Ctrl-C: tell the daemon, which stops within a step."""
-    try:
-        send(connection, pack([2, "cancel", [{"id": 1}]]))
-    except OSError:
-        pass
+ASKED: list[_socket.socket] = []
+"""The connection, once it carries a whole request."""
+
+
+def interrupt(number, frame):
+    """Handle Ctrl-C: tell the daemon, which stops within a step, and end.
+
+    No exception is raised, so nothing that is under way can print a traceback.
+    """
+    if ASKED:
+        try:
+            send(ASKED.pop(), pack([2, "cancel", [{"id": 1}]]))
+        except OSError:
+            pass
     tell("\n")
-    return 130
+    posix._exit(130)
 
 
 def complain(message, hint, code):

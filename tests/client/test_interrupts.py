@@ -1,0 +1,116 @@
+"""Ctrl-C at any moment, from the start of the interpreter to its end: exit 130, no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from support.commands import BIN
+from support.places import own_environ
+from support.waiting import until
+
+LINES = {
+    "fast": ("mlx", "ask", "hi"),
+    "full": ("mlx", "rpc", "status"),
+    "daemon": ("mlxd", "logs", "-f"),
+}
+SPREAD_S = 0.3
+TIMES = {"fast": 40, "full": 12, "daemon": 12}
+AT_ONCE = 4
+SIGINT_BIT = 1 << (signal.SIGINT - 1)
+
+
+@pytest.fixture(scope="module")
+def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A place whose daemon accepts connections and never answers."""
+    folder = tmp_path_factory.mktemp("silent")
+    found = own_environ(folder)
+    del found["PYTHONPATH"]
+    (folder / "log").mkdir()
+    (folder / "log" / "mlxd.log").write_text("")
+    (folder / "run").mkdir(mode=0o700)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(found["MLXD_SOCKET"])
+    listener.listen(200)
+    yield found
+    listener.close()
+
+
+def guarded(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the launcher has blocked SIGINT, or is past that.
+
+    Before that the process is the shell, which SIGINT ends, or an interpreter that is starting:
+    for two or three milliseconds nothing of ours runs yet and Python handles the signal itself.
+    """
+    folder = Path(f"/proc/{process.pid}")
+    try:
+        status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+        handed_over = b"mlxd." in (folder / "cmdline").read_bytes()
+        connected = any("socket:" in os.readlink(file) for file in (folder / "fd").iterdir())
+    except OSError:
+        return process.poll() is not None
+    return bool(int(status["SigBlk"], 16) & SIGINT_BIT) or handed_over or connected
+
+
+def interrupted(line: tuple[str, ...], environ: dict[str, str], delay_s: float) -> tuple[int, str]:
+    """Start a program, send SIGINT after a delay, and return its exit code and its stderr."""
+    program, *arguments = line
+    process = subprocess.Popen(
+        [str(BIN / program), *arguments], env=environ, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    until(lambda: guarded(process), "the launcher guards itself")
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said.decode()
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_ctrl_c_ends_it_with_130_whenever_it_comes(name: str, environ: dict[str, str]):
+    delays_s = [SPREAD_S * number / TIMES[name] for number in range(TIMES[name])]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ends = list(pool.map(lambda s: interrupted(LINES[name], environ, s), delays_s))
+    for delay_s, (code, said) in zip(delays_s, ends, strict=True):
+        assert (code, said.strip()) == (130, ""), f"after {delay_s:.4f} s"
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_ctrl_c_at_the_end_is_no_traceback(line: tuple[str, ...], environ: dict[str, str]):
+    """The help is printed and the interpreter ends: the signal falls into that, or comes late."""
+    program, command, *_ = line
+    for delay_s in (0.0, 0.002, 0.008):
+        process = subprocess.Popen(
+            [str(BIN / program), command, "--help"], env=environ, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.read(1)
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode in (0, 130, -signal.SIGINT)
+        assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize("program", ["mlx", "mlxd"])
+def test_a_parent_that_ignores_ctrl_c_is_obeyed(program: str, environ: dict[str, str]):
+    """As a shell does for a job in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits that
+    process = subprocess.Popen(
+        [str(BIN / program), "--help"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    signal.signal(signal.SIGINT, before)
+    for _ in range(10):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    assert process.communicate(timeout=60)[1] == b""
+    assert process.returncode == 0
