@@ -34,8 +34,11 @@ def test_it_knows_the_capital_of_france(real_model: Path) -> None:
 
 
 def test_tokens_of_any_text_are_that_text(tokenizer: TokenizerWrapper) -> None:
-    # Its vocabulary lacks some control characters and the planes that nobody uses.
-    @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x1FFFF) | st.just("\n")))
+    # Its vocabulary lacks some control characters and the planes that nobody uses. Lone surrogates
+    # are no text: they have no UTF-8 form, which is what the tokenizer takes.
+    letters = st.characters(min_codepoint=0x20, max_codepoint=0x1FFFF, exclude_categories=["Cs"])
+
+    @given(st.text(letters | st.just("\n")))
     @settings(deadline=None)
     def check(text: str) -> None:
         tokens = tokenizer.encode(text, add_special_tokens=False)

@@ -129,13 +129,14 @@ class Decoder:
             end = self._scanner.find_end(self._buffer)
             if end is None:
                 return
-            frame = bytes(self._buffer[:end])
-            del self._buffer[:end]
-            self._scanner.restart()
             try:
-                value = msgpack.unpackb(frame, raw=False, strict_map_key=False)
+                # Unpacked in place: a copy of a long message costs as much as unpacking it.
+                with memoryview(self._buffer) as whole, whole[:end] as frame:
+                    value = msgpack.unpackb(frame, raw=False, strict_map_key=False)
             except (ValueError, TypeError, msgpack.UnpackException) as exc:
                 raise ParseError(f"The bytes are not MessagePack: {exc}") from exc
+            del self._buffer[:end]
+            self._scanner.restart()
             yield _from_msgpack(value)
 
     def _json_messages(self) -> Iterator[Message | BadRequest]:

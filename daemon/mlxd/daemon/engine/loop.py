@@ -209,8 +209,12 @@ class Engine:
             self._events = []
         if self._residents_changed:
             self._residents_changed = False
-            models, evicted = self.residents.records(), self.residents.take_evictions()
-            self.link.notify("resident", {"models": models, "evicted": evicted})
+            resident = {
+                "models": self.residents.records(),
+                "evicted": self.residents.take_evictions(),
+                "prompt_bounds": self.residents.prompt_bounds(),
+            }
+            self.link.notify("resident", resident)
 
     # ---- what comes in
 

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from mlxd.daemon.engine.link import Inbox
 from mlxd.daemon.engine.request import Job, ModelRef
 from mlxd.daemon.engine.tokenization.light_tokenizer import LightTokenizer
-from mlxd.daemon.engine.tokenization.prompt_size import size_bound
+from mlxd.daemon.engine.tokenization.prompt_size import prompt_bound
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer as Prompts
 from mlxd.daemon.engine.tokenization.worker import Preparer, characters
 from mlxd.protocol.errors import ContextOverflow
@@ -67,7 +67,7 @@ TEXTS = st.text(
     ids=["plain", "bytes missing", "NFC", "stripping", "pocket"],
 )
 def test_no_text_has_fewer_tokens_than_the_bound(tokenizer: Wrapped) -> None:
-    bound = size_bound(tokenizer)
+    bound = prompt_bound(tokenizer, 100)
     assert bound is not None
     assert bound.tokens_at_least("ab" * 10_000) > 100
 
@@ -82,7 +82,7 @@ def test_no_text_has_fewer_tokens_than_the_bound(tokenizer: Wrapped) -> None:
 @pytest.mark.real
 def test_the_real_models_bound_holds_for_its_longest_tokens(real_model: Path) -> None:
     tokenizer = from_folder(real_model)
-    bound = size_bound(tokenizer)
+    bound = prompt_bound(tokenizer, 8192)
     assert bound is not None
     for text in ("#" * 80 * 50, "=" * 6500, "\x04" * 4000, " " * 4000, "word " * 900):
         assert bound.tokens_at_least(text) <= tokenizer.count(text)
@@ -90,11 +90,12 @@ def test_the_real_models_bound_holds_for_its_longest_tokens(real_model: Path) ->
 
 def test_without_a_byte_level_vocabulary_nothing_is_refused_by_size() -> None:
     words = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
-    assert size_bound(Wrapped(words)) is None
+    assert prompt_bound(Wrapped(words), 100) is None
     blanks = small()
     blanks.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    assert size_bound(blanks) is None
-    assert size_bound(object()) is None
+    assert prompt_bound(blanks, 100) is None
+    assert prompt_bound(object(), 100) is None
+    assert prompt_bound(small(), None) is None, "a model of unknown context"
 
 
 def test_a_huge_prompt_is_refused_before_it_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:

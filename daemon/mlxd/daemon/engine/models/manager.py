@@ -297,6 +297,14 @@ class Residents:
             for key, host in self.hosts.items()
         ]
 
+    def prompt_bounds(self) -> dict[str, dict[str, Any]]:
+        """Return what the front refuses prompts by: the path of a loaded model to its bound."""
+        return {
+            host.ref.path: bound.to_map()
+            for host in self.hosts.values()
+            if (bound := host.tokenizer.prompt_bound) is not None
+        }
+
     def _complete(self, loading: Loading) -> Host | None:
         if not (loading.weights_done and loading.tokenizer and loading.weights):
             return None

@@ -50,8 +50,9 @@ class ControlText:
         self._texts = sorted({*self.tokens, *named}, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, self._texts))) if self._texts else None
         # Nobody can guess a stand-in, and one that is guessed stands for text only.
-        self._tag = secrets.token_hex(8)
-        self._stand_in = re.compile(f"x{self._tag}n([0-9]+)x", re.IGNORECASE)
+        # Digits look the same in whatever case a template writes the text.
+        self._tag = f"{secrets.randbits(64):020d}"
+        self._stand_in = re.compile(f"[xX]{self._tag}[nN]([0-9]+)[xX]")
         self._numbers = {text: number for number, text in enumerate(self._texts)}
         self._loose = any(
             token.normalized for token in added.values() if token.content in self.tokens
@@ -78,7 +79,7 @@ class ControlText:
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of rendered text whose callers' strings went through `guard`."""
-        callers = self._tag in text.lower()
+        callers = self._tag in text
         if not callers:
             tokens = self._plain(text)
             if not self._loose or self._count(tokens) <= self._written(text):
@@ -155,6 +156,8 @@ class ControlText:
 
     def restored(self, text: str) -> str:
         """Return the text with every stand-in replaced by the control text that it stands for."""
+        if self._tag not in text:  # searched much faster than a pattern
+            return text
         return self._stand_in.sub(lambda found: self._texts[int(found[1])], text)
 
     def _count(self, tokens: list[int]) -> int:

@@ -32,14 +32,10 @@ from mlxd.daemon.engine.tokenization.chat_messages import (
     plain_form,
 )
 from mlxd.daemon.engine.tokenization.control_text import ControlText
-from mlxd.daemon.engine.tokenization.prompt_size import size_bound
+from mlxd.daemon.engine.tokenization.prompt_size import prompt_bound
 from mlxd.daemon.models.architecture import context_tokens
-from mlxd.protocol.errors import (
-    ConstraintInvalid,
-    ContextOverflow,
-    InvalidParams,
-    ModelLoadFailed,
-)
+from mlxd.daemon.prompt_bound import context_overflow
+from mlxd.protocol.errors import ConstraintInvalid, InvalidParams, ModelLoadFailed
 
 FIM_MARKERS = (
     # prefix, suffix, middle; whether the suffix comes first is never the case in these families
@@ -81,6 +77,11 @@ class Tokenizer:
         self._pool = pool
         self._compiler: ConstraintCompiler | None = None
         self._openings: dict[str, list[int]] = {}
+        self.prompt_bound = prompt_bound(
+            self.wrapper._tokenizer,
+            self.context_tokens,
+            user_messages=self._renders_user_messages(),
+        )
 
     def _look_at(self, folder: Path) -> None:
         """Take from the tokenizer what every request needs."""
@@ -92,7 +93,6 @@ class Tokenizer:
             self.wrapper._tokenizer,
             (marks.think_start, marks.think_end, marks.tool_start, marks.tool_end),
         )
-        self._size_bound = size_bound(self.wrapper._tokenizer)
         self._detokenizer = _padded(self.wrapper.detokenizer, self.model_tokens)
 
     def detokenizer(self) -> Any:
@@ -117,6 +117,8 @@ class Tokenizer:
                 if given.get(key) is not None
             )
         self.check_ids("logit_bias", job.params.get("logit_bias") or ())
+        if self.prompt_bound is not None:
+            self.prompt_bound.check(self.name, job.params)
         prepared = PREPARERS[method](self, job.params)
         if not prepared.tokens:
             raise InvalidParams("prompt", "has no tokens", hint="Give some text to continue.")
@@ -140,24 +142,21 @@ class Tokenizer:
             )
 
     def check_size(self, text: str) -> None:
-        """Raise ContextOverflow for text that is too long however it is tokenized."""
-        bound, limit = self._size_bound, self.context_tokens
-        if bound is None or limit is None or bound.tokens_at_least(text) < limit:
+        """Raise ContextOverflow for rendered text that cannot fit, without tokenizing it."""
+        bound = self.prompt_bound
+        if bound is None or bound.tokens_at_least(text) < bound.context_tokens:
             return
-        self.check_context(bound.tokens_at_least(self._control.restored(text)), "at least ")
+        tokens = bound.tokens_at_least(self._control.restored(text))
+        self.check_context(tokens, "at least ")
 
     def check_context(self, prompt_tokens: int, bound: str = "") -> None:
-        """Raise ContextOverflow for prompts that leave no room for a token. `bound`: "at least "
-        where the number of tokens is only an estimate from below."""
+        """Raise ContextOverflow for prompts that leave no room for a token.
+
+        `bound` is "at least " if the number of tokens is a lower bound.
+        """
         limit = self.context_tokens
         if limit is not None and prompt_tokens >= limit:
-            raise ContextOverflow(
-                f"The prompt has {bound}{prompt_tokens} tokens; "
-                f"{self.name} has a context of {limit}.",
-                hint=f"Shorten the prompt by {prompt_tokens - limit + 1} tokens or more, or choose "
-                "a model with a longer context: mlx models list",
-                data={"prompt_tokens": prompt_tokens, "context_tokens": limit},
-            )
+            raise context_overflow(self.name, prompt_tokens, limit, bound)
 
     def constraint(self, params: dict[str, Any]) -> Future[Constraint] | None:
         """Begin to compile what the answer must follow, or return None.
@@ -252,6 +251,18 @@ class Tokenizer:
             **extra,
         )
         return str(text)
+
+    def _renders_user_messages(self) -> bool:
+        """Whether the chat template renders every user message in full."""
+        first, last = "firstquestion", "lastquestion"
+        roles = (("user", first), ("assistant", "answer"), ("user", last))
+        try:
+            text = self.chat_text(
+                {"messages": [{"role": role, "content": content} for role, content in roles]}
+            )[0]
+        except Exception:  # a template may refuse what it was not made for
+            return False
+        return first in text and last in text
 
     def _render_folded(self, messages: list[dict[str, Any]], params: dict[str, Any]) -> str | None:
         """Return the conversation without a system role, or None where that is no help."""

@@ -15,6 +15,7 @@ from typing import Any
 from mlxd.daemon.front.engine.patience import START, Patience
 from mlxd.daemon.front.engine.process import EngineLink
 from mlxd.daemon.front.engine.sight import look_at
+from mlxd.daemon.prompt_bound import PromptBound
 from mlxd.daemon.words import outline
 from mlxd.protocol.errors import EngineDied, Internal, MlxdError, error_from_map
 from mlxd.protocol.messages import Message, Notification, Request, Response
@@ -97,6 +98,8 @@ class Supervisor:
         self.residents: list[dict[str, Any]] = []
         self.evicted: deque[dict[str, Any]] = deque(maxlen=EVICTED_KEPT)
         """The last evictions: model, bytes, reason, and the time in seconds since 1970."""
+        self.prompt_bounds: dict[str, PromptBound] = {}
+        """Path of a loaded model to the bound by which its prompts are refused."""
         self.restarts = 0
         self.last_exit = ""
 
@@ -241,6 +244,10 @@ class Supervisor:
             elif message.method == "resident":
                 self.residents = message.params["models"]
                 self._note_evictions(message.params.get("evicted", ()))
+                bounds = message.params.get("prompt_bounds", {})
+                self.prompt_bounds = {
+                    path: PromptBound.from_map(raw) for path, raw in bounds.items()
+                }
             elif message.method == "hello":
                 self.hello = message.params
                 on_cpu = message.params.get("device") == "cpu"
@@ -281,7 +288,7 @@ class Supervisor:
         """The link is closed; the process is ending or has been killed."""
         self._link = None
         self._was_ready = bool(self.hello)
-        self.residents = []
+        self.residents, self.prompt_bounds = [], {}
         self.hello = {}
         self._burial = asyncio.get_running_loop().create_task(self._buried(link))
         self._burial.add_done_callback(self._task_done)

@@ -10,6 +10,7 @@ from mlxd.daemon.front.handlers.answers import LATER, Answer, Handler, Params
 from mlxd.daemon.front.server.connection import RequestInFlight
 from mlxd.daemon.front.services import Services
 from mlxd.daemon.models.catalog import ModelRef
+from mlxd.protocol.errors import ContextOverflow
 
 if TYPE_CHECKING:
     from mlxd.daemon.conversations.store import Turn
@@ -59,10 +60,22 @@ def _submit(
     turn: Turn | None,
     model: ModelRef,
 ) -> None:
+    _check_size(services, model, params)
     if turn is not None:
         turn = replace(turn, model=model.name)
     services.supervisor.check_health()
     services.requests.submit(request, method, params, model.to_map(), turn)
+
+
+def _check_size(services: Services, model: ModelRef, params: Params) -> None:
+    """Refuse a prompt that cannot fit. In the engine's link other requests would wait behind it."""
+    bound = services.supervisor.prompt_bounds.get(str(model.path))
+    try:
+        if bound is not None:
+            bound.check(model.name, params)
+    except ContextOverflow as error:
+        services.metrics.outcomes[error.code] += 1
+        raise
 
 
 def _with_tokenizer(method: str) -> Handler:

@@ -1,8 +1,8 @@
-"""How many threads the CPU's matrix products use where BLIS_NUM_THREADS allows several.
+"""Sets the number of BLIS threads per matrix product if BLIS_NUM_THREADS allows several.
 
-The default is one: `mlxd.daemon.blas` says why. BLIS starts its threads anew for every product,
-which costs more than a small product takes, so that several are used for large ones only. Metal,
-CUDA and other libraries are left as they are.
+The default is one: `mlxd.daemon.blas` says why. BLIS starts its threads for every product, which
+takes longer than a small product, so that only large ones use several. Other BLAS libraries, Metal
+and CUDA are not affected.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from mlx.utils import tree_flatten
 from mlxd.daemon.blas import blas_kind
 
 THREADS_FROM = 1 << 25
-"""Multiplications (rows * weights of a layer's largest matrix) from which threads pay. On two
-cores 8 rows by 512 * 1536 (6 million) take as long either way and 8 by 2048 * 8192 (134 million)
-half as long; a prompt of 160 tokens by 256 * 640 (26 million) took 34 ms with one thread and 47
-with two."""
+"""Multiplications (rows * weights of a layer's largest matrix) from which several threads are
+faster. On two cores 8 rows by 512 * 1536 (6 million) take as long either way and 8 by 2048 * 8192
+(134 million) half as long; a prompt of 160 tokens by 256 * 640 (26 million) took 34 ms with one
+thread and 47 ms with two."""
 
 
 def widest(model: Any) -> int:
-    """Return the weights of the model's largest matrix."""
+    """Return the number of weights of the model's largest matrix."""
     sizes = (array.size for _, array in tree_flatten(model.parameters()) if array.ndim > 1)
     return max(sizes, default=0)
 
 
 class Threads:
-    """Sets the number of threads before a product. `put` takes it, and is called on changes."""
+    """Sets the number of threads by calling `put` whenever the number changes."""
 
     def __init__(self, put: Callable[[int], object] | None, most: int) -> None:
         self._put = put
@@ -38,7 +38,7 @@ class Threads:
         self._now = most
 
     def fit(self, products: int) -> None:
-        """Choose for layers whose largest product takes that many multiplications."""
+        """Choose the number for layers whose largest product has that many multiplications."""
         wanted = self._most if products >= THREADS_FROM else 1
         if self._put is not None and wanted != self._now:
             self._put(wanted)
@@ -46,7 +46,7 @@ class Threads:
 
 
 def blas_threads() -> Threads:
-    """Return the setter of the BLAS that is loaded, or one that does nothing."""
+    """Return the setter for BLIS if it is loaded, else one that does nothing."""
     most = int(os.environ.get("BLIS_NUM_THREADS") or 1)
     if blas_kind(os.environ.get("LD_PRELOAD", "")) != "blis":
         return Threads(None, most)

@@ -1,9 +1,9 @@
-"""Functions that are compiled for the CPU, and none but those.
+"""Turns MLX's compilation off on the CPU, except for the engine's own kernels.
 
-On the CPU `mx.compile` calls the machine's C++ compiler at a function's first use: two seconds on
-an idle machine, in which the compute thread answers nobody, and much longer on a busy one. With
-compilation off, compiled functions, such as those of mlx-lm's models, run as they are written.
-`kernel` is for those that another process has had compiled before.
+On the CPU `mx.compile` calls the machine's C++ compiler at a function's first use. This blocks the
+compute thread for two seconds on an idle machine, and much longer on a busy one. With compilation
+off, functions under `mx.compile`, such as those in mlx-lm's models, run uncompiled. Functions under
+`kernel` are always compiled: the builder process has compiled them beforehand.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Result = TypeVar("Result")
 
 
 def compile_nothing() -> None:
-    """Let functions run as they are written, but for kernels."""
+    """Turn compilation off for all functions but kernels."""
     mx.disable_compile()
 
 
 def kernel(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Compile a function, whatever `compile_nothing` said; it stays in force for all others."""
+    """Compile a function even after `compile_nothing`, which still holds for all others."""
     compiled: Callable[Given, Result] = mx.compile(function, shapeless=True)
 
     @functools.wraps(function)
     def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        mx.enable_compile()  # looked at when the function is called; switching takes 0.1 us
+        mx.enable_compile()  # MLX reads the switch at each call; setting it takes 0.1 µs
         try:
             return compiled(*args, **kwargs)
         finally:

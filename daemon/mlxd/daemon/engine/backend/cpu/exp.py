@@ -1,9 +1,9 @@
-"""Exponentials on the CPU: those in attention's softmax, and those in swiglu.
+"""Attention and swiglu with vectorised exponentials, for MLX's CPU backend.
 
-MLX's CPU backend computes them one by one on x86, 15 ns each: four fifths of the time that
-attention takes, and most of what is left of a long prompt's. The forms here take a third of that
-with operations that the compiler turns into vector instructions. What is too small to gain is left
-to MLX. `docs/decisions/006-exponentials.md` has the figures.
+On x86 MLX's CPU backend computes exponentials one by one, 15 ns each. They take four fifths of the
+time of attention, and most of the remaining time of a long prompt. The functions here take a third
+of that: they use operations that the compiler vectorises. Small arrays, which gain nothing, are
+left to MLX. `docs/decisions/006-exponentials.md` has the figures.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from mlx_lm.models import activations
 from mlxd.daemon.engine.backend.cpu.compiling import kernel
 
 ATTENTION_FROM = 1 << 13
-"""Scores from which the form here is faster than MLX's."""
+"""Number of scores from which `attention` is faster than MLX's."""
 SWIGLU_FROM = 1 << 12
 BLOCK_SCORES = 1 << 19
-"""Scores that are computed at a time: what fits into a processor's cache is not fetched again."""
+"""Scores per block: as many as fit into a processor's cache."""
 LOG2_E = 1 / math.log(2)
 EXPONENT_MAX = 126.0
-"""Powers of two from -126 to 126 are ordinary numbers in float32."""
+"""Powers of two from -126 to 126 are normal numbers in float32."""
 POWER = (
     1.0, 6.931472028550421e-1, 2.402264791363012e-1, 5.550332471162809e-2,
     9.618437357674640e-3, 1.339887440266574e-3, 1.535336188319500e-4,
 )  # fmt: skip
-"""2^x for -0.5 <= x <= 0.5, to 2e-7 of its value: a polynomial of S. Moshier's Cephes library."""
+"""Coefficients of 2^x for -0.5 <= x <= 0.5, relative error 2e-7, from S. Moshier's Cephes."""
 ROUNDER = 1.5 * 2.0**23
-"""Added and taken away again, it leaves a whole number: float32 has no digits for the rest."""
+"""Adding and subtracting it rounds to an integer: float32 has no digits left for a fraction."""
 
 _attention = mx.fast.scaled_dot_product_attention
 _swiglu = activations.swiglu
 
 
 def install() -> None:
-    """Use the forms of this module, also in models that are loaded already."""
+    """Replace MLX's functions, also in models that are already loaded."""
     mx.fast.scaled_dot_product_attention = attention  # type: ignore[assignment]
     for name, module in list(sys.modules.items()):
-        # The one that has it, and those of models, which keep what they imported.
+        # The defining module, and those of models that imported the function by name.
         if name.startswith("mlx_lm.models.") and getattr(module, "swiglu", None) is _swiglu:
             module.__dict__["swiglu"] = swiglu
 
 
 def build() -> None:
-    """Have MLX compile what the forms here consist of."""
+    """Make MLX compile all kernels of this module."""
     numbers = mx.ones((2, 2))
-    halves = mx.split(mx.ones((2, 4)), 2, axis=-1)  # as models have them that compute both at once
+    halves = mx.split(mx.ones((2, 4)), 2, axis=-1)  # of models that compute both in one product
     mx.eval(_softmax_weights(numbers))
     for gate, x in ((numbers, numbers), halves):
         mx.eval(_gated(gate, x), _gated_few(gate, x))
@@ -66,10 +66,10 @@ def attention(
     sinks: mx.array | None = None,
     stream: Any = None,
 ) -> mx.array:
-    """Return the values (batch, heads, length, dims) that queries find among `k` and `v`.
+    """Return attention of `q` over `k` and `v`, shape (batch, heads, length, dims).
 
-    As `mx.fast.scaled_dot_product_attention`: `k` and `v` are (batch, groups, known, dims), and
-    `mask` is "causal", truth values that broadcast to (batch, heads, length, known), or None.
+    As `mx.fast.scaled_dot_product_attention`: `k` and `v` have the shape (batch, groups, known,
+    dims). `mask` is "causal", booleans that broadcast to (batch, heads, length, known), or None.
     """
     if sinks is not None or stream is not None or not _is_worthwhile(q, k, v, mask):
         return _attention(q, k, v, scale=scale, mask=mask, sinks=sinks, stream=stream)
@@ -97,7 +97,7 @@ def _is_worthwhile(q: mx.array, k: mx.array, v: mx.array, mask: str | mx.array |
 
 
 def _allowed(mask: str | mx.array | None, start: int, stop: int, seen: int) -> mx.array | None:
-    """Return which scores of these rows count, (batch, heads, rows, seen) or broadcast to it."""
+    """Return the mask of these rows, which broadcasts to (batch, heads, rows, seen)."""
     if mask is None:
         return None
     if isinstance(mask, str):
@@ -111,7 +111,7 @@ def _causal(rows: int, seen: int) -> mx.array:
 
 
 def _attend(q: mx.array, k: mx.array, v: mx.array, allowed: mx.array | None) -> mx.array:
-    """Return the values for some queries (batch, groups, shares, rows, dims)."""
+    """Return attention of queries of shape (batch, groups, shares, rows, dims)."""
     *group, rows, dims = q.shape
     seen = k.shape[2]
     scores = q.reshape(*group[:2], -1, dims) @ k.swapaxes(-1, -2)
@@ -125,7 +125,7 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, allowed: mx.array | None) -> 
 
 
 def _softmax_weights(scores: mx.array) -> mx.array:
-    """Return two to the power of the scores (rows, columns), each row's largest made 1."""
+    """Return 2^(score - row maximum), shape (rows, columns)."""
     below = scores - mx.max(scores, axis=-1, keepdims=True)
     power, bits = _power_of_two_parts(mx.maximum(below, -EXPONENT_MAX))
     return power * bits.view(mx.float32)
@@ -156,10 +156,9 @@ def _gated_by(gate: mx.array, x: mx.array, power: mx.array, scale: mx.array) -> 
 
 @kernel
 def _power_of_two_parts(exponents: mx.array) -> tuple[mx.array, mx.array]:
-    """Return two factors of two to the power of `exponents`, the second as the bits of a float32.
+    """Return two factors of 2^exponents, the second as the bits of a float32.
 
-    They are not multiplied here since a look at bits as another type is nothing that
-    `mx.compile` can be told without shapes.
+    They are not multiplied here: `mx.compile` does not support `view` without shapes.
     """
     whole = (exponents + ROUNDER) - ROUNDER
     rest = exponents - whole

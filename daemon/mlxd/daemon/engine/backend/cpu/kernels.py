@@ -1,7 +1,7 @@
-"""Where MLX keeps what it has compiled: in a folder that nobody else can write to.
+"""Chooses the folder in which MLX caches compiled code: one that no other user can write to.
 
-On Linux MLX looks for compiled code in the folder for temporary files, by a name that anybody can
-guess, and loads what lies there. In a `/tmp` for all users, somebody else could put it there.
+On Linux MLX loads compiled code from the folder for temporary files, by predictable names. In a
+shared `/tmp` another user could plant code there.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ VARIABLE = "TMPDIR"
 def keep_kernels(
     folder: str | None, environ: MutableMapping[str, str], platform: str = sys.platform
 ) -> bool:
-    """Name a safe folder to MLX, and make it where it is not there (any more); returns whether
-    there is one. Call it before anything compiles.
+    """Point TMPDIR at a private folder, and create it if it is missing.
 
-    A temporary folder of the user's own stays: macOS gives everybody one.
+    Returns whether there is such a folder. Call this before anything is compiled. A TMPDIR that
+    belongs to the user is kept: on macOS every user has one.
     """
     given = environ.get(VARIABLE)
     if not platform.startswith("linux") or (given and is_own(Path(given))):
@@ -39,7 +39,7 @@ def keep_kernels(
 
 
 def is_own(folder: Path) -> bool:
-    """Whether it is a folder of this user's, into which nobody else may write."""
+    """Whether the folder belongs to this user and no other user may write to it."""
     try:
         found = os.lstat(folder)
     except OSError:

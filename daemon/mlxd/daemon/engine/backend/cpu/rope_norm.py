@@ -1,18 +1,18 @@
-"""Two operations of MLX in fewer pieces, for its CPU backend.
+"""`mx.fast.rope` and `mx.fast.rms_norm` with fewer operations, for MLX's CPU backend.
 
-Metal and CUDA have a kernel of their own for `mx.fast.rope` and `mx.fast.rms_norm`. The CPU backend
-puts them together from 25 and 12 operations per call, each of which is scheduled, allocated and
-handed to a thread: in a decoding step of a small model that is more than half of all. The forms
-here give the same numbers with 6 and 4; `docs/decisions/003-fewer-operations.md` has the figures.
+Metal and CUDA have a kernel for each of the two. The CPU backend composes them of 25 and 12
+operations per call and schedules, allocates and dispatches each of them. In a decoding step of a
+small model they are more than half of all operations. The functions here compute the same numbers
+with 6 and 4 operations; `docs/decisions/003-fewer-operations.md` has the figures.
 
-Positions are also where a layer is begun: MLX would otherwise have nothing to compute while Python
-puts a step together; `docs/decisions/005-layers-begun-early.md` has the figures.
+`rope` also starts the computation of each layer, because MLX would otherwise be idle while Python
+builds the graph of a step; `docs/decisions/005-layers-begun-early.md` has the figures.
 
-The norm, and the exponentials of `backend/cpu/exp.py`, have pieces that MLX has compiled by the
-machine's C++ compiler, which takes seconds. A process of its own builds them
-(`python -m mlxd.daemon.engine.backend.cpu.rope_norm`), once for a version of MLX and only with
-processor time that nobody else wants. Until it is done MLX's own forms are used. Nothing else is
-compiled on the CPU: `backend/cpu/compiling.py` says why.
+The norm, and the exponentials of `backend/cpu/exp.py`, use kernels that MLX compiles with the
+machine's C++ compiler, which takes seconds. A separate process compiles them
+(`python -m mlxd.daemon.engine.backend.cpu.rope_norm`), once per version of MLX and with idle
+processor time only. Until it has finished, the engine uses MLX's own functions. The engine compiles
+nothing else on the CPU: `backend/cpu/compiling.py` says why.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,18 +38,23 @@ from mlxd.daemon.engine.backend.cpu import exp
 from mlxd.daemon.engine.backend.cpu.compiling import compile_nothing, kernel
 from mlxd.daemon.isolation import python_command
 
-SLOWER = "MLX's own forms are used, which take twice as long for a long prompt"
+BUILDER = tuple(python_command("mlxd.daemon.engine.backend.cpu.rope_norm"))
+SLOWER = "MLX's own functions are used, which take twice as long for a long prompt"
 NO_COMPILER = f"There is no g++ to build the engine's kernels: {SLOWER}. Install g++."
-NOT_BUILT = f"The engine's kernels were not built (exit status {{}}): {SLOWER}. Above is why."
+NOT_BUILT = (
+    f"The engine's kernels were not built (exit status {{}}): {SLOWER}. See the compiler's output "
+    "above."
+)
 
 _rope = mx.fast.rope
 _rms_norm = mx.fast.rms_norm
 
 
-def install() -> subprocess.Popen[bytes] | None:
-    """Use the lean forms from now on, in all models of this process.
+def install(builder: Sequence[str] = BUILDER) -> subprocess.Popen[bytes] | None:
+    """Replace MLX's functions, for all models of this process.
 
-    Returns the process that builds the kernels where that is still to be done: see `built`.
+    If the kernels are not built yet, start the command `builder` with this process's id and return
+    its process. Then call `built` from time to time.
     """
     compile_nothing()
     mx.fast.rope = rope
@@ -58,12 +64,11 @@ def install() -> subprocess.Popen[bytes] | None:
     if shutil.which("g++") is None:
         print(NO_COMPILER, file=sys.stderr, flush=True)
         return None
-    command = [*python_command("mlxd.daemon.engine.backend.cpu.rope_norm"), str(os.getpid())]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    return subprocess.Popen([*builder, str(os.getpid())], stdin=subprocess.DEVNULL)
 
 
 def built(builder: subprocess.Popen[bytes]) -> bool:
-    """Whether the builder has ended. If it did its work, the kernels are used from now on."""
+    """Return whether the builder has ended. If it succeeded, start to use the kernels."""
     status = builder.poll()
     if status == 0:
         _use_kernels()
@@ -73,13 +78,13 @@ def built(builder: subprocess.Popen[bytes]) -> bool:
 
 
 def _use_kernels() -> None:
-    _run_kernels()  # loads them, so that the cache folder may be cleared from now on
+    _run_kernels()  # loads them: afterwards the cache folder may be cleared
     mx.fast.rms_norm = rms_norm
     exp.install()
 
 
 def main() -> None:
-    """Have the kernels compiled, and leave a note. A second builder waits for the first."""
+    """Compile the kernels, then create the marker file. A second builder waits for the first."""
     lifeline.end_with(int(sys.argv[1]))
     _give_way()
     compile_nothing()
@@ -93,22 +98,23 @@ def main() -> None:
 
 
 def _give_way() -> None:
-    """Take processor time that nobody else wants, also for the compiler that is started here."""
+    """Use idle processor time only. The compiler, a child process, inherits this."""
     os.nice(19)
     if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(OSError):  # not every sandbox allows it
+        with contextlib.suppress(OSError):  # some sandboxes forbid it
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _run_kernels() -> None:
-    """Use each kernel in the forms that decoding and prompts use."""
+    """Run each kernel with the shapes that decoding and prefill use."""
     for rows, length, heads in itertools.product((1, 2), (1, 2), ((), (2,))):
         mx.eval(rms_norm(mx.ones((rows, length, *heads, 8)), mx.ones((8,)), 1e-6))
     exp.build()
 
 
 def _marker() -> Path:
-    # Where MLX keeps what was compiled: if that is gone, so is this. The number: what they are.
+    # In MLX's own cache folder, so that both are removed together. The number is the kernels'
+    # version.
     folder = os.environ.get("TMPDIR", "/tmp")
     return Path(folder, "mlx", version("mlx"), "cpu", "mlxd-kernels-3")
 
@@ -133,19 +139,19 @@ def rope(
     cosines, sines = _waves(a, dims, base, scale, offset, freqs)
     first, second = mx.split(a, 2, axis=-1)
     rotated = a * cosines + mx.concatenate([second, first], axis=-1) * sines
-    if _last.uses % 2 == 0:  # a layer's keys: they are wanted by the cache in any case
+    if _last.uses % 2 == 0:  # a layer's keys, which the cache needs in any case
         _begin(rotated)
     return rotated
 
 
 def _begin(array: mx.array) -> None:
-    """Let MLX compute what has been put together, while Python puts the next layer together."""
-    with contextlib.suppress(ValueError):  # in a transformation, where nothing is computed yet
+    """Start to compute the graph so far, while Python builds that of the next layer."""
+    with contextlib.suppress(ValueError):  # inside a transformation nothing can be computed
         mx.async_eval(array)
 
 
 class _Waves:
-    """The cosines and sines that were used last: the other layers of a step want the same."""
+    """The cosines and sines of the last call. The other layers of a step use the same ones."""
 
     def __init__(self) -> None:
         self.numbers: tuple[Any, ...] = ()
@@ -155,7 +161,7 @@ class _Waves:
         self.uses = 0
 
     def fit(self, numbers: tuple[Any, ...], offset: int | mx.array, freqs: Any) -> bool:
-        """Whether they are the ones for this call. Looking into arrays would compute them."""
+        """Whether they suit this call. Compares arrays by identity: reading one computes it."""
         if self.numbers != numbers or self.freqs is not freqs:
             return False
         return self.offset is offset or (
@@ -169,7 +175,7 @@ _last = _Waves()
 def _waves(
     a: mx.array, dims: int, base: float | None, scale: float, offset: int | mx.array, freqs: Any
 ) -> tuple[mx.array, mx.array]:
-    """Return cosines, and sines with the sign that they have in each half, of (length, dims)."""
+    """Return cosines and signed sines, shape (length, dims)."""
     length, dtype = a.shape[2], a.dtype
     numbers = (length, dims, base, scale, dtype)
     if _last.arrays is None or not _last.fit(numbers, offset, freqs):

@@ -1,0 +1,79 @@
+"""A lower bound for the tokens of a prompt, known without tokenizing it. Pure.
+
+The engine derives the bound from a model's tokenizer and reports it to the front. The front
+refuses prompts that cannot fit into the context, so that they never reach the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlxd.protocol.errors import ContextOverflow
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBound:
+    """What a model's context allows.
+
+    `longest_bytes` is the length of the longest token. `uncounted` are bytes that may not become
+    tokens. `user_messages` tells whether the chat template renders every user message in full.
+    """
+
+    context_tokens: int
+    longest_bytes: int
+    uncounted: bytes = b""
+    user_messages: bool = False
+
+    @classmethod
+    def from_map(cls, raw: dict[str, Any]) -> PromptBound:
+        return cls(**raw)
+
+    def to_map(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def tokens_at_least(self, text: str) -> int:
+        """Return a number of tokens that the text has in any case."""
+        return -(-self._bytes(text) // self.longest_bytes)
+
+    def _bytes(self, text: str) -> int:
+        if not self.uncounted:
+            return len(text) if text.isascii() else len(text.encode("utf-8", "ignore"))
+        return len(text.encode("utf-8", "ignore").translate(None, self.uncounted))
+
+    def check(self, model: str, params: Params) -> None:
+        """Raise ContextOverflow for a completion whose texts cannot fit into the context.
+
+        A text within the limit in characters is not looked at: this costs small requests nothing.
+        """
+        # No character has more than four bytes.
+        if 4 * sum(map(len, self._texts(params))) < self.context_tokens * self.longest_bytes:
+            return
+        tokens = sum(map(self._bytes, self._texts(params))) // self.longest_bytes
+        if tokens >= self.context_tokens:
+            raise context_overflow(model, tokens, self.context_tokens, "at least ")
+
+    def _texts(self, params: Params) -> Iterator[str]:
+        """Yield the texts of a completion that are in its prompt, whatever the template does."""
+        if isinstance(prompt := params.get("prompt"), str):
+            yield prompt
+        for name in ("prefix", "suffix"):
+            yield params.get(name) or ""
+        # A caller's own template may leave out anything.
+        if self.user_messages and not params.get("template_kwargs"):
+            for message in params.get("messages") or ():
+                if message["role"] == "user":
+                    yield (message.get("content") or "").strip()  # templates strip it
+
+
+def context_overflow(model: str, tokens: int, limit: int, bound: str = "") -> ContextOverflow:
+    """Return the error of a prompt that is too long. `bound` is "at least " for an estimate."""
+    return ContextOverflow(
+        f"The prompt has {bound}{tokens} tokens; {model} has a context of {limit}.",
+        hint=f"Shorten the prompt by {tokens - limit + 1} tokens or more, or choose a model with a "
+        "longer context: mlx models list",
+        data={"prompt_tokens": tokens, "context_tokens": limit},
+    )
