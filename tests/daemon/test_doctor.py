@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from mlxd.daemon.cli.doctor.symptoms import SYMPTOMS
 from mlxd.daemon.cli.doctor.table import CHECKS
 from mlxd.daemon.config import Config, ConfigError
 from mlxd.daemon.conversations.store import Store, Turn
+from mlxd.daemon.models.catalog import BUILTIN_DIR
 from mlxd.launchd.service import Outcome, ServiceState
 from mlxd.protocol.paths import Paths
 from support.places import MLXD, mlxd
@@ -209,6 +211,15 @@ def test_an_incomplete_model_is_named_with_the_remedy(machine: Machine) -> None:
     )
     finding = places.models(machine)
     assert finding.verdict == "warn"
+
+
+def test_models_of_other_tools_are_candidates(machine: Machine, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(BUILTIN_DIR, home / ".lmstudio" / "models" / "acme" / "Small-8bit")
+    at_home = replace(machine, environ={**machine.environ, "HOME": str(home)})
+    finding = places.other_tools(at_home)
+    assert (finding.verdict, finding.next_step) == ("ok", "mlx models import")
+    assert finding.detail == "MLX models of LM Studio: 1"
 
 
 def test_a_default_model_that_is_not_there_fails(machine: Machine) -> None:

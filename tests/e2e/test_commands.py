@@ -370,7 +370,7 @@ def test_the_preloaded_model_is_warm_and_an_empty_engine_gives_its_memory_back()
         pid = daemon.engine_pid()
         until(lambda: daemon.ask("status")["engine"]["state"] == "stopped", "the engine ends")
         until(lambda: not Path(f"/proc/{pid}").exists(), "its process ends")
-        assert daemon.ask("ps") == {"models": []}
+        assert daemon.ask("ps")["models"] == []
         assert "choices" in daemon.ask("chat", messages=[{"role": "user", "content": "hello"}])
 
 

@@ -238,6 +238,88 @@ def test_load_unload_and_evictions_are_reported(own: Daemon, mlx: Run, tmp_path:
     assert mlx("unload", "--all", "pocket").returncode == 2
 
 
+@pytest.fixture
+def searchable(hub: Hub) -> Iterator[None]:
+    """More repositories: one that is too large, one without MLX weights, one that is closed."""
+    hub.add("mlx-community/Huge-4bit", BUILTIN_DIR)
+    hub.add("mlx-community/Tiny-4bit", BUILTIN_DIR)
+    hub.repos["mlx-community/Huge-4bit"]["model-2.safetensors"] = b"huge"
+    hub.claimed_bytes["model-2.safetensors"] = 10**16
+    hub.repos["mlx-community/Torch"] = {"config.json": b"{}"}
+    hub.commits["mlx-community/Torch"] = COMMIT
+    hub.gated.add("mlx-community/Closed")
+    hub.add("mlx-community/Closed", BUILTIN_DIR)
+    hub.downloads.update({"mlx-community/Huge-4bit": 9_000, "mlx-community/Tiny-4bit": 4_000})
+    yield
+    for name in [name for name in hub.repos if name.startswith("mlx-community/")]:
+        del hub.repos[name]
+    hub.claimed_bytes.clear()
+
+
+@pytest.mark.usefixtures("searchable")
+def test_search_shows_sizes_and_what_fits(mlx: Run, hub: Hub):
+    done = mlx("models", "search", "4bit", "mlx-community")
+    assert done.returncode == 0, done.stderr
+    [header, huge, tiny] = [line.split() for line in done.stdout.splitlines()]
+    assert header == ["MODEL", "SIZE", "FITS", "DOWNLOADS", "NOTE"]
+    assert (huge[0], huge[3:]) == ("mlx-community/Huge-4bit", ["no", "9,000"])
+    assert (tiny[0], tiny[3:]) == ("mlx-community/Tiny-4bit", ["yes", "4,000"])
+    assert hub.searches[-1]["filter"] == ["mlx"]
+    assert "mlx models pull MODEL" in done.stderr
+    nothing = mlx("models", "search", "nothing-of-that-name")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert "Try fewer words" in nothing.stderr
+
+
+@pytest.mark.usefixtures("searchable")
+def test_suggest_lists_what_fits(mlx: Run):
+    done = mlx("models", "suggest", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [model["name"] for model in found["models"]] == ["mlx-community/Tiny-4bit"]
+    assert found["models"][0]["bytes"] < found["memory_budget_bytes"]
+
+
+@pytest.mark.parametrize("command", [["search", "qwen"], ["suggest"]])
+@pytest.mark.parametrize(
+    "settings", [{"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}]
+)
+def test_without_the_hub_a_search_is_exit_7(mlx: Run, settings: dict[str, str], command: list[str]):
+    done = mlx("models", *command, **settings)
+    assert done.returncode == 7, done.stderr
+    assert f"mlx models {' '.join(command)}" in done.stderr
+
+
+def test_an_imported_model_answers_and_its_removal_leaves_the_files(mlx: Run, tmp_path: Path):
+    theirs = tmp_path / "models" / "acme" / "Small-8bit"
+    shutil.copytree(BUILTIN_DIR, theirs)
+    done = mlx("models", "import", str(tmp_path / "models"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"acme/Small-8bit → {theirs}\n"
+    answer = mlx("ask", "-m", "small-8bit", "--temp", "0", "Count from 3 to 7.")
+    assert answer.stdout == "3, 4, 5, 6, 7\n", answer.stderr
+    again = mlx("models", "import", str(theirs))
+    assert (again.returncode, again.stdout) == (0, "")
+    assert "1 model known already" in again.stderr
+    removed = mlx("models", "rm", "-y", "acme/Small-8bit")
+    assert f"The model stays at {theirs}" in removed.stderr.replace(
+        str(theirs.resolve()), str(theirs)
+    )
+    assert (theirs / WEIGHTS).exists()
+    assert mlx("models", "show", "acme/Small-8bit").returncode == 4
+
+
+@pytest.mark.parametrize("command", [["models", "import"], ["ask", "hi", "-m"]])
+def test_a_gguf_file_is_refused_with_what_to_get_instead(
+    mlx: Run, tmp_path: Path, command: list[str]
+):
+    file = tmp_path / "Llama-3.2-1B-Instruct-Q4_K_M.gguf"
+    file.write_bytes(b"GGUF")
+    done = mlx(*command, str(file))
+    assert done.returncode == 5, done.stderr
+    assert "mlx models search Llama-3.2-1B-Instruct" in done.stderr
+
+
 def test_what_mlxd_did_not_put_there_is_not_deleted(mlx: Run):
     for name in ("pocket", str(BUILTIN_DIR)):
         done = mlx("models", "rm", "-y", name)

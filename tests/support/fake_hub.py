@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE_BYTES = 100_000
@@ -29,6 +30,8 @@ class Hub:
         self.hold: dict[str, threading.Event] = {}
         self.held = threading.Event()
         self.credentials: list[str] = []
+        self.downloads: dict[str, int] = {}
+        self.searches: list[dict[str, list[str]]] = []
         self.ranges: list[tuple[str, int]] = []
         self.url = ""
 
@@ -63,11 +66,28 @@ class _Handler(BaseHTTPRequestHandler):
             for name in ("Authorization", "Proxy-Authorization")
             if name in self.headers
         ]
+        if path == "/api/models":
+            return self._search(parse_qs(self.path.partition("?")[2]))
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
             return self._info(found[1], found[2])
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(found[1], found[3], body=body)
         return self._refuse(404, "EntryNotFound")
+
+    def _search(self, query: dict[str, list[str]]) -> None:
+        """Answer with the repositories whose names have all words, most downloaded first."""
+        words = query.get("search", [""])[0].lower().split()
+        author = query.get("author", [""])[0]
+        names = [
+            name
+            for name in self.hub.repos
+            if all(word in name.lower() for word in words) and name.startswith(author)
+        ]
+        names.sort(key=lambda name: -self.hub.downloads.get(name, 0))
+        limit = int(query.get("limit", ["100"])[0])
+        records = [{"id": name, "downloads": self.hub.downloads.get(name, 0)} for name in names]
+        self.hub.searches.append(query)
+        self._send(200, json.dumps(records[:limit]).encode(), {"Content-Type": "application/json"})
 
     def _info(self, name: str, revision: str) -> None:
         if name in self.hub.gated:

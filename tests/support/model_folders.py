@@ -24,6 +24,15 @@ def copy_of_pocket(folder: Path) -> dict[str, Any]:
     return {"name": folder.name, "path": str(folder)}
 
 
+def bare_model(folder: Path) -> Path:
+    """Make a folder that is complete as far as its file list tells."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    header = json.dumps({"__metadata__": {"format": "mlx"}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return folder
+
+
 def random_weights(folder: Path, seed: int = 5) -> dict[str, Any]:
     """Copy the built-in model with weights that know nothing."""
     ref = copy_of_pocket(folder)

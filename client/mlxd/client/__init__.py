@@ -25,6 +25,10 @@ if TYPE_CHECKING:
         Conversation,
         DefaultModel,
         Hello,
+        HubModel,
+        HubModels,
+        Import,
+        ImportedModel,
         Loaded,
         LoadedModel,
         Model,
@@ -71,7 +75,8 @@ _MODULES = {
     "mlxd.client.aio": ("AsyncClient", "AsyncStream"),
     "mlxd.client.timeouts": ("Timeouts",),
     "mlxd.client.results": (
-        "Applied", "Choice", "Completion", "Conversation", "DefaultModel", "Hello", "Loaded",
+        "Applied", "Choice", "Completion", "Conversation", "DefaultModel", "Hello", "HubModel",
+        "HubModels", "Import", "ImportedModel", "Loaded",
         "LoadedModel", "Model", "ModelList", "Prefilled", "Record", "Removed", "Requests",
         "Status", "Timing", "ToolCall", "Turn", "Unloaded", "Usage",
     ),
@@ -91,7 +96,8 @@ _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022
     "AsyncClient", "AsyncStream", "Client", "Stream", "Timeouts",
-    "Applied", "Choice", "Completion", "Conversation", "DefaultModel", "Hello", "Loaded",
+    "Applied", "Choice", "Completion", "Conversation", "DefaultModel", "Hello", "HubModel",
+    "HubModels", "Import", "ImportedModel", "Loaded",
     "LoadedModel", "Model", "ModelList", "Prefilled", "Record", "Removed", "Requests", "Status",
     "Timing", "ToolCall", "Turn", "Unloaded", "Usage",
     "Delta", "Event", "Loading", "Prefill", "Progress", "Queued", "ToolCalled",

@@ -111,6 +111,14 @@ def models_convert(model: str, params: Params) -> Ask[results.Model]:
     return Ask("models.convert", {"model": model, **params}, results.Model.of)
 
 
+def models_import(path: str | None) -> Ask[results.Import]:
+    return Ask("models.import", {"path": path}, results.Import.of)
+
+
+def models_search(query: str | None, params: Params) -> Ask[results.HubModels]:
+    return Ask("models.search", {"query": query, **params}, results.HubModels.of)
+
+
 def models_remove(model: str) -> Ask[results.Removed]:
     return Ask("models.remove", {"model": model}, results.Removed.of)
 

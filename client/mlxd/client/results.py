@@ -219,6 +219,44 @@ class ModelList(Record):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ImportedModel(Record):
+    """A model of another tool. `problem` says why it was skipped."""
+
+    name: str = ""
+    path: str = ""
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Import(Record):
+    """The result of `models.import`: models linked now, known before, and skipped."""
+
+    imported: tuple[ImportedModel, ...] = _many(ImportedModel.of)
+    known: tuple[ImportedModel, ...] = _many(ImportedModel.of)
+    skipped: tuple[ImportedModel, ...] = _many(ImportedModel.of)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HubModel(Record):
+    """A model on the hub. `bytes` counts its weights."""
+
+    name: str = ""
+    bytes: int = 0
+    downloads: int = 0
+    gated: bool = False
+    fits_in_memory: bool = False
+    on_this_machine: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HubModels(Record):
+    """The result of `models.search`."""
+
+    models: tuple[HubModel, ...] = _many(HubModel.of)
+    memory_budget_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Removed(Record):
     """The result of `models.remove`."""
 

@@ -189,6 +189,18 @@ class Models:
         """Do as `convert` does, and return the events as they come."""
         return self._client._stream(asks.models_convert(model, params), timeout)
 
+    def import_models(
+        self, path: str | None = None, *, timeout: Timeout | _Unset = UNSET
+    ) -> results.Import:
+        """Link the models in a folder (None: those of LM Studio and oMLX); nothing is copied."""
+        return self._client._ask(asks.models_import(path), timeout)
+
+    def search(
+        self, query: str | None = None, *, timeout: Timeout | _Unset = UNSET, **params: Any
+    ) -> results.HubModels:
+        """Search the hub for MLX models; without a query, return popular ones that fit."""
+        return self._client._ask(asks.models_search(query, params), timeout)
+
     def remove(self, model: str, *, timeout: Timeout | _Unset = UNSET) -> results.Removed:
         """Delete a model from the local cache."""
         return self._client._ask(asks.models_remove(model), timeout)

@@ -206,8 +206,31 @@ _ALL = (
         ),
     ),
     Method(
+        "models.import",
+        "Link models of other tools; their files are never changed.",
+        "{imported: [{name, path}], known: [{name, path}], skipped: [{name, path, problem}]}",
+        (
+            Param(
+                "path",
+                "string",
+                "Model folder, or a folder of them; absent: those of LM Studio and oMLX.",
+            ),
+        ),
+    ),
+    Method(
+        "models.search",
+        "Search the Hugging Face hub for MLX models.",
+        "{models: [{name, bytes, downloads, gated, fits_in_memory, on_this_machine}], "
+        "memory_budget_bytes}",
+        (
+            Param("query", "string", "Words; absent: popular models that fit, largest first."),
+            Param("limit", "integer", "The most models.", 20, 1, 100),
+            Param("environment", "map", "HF_ENDPOINT, HF_TOKEN, HF_HUB_* and proxies to use."),
+        ),
+    ),
+    Method(
         "models.remove",
-        "Delete a model from the local cache.",
+        "Delete a downloaded or converted model, or the link to an imported one.",
         "{removed, bytes}",
         (_MODEL_REQUIRED,),
     ),

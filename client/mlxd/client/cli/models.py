@@ -11,6 +11,7 @@ import click
 
 from mlxd.client.cli.completion import complete_models
 from mlxd.client.cli.daemon import connect
+from mlxd.client.cli.find_models import import_models, search, suggest
 from mlxd.client.cli.groups import Group
 from mlxd.client.cli.hub_names import parse_model
 from mlxd.client.cli.options import absolute
@@ -31,6 +32,10 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="As JSON."
              "  mlx models default Qwen3-4B\n")  # fmt: skip
 def models() -> None:
     """Models on this machine."""
+
+
+for command in (search, suggest, import_models):
+    models.add_command(command)
 
 
 @models.command("list")
@@ -160,16 +165,24 @@ def convert(
 @model_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def rm(model: str, yes: bool) -> None:
-    """Delete MODEL from the disk, with the prompts that were kept for it."""
+    """Delete MODEL from the disk, with its cached prompts; of an imported model, only the link."""
     model = absolute(model)
     with connect() as client:
         record = client.request("models.show", model=model)
         if not yes:
-            click.confirm(
-                f"Delete {record['name']} ({size(record['bytes'])})?", abort=True, err=True
-            )
+            click.confirm(_question(record), abort=True, err=True)
+        place = os.path.realpath(record["path"])
         removed = client.request("models.remove", model=model)
-    tell(f"Deleted; {size(removed['bytes'])} are free again.")
+    if record["source"] == "imported":
+        tell(f"Removed the link. The model stays at {place}.")
+    else:
+        tell(f"Deleted; {size(removed['bytes'])} are free again.")
+
+
+def _question(record: dict[str, Any]) -> str:
+    if record["source"] == "imported":
+        return f"Remove the link {record['name']}? Its files stay."
+    return f"Delete {record['name']} ({size(record['bytes'])})?"
 
 
 @models.command()

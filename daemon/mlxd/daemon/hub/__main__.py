@@ -63,6 +63,10 @@ def _run(job: dict[str, Any], progress: Any) -> dict[str, Any]:
         from mlxd.daemon.hub.remove import remove
 
         return remove(job)
+    if job["task"] == "search":
+        from mlxd.daemon.hub.search import search
+
+        return search(job)
     from mlxd.daemon.hub.pull import pull
 
     return pull(job, progress)

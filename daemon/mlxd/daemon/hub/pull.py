@@ -48,7 +48,7 @@ def pull(job: dict[str, Any], report: Report) -> dict[str, Any]:
     cache_dir = Path(job["cache_dir"])
     try:
         info = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
-        files = _files(info, repo)
+        files = model_files(info, repo)
         folder = repo_folder(cache_dir, repo)
         _check_room(files, folder)
         _download(files, repo, str(info.sha), cache_dir, report)
@@ -60,7 +60,12 @@ def pull(job: dict[str, Any], report: Report) -> dict[str, Any]:
     return {"repo": repo, "revision": info.sha, "bytes": sum(file.size or 0 for file in files)}
 
 
-def _files(info: ModelInfo, repo: str) -> list[RepoSibling]:
+def model_files(info: ModelInfo, repo: str) -> list[RepoSibling]:
+    """Return the files from which mlx-lm loads a model.
+
+    Raises:
+        ModelLoadFailed: the repository has no weights that MLX can load.
+    """
     everything = info.siblings or []
     files = [one for one in everything if any(fnmatch(one.rfilename, want) for want in WANTED)]
     names = {one.rfilename for one in files}

@@ -14,6 +14,7 @@ from mlxd.daemon.config import Config, ModelConfig
 from mlxd.daemon.models import cache, names
 from mlxd.daemon.models.files import identity
 from mlxd.daemon.models.folder import BrokenFolder, check_folder, describe
+from mlxd.daemon.models.other_tools import gguf_refusal
 from mlxd.daemon.models.records import LoadedAs, ModelRecord, ModelRef
 from mlxd.protocol.errors import InvalidParams, ModelLoadFailed, ModelNotFound, PermissionDenied
 
@@ -225,13 +226,17 @@ class Catalog:
             found = self._cached(found.settings.repo or found.settings.name) or found
         if found.source == "cache":
             return found.name, cache.repo_folder(self._cache_dir, found.name)
-        if self._own_dir is not None and place.parent == self._own_dir:
+        if self._own_dir is not None and (place.parent == self._own_dir or self._imported(place)):
             return found.name, place
         kind = "built in" if found.source == "builtin" else f"the folder {place}"
         raise PermissionDenied(
             f"{found.name} is {kind}, which mlxd did not put there.",
             hint="Only downloaded and converted models are deleted: mlx models list",
         )
+
+    def _imported(self, place: Path) -> bool:
+        """Whether `models import` made this link."""
+        return self._own_dir is not None and place.is_symlink() and self._own_dir in place.parents
 
     def names(self) -> Sequence[str]:
         """Return every name that `resolve` takes as it is, aliases first."""
@@ -315,7 +320,8 @@ class Catalog:
         roots = [Path(os.path.expanduser(root)) for root in self._config.model_dirs]
         for base in [*roots, *([self._own_dir] if self._own_dir else [])]:
             for path in _model_folders(base, _DEPTH):
-                yield _Found(path.relative_to(base).as_posix(), path, "folder")
+                source = "imported" if self._imported(path) else "folder"
+                yield _Found(path.relative_to(base).as_posix(), path, source)
 
     def _check(self, found: _Found) -> None:
         try:
@@ -375,6 +381,8 @@ def _looks_like_path(name: str) -> bool:
 def _folder(name: str) -> _Found:
     # os.path answers False to names that no file system takes; pathlib raises.
     path = identity(name)
+    if (refusal := gguf_refusal(Path(path))) is not None:
+        raise refusal
     if not os.path.isdir(path):
         raise ModelNotFound(
             f"There is no folder {path}.",

@@ -45,8 +45,8 @@ class LoadedAs:
 class ModelRecord:
     """One model of this machine. `problem` says why it cannot be loaded; None: it can.
 
-    `source` is builtin, config, folder or cache; `bytes` counts the weights; `bits` is None
-    where the weights are not quantised; `parameters` is counted from the weights' headers.
+    `source` is builtin, config, folder, imported or cache; `bytes` counts the weights; `bits` is
+    None where the weights are not quantised; `parameters` is counted from the weights' headers.
     """
 
     name: str

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 import time
+from collections import Counter
 from pathlib import Path
 
 from mlxd.daemon.cli.doctor.check import Finding, Machine
@@ -15,6 +16,8 @@ from mlxd.daemon.cli.units import size
 from mlxd.daemon.config import SETTINGS
 from mlxd.daemon.conversations.schema import MIGRATIONS
 from mlxd.daemon.models.catalog import Catalog
+from mlxd.daemon.models.files import identity
+from mlxd.daemon.models.other_tools import find_models, known_roots
 
 LITTLE_SPACE = 5 * 10**9
 NO_SPACE = 500 * 10**6
@@ -90,7 +93,7 @@ def default_model(machine: Machine) -> Finding:
 
 def models(machine: Machine) -> Finding:
     """What is in the model cache, and is anything of it incomplete?"""
-    catalog = Catalog(machine.config, machine.environ)
+    catalog = Catalog(machine.config, machine.environ, own_dir=machine.paths.models_dir)
     records = catalog.list()
     total = size(sum(record.bytes for record in records))
     words = f"{len(records)} in {catalog.cache_dir} and elsewhere, {total}"
@@ -101,6 +104,25 @@ def models(machine: Machine) -> Finding:
         step = f"mlx models pull {first.name}, or remove it: mlx models rm {first.name}"
         return Finding("models", "warn", detail, step)
     return Finding("models", "ok", words)
+
+
+def other_tools(machine: Machine) -> Finding:
+    """Have other tools downloaded MLX models that mlxd could use?"""
+    catalog = Catalog(machine.config, machine.environ, own_dir=machine.paths.models_dir)
+    known = {identity(record.path) for record in catalog.list()}
+    home = Path(machine.environ.get("HOME") or Path.home())
+    counts = Counter(
+        root.tool
+        for root in known_roots(home)
+        for one in find_models(root.path)
+        if one.problem is None and identity(one.path) not in known
+    )
+    if not counts:
+        return Finding("other tools", "ok", "no models to import")
+    detail = "MLX models of " + ", ".join(f"{tool}: {n}" for tool, n in counts.items())
+    return Finding(
+        "other tools", "ok", detail, "mlx models import", summary=f"{detail} (mlx models import)"
+    )
 
 
 def conversations(machine: Machine) -> Finding:

@@ -16,6 +16,7 @@ CHECKS: dict[str, Check] = {
     "service": running.service,
     "default model": places.default_model,
     "models": places.models,
+    "other tools": places.other_tools,
     "conversations": places.conversations,
     "disk": places.disk,
     "crashes": places.crashes,

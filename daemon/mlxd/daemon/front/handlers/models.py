@@ -16,10 +16,15 @@ from mlxd.daemon.front.services import Services
 from mlxd.daemon.models import names
 from mlxd.daemon.models.catalog import Catalog
 from mlxd.daemon.models.files import identity
+from mlxd.daemon.models.importing import import_models, remove_link
 from mlxd.protocol.errors import InvalidParams, ModelNotFound, Overloaded
 from mlxd.protocol.hub_environment import is_hub_variable
 
 GROUP_SIZES = (None, 16, 32, 64, 128)
+SUGGESTIONS_FROM = 40
+"""Popular models from which `models.search` without a query chooses those that fit."""
+SHARE_OF_MEMORY = 0.66
+"""Of the machine's memory: about what the engine takes as its budget once it runs."""
 DEFAULT_VARIABLE = "MLXD_DEFAULT_MODEL"
 BYTES_PER_BITS = {None: 2.0, 2: 0.31, 3: 0.44, 4: 0.56, 5: 0.69, 6: 0.81, 8: 1.06}
 """Bytes per weight after a conversion, with the scales of groups of 64; for progress only."""
@@ -112,6 +117,51 @@ def _reporter(request: RequestInFlight, params: Params) -> Report:
     return report
 
 
+async def _import(services: Services, request: RequestInFlight, params: Params) -> Any:
+    path = params["path"]
+    if path is not None and not path.startswith(("/", "~")):
+        raise InvalidParams("path", "must be an absolute path")
+    async with services.models.naming:
+        report = await asyncio.to_thread(_linked, services, path)
+    for one in report["imported"]:
+        services.log("imported", model=one["name"], path=one["path"])
+    return report
+
+
+def _linked(services: Services, path: str | None) -> dict[str, Any]:
+    known = {identity(record.path): record.name for record in services.catalog.list()}
+    folder = None if path is None else Path(identity(path))
+    return import_models(folder, services.paths.models_dir, known, Path.home()).to_map()
+
+
+async def _search(services: Services, request: RequestInFlight, params: Params) -> Any:
+    query, limit = params["query"], params["limit"]
+    job = {
+        "task": "search",
+        "query": query,
+        "limit": SUGGESTIONS_FROM if query is None else limit,
+        "environment": _environment(params["environment"] or {}),
+    }
+    found = (await services.hub.run(job, lambda progress: None))["models"]
+    here = set(await asyncio.to_thread(services.catalog.names))
+    budget = _memory_budget_bytes(services)
+    records = [
+        {**one, "fits_in_memory": one["bytes"] < budget, "on_this_machine": one["name"] in here}
+        for one in found
+    ]
+    if query is None:
+        fitting = [one for one in records if one["fits_in_memory"]]
+        records = sorted(fitting, key=lambda one: -int(one["bytes"]))[:limit]
+    return {"models": records, "memory_budget_bytes": budget}
+
+
+def _memory_budget_bytes(services: Services) -> int:
+    """Return the engine's memory budget; an estimate where no engine runs."""
+    known = services.supervisor.status().get("memory_budget_bytes")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(known or services.config.memory_budget_bytes or total * SHARE_OF_MEMORY)
+
+
 async def _remove(services: Services, request: RequestInFlight, params: Params) -> Any:
     name, folder = services.catalog.removable(params["model"])
     if services.supervisor.running:
@@ -124,6 +174,10 @@ async def _remove(services: Services, request: RequestInFlight, params: Params) 
                 hint="Delete it when they are done.",
                 data={"retry_after_s": 5.0},
             )
+    if folder.is_symlink():
+        await asyncio.to_thread(remove_link, folder)
+        services.log("removed", model=name, bytes=0)
+        return {"removed": True, "bytes": 0}
     job = {"task": "remove", "folder": str(folder), "prompts_dir": str(services.paths.prompts_dir)}
     removed = await services.hub.run(job, lambda progress: None)
     services.log("removed", model=name, bytes=removed["bytes"])
@@ -225,6 +279,8 @@ HANDLERS: dict[str, Handler] = {
     "models.show": _show,
     "models.pull": _pull,
     "models.convert": _convert,
+    "models.import": _import,
+    "models.search": _search,
     "models.remove": _remove,
     "models.default": _default,
     "models.alias": _alias,
