@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from suite.figures import ratios, summary
-from suite.measurements import cancel, first_byte, priority, request_sent, second_turn
+from suite.measurements import busy, cancel, first_byte, priority, request_sent, second_turn
 from suite.records import Record, Results
 from suite.tables import number
 
@@ -127,6 +127,30 @@ def silence(results: Results) -> Iterator[Answer]:
             yield from _compare(f"cancel {case} ≤ {limit}", model, one, other, _at_most(1.0))
 
 
+def busy_neighbours(results: Results) -> Iterator[Answer]:
+    for model in _models(results, "busy"):
+        first, quiet, fresh, huge, alone = (
+            results.find("busy", case, MLXD, model)
+            for case in (busy.BUSY, busy.QUIET, busy.FRESH, busy.BESIDE_HUGE, busy.ALONE)
+        )
+        if first and quiet:
+            median, worst = summary(first.values).median, max(first.values)
+            goal = "worst first token beside busy processes ≤ 3 × their median"
+            yield Answer(goal, model, f"{worst / median:.2f}", worst <= 3 * median)
+            share = median / summary(quiet.values).median
+            goal = "median first token beside busy processes ≤ 4 × quiet"
+            yield Answer(goal, model, f"{share:.2f}", share <= 4)
+        if fresh:
+            worst = max(fresh.values)
+            goal = "first token after the first load of a new home ≤ 2 s"
+            yield Answer(goal, model, number(worst, "s"), worst <= 2)
+        goal = "one token beside twenty prompts of 8 MB ≤ 2 × alone"
+        yield from _compare(goal, model, huge, alone, _at_most(2.0))
+        goal = f"stream beside busy processes: tokens/s ≥ 0.95 × {LIMIT}"
+        found = [results.find("busy", busy.STREAM_BUSY, name, model) for name in (MLXD, LIMIT)]
+        yield from _compare(goal, model, *found, _at_least(0.95))
+
+
 def small_front(results: Results) -> Iterator[Answer]:
     if one := results.find("memory", "idle, no model", "mlxd front"):
         weight = summary(one.values).median
@@ -146,5 +170,5 @@ def small_front(results: Results) -> Iterator[Answer]:
 
 GOALS: tuple[Callable[[Results], Iterator[Answer]], ...] = (
     request, first_printed, throughput, warm_first_token, second, people_first, silence,
-    small_front,
+    busy_neighbours, small_front,
 )  # fmt: skip

@@ -33,9 +33,11 @@ SECTIONS = (
     ),
     Section(
         "busy", "Beside busy neighbours",
-        "First tokens of one stream on a quiet machine, beside as many busy processes as there are "
-        "cores, and beside twenty prompts of 8 MB, which the engine refuses.",
-        reference="",
+        "One stream of 24 tokens alone (quiet), and beside as many busy processes as there are "
+        "cores (busy). One token alone, and requested right after twenty prompts of 8 MB, which "
+        "mlxd refuses. The first token of a daemon on a new home, without compiled kernels. "
+        "*Quiet* means that the suite itself runs nothing else: the table at the end has the load "
+        "that the machine had before.",
     ),
     Section("ready", "From nothing",
             "The daemon is not running, the model is in the system's file cache. First the time "

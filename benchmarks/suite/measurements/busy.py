@@ -1,7 +1,7 @@
-"""First tokens and streams beside neighbours that want the processor, or the tokenizer.
+"""First tokens and streams beside busy processes, and first tokens beside huge prompts.
 
-A BLAS whose threads wait in busy loops takes minutes for a first token here. Huge prompts are
-refused, and must not hold up anybody's small one.
+A BLAS whose threads wait in busy loops takes minutes for a first token beside busy processes. mlxd
+refuses huge prompts, which must not delay anybody's small one.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from suite.contenders.base import SocketContender
+from suite.contenders.base import Contender, SocketContender
 from suite.contenders.daemon import Mlxd
+from suite.contenders.inprocess import InProcess
 from suite.contenders.several import warm
-from suite.figures import rounds
+from suite.figures import in_turn, rounds
+from suite.measurements.streams import rate
 from suite.plan import Plan
 from suite.recipes import Model
 from suite.records import Collector, Record
-from suite.traffic import Traffic, drive
+from suite.traffic import Traffic
 
-QUIET, BUSY = "quiet", "beside as many busy processes as cores"
+QUIET, BUSY = "first token, quiet", "first token, busy"
+STREAM_QUIET, STREAM_BUSY = "stream, quiet", "stream, busy"
+FRESH = "first token after the first load of a new home"
 HUGE_PROMPTS, HUGE_WORDS = 20, 2_000_000
-BESIDE_HUGE = f"beside {HUGE_PROMPTS} prompts of 8 MB"
-STREAM_TOKENS = 24
+ALONE, BESIDE_HUGE = "one token, alone", f"one token, beside {HUGE_PROMPTS} prompts of 8 MB"
+PROMPT_TOKENS, STREAM_TOKENS = 32, 24
+FRESH_HOMES = 3
 SPIN = [sys.executable, "-S", "-c", "while True: pass"]
 
 
@@ -34,33 +39,53 @@ def measure(plan: Plan) -> Iterator[Record]:
 
 def _one_model(plan: Plan, model: Model) -> list[Record]:
     found = Collector("busy", model.name)
-    with warm(plan, model, (Mlxd,)) as contenders:
+    with warm(plan, model, (InProcess, Mlxd)) as contenders:
+        for turn in rounds(3 * plan.case_s, 5, 20):
+            for contender in in_turn(contenders, turn):
+                _stream(found, contender, model, (QUIET, STREAM_QUIET), turn)
+            with busy_cores():
+                for contender in in_turn(contenders, turn):
+                    _stream(found, contender, model, (BUSY, STREAM_BUSY), turn)
         for contender in contenders:
-            assert isinstance(contender, SocketContender)
-            for turn in rounds(3 * plan.case_s, 5, 20):
-                _stream(found, contender, model, QUIET, turn)
-                with busy_cores():
-                    _stream(found, contender, model, BUSY, turn)
-            for turn in range(2):
-                _beside_huge(found, contender, model, turn)
+            if isinstance(contender, SocketContender):
+                for turn in range(5):
+                    _beside_huge(found, contender, model, turn)
+    for turn in range(FRESH_HOMES):
+        _fresh(found, model, turn)
     return found.records()
 
 
 def _stream(
-    found: Collector, contender: SocketContender, model: Model, case: str, turn: int
+    found: Collector, contender: Contender, model: Model, cases: tuple[str, str], turn: int
 ) -> None:
-    trace = drive([contender.call(model.prompt(32, f"{case}.{turn}"), STREAM_TOKENS)])[0]
-    found.add(case, contender.name, "s", trace.first_s)
+    """Record the time to the first token and the tokens per second of one stream."""
+    prompt = model.prompt(PROMPT_TOKENS, f"{cases[0]}.{turn}")
+    trace = contender.run([prompt], STREAM_TOKENS)[0]
+    found.add(cases[0], contender.name, "s", trace.first_s)
+    found.add(cases[1], contender.name, "tokens/s", rate([trace]))
 
 
 def _beside_huge(found: Collector, contender: SocketContender, model: Model, turn: int) -> None:
+    """Record a small request alone, and one that is sent right after the huge prompts."""
+    alone = contender.call(model.prompt(PROMPT_TOKENS, f"alone.{turn}"), 1)
     with Traffic() as traffic:
+        traffic.start(alone)
+        traffic.finish()
         for number in range(HUGE_PROMPTS):
             traffic.start(contender.call(f"{number} " + "word" * HUGE_WORDS, 1))
-        small = contender.call(model.prompt(32, f"small.{turn}"), 1)
+        small = contender.call(model.prompt(PROMPT_TOKENS, f"small.{turn}"), 1)
         traffic.start(small)
         traffic.run_until(lambda: small.done)
+    found.add(ALONE, contender.name, "s", alone.trace.first_s)
     found.add(BESIDE_HUGE, contender.name, "s", small.trace.first_s)
+
+
+def _fresh(found: Collector, model: Model, turn: int) -> None:
+    """Record the first token of a daemon that has no compiled kernels yet."""
+    with Mlxd(model) as contender:
+        assert isinstance(contender, Mlxd)
+        trace = contender.run([model.prompt(PROMPT_TOKENS, f"fresh.{turn}")], STREAM_TOKENS)[0]
+        found.add(FRESH, contender.name, "s", trace.first_s)
 
 
 @contextmanager
