@@ -1,7 +1,6 @@
-"""The threads that load tokenizers and turn requests into prompts: one for long texts, so that
-short ones do not wait for them.
+"""Loads tokenizers and tokenizes prompts on two threads: one for short texts, one for long ones.
 
-Constraints are compiled on other threads still: the prompts behind one that takes long go on.
+Constraints are compiled on further threads, so that a slow one does not delay other prompts.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.protocol.errors import Internal, MlxdError
 
 LONG_TEXT_CHARACTERS = 1 << 16
-"""Longer texts, which take more than 60 ms to tokenize, have a thread of their own."""
+"""Longer texts, which take more than 60 ms to tokenize, go to the thread for long texts."""
 TOKENIZERS_MAX = 8
-"""Tokenizers kept: a large vocabulary takes about 100 MB."""
+"""Tokenizers in memory. One with a large vocabulary takes about 100 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedJob:
-    """Put into the inbox when a job's prompt is ready, or cannot be."""
+    """Put into the inbox when a request's prompt is ready or has failed."""
 
     rid: int
     prepared: Prepared | None
@@ -37,7 +36,7 @@ class PreparedJob:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerReady:
-    """Put into the inbox when a model's tokenizer is loaded, or cannot be."""
+    """Put into the inbox when a model's tokenizer is loaded or has failed to load."""
 
     key: str
     tokenizer: Tokenizer | None
@@ -45,7 +44,7 @@ class TokenizerReady:
 
 
 class Preparer:
-    """Works on two threads beside the compute thread; results come through the inbox."""
+    """Owns the two threads. Puts its results into the inbox of the compute thread."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
@@ -66,10 +65,10 @@ class Preparer:
         self._pool.submit(work)
 
     def prepare(self, job: Job) -> None:
-        """Make the job's prompt; the inbox gets `PreparedJob`."""
+        """Tokenize the request's prompt; the inbox gets `PreparedJob`."""
 
         def work() -> None:
-            if job.gone:  # the caller left, or its time was up, while others were prepared
+            if job.gone:  # cancelled, disconnected or timed out while it waited for the thread
                 return
             result, error = _caught(lambda: self._prompt_and_constraint(job))
             if result is None:
@@ -108,21 +107,21 @@ class Preparer:
         done: Callable[[Any, MlxdError | None], None],
         params: dict[str, Any],
     ) -> Future[None]:
-        """Do `work` with the model's tokenizer, then call `done(result, error)` on the thread.
+        """Call `work` with the model's tokenizer, then `done(result, error)`, on one thread.
 
-        The length of the texts in `params` decides which thread it is.
+        The length of the texts in `params` chooses the thread.
         """
         return self._pool_for(params).submit(
             lambda: done(*_caught(lambda: work(self._tokenizer(ref))))
         )
 
     def forget(self, path: str) -> None:
-        """Drop a tokenizer of a model that was unloaded."""
+        """Drop the tokenizer of an unloaded model."""
         with self._lock:
             self._tokenizers.pop(path, None)
 
     def _tokenizer(self, ref: ModelRef) -> Tokenizer:
-        # One at a time: loading imports modules behind stand-ins, and takes memory.
+        # One at a time: loading replaces modules during imports, and takes memory.
         with self._loading:
             return self._known(ref) or self._loaded(ref)
 
@@ -158,7 +157,7 @@ def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
         return work(), None
     except MlxdError as error:
         return None, error
-    except BaseException as exc:  # the caller must learn of it, also of a SystemExit
+    except BaseException as exc:  # also SystemExit: the request must get an answer
         return None, Internal(f"Preparing the request failed: {type(exc).__name__}: {exc}")
 
 
@@ -173,7 +172,7 @@ def tokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
 
 def detokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
     """Answer the method `detokenize`."""
-    # What the tokenizer has beyond the model is text, too: `tokenize` gives such ids.
+    # A tokenizer may have more ids than its model, and `tokenize` returns them.
     if max(params["tokens"], default=0) >= len(tokenizer.wrapper):
         tokenizer.check_ids("tokens", params["tokens"])
     return {"text": tokenizer.wrapper.decode(params["tokens"])}
