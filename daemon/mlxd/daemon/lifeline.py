@@ -1,9 +1,9 @@
-"""Ends a child process together with the daemon, whatever the child's own threads do.
+"""Kills child processes when the daemon ends, even if they are stuck.
 
 A child that is stuck in native code, or stopped, can neither read its link nor handle a signal. On
-Linux the kernel sends SIGKILL when the parent ends (`PR_SET_PDEATHSIG`). macOS has no such signal,
-and a kqueue of the child's own needs its interpreter, which a native call may hold for good: there
-a shell waits beside the child for the end of a pipe that only the daemon holds, and kills it then.
+Linux the kernel sends it SIGKILL when its parent ends (`PR_SET_PDEATHSIG`). macOS has no such
+signal, and a kqueue in the child needs the child's interpreter, which a native call may block.
+There a shell watches a pipe that only the daemon holds, and kills the child when the pipe closes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import sys
 PR_SET_PDEATHSIG = 1  # of Linux's sys/prctl.h
 NEEDS_GUARD = not sys.platform.startswith("linux")
 ORPHANED = 1
-"""Exit status of a child whose parent ended before the child could ask for the signal."""
+"""Exit status of a child whose parent had ended before the child requested the signal."""
 
-# $1 is the child, which leads a process group of its own. `read` returns when the pipe ends. Not
-# `-KILL`: with `--` behind it dash takes it for a number.
+# $1 is the child, the leader of its own process group. `read` returns when the pipe closes.
+# `-s KILL` instead of `-KILL`, because dash misreads `-KILL --`.
 WAIT_AND_KILL = 'read -r _; kill -s KILL -- "-$1"'
 
 
 def end_with(parent_pid: int) -> None:
-    """Have this process killed when its parent ends; exit at once if that has happened already.
+    """Request that this process is killed when its parent ends. Exit if the parent has ended.
 
-    Call it first thing in a child. Linux ties the signal to the *thread* that started the child:
+    Call it first in a child. Linux ties the signal to the *thread* that started the child:
     the front starts its children from its main thread only.
     """
     if sys.platform.startswith("linux"):
@@ -38,7 +38,7 @@ def end_with(parent_pid: int) -> None:
 
 
 class Guard:
-    """A shell that kills a child's process group when the daemon ends. For macOS."""
+    """A shell that kills a child's process group when the daemon ends, for macOS."""
 
     def __init__(self, child_pid: int) -> None:
         self._shell = subprocess.Popen(
@@ -50,8 +50,8 @@ class Guard:
         )
 
     def release(self) -> None:
-        """End the guard; call it once the child has ended."""
-        # Killed before the pipe is closed: its number may be another process's by now.
+        """Stop the shell. Call it after the child has ended."""
+        # Killed before the pipe closes: the child's id may belong to another process by now.
         self._shell.kill()
         self._shell.wait()
         if self._shell.stdin is not None:
@@ -60,5 +60,5 @@ class Guard:
 
 
 def guard(child_pid: int) -> Guard | None:
-    """Return a guard for a child where the kernel does not end it with the daemon."""
+    """Return a guard, or None where the kernel kills children together with the daemon."""
     return Guard(child_pid) if NEEDS_GUARD else None

@@ -31,10 +31,12 @@ def test_an_engine_that_never_got_ready_died_of_something_else():
 
 
 def test_the_second_death_under_a_request_is_its_last():
-    assert refusal(request(1, suspected=1), "x", alone=True) is None
-    assert refusal(request(1, suspected=2), "x", alone=False) is None, "it may have been another"
-    assert refusal(request(1, suspected=4), "x", alone=False) is not None
-    error = refusal(request(1, suspected=2), "x", alone=True)
+    assert refusal(request(1, suspect_deaths=1), "x", alone=True) is None
+    assert refusal(request(1, suspect_deaths=2), "x", alone=False) is None, (
+        "it may have been another"
+    )
+    assert refusal(request(1, suspect_deaths=4), "x", alone=False) is not None
+    error = refusal(request(1, suspect_deaths=2), "x", alone=True)
     assert error is not None
     assert "seems to be the cause" in error.message
 

@@ -25,13 +25,13 @@ class Completion:
     result: dict[str, Any] | None = None  # complete; only the disk is waited for
     started_s: float = field(default_factory=time.monotonic)
     begun: bool = False
-    """The engine has begun to compute its prompt."""
+    """Whether the engine has begun to compute the prompt."""
     output: bool = False
     replays: int = 0
-    suspected: int = 0
-    """Engines that died while this one was under way, and may be why."""
-    unlucky: int = 0
-    """Engines that died and had begun nothing."""
+    suspect_deaths: int = 0
+    """Engine deaths that this request may have caused."""
+    other_deaths: int = 0
+    """Engine deaths before any request was computed."""
     ending: str = ""
     timer: asyncio.TimerHandle | None = None
 

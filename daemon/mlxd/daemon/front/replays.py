@@ -1,8 +1,8 @@
 """Decides which requests are retried after an engine died, and in which order.
 
-A request that kills every engine must not take all others along: those that were under way when an
-engine died are suspects, and are retried one at a time, each until it has output. A suspect that
-is alone as a second engine dies under it is not retried.
+A request that kills every engine must not end all other requests with it. Requests whose prompt was
+being computed when an engine died are suspects. They are retried one at a time, each until it has
+output. If the engine dies again and only one request is suspect, that request is not retried.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterable
 from mlxd.daemon.front.completion import Completion
 from mlxd.protocol.errors import EngineDied
 
-SUSPECTED_MAX = 2
-"""Engines that may die under one request, if it was the only suspect of the last."""
-SHARED_MAX = 4
-"""Engines that may die under one request among others."""
-UNLUCKY_MAX = 3
-"""Engines that may die before they have begun anything, for one request to wait for."""
+SOLE_SUSPECT_DEATHS_MAX = 2
+"""Deaths after which a request is not retried, if it was the only suspect of the last one."""
+SUSPECT_DEATHS_MAX = 4
+"""The same if there were other suspects."""
+OTHER_DEATHS_MAX = 3
+"""The same for deaths with no suspect: the engine died before it computed anything."""
 
 
 def suspects(sent: Iterable[Completion], *, ready: bool) -> list[Completion]:
-    """Return the requests without output that may be why an engine died.
+    """Return the requests without output that may have killed the engine.
 
-    `sent` is what that engine had. One that was not `ready` yet died of something else. Where it
-    had begun any, the others were only waiting.
+    `sent` are all requests that the engine had. None is suspect if the engine was not `ready` yet.
+    If the engine had begun to compute any of them, those that were still waiting are not suspect.
     """
     known = list(sent) if ready else []
     if any(one.begun or one.output for one in known):
@@ -34,26 +34,26 @@ def suspects(sent: Iterable[Completion], *, ready: bool) -> list[Completion]:
 
 
 def refusal(one: Completion, why: str, *, alone: bool) -> EngineDied | None:
-    """Return why a request whose engine died is not retried; None: it is.
+    """Return the error for a request whose engine died, or None if the request is retried.
 
-    `alone`: there was no other suspect.
+    `alone` tells that there was no other suspect.
     """
     if one.output:
         return EngineDied(f"The engine died while it answered: {why}.")
-    if one.suspected >= (SUSPECTED_MAX if alone else SHARED_MAX):
+    if one.suspect_deaths >= (SOLE_SUSPECT_DEATHS_MAX if alone else SUSPECT_DEATHS_MAX):
         return EngineDied(
-            f"{one.suspected} engines died while they worked on this request, which seems to be "
-            f"the cause: {why}.",
-            hint="Do not send it again as it is. See what happened: mlxd logs -n 50",
+            f"{one.suspect_deaths} engines died while they worked on this request, "
+            f"which seems to be the cause: {why}.",
+            hint="Do not send it again unchanged. See the log: mlxd logs -n 50",
             data={"suspected": True},
         )
-    if one.unlucky >= UNLUCKY_MAX:
-        return EngineDied(f"The engine died {one.unlucky} times before it answered: {why}.")
+    if one.other_deaths >= OTHER_DEATHS_MAX:
+        return EngineDied(f"The engine died {one.other_deaths} times before it answered: {why}.")
     return None
 
 
 class Probation:
-    """Suspects on their way to the next engine: one is there, the others are held back."""
+    """Retries suspects one at a time: one is with the engine, the others are held back."""
 
     def __init__(self, submit: Callable[[Completion], None]) -> None:
         self._submit = submit
@@ -61,26 +61,26 @@ class Probation:
         self._held: deque[Completion] = deque()
 
     def begin(self, queue: Iterable[Completion]) -> Completion | None:
-        """Hold all but the first, which is returned, to be submitted."""
+        """Hold all but the first request, and return the first for the caller to submit."""
         self._held = deque(queue)
         self._current = self._held.popleft() if self._held else None
         return self._current
 
     def clear(self) -> list[Completion]:
-        """Hold nothing any more; returns what was held."""
+        """End the probation and return the requests that were held."""
         held, self._held = list(self._held), deque()
         self._current = None
         return held
 
     def passed(self, one: Completion) -> None:
-        """A request has output, or has ended: if it was the one that was tried, try the next."""
+        """Submit the next suspect if `one`, which has output or has ended, was being tried."""
         if one is self._current:
             following = self.begin(list(self._held))
             if following is not None:
                 self._submit(following)
 
     def drop(self, one: Completion) -> bool:
-        """Take back a request that is held; False: it is not."""
+        """Remove a held request. Return False if it was not held."""
         if one not in self._held:
             return False
         self._held.remove(one)

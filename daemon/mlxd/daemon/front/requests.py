@@ -172,19 +172,19 @@ class Requests:
             conn.flush()
 
     def engine_died(self, why: str, ready: bool) -> list[Message]:
-        """End what had output, or seems to be the cause; return what is to be submitted anew.
+        """End requests that had output or seem to be the cause. Return the others to resubmit.
 
-        `ready`: the engine had said hello.
+        `ready` tells whether the engine had sent `hello`.
         """
         self._unconfirmed.clear()
         held = self._probation.clear()
         sent = [one for one in self._active.values() if one.result is None and one not in held]
         suspected = suspects(sent, ready=ready)
         for one in suspected:
-            one.suspected += 1
+            one.suspect_deaths += 1
         for one in sent:
             one.replays += 1
-            one.unlucky += not suspected
+            one.other_deaths += not suspected
             if one.ending:
                 self._fail(one, ended(one.ending))
             elif (error := refusal(one, why, alone=suspected == [one])) is not None:

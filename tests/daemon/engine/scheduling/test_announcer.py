@@ -10,7 +10,7 @@ from mlxd.daemon.engine.scheduling.announcer import Announcer, rounded
 def test_only_what_changes_is_said():
     said: list[tuple[Any, Any]] = []
     announcer = Announcer(
-        lambda _method, params: said.append((params["what"], params["expected_s"]))
+        lambda _method, params: said.append((params["activity"], params["expected_s"]))
     )
     for expected_s in (0.01, 0.02, 0.5, 3.0, 2.5, 1.5, 0.01):
         announcer.compute(expected_s)
@@ -21,7 +21,7 @@ def test_only_what_changes_is_said():
 
 def test_every_slice_of_weights_is_said():
     said: list[str] = []
-    announcer = Announcer(lambda _method, params: said.append(params["what"]))
+    announcer = Announcer(lambda _method, params: said.append(params["activity"]))
     announcer.load()
     announcer.load()
     assert said == ["load", "load"]

@@ -1,7 +1,7 @@
-"""Tells the front what the compute thread is about to do, so that it can tell slow from stuck.
+"""Announces the compute thread's next activity to the front, which detects stuck engines with it.
 
-The compute thread cannot say anything while it is in MLX, so it says beforehand how long that
-normally takes on this model. Only what changes is sent: while a model decodes, nothing.
+The compute thread cannot send anything while it is in MLX, so it announces beforehand how long the
+step normally takes for this model. Only changes are sent: none while a model decodes.
 """
 
 from __future__ import annotations
@@ -12,46 +12,45 @@ from typing import Any
 
 COMPUTE, LOAD, WAIT = "compute", "load", "wait"
 EXPECTED_LEAST_S = 1.0
-"""Shorter is all the same: what makes a short step long has nothing to do with the model."""
-LOWER_BY = 4
-"""How much shorter a step must be than what was said last, for that to be worth a message."""
+"""Shortest time that is announced. Delays of short steps have nothing to do with the model."""
+SHORTER_FACTOR = 4
+"""A shorter step is announced only if it is shorter than the last announced time by this factor."""
 
 
 class Announcer:
-    """`notify(method, params)` reaches the front."""
+    """`notify(method, params)` sends a notification to the front."""
 
     def __init__(self, notify: Callable[[str, dict[str, Any]], None]) -> None:
         self._notify = notify
-        self._what = WAIT
+        self._activity = WAIT
         self._expected_s: float | None = None
 
     @property
     def waiting(self) -> bool:
-        return self._what == WAIT
+        return self._activity == WAIT
 
     def wait(self) -> None:
-        """Say that the compute thread has nothing to do."""
+        """Announce that the compute thread has nothing to do."""
         if not self.waiting:
-            self._say(WAIT, None)
+            self._announce(WAIT, None)
 
     def load(self) -> None:
-        """Say that the next slice of weights is read. Always sent: it is progress."""
-        self._say(LOAD, None)
+        """Announce that the next slice of weights is read. Always sent, because it is progress."""
+        self._announce(LOAD, None)
 
     def compute(self, expected_s: float) -> None:
-        """Say that a step or chunk comes next, which takes so long by what was measured."""
+        """Announce a decode step or prefill chunk that is expected to take `expected_s`."""
         rounded_s = rounded(expected_s)
-        said_s = self._expected_s
-        known = self._what == COMPUTE and said_s is not None
-        if known and said_s is not None and said_s / LOWER_BY < rounded_s <= said_s:
+        last_s = self._expected_s if self._activity == COMPUTE else None
+        if last_s is not None and last_s / SHORTER_FACTOR < rounded_s <= last_s:
             return
-        self._say(COMPUTE, rounded_s)
+        self._announce(COMPUTE, rounded_s)
 
-    def _say(self, what: str, expected_s: float | None) -> None:
-        self._what, self._expected_s = what, expected_s
-        self._notify("doing", {"what": what, "expected_s": expected_s})
+    def _announce(self, activity: str, expected_s: float | None) -> None:
+        self._activity, self._expected_s = activity, expected_s
+        self._notify("activity", {"activity": activity, "expected_s": expected_s})
 
 
 def rounded(seconds: float) -> float:
-    """Return the next power of two, so that small differences are none."""
+    """Round up to a power of two, so that small differences cause no message."""
     return float(2 ** math.ceil(math.log2(max(seconds, EXPECTED_LEAST_S))))

@@ -25,9 +25,9 @@ STDERR_MAX_BYTES = 1 << 20
 
 
 def engine_command(options: Mapping[str, Any]) -> list[str]:
-    """Return what starts an engine, without `--fd` and `--parent`.
+    """Return the engine's command line, without `--fd` and `--parent`.
 
-    MLXD_ENGINE_COMMAND (JSON) replaces it.
+    The environment variable MLXD_ENGINE_COMMAND (a JSON list) replaces it.
     """
     if replaced := os.environ.get("MLXD_ENGINE_COMMAND"):
         return [str(part) for part in json.loads(replaced)]
@@ -37,18 +37,17 @@ def engine_command(options: Mapping[str, Any]) -> list[str]:
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the engine's environment.
 
-    On Linux without a GPU the BLAS of MLX's wheel is the slow reference one: where there is a
-    better one it is loaded first.
+    MLX's Linux wheel carries the slow reference BLAS. A faster one is preloaded if installed.
     """
     env = with_blas(environ, find_blas())
-    # The hub is the front's business: an engine never waits for the network.
+    # Only hub workers use the network.
     env.setdefault("HF_HUB_OFFLINE", "1")
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
     return env
 
 
 class EngineLink(asyncio.Protocol):
-    """Messages from the engine go to `received`; `ended` is told once, when it has gone."""
+    """One engine process. `received` gets its messages; `ended` is called once, at its end."""
 
     def __init__(
         self,
@@ -88,7 +87,7 @@ class EngineLink(asyncio.Protocol):
                 stderr=errors,
                 pass_fds=(theirs.fileno(),),
                 env=engine_environment(os.environ),
-                cwd="/",  # the one of whoever started the daemon may be deleted by now
+                cwd="/",  # The folder in which the daemon was started may be gone.
                 start_new_session=True,
             )
 
@@ -99,8 +98,8 @@ class EngineLink(asyncio.Protocol):
             self.kill()
             raise
 
-    def bury(self) -> None:
-        """Let go of what belonged to the process; call it once that has ended."""
+    def release(self) -> None:
+        """Release what belongs to the process. Call it after the process has ended."""
         if self._guard is not None:
             self._guard.release()
             self._guard = None
@@ -116,29 +115,29 @@ class EngineLink(asyncio.Protocol):
         return self.process.pid
 
     def send(self, message: Message) -> None:
-        """Write one message; what an engine that died does not get is sent to the next one."""
+        """Write one message. Messages to a dead engine are dropped; requests are resent."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode(message, Encoding.MSGPACK))
 
     def kill(self) -> None:
-        """End the process at once; `ended` follows."""
+        """Kill the process. `ended` is called afterwards."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
 
     def hang_up(self) -> None:
-        """Close the link: the engine finishes its step and exits."""
+        """Close the link. The engine then finishes its step and exits."""
         if self._transport is not None:
             self._transport.close()
 
-    def last_words(self) -> str:
-        """Return the end of what this process wrote to stderr; once."""
+    def stderr_tail(self) -> str:
+        """Return the end of the process's stderr. Call it once: it closes the file."""
         if self._errors < 0:
             return ""
         size = os.fstat(self._errors).st_size
         start = max(self._errors_start, size - STDERR_TAIL_BYTES)
-        words = os.pread(self._errors, max(0, size - start), start)
+        tail = os.pread(self._errors, max(0, size - start), start)
         self._close_errors()
-        return words.decode(errors="replace").strip()
+        return tail.decode(errors="replace").strip()
 
     def _close_errors(self) -> None:
         errors, self._errors = self._errors, -1

@@ -1,4 +1,4 @@
-"""Keeps an engine at hand: starts it on need, restarts it after a crash, ends one that hangs."""
+"""Starts the engine when it is needed, restarts it after a crash, and kills it when it is stuck."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mlxd.daemon.front.engine.patience import START, Patience
 from mlxd.daemon.front.engine.process import EngineLink
-from mlxd.daemon.front.engine.sight import look_at
+from mlxd.daemon.front.engine.process_stats import process_times
+from mlxd.daemon.front.engine.watchdog import START, Watchdog
 from mlxd.daemon.prompt_bound import PromptBound
 from mlxd.daemon.words import outline
 from mlxd.protocol.errors import EngineDied, Internal, MlxdError, error_from_map
@@ -24,29 +24,28 @@ EVICTED_KEPT = 8
 CRASH_WINDOW_S = 60.0
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
-WATCH_PERIOD_S = 1.0
-GLANCE_AFTER_S = 2.0
-"""How long an engine may be silent before it costs a look into its processes, which takes some
-milliseconds."""
-START_PATIENCE = 5
-"""Times the time for progress: what a start imports comes slowly from a disk or processor that is
-busy, and whatever takes the place of an engine that is killed meanwhile is no quicker."""
+CHECK_PERIOD_S = 1.0
+READ_TIMES_AFTER_S = 2.0
+"""Silence after which the CPU times of the engine's threads are read, which takes milliseconds."""
+START_TIMEOUT_FACTOR = 5
+"""Start-up timeout, as a multiple of `engine_progress_timeout_s`. Imports are slow on a busy disk
+or CPU, and a replacement for the killed engine would start no faster."""
 STOP_GRACE_S = 8.0
-"""The engine finishes its step and writes prompts that are to survive."""
-BURIAL_GRACE_S = 2.0
+"""Time for the engine to finish its step and to write its prompt caches to disk."""
+EXIT_GRACE_S = 2.0
 KILLED_GRACE_S = 10.0
 HEALTH_WAIT_S = 1.0
-"""A start that is further away than this refuses new requests, with the reason."""
-WORDS_LINES = 8
+"""New requests are refused if the next start is further away than this."""
+STDERR_LINES = 8
 POLL_S = 0.02
 PING_ID = 0
-"""Of all pings. Calls are numbered from 1."""
+"""The request id of all pings. Calls are numbered from 1."""
 CALL_RETRIES = 1
-"""An engine may die under a call that has no effects: it is asked again once."""
+"""How often a call is retried after the engine died during it. Calls are idempotent."""
 
 
 class Call:
-    """A request to the engine that waits for its response."""
+    """A request to the engine whose response is pending."""
 
     def __init__(self, method: str, params: dict[str, Any]) -> None:
         self.method = method
@@ -57,8 +56,11 @@ class Call:
 
 
 class Supervisor:
-    """`on_step` gets the events of the engine's turns; `on_death(why, ready)` says that it died,
-    and returns the requests to submit to the next one; `on_bye()` likewise after a planned end.
+    """Owns the engine process and its link.
+
+    `on_step` receives the events of each engine step. `on_death(why, ready)` is called after a
+    crash and returns the requests to submit to the next engine. `on_bye()` does the same after a
+    planned exit. `busy` tells whether the engine has work.
     """
 
     def __init__(
@@ -87,11 +89,11 @@ class Supervisor:
         self._calls: dict[int, Call] = {}
         self._ids = itertools.count(1)
         self._crashes: deque[float] = deque(maxlen=16)
-        self._patience = Patience(progress_timeout_s)
+        self._watchdog = Watchdog(progress_timeout_s)
         self._stopping = False
-        self._killed_for = ""
-        self._watch: asyncio.TimerHandle | None = None
-        self._burial: asyncio.Task[None] | None = None
+        self._kill_reason = ""
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._cleanup: asyncio.Task[None] | None = None
         self._start_at_s = 0.0
         self._was_ready = False
         self.hello: dict[str, Any] = {}
@@ -116,39 +118,42 @@ class Supervisor:
     def send(self, message: Message) -> None:
         """Send to the engine, starting one if there is none."""
         if self._link is not None and self._starting is None:
-            if self._watch is None:
-                self._patience.heard(time.monotonic())
-                self._schedule_watch()
+            if self._check_timer is None:
+                self._watchdog.progress(time.monotonic())
+                self._schedule_check()
             self._link.send(message)
         else:
             self._waiting.append(message)
             self._ensure()
 
     def withdraw(self, rid: int) -> bool:
-        """Take back a `submit` that no engine has got yet; False: one has."""
+        """Withdraw a `submit` that was not sent yet. Return False if it was sent."""
         kept = [message for message in self._waiting if not _is_submit(message, rid)]
         withdrawn = len(kept) < len(self._waiting)
         self._waiting = kept
         return withdrawn
 
     def replace(self, why: str) -> None:
-        """Kill the engine; the next one takes over what has had no output."""
+        """Kill the engine. Requests without output are retried on the next one."""
         if self._link is not None:
-            self._killed_for = why
+            self._kill_reason = why
             self._link.kill()
 
     def check_health(self) -> None:
-        """Raise EngineDied while engines die one after the other, rather than let callers wait."""
+        """Raise EngineDied while the restart is delayed because engines keep dying."""
         wait_s = self._start_at_s - time.monotonic()
         if self._link is None and wait_s > HEALTH_WAIT_S:
             raise EngineDied(
                 f"The engine keeps dying: {self.last_exit}.",
-                hint=f"The next try is in {wait_s:.0f} s. Look into the log: mlxd logs -n 50",
+                hint=f"The next start is in {wait_s:.0f} s. See the log: mlxd logs -n 50",
                 data={"retry_after_s": round(wait_s, 1), "restarts": self.restarts},
             )
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
-        """Ask the engine and return its result. Raises what it answers, or EngineDied."""
+        """Send a request to the engine and return the result.
+
+        Raises the error that the engine answers, or EngineDied.
+        """
         self.check_health()
         call = Call(method, params)
         try:
@@ -158,7 +163,7 @@ class Supervisor:
             self._drop(call)
 
     def status(self) -> dict[str, Any]:
-        """Return what `status` says of the engine."""
+        """Return the engine's part of `status`."""
         state = "running" if self._link else "starting" if self._starting else "stopped"
         if state == "starting" and self._start_at_s > time.monotonic():
             state = "backing off"
@@ -172,10 +177,10 @@ class Supervisor:
         }
 
     async def stop(self) -> None:
-        """End the engine: it may finish its step, then it is killed."""
+        """End the engine. It may finish its step; after `STOP_GRACE_S` it is killed."""
         self._stopping = True
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         if self._starting is not None:
             self._starting.cancel()
         link = self._link
@@ -183,13 +188,13 @@ class Supervisor:
             return
         link.hang_up()
         await _wait(link.process, STOP_GRACE_S)
-        link.bury()
+        link.release()
 
     # ---- starting
 
     def _ensure(self) -> None:
-        # While the last one is being buried its requests are not sorted out yet.
-        idle = self._link is None and self._starting is None and self._burial is None
+        # The cleanup after the last engine decides which of its requests are retried.
+        idle = self._link is None and self._starting is None and self._cleanup is None
         if idle and not self._stopping:
             self._starting = asyncio.get_running_loop().create_task(self._start())
             self._starting.add_done_callback(self._task_done)
@@ -207,18 +212,19 @@ class Supervisor:
             self._died(f"it could not be started: {exc}")
             return
         self._log("engine started", engine_pid=link.pid)
-        self._patience = Patience(START_PATIENCE * self._progress_timeout_s, what=START)
+        timeout_s = START_TIMEOUT_FACTOR * self._progress_timeout_s
+        self._watchdog = Watchdog(timeout_s, activity=START)
         self._link, self._starting = link, None
         waiting, self._waiting = self._waiting, []
         for message in waiting:
             self.send(message)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        """Take what a start or a burial fails of for a death: else no engine would follow."""
+        """Treat an unexpected error in a start or a cleanup as a crash: a restart follows."""
         if task.cancelled() or (exc := task.exception()) is None or self._stopping:
             return
-        self._starting = self._burial = None
-        self._died(f"it could not be seen to: {outline(exc)}")
+        self._starting = self._cleanup = None
+        self._died(f"supervising it failed: {outline(exc)}")
 
     def _backoff_s(self) -> float:
         now = time.monotonic()
@@ -231,16 +237,16 @@ class Supervisor:
 
     def _received(self, link: EngineLink, message: Message) -> None:
         if isinstance(message, Response) and message.id == PING_ID:
-            self._patience.ponged()
+            self._watchdog.ponged()
             return
-        self._patience.heard(time.monotonic())
+        self._watchdog.progress(time.monotonic())
         if isinstance(message, Response):
             self._answered(message)
         elif isinstance(message, Notification):
             if message.method == "step":
                 self._on_step(message.params["events"])
-            elif message.method == "doing":
-                self._patience.doing(message.params["what"], message.params["expected_s"])
+            elif message.method == "activity":
+                self._watchdog.announced(message.params["activity"], message.params["expected_s"])
             elif message.method == "resident":
                 self.residents = message.params["models"]
                 self._note_evictions(message.params.get("evicted", ()))
@@ -251,8 +257,8 @@ class Supervisor:
             elif message.method == "hello":
                 self.hello = message.params
                 on_cpu = message.params.get("device") == "cpu"
-                self._patience = Patience(self._progress_timeout_s, uses_cpu=on_cpu)
-                self._patience.heard(time.monotonic())
+                self._watchdog = Watchdog(self._progress_timeout_s, uses_cpu=on_cpu)
+                self._watchdog.progress(time.monotonic())
             elif message.method == "bye":
                 link.said_bye = True
 
@@ -277,7 +283,7 @@ class Supervisor:
         self.send(Request(call_id, call.method, call.params))
 
     def _drop(self, call: Call) -> None:
-        """Forget a call whose caller has its answer, or waits for none any more."""
+        """Forget a call that was answered or whose caller has left."""
         if self._calls.get(call.id) is call:
             del self._calls[call.id]
             self._waiting = [one for one in self._waiting if not _asks(one, call.id)]
@@ -285,45 +291,45 @@ class Supervisor:
     # ---- ends
 
     def _ended(self, link: EngineLink) -> None:
-        """The link is closed; the process is ending or has been killed."""
+        """Handle the closed link. The process is exiting or was killed."""
         self._link = None
         self._was_ready = bool(self.hello)
         self.residents, self.prompt_bounds = [], {}
         self.hello = {}
-        self._burial = asyncio.get_running_loop().create_task(self._buried(link))
-        self._burial.add_done_callback(self._task_done)
+        self._cleanup = asyncio.get_running_loop().create_task(self._clean_up(link))
+        self._cleanup.add_done_callback(self._task_done)
 
-    async def _buried(self, link: EngineLink) -> None:
-        status = await _wait(link.process, BURIAL_GRACE_S)
-        link.bury()
-        words = link.last_words().splitlines()[-WORDS_LINES:]
-        self._burial = None
+    async def _clean_up(self, link: EngineLink) -> None:
+        status = await _wait(link.process, EXIT_GRACE_S)
+        link.release()
+        stderr = link.stderr_tail().splitlines()[-STDERR_LINES:]
+        self._cleanup = None
         if self._stopping:
             return
         if link.said_bye and status == 0:
-            self.last_exit = "nothing was resident"
+            self.last_exit = "no model was loaded"
             self._log("engine ended", reason=self.last_exit)
-            self._again(self._on_bye(), retry=True)
+            self._resend(self._on_bye(), retry=True)
             return
-        why = self._killed_for or _describe(status)
-        self._killed_for = ""
-        self._died(f"{why}{': ' + words[-1][:300] if words else ''}", words)
+        why = self._kill_reason or _describe(status)
+        self._kill_reason = ""
+        self._died(f"{why}{': ' + stderr[-1][:300] if stderr else ''}", stderr)
 
-    def _died(self, why: str, words: list[str] | None = None) -> None:
+    def _died(self, why: str, stderr: list[str] | None = None) -> None:
         self._crashes.append(time.monotonic())
         self.restarts += 1
         self.last_exit = why
-        self._log("engine died", reason=why, stderr=words or [], level="error")
-        self._again(self._on_death(why, self._was_ready), retry=False)
+        self._log("engine died", reason=why, stderr=stderr or [], level="error")
+        self._resend(self._on_death(why, self._was_ready), retry=False)
 
-    def _again(self, messages: list[Message], *, retry: bool) -> None:
-        """Hand what is unanswered to the next engine, if there is anything."""
+    def _resend(self, messages: list[Message], *, retry: bool) -> None:
+        """Send unanswered requests and calls to the next engine, which is started if needed."""
         calls, self._calls = list(self._calls.values()), {}
-        # Requests to the dead engine that were still waiting here are among what is sent anew.
+        # `messages` includes the requests that had not been sent yet.
         self._waiting = list(messages)
         for call in calls:
             if call.future.done():
-                continue  # its caller has left, or its time is up
+                continue  # The caller has left, or its deadline has passed.
             call.tries += 0 if retry else 1
             if call.tries <= CALL_RETRIES:
                 self._send_call(call)
@@ -334,40 +340,39 @@ class Supervisor:
 
     # ---- watching
 
-    def _schedule_watch(self) -> None:
+    def _schedule_check(self) -> None:
         loop = asyncio.get_running_loop()
-        period_s = min(WATCH_PERIOD_S, self._progress_timeout_s / 4)
-        self._watch = loop.call_later(period_s, self._look)
+        period_s = min(CHECK_PERIOD_S, self._progress_timeout_s / 4)
+        self._check_timer = loop.call_later(period_s, self._check)
 
-    def _look(self) -> None:
-        """Kill an engine that has work and makes no progress."""
-        self._watch = None
-        link, patience = self._link, self._patience
+    def _check(self) -> None:
+        """Kill an engine that has work and is stuck."""
+        self._check_timer = None
+        link, watchdog = self._link, self._watchdog
         if self._stopping or link is None or not (self._busy() or self._calls):
             return
-        sight = look_at(link.pid) if patience.silent_s >= GLANCE_AFTER_S else None
-        stuck = patience.look(time.monotonic(), sight)
-        if stuck:
-            what = stuck if self.hello else f"not ready for {patience.silent_s:.0f} s"
-            self._killed_for = f"{what}, so it was killed"
+        times = process_times(link.pid) if watchdog.silent_s >= READ_TIMES_AFTER_S else None
+        if why := watchdog.check(time.monotonic(), times):
+            reason = why if self.hello else f"not ready for {watchdog.silent_s:.0f} s"
+            self._kill_reason = f"{reason}, so it was killed"
             link.kill()
             return
-        if self.hello and patience.wants_ping():
-            patience.pinged()
+        if self.hello and watchdog.wants_ping():
+            watchdog.pinged()
             link.send(Request(PING_ID, "ping", {}))
-        self._schedule_watch()
+        self._schedule_check()
 
 
 async def _wait(process: subprocess.Popen[bytes], grace_s: float) -> int:
-    """Return the exit status; a process whose link is closed but that lingers is killed."""
+    """Wait for a process and return its exit status. Kill it after `grace_s`."""
     for _ in range(int(grace_s / POLL_S)):
         status = process.poll()
         if status is not None:
             return status
         await asyncio.sleep(POLL_S)
     process.kill()
-    # Polled, by no thread: there may be none left. A process that the kernel does not let go of
-    # (a driver, a network file system) is not waited for any longer.
+    # Polled, because no thread may be left to wait. The kernel may keep a killed process for long
+    # (a driver, a network file system), so this wait has an end too.
     for _ in range(int(KILLED_GRACE_S / POLL_S)):
         if (status := process.poll()) is not None:
             return status
@@ -398,7 +403,7 @@ def _describe(status: int) -> str:
 
 
 def as_error(exc: BaseException) -> MlxdError:
-    """Return an error for the wire from whatever was raised."""
+    """Return the error to answer for an exception."""
     if isinstance(exc, MlxdError):
         return exc
     return Internal(f"{type(exc).__name__}: {exc}")
