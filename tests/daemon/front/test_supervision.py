@@ -15,16 +15,17 @@ from support.waiting import ended, until
 
 def test_a_killed_engine_ends_what_had_output_and_replays_the_rest(tmp_path: Path):
     marker = tmp_path / "crashed"
-    with daemon_with_fake_engine(f"crash-once {marker}") as daemon, daemon.peer() as peer:
+    # So long that only the death of the process can end the request.
+    timeout = {"MLXD_ENGINE_PROGRESS_TIMEOUT_S": "3600"}
+    script = f"crash-once {marker}"
+    with daemon_with_fake_engine(script, **timeout) as daemon, daemon.peer() as peer:
         assert peer.call("chat", messages=user("3 tokens"))["usage"]["completion_tokens"] == 3
         running = peer.send("chat", messages=user("endless"), stream=True)
         peer.wait_event("delta")
-        started = time.monotonic()
         os.kill(daemon.engine_pid(), signal.SIGKILL)
         error = peer.answer(running)["error"]
         assert error["code"] == "engine_died"
         assert "SIGKILL" in error["message"]
-        assert time.monotonic() - started < 5
         assert peer.call("chat", messages=user("3 tokens"))["usage"]["completion_tokens"] == 3
         assert daemon.ask("status")["engine"]["restarts"] == 2
 

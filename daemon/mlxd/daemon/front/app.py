@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -34,8 +36,8 @@ from mlxd.daemon.words import keep_quiet, leave_no_core, outline
 from mlxd.protocol.paths import Paths
 
 FILE_THREADS = 3
-"""Threads that look models up, read folders and write settings. A thread stays once it was needed,
-with the memory it has touched: asyncio's own pool would have up to 32."""
+"""Threads that look models up, read folders and write settings. Pool threads never exit, and
+asyncio's own pool would start up to 32."""
 
 
 def serve(
@@ -95,7 +97,7 @@ class Front:
         """Accept connections until asked to stop; then let running requests finish."""
         services, lifecycle = self.services, self.services.lifecycle
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(FILE_THREADS, "files"))
+        loop.set_default_executor(_started_pool())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lifecycle.begin_shutdown, None)
         loop.add_signal_handler(signal.SIGHUP, reopen, self._logger)
@@ -188,3 +190,14 @@ def _engine_options(config: Config, paths: Paths) -> dict[str, Any]:
         "kernels_dir": str(paths.kernels_dir),
         "log_text": config.log_text,
     }
+
+
+def _started_pool() -> ThreadPoolExecutor:
+    """Return a pool whose threads run already: later the system may start no more."""
+    pool = ThreadPoolExecutor(FILE_THREADS, "files")
+    all_started = threading.Event()
+    with contextlib.suppress(RuntimeError):
+        for _ in range(FILE_THREADS):
+            pool.submit(all_started.wait)
+    all_started.set()
+    return pool

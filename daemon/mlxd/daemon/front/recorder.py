@@ -90,7 +90,11 @@ class Recorder:
     def begin(self, turn: Turn) -> Recording:
         """Store a turn that is about to be answered."""
         recording = Recording(turn)
-        recording.begun = self._worker().submit(self._begin, recording)
+        try:
+            recording.begun = self._worker().submit(self._begin, recording)
+        except RuntimeError as exc:  # The system starts no more threads.
+            recording.problem = self._failed(exc)
+            recording.begun.set_result(None)
         return recording
 
     def when_begun(self, recording: Recording, then: Callable[[], None]) -> None:
@@ -266,7 +270,10 @@ class Recorder:
         return self._thread
 
     def _later(self, work: Callable[..., None], *arguments: Any) -> None:
-        self._worker().submit(work, *arguments)
+        try:
+            self._worker().submit(work, *arguments)
+        except RuntimeError as exc:  # The system starts no more threads.
+            self._failed(exc)
 
 
 def full_scope(scope: str | None) -> str:

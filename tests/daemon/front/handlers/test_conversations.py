@@ -111,6 +111,8 @@ def test_a_killed_daemon_leaves_the_finished_turns_intact(tmp_path: Path):
         with daemon.peer() as peer:
             peer.send("chat", messages=user("endless"), stream=True, conversation=name)
             peer.wait_event("delta")
+            # Answers do not wait for the disk. Reading waits until both turns are written.
+            assert turns(daemon, name)[0]["state"] == "done"
             daemon.stop(signal.SIGKILL)
         daemon.start()
         states = [(turn["state"], turn["answer"]) for turn in turns(daemon, name)]

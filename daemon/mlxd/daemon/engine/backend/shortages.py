@@ -1,23 +1,17 @@
-"""Recognises errors that mean: no memory, threads or file descriptors left."""
+"""Turns errors of a computation into errors for the caller."""
 
 from __future__ import annotations
 
-import errno
-
+from mlxd.daemon.shortages import is_shortage
 from mlxd.protocol.errors import Internal, MlxdError, OutOfMemory
-
-SCARCE = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
-MESSAGES = ("malloc", "bad_alloc", "out of memory", "allocate memory", "can't start new thread")
-"""Parts of the messages of MLX, Python and the C++ library, in lower case."""
 
 
 def shortage(exc: BaseException) -> OutOfMemory | None:
     """Return OutOfMemory if the system or a limit refused a resource, else None."""
-    text = f"{type(exc).__name__}: {exc}"
-    denied = isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in SCARCE)
-    if not denied and not any(part in text.lower() for part in MESSAGES):
+    if not is_shortage(exc):
         return None
-    return OutOfMemory(f"The engine ran out of memory, threads or open files: {text[:200]}")
+    text = f"{type(exc).__name__}: {exc}"[:200]
+    return OutOfMemory(f"The engine ran out of memory, threads or open files: {text}")
 
 
 def as_error(exc: Exception) -> MlxdError:

@@ -35,7 +35,14 @@ from mlxd.daemon.engine.tokenization.control_text import ControlText
 from mlxd.daemon.engine.tokenization.prompt_size import prompt_bound
 from mlxd.daemon.models.architecture import context_tokens
 from mlxd.daemon.prompt_bound import context_overflow
-from mlxd.protocol.errors import ConstraintInvalid, InvalidParams, ModelLoadFailed
+from mlxd.daemon.shortages import is_shortage
+from mlxd.protocol.errors import (
+    ConstraintInvalid,
+    InvalidParams,
+    MlxdError,
+    ModelLoadFailed,
+    OutOfMemory,
+)
 
 FIM_MARKERS = (
     # prefix, suffix, middle; whether the suffix comes first is never the case in these families
@@ -433,7 +440,9 @@ def _first_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
 
 
-def _tokenizer_failed(ref: ModelRef, exc: BaseException) -> ModelLoadFailed:
+def _tokenizer_failed(ref: ModelRef, exc: BaseException) -> MlxdError:
+    if is_shortage(exc):
+        return OutOfMemory(f"The tokenizer of {ref.name} cannot be loaded: {_first_line(exc)}")
     hint = ""
     if "trust_remote_code" in str(exc):
         hint = (

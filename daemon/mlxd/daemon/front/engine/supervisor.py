@@ -16,8 +16,9 @@ from mlxd.daemon.front.engine.process import EngineLink
 from mlxd.daemon.front.engine.process_stats import process_times
 from mlxd.daemon.front.engine.watchdog import START, Watchdog
 from mlxd.daemon.prompt_bound import PromptBound
+from mlxd.daemon.shortages import is_shortage
 from mlxd.daemon.words import outline
-from mlxd.protocol.errors import EngineDied, Internal, MlxdError, error_from_map
+from mlxd.protocol.errors import EngineDied, Internal, MlxdError, Overloaded, error_from_map
 from mlxd.protocol.messages import Message, Notification, Request, Response
 
 EVICTED_KEPT = 8
@@ -406,4 +407,10 @@ def as_error(exc: BaseException) -> MlxdError:
     """Return the error to answer for an exception."""
     if isinstance(exc, MlxdError):
         return exc
+    if is_shortage(exc):
+        return Overloaded(
+            f"The daemon has no memory, threads or open files left: {type(exc).__name__}: {exc}",
+            hint="Close other programs or raise the limit. See: mlxd doctor",
+            data={"retry_after_s": 1.0},
+        )
     return Internal(f"{type(exc).__name__}: {exc}")

@@ -58,8 +58,9 @@ def _answer(
 
 def _logged(services: Services, method: str, exc: BaseException) -> MlxdError:
     error = as_error(exc)
-    if error.code == "internal":
-        services.log("internal error", level="error", method=method, error=outline(exc))
+    if error is not exc:
+        event = "internal error" if error.code == "internal" else "resources exhausted"
+        services.log(event, level="error", method=method, error=outline(exc))
     return error
 
 
