@@ -108,7 +108,7 @@ def test_an_engine_without_descriptors_says_so_and_serves_the_next_caller(own: D
     pid = own.engine_pid()
     limit_descriptors(pid)
     error = own.ask("chat", model="other", messages=user("hello"), max_tokens=2)["error"]
-    assert error["code"] == "out_of_memory"
+    assert error["code"] == "out_of_memory", error
     assert "Too many open files" in error["message"]
     assert own.ask("chat", messages=user("word " * 500), max_tokens=2)["choices"]
     lift(pid, resource.RLIMIT_NOFILE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from mlxd.protocol.errors import MlxdError
+
 REFUSED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
 MESSAGES = (
     "malloc",
@@ -17,7 +19,14 @@ MESSAGES = (
 
 
 def is_shortage(exc: BaseException) -> bool:
-    """Whether the system or a limit refused memory, a thread or a descriptor."""
+    """Whether the system or a limit refused memory, a thread or a descriptor.
+
+    The causes of an error count too: a file that cannot be opened may be reported as unreadable.
+    """
+    if exc.__cause__ is not None and is_shortage(exc.__cause__):
+        return True
+    if isinstance(exc, MlxdError):
+        return False
     if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in REFUSED):
         return True
     text = f"{type(exc).__name__}: {exc}".lower()

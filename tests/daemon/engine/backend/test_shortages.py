@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlxd.daemon.engine.backend.shortages import as_error
-from mlxd.protocol.errors import InvalidParams
+from mlxd.protocol.errors import InvalidParams, ModelLoadFailed
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,11 @@ def test_what_fails_otherwise_is_internal_and_what_is_known_stays():
     assert as_error(KeyError("layers")).code == "internal"
     assert as_error(OSError(2, "No such file")).code == "internal"
     assert as_error(InvalidParams("n", "must be 1")).code == "invalid_params"
+
+
+def test_a_file_that_is_unreadable_for_want_of_descriptors_is_a_shortage():
+    error = ModelLoadFailed("config.json cannot be read.")
+    error.__cause__ = OSError(24, "Too many open files")
+    assert as_error(error).code == "out_of_memory"
+    error.__cause__ = OSError(13, "Permission denied")
+    assert as_error(error) is error

@@ -10,12 +10,15 @@ def shortage(exc: BaseException) -> OutOfMemory | None:
     """Return OutOfMemory if the system or a limit refused a resource, else None."""
     if not is_shortage(exc):
         return None
-    text = f"{type(exc).__name__}: {exc}"[:200]
+    name = "" if isinstance(exc, MlxdError) else f"{type(exc).__name__}: "
+    text = f"{name}{exc}"[:300]
     return OutOfMemory(f"The engine ran out of memory, threads or open files: {text}")
 
 
 def as_error(exc: Exception) -> MlxdError:
     """Return the error to answer for a failed computation."""
+    if (error := shortage(exc)) is not None:
+        return error
     if isinstance(exc, MlxdError):
         return exc
-    return shortage(exc) or Internal(f"Computing failed: {type(exc).__name__}: {str(exc)[:300]}")
+    return Internal(f"Computing failed: {type(exc).__name__}: {str(exc)[:300]}")

@@ -193,8 +193,8 @@ def model_edge(ref: ModelRef) -> Iterator[None]:
     try:
         with redirect_stdout(printed):
             yield
-    except MlxdError:
-        raise
+    except MlxdError as error:
+        raise (shortage(error) or error) from error.__cause__
     except BaseException as exc:
         raise load_failed(ref, exc, printed.getvalue()) from exc
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlxd.daemon.engine.backend.shortages import shortage
 from mlxd.daemon.engine.constraints.compiler import Constraint, compile_pool, deliver
 from mlxd.daemon.engine.constraints.tool_choice import forced_tools, offered_tools
 from mlxd.daemon.engine.link import Inbox
@@ -155,9 +156,11 @@ def characters(value: Any) -> int:
 def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
     try:
         return work(), None
-    except MlxdError as error:
-        return None, error
-    except BaseException as exc:  # also SystemExit: the request must get an answer
+    except BaseException as exc:  # also SystemExit: the request must get an answer.
+        if (error := shortage(exc)) is not None:
+            return None, error
+        if isinstance(exc, MlxdError):
+            return None, exc
         return None, Internal(f"Preparing the request failed: {type(exc).__name__}: {exc}")
 
 
