@@ -68,7 +68,7 @@ def test_start_says_when_one_runs_already(environ: dict[str, str], own_paths: Pa
     starter.start(own_paths, FAKE_DAEMON, environ)
     done = mlxd(environ, "start", "--max-queue", "5")
     assert done.returncode == 0
-    assert "running already" in done.stderr
+    assert "already running" in done.stderr
     assert "mlxd restart" in done.stderr
 
 

@@ -59,7 +59,7 @@ def test_a_second_one_finds_the_first(
     done = mlxd(cold, "run")
     assert done.returncode == 1
     assert str(foreground.pid) in done.stderr
-    assert "running already" in mlxd(cold, "start").stderr
+    assert "already running" in mlxd(cold, "start").stderr
 
 
 def test_start_status_restart_stop(cold: dict[str, str], own_paths: Paths) -> None:

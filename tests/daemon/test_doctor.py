@@ -322,7 +322,7 @@ def test_stored_conversations_are_looked_at(machine: Machine) -> None:
     machine.paths.conversations_db.write_bytes(b"no database" * 999)
     machine.paths.conversations_db.chmod(0o600)
     found = places.conversations(machine)
-    assert (found.verdict, "put aside" in found.next_step) == ("fail", True)
+    assert (found.verdict, "under another name" in found.next_step) == ("fail", True)
     off = replace(machine, config=replace(machine.config, conversations=False))
     assert places.conversations(off).verdict == "ok"
 

@@ -56,7 +56,7 @@ def test_launchd_s_socket_is_adopted(listener: socket.socket) -> None:
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [(2, "no socket named"), (3, "not started by launchd"), (37, "before"), (99, "error 99")],
+    [(2, "no socket named"), (3, "not started by launchd"), (37, "already"), (99, "error 99")],
 )
 def test_launchd_s_refusal_is_put_into_words(code: int, reason: str) -> None:
     def activate(_name: str) -> list[int]:
@@ -89,12 +89,12 @@ def test_what_is_meant_for_others_or_malformed_is_ignored(environ: dict[str, str
 
 def test_a_descriptor_that_does_not_listen_is_refused() -> None:
     left, right = socket.socketpair()
-    with left, right, pytest.raises(ActivationError, match="no listening"):
+    with left, right, pytest.raises(ActivationError, match="not a listening"):
         adopt_sockets({"XPC_SERVICE_NAME": LABEL}, activate=lambda _name: [left.fileno()])
 
 
 def test_a_descriptor_that_is_no_socket_is_refused() -> None:
-    with open(os.devnull) as file, pytest.raises(ActivationError, match="no socket"):
+    with open(os.devnull) as file, pytest.raises(ActivationError, match="not a socket"):
         adopt_sockets({"XPC_SERVICE_NAME": LABEL}, activate=lambda _name: [file.fileno()])
 
 
@@ -196,7 +196,7 @@ def test_launchd_s_function_is_called_by_its_c_signature(
 
 
 def test_launchd_s_error_code_is_its_result(libxpc: Path) -> None:
-    assert "taken over before" in adopt(libxpc)
+    assert "already handed over" in adopt(libxpc)
 
 
 @needs.linux_only

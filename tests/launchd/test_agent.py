@@ -286,7 +286,7 @@ def test_uninstall_of_nothing_is_no_error(agent: LaunchdService) -> None:
 
 def test_a_machine_without_launchctl_is_told(spec: ServiceSpec, tmp_path: Path) -> None:
     agent = LaunchdService(spec, tmp_path / "agents", os.getuid(), run_command)
-    with pytest.raises(ServiceError, match="no launchctl"):
+    with pytest.raises(ServiceError, match="launchctl does not exist"):
         agent.install()
 
 

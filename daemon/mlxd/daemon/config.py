@@ -1,7 +1,7 @@
-"""The configuration: flag, then `MLXD_*` variable, then `config.toml`, then default.
+"""The configuration: option, then `MLXD_*` variable, then `config.toml`, then default.
 
-`Config` is the one table of settings; the file's checks, the environment's names and
-`docs/configuration.md` follow from it.
+`Config` is the only table of settings. The checks of the file, the names of variables and
+`docs/configuration.md` are derived from it.
 """
 
 from __future__ import annotations
@@ -25,74 +25,80 @@ GIB = 2**30
 
 
 class ConfigError(MlxdError):
-    """The configuration cannot be used. `data` has `file`, `line`, `column`, `key` as known."""
+    """The configuration is invalid. `data` has `file`, `line`, `column` and `key` if known."""
 
     code = "config_invalid"
     exit_code = EXIT_USAGE
-    default_hint = "Correct it, then see what applies: mlxd doctor"
+    default_hint = "Correct it, then check: mlxd run --check"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What `[models."name"]` says about one model. Paths are absolute."""
+    """The settings of one model, from `[models."name"]`. Paths are absolute."""
 
     name: str = ""
     path: str | None = setting("string", None, "Folder of the model.")
     repo: str | None = setting("string", None, "Hugging Face id of the model.")
     revision: str | None = setting("string", None, "Branch, tag or commit of `repo`.")
-    adapter: str | None = setting("string", None, "Folder of a LoRA adapter to load with it.")
-    draft: str | None = setting("string", None, "Smaller model for speculative decoding.")
-    trust_remote_code: bool = setting("boolean", False, "Run Python code that the model brings.")
-    keep_alive_s: float | None = setting(
-        "keep-alive", None, 'Seconds it stays warm after its last use, or "forever".'
+    adapter: str | None = setting(
+        "string", None, "Folder of a LoRA adapter to load with the model."
     )
-    pin: bool = setting("boolean", False, "Never evict it to make room for another model.")
+    draft: str | None = setting("string", None, "Smaller model for speculative decoding.")
+    trust_remote_code: bool = setting("boolean", False, "Run Python code from the model's folder.")
+    keep_alive_s: float | None = setting(
+        "keep-alive", None, 'Seconds in memory after the last use, or "forever".'
+    )
+    pin: bool = setting("boolean", False, "Never evict the model to make room for another.")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Every setting, with its default. Times are seconds, sizes bytes."""
+    """Every setting with its default. Durations are in seconds, sizes in bytes."""
 
-    default_model: str = setting("string", "pocket", "Answers requests that name no model.")
+    default_model: str = setting("string", "pocket", "Model for requests that name none.")
     preload: bool = setting("boolean", True, "Load the default model when the daemon starts.")
     keep_alive_s: float = setting(
-        "keep-alive", 1800.0, 'Seconds a model stays warm after its last use, or "forever".'
+        "keep-alive", 1800.0, 'Seconds a model stays in memory after its last use, or "forever".'
     )
     model_dirs: tuple[str, ...] = setting(
-        "strings", (), "Folders whose subfolders are models, beside the Hugging Face cache."
+        "strings", (), "Folders of models, in addition to the Hugging Face cache."
     )
-    log_level: str = setting("string", "info", "How much the log tells.", choices=LOG_LEVELS)
-    log_text: bool = setting("boolean", False, "Put prompt and answer text into the log.")
+    log_level: str = setting(
+        "string", "info", "Least severe level that is logged.", choices=LOG_LEVELS
+    )
+    log_text: bool = setting("boolean", False, "Log the text of prompts and answers.")
     conversations: bool = setting("boolean", True, "Store conversations.")
     memory_budget_bytes: int | None = setting(
-        "bytes", None, "The most memory for weights and KV; absent: measured.", minimum=MIB
+        "bytes", None, "Memory for weights and KV caches. Default: measured.", minimum=MIB
     )
     prefix_cache_memory_bytes: int = setting(
-        "bytes", GIB, "The most memory for KV of prompts kept for reuse; 0: none.", minimum=0
+        "bytes", GIB, "Memory for cached prompts. 0 disables the cache.", minimum=0
     )
     prefix_cache_disk_bytes: int = setting(
-        "bytes", 8 * GIB, "The most disk for KV of prompts kept for reuse; 0: none.", minimum=0
+        "bytes", 8 * GIB, "Disk space for cached prompts. 0 disables the cache.", minimum=0
     )
-    max_message_bytes: int = setting("bytes", 32 * MIB, "The largest message.", minimum=4096)
-    max_depth: int = setting("integer", 64, "The deepest nesting in a message.", minimum=8)
+    max_message_bytes: int = setting("bytes", 32 * MIB, "Size limit of a message.", minimum=4096)
+    max_depth: int = setting("integer", 64, "Nesting limit of a message.", minimum=8)
     max_requests_per_connection: int = setting(
-        "integer", 64, "Requests in flight on one connection.", minimum=1
+        "integer", 64, "Limit of concurrent requests per connection.", minimum=1
     )
-    max_connections: int = setting("integer", 2048, "Connections at once.", minimum=1)
-    max_queue: int = setting("integer", 256, "Requests waiting for the engine.", minimum=1)
+    max_connections: int = setting("integer", 2048, "Limit of concurrent connections.", minimum=1)
+    max_queue: int = setting(
+        "integer", 256, "Limit of requests that wait for the engine.", minimum=1
+    )
     message_timeout_s: float = setting(
-        "seconds", 30.0, "Seconds in which a message, once begun, must be complete.", minimum=0.1
+        "seconds", 30.0, "Seconds until an incomplete message is given up.", minimum=0.1
     )
     drain_s: float = setting(
-        "seconds", 15.0, "Seconds that running requests may take when the daemon stops.", minimum=0
+        "seconds", 15.0, "Seconds to wait for running requests when the daemon stops.", minimum=0
     )
     engine_progress_timeout_s: float = setting(
-        "seconds", 120.0, "Longest silence of a working engine before it is replaced.", minimum=1
+        "seconds", 120.0, "Seconds without progress after which the engine is replaced.", minimum=1
     )
     upgrade_check_s: float = setting(
         "seconds",
         30.0,
-        "How often to look for a newer mlxd on the disk, to restart when idle; 0: never.",
+        "Seconds between checks for an upgraded mlxd. 0 disables them.",
         minimum=0,
     )
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
@@ -100,7 +106,7 @@ class Config:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def process_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return `environ` with what `[environment]` adds. A variable already set wins."""
+        """Return `environ` and the variables of `[environment]` that it does not have."""
         return {**self.environment, **environ}
 
 
@@ -122,12 +128,12 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Return what applies for these paths, this environment and these flags.
+    """Return the configuration for these paths, this environment and these options.
 
-    `overrides` maps setting names to values; None means that the flag was not given.
+    `overrides` maps setting names to values. None means that the option was not given.
 
     Raises:
-        ConfigError: says file or variable, line and column as far as known, and what to write.
+        ConfigError: with the file or variable, the line and column if known, and what to write.
     """
     env = os.environ if environ is None else environ
     values = read_config_file(paths.config_file)
@@ -161,7 +167,7 @@ def _checked(entry: Setting, value: Any, where: str) -> Any:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Return the settings of `config.toml`, checked; empty where there is no file.
+    """Return the checked settings of `config.toml`, or none if the file does not exist.
 
     Raises:
         ConfigError: as `load_config`.
@@ -180,7 +186,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def check_config_text(path: Path, text: str) -> dict[str, Any]:
-    """Return the settings of a `config.toml` that is about to be written. Raises ConfigError."""
+    """Return the settings of a text for `config.toml`. Raises ConfigError."""
     return _File(path, text).settings()
 
 
@@ -189,7 +195,7 @@ _POSITION = re.compile(r"\s*\(at line (\d+), column (\d+)\)\s*$")
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One `config.toml`: checks what it says and knows where it says it."""
+    """The text of a `config.toml`: checks it, and reports the lines of mistakes."""
 
     path: Path
     text: str

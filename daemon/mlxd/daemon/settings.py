@@ -1,4 +1,4 @@
-"""What a setting may be: its kind, how a text becomes its value, and the words when it is not.
+"""Kinds of settings: how their values are checked, parsed and described.
 
 The settings themselves are the fields of `mlxd.daemon.config.Config`.
 """
@@ -14,16 +14,16 @@ from typing import Any
 from mlxd.protocol import durations
 
 FOREVER = -1.0
-"""A keep-alive of this many seconds means: never let go."""
+"""The keep-alive of a model that is never unloaded, in seconds."""
 
 
 class BadValue(ValueError):
-    """A value is not of its setting's kind; the text says what was expected."""
+    """A value does not fit its setting. The text says what is expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its kind, its bounds (inclusive) and what it does, for people."""
+    """One setting: its kind, its minimum (inclusive) and its description."""
 
     name: str
     kind: str
@@ -38,10 +38,10 @@ class Setting:
         return f"MLXD_{self.name.upper()}"
 
     def check(self, value: Any) -> Any:
-        """Return a value from TOML or a flag in its normal form.
+        """Return a value from TOML or an option in its normal form.
 
         Raises:
-            BadValue: says what was expected.
+            BadValue: the value does not fit. The text says what is expected.
         """
         value = KINDS[self.kind].check(value)
         if self.choices and value not in self.choices:
@@ -51,13 +51,13 @@ class Setting:
         return value
 
     def parse(self, text: str) -> Any:
-        """Return the value that an environment variable's text means. Raises BadValue."""
+        """Return the value of an environment variable. Raises BadValue."""
         return self.check(KINDS[self.kind].parse(text))
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How values of one kind are checked, and read from an environment variable."""
+    """How values of one kind are checked, and parsed from an environment variable."""
 
     expected: str
     check: Callable[[Any], Any]
@@ -67,7 +67,7 @@ class Kind:
 def setting(
     kind: str, default: Any, doc: str, *, minimum: float | None = None, choices: Any = ()
 ) -> Any:
-    """Return a dataclass field that is also a row of the settings table."""
+    """Return a dataclass field that is also a row in the table of settings."""
     about = {"kind": kind, "doc": doc, "minimum": minimum, "choices": tuple(choices)}
     return field(default=default, metadata=about)
 
@@ -96,8 +96,8 @@ def _integer(value: Any) -> int:
     return value
 
 
-SECONDS = "a number of seconds, or a span such as 1h30m"
-KEEP_ALIVE = 'a number of seconds, a span such as 1h30m, or "forever"'
+SECONDS = "a number of seconds, or a duration such as 1h30m"
+KEEP_ALIVE = 'a number of seconds, a duration such as 1h30m, or "forever"'
 
 
 def _seconds(value: Any) -> float:
@@ -115,7 +115,7 @@ def _keep_alive(value: Any) -> float:
 
 
 def _span(value: Any) -> float | None:
-    """Return seconds, or None where the value is no span of time."""
+    """Return seconds, or None if the value is not a duration."""
     if isinstance(value, str):
         try:
             return durations.seconds(value)

@@ -1,4 +1,4 @@
-"""Takes over sockets that launchd or systemd listen on, and tells systemd of readiness."""
+"""Receives sockets from launchd or systemd, and reports readiness to systemd."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ NO_SUCH_PROCESS = 3
 _LAUNCHD_REASONS = {
     2: f"its property list has no socket named {SOCKET_NAME}",
     NO_SUCH_PROCESS: "the process was not started by launchd",
-    37: "the socket was taken over before",
+    37: "the socket was already handed over",
 }
-"""What launch_activate_socket(3) returns: ENOENT, ESRCH and EALREADY of macOS."""
+"""Results of launch_activate_socket(3): ENOENT, ESRCH and EALREADY of macOS."""
 
 Activate = Callable[[str], list[int]]
-"""Takes a socket's name, returns descriptors, raises OSError with launchd's error code."""
+"""Maps a socket's name to descriptors. Raises OSError with launchd's error code."""
 
 
 class ActivationError(MlxdError):
-    """The service manager promised a socket and there is none that can be used."""
+    """The service manager announced a socket that cannot be used."""
 
     code = "activation_failed"
     default_hint = "Install the service again: mlxd install"
@@ -36,12 +36,12 @@ def adopt_sockets(
     pid: int | None = None,
     activate: Activate | None = None,
 ) -> list[socket.socket]:
-    """Return the listening sockets that a service manager hands over; empty without one.
+    """Return the listening sockets that a service manager passes, or an empty list.
 
-    The variables that speak of them are removed from `environ`, so that no child believes them.
+    Removes their variables from `environ`, so that child processes do not use them.
 
     Raises:
-        ActivationError: a socket was promised and cannot be used.
+        ActivationError: a socket was announced but cannot be used.
     """
     descriptors = launchd_descriptors(environ, activate or launch_activate_socket)
     if not descriptors:
@@ -50,10 +50,10 @@ def adopt_sockets(
 
 
 def launchd_descriptors(environ: MutableMapping[str, str], activate: Activate) -> list[int]:
-    """Return launchd's descriptors; empty unless launchd started this process as our agent.
+    """Return launchd's descriptors, or an empty list if launchd did not start this process.
 
-    The variable goes: launchd hands a socket over once, and what this process becomes by an
-    upgrade, or starts, must not ask again.
+    Removes the variable: launchd hands a socket over once, so neither child processes nor this
+    process after an upgrade may ask again.
     """
     if environ.get("XPC_SERVICE_NAME") != LABEL:  # "0" in a shell of a desktop session
         return []
@@ -62,7 +62,7 @@ def launchd_descriptors(environ: MutableMapping[str, str], activate: Activate) -
         return activate(SOCKET_NAME)
     except OSError as exc:
         reason = _LAUNCHD_REASONS.get(exc.errno or 0, f"error {exc.errno}")
-        raise ActivationError(f"launchd hands over no socket: {reason}.") from exc
+        raise ActivationError(f"launchd passes no socket: {reason}.") from exc
 
 
 def launch_activate_socket(name: str) -> list[int]:
@@ -93,10 +93,10 @@ def launch_activate_socket(name: str) -> list[int]:
 
 
 def systemd_descriptors(environ: MutableMapping[str, str], pid: int) -> list[int]:
-    """Return systemd's descriptors for this process, and remove the variables.
+    """Return systemd's descriptors for this process, and remove their variables.
 
-    Where some bear our socket's name, as mlxd.socket gives it, the others are closed: units that
-    somebody extended may pass more. Units of somebody's own name none so, and mean all.
+    If some have the name that mlxd.socket gives, the others are closed: an extended unit may pass
+    more. If none has it, as in hand-written units, all are used.
     """
     wanted_pid = environ.pop("LISTEN_PID", "")
     count = environ.pop("LISTEN_FDS", "")
@@ -117,10 +117,10 @@ def _listening(descriptor: int) -> socket.socket:
         os.set_inheritable(descriptor, False)
         taken = socket.socket(fileno=descriptor)
     except OSError as exc:
-        raise ActivationError(f"Descriptor {descriptor} is no socket: {exc.strerror}.") from exc
+        raise ActivationError(f"Descriptor {descriptor} is not a socket: {exc.strerror}.") from exc
     if taken.family != socket.AF_UNIX or not _accepts(taken):
         taken.detach()
-        raise ActivationError(f"Descriptor {descriptor} is no listening Unix stream socket.")
+        raise ActivationError(f"Descriptor {descriptor} is not a listening Unix stream socket.")
     return taken
 
 
@@ -130,11 +130,11 @@ def _accepts(taken: socket.socket) -> bool:
     try:
         return bool(taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
-        return True  # macOS refuses the question for Unix sockets in some releases
+        return True  # some releases of macOS do not support it for Unix sockets
 
 
 def notify(state: str, environ: Mapping[str, str]) -> bool:
-    """Send one datagram such as READY=1 to systemd; False where nobody wants to know."""
+    """Send a state such as READY=1 to systemd. Return False if systemd does not listen."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
@@ -145,5 +145,5 @@ def notify(state: str, environ: Mapping[str, str]) -> bool:
             sender.connect(address)
             sender.sendall(state.encode())
         except OSError:
-            return False  # systemd has gone; being ready does not depend on it
+            return False  # systemd has ended, which does not matter here
     return True

@@ -1,7 +1,7 @@
 """The launchd agent: loads, starts and removes it through `launchctl`.
 
-Exit statuses are those of launchctl's `bootstrap`, `bootout` and `kickstart`. What `launchctl
-print` prints is no interface and is never read, only whether it finds the job.
+The exit statuses below are those of launchctl's `bootstrap`, `bootout` and `kickstart`. The output
+of `launchctl print` is not a stable interface, so only its exit status is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mlxd.launchd.spec import ServiceSpec
 
 RETRY_S = 0.5
 GIVE_UP_S = 30.0
-"""A job that was booted out goes away in its own time; longer than its ExitTimeOut."""
+"""Longest wait for a job that was booted out. Longer than its ExitTimeOut."""
 
 GONE = 3
 STILL_LEAVING = frozenset({5, 36, 37})
@@ -40,15 +40,15 @@ DISABLED = 119
 NO_DOMAIN = 125
 
 NO_DOMAIN_HINT = (
-    "launchd has no session of yours: log in, at the desktop or by ssh (not by su). "
-    "Without a service: mlxd start"
+    "launchd has no session for your user. Log in at the desktop or by ssh, not with su. "
+    "To run without a service: mlxd start"
 )
 
 _NOT_THERE = frozenset({GONE, NOT_REGISTERED})
 
 
 class LaunchdService:
-    """The agent of one user. `sleep` and `now` are for tests."""
+    """The agent of one user. Tests replace `sleep` and `now`."""
 
     manager = "launchd"
 
@@ -71,11 +71,11 @@ class LaunchdService:
 
     @property
     def plist_path(self) -> Path:
-        """Where the property list lies."""
+        """Path of the property list."""
         return self._plist
 
     def state(self) -> ServiceState:
-        """Return where the agent stands."""
+        """Return the state of the agent."""
         installed = self._plist.exists()
         if not installed:
             return ServiceState(self.manager, installed)
@@ -90,14 +90,14 @@ class LaunchdService:
         )
 
     def check(self) -> None:
-        """Ask launchd for a sign of life: it has a domain for this user."""
+        """Check that launchd has a domain for this user. Raises ManagerUnreachable."""
         command = ("print", self._domain())
         outcome = self._launchctl(*command)
         if outcome.status != 0:
             raise self._refused(command, outcome)
 
     def install(self) -> bool:
-        """Write launcher and property list, load the agent; False where all was in place."""
+        """Write the files and load the agent. Return False if nothing had to change."""
         before = self._plist.read_bytes() if self._plist.exists() else None
         new_launcher = prepare(self._spec)
         new_plist = write_file(self._plist, agent_bytes(self._spec), 0o644)
@@ -111,7 +111,7 @@ class LaunchdService:
         return True
 
     def _restore(self, before: bytes | None) -> None:
-        """An installation that fails leaves what was there before."""
+        """Restore the files after a failed installation."""
         if before is None:
             remove([self._plist])
             remove_common(self._spec)
@@ -125,16 +125,16 @@ class LaunchdService:
         self._bootstrap(domain)
 
     def uninstall(self) -> bool:
-        """Boot the agent out, wait until it is gone, remove every file."""
+        """Boot the agent out, wait until it has ended, and remove its files."""
         was_loaded = self._bootout()
         had_plist = remove([self._plist])
         had_files = remove_common(self._spec)
         return was_loaded or had_plist or had_files
 
     def start(self) -> None:
-        """Start the agent; it is loaded first where it is not."""
+        """Start the agent, after loading it if necessary."""
         command, outcome = self._kickstart(self._domain_with_job() or self._loaded())
-        if outcome.status == NOT_REGISTERED:  # somebody booted it out a moment ago
+        if outcome.status == NOT_REGISTERED:  # it was booted out in the meantime
             command, outcome = self._kickstart(self._loaded())
         if outcome.status not in (0, ALREADY_RUNNING):
             raise self._refused(command, outcome)
@@ -149,7 +149,7 @@ class LaunchdService:
         return domain
 
     def stop(self) -> None:
-        """Send SIGTERM to the running agent; it stays loaded and starts on demand."""
+        """Send SIGTERM to the running agent. It stays loaded and starts on demand."""
         domain = self._domain_with_job()
         if domain is None:
             return
@@ -169,7 +169,7 @@ class LaunchdService:
             raise self._refused(command, outcome)
 
     def _bootout(self) -> bool:
-        """Boot the agent out of every domain that has it, and wait: bootout returns early."""
+        """Boot the agent out of every domain, and wait: `bootout` returns before it is done."""
         found = False
         while (domain := self._domain_with_job()) is not None:
             found = True
@@ -188,7 +188,7 @@ class LaunchdService:
             self._sleep(RETRY_S)
 
     def _domain(self) -> str:
-        """The desktop's domain, or the user's own where there is no desktop (ssh)."""
+        """Return the domain of the desktop session, or of the user if there is none (ssh)."""
         gui = f"gui/{self._uid}"
         if self._launchctl("print", gui).status == NO_DOMAIN:
             return f"user/{self._uid}"
@@ -209,7 +209,7 @@ class LaunchdService:
         if outcome.status == NO_DOMAIN:
             hint, kind = NO_DOMAIN_HINT, ManagerUnreachable
         elif outcome.status == DISABLED:
-            hint = "It is switched off: allow mlxd in System Settings, General, Login Items."
+            hint = "mlxd is disabled. Allow it in System Settings, General, Login Items."
         elif outcome.status in STILL_LEAVING:
-            hint = "The old process is still going away. Try again in a minute."
+            hint = "The old process is still ending. Try again in a minute."
         return refused(("launchctl", *command), outcome, hint, kind)

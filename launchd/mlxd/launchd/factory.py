@@ -20,7 +20,7 @@ def service_for(
     platform: str = sys.platform,
     runner: Runner = run_command,
 ) -> Service:
-    """Return this platform's service manager."""
+    """Return the service manager of the platform."""
     # If no home is known, `~` is not expanded, and nothing is installed there either.
     home = Path(environ.get("HOME") or os.path.expanduser("~")).absolute()
     if platform == "darwin":

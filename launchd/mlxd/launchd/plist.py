@@ -1,4 +1,4 @@
-"""The property list of the launchd agent, from data. Keys: launchd.plist(5)."""
+"""The property list of the launchd agent. Its keys are described in launchd.plist(5)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from mlxd.launchd import LABEL, SOCKET_NAME
 from mlxd.launchd.spec import EXIT_TIMEOUT_S, MAX_OPEN_FILES, ServiceSpec
 
-_SOCKET_MODE = 0o600  # written as a decimal integer: property lists know no octal
+_SOCKET_MODE = 0o600  # property lists have decimal integers only
 
 
 def agent(spec: ServiceSpec) -> dict[str, Any]:
-    """Return the agent's property list. Values are not expanded: every path is absolute."""
+    """Return the agent's property list. launchd expands nothing, so every path is absolute."""
     about: dict[str, Any] = {
         "Label": LABEL,
         "ProgramArguments": [str(spec.launcher.absolute()), "run"],
         "EnvironmentVariables": spec.environment(),
-        # Anything else has its CPU and disk throttled: measured at 11 tokens/s instead of 87.
+        # Other types have their CPU and disk throttled: 11 tokens/s were measured instead of 87.
         "ProcessType": "Interactive",
         "Sockets": {
             SOCKET_NAME: {
@@ -29,11 +29,11 @@ def agent(spec: ServiceSpec) -> dict[str, Any]:
         "Umask": "077",
         "LimitLoadToSessionType": ["Aqua", "Background"],
         "SoftResourceLimits": {"NumberOfFiles": MAX_OPEN_FILES},
-        # Never rotated by launchd, so for crashes only; the log proper is the daemon's own.
+        # For crashes only, as launchd never rotates it. The daemon writes its own log.
         "StandardOutPath": str(spec.crash_log.absolute()),
         "StandardErrorPath": str(spec.crash_log.absolute()),
     }
-    # No KeepAlive in any form: it would start the daemon at load, socket or not.
+    # No KeepAlive in any form: it would start the daemon when the agent is loaded.
     if spec.at_login:
         about["RunAtLoad"] = True
     return about

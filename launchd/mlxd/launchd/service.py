@@ -1,4 +1,4 @@
-"""What both service managers have in common: verbs, outcomes, files, commands."""
+"""What both service managers share: the interface, errors, files and commands."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ COMMAND_TIMEOUT_S = 60.0
 
 
 class ServiceError(MlxdError):
-    """The service manager refused, or is not there. `data.exit_status` has its answer."""
+    """The service manager failed or does not exist. `data.exit_status` is its exit status."""
 
     code = "service_failed"
-    default_hint = "mlxd works without a service, too: mlxd start"
+    default_hint = "mlxd also runs without a service: mlxd start"
 
 
 class ManagerUnreachable(ServiceError):
-    """From here the service manager cannot be asked; it may well run for another session."""
+    """The service manager cannot be reached from this session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a command of the service manager answered."""
+    """Exit status and output of a command."""
 
     status: int
     output: str = ""
@@ -37,7 +37,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """Where the service stands. `current`: its files are what this installation would write."""
+    """State of the service. `current`: its files are those that this version would write."""
 
     manager: str
     installed: bool
@@ -50,27 +50,27 @@ Runner = Callable[[Sequence[str]], Outcome]
 
 
 class Service(Protocol):
-    """One service manager's way to keep mlxd."""
+    """A service manager."""
 
     @property
     def manager(self) -> str:
-        """launchd or systemd."""
+        """`launchd` or `systemd`."""
         ...
 
     def state(self) -> ServiceState:
-        """Return where the service stands; changes nothing."""
+        """Return the state of the service without changing it."""
         ...
 
     def check(self) -> None:
-        """Ask the manager for a sign of life; changes nothing. Raises ManagerUnreachable."""
+        """Check that the manager answers. Raises ManagerUnreachable."""
         ...
 
     def install(self) -> bool:
-        """Write the files and load them; False where all was in place. Raises ServiceError."""
+        """Write and load the files. Return False if nothing changed. Raises ServiceError."""
         ...
 
     def uninstall(self) -> bool:
-        """Stop it and remove every file; False where there was nothing. Raises ServiceError."""
+        """Stop it and remove its files. Return False if there were none. Raises ServiceError."""
         ...
 
     def start(self) -> None:
@@ -78,18 +78,18 @@ class Service(Protocol):
         ...
 
     def stop(self) -> None:
-        """Stop the process; the installation stays. Raises ServiceError."""
+        """Stop the process, but keep the installation. Raises ServiceError."""
         ...
 
 
 def run_command(command: Sequence[str], environ: Mapping[str, str] | None = None) -> Outcome:
-    """Run a command and return its exit status and everything it said.
+    """Run a command and return its exit status and output.
 
-    `environ` is its environment; None: this process's own.
+    `environ` is its environment. None means that of this process.
 
     Raises:
-        ManagerUnreachable: there is no such program.
-        ServiceError: it does not come to an end.
+        ManagerUnreachable: the program does not exist.
+        ServiceError: it does not end in time.
     """
     try:
         done = subprocess.run(
@@ -102,7 +102,7 @@ def run_command(command: Sequence[str], environ: Mapping[str, str] | None = None
             env=environ,
         )
     except FileNotFoundError as exc:
-        raise ManagerUnreachable(f"There is no {command[0]} on this machine.") from exc
+        raise ManagerUnreachable(f"{command[0]} does not exist on this machine.") from exc
     except subprocess.TimeoutExpired as exc:
         raise ServiceError(
             f"`{' '.join(command)}` did not answer within {COMMAND_TIMEOUT_S:.0f} s."
@@ -116,17 +116,17 @@ def refused(
     hint: str = "",
     kind: type[ServiceError] = ServiceError,
 ) -> ServiceError:
-    """Return the error for a command that failed, with the words that it said."""
-    words = f": {outcome.output}" if outcome.output else ""
+    """Return the error for a command that failed, with its output."""
+    output = f": {outcome.output}" if outcome.output else ""
     return kind(
-        f"`{' '.join(command)}` failed with status {outcome.status}{words}",
+        f"`{' '.join(command)}` failed with status {outcome.status}{output}",
         hint=hint,
         data={"exit_status": outcome.status},
     )
 
 
 def write_file(path: Path, content: bytes, mode: int) -> bool:
-    """Write a file whole or not at all; False where it has this content and mode already."""
+    """Write a file atomically. Return False if it has this content and mode already."""
     try:
         if path.read_bytes() == content and path.stat().st_mode & 0o777 == mode:
             return False
@@ -148,9 +148,9 @@ def write_file(path: Path, content: bytes, mode: int) -> bool:
 
 
 def prepare(spec: ServiceSpec) -> bool:
-    """Make the folders and the launcher; False where the launcher was in place.
+    """Create the folders and the launcher. Return False if the launcher existed.
 
-    launchd does not make a socket's folder, and would leave the log's to chance.
+    launchd creates neither the socket's folder nor the log's.
     """
     private = (spec.paths.socket.parent, spec.launcher.parent.parent, spec.paths.log_dir)
     for folder in private:
@@ -159,7 +159,7 @@ def prepare(spec: ServiceSpec) -> bool:
 
 
 def has_content(path: Path, content: bytes) -> bool:
-    """Return whether the file at `path` is there with exactly this content."""
+    """Return whether the file at `path` exists with exactly this content."""
     try:
         return path.read_bytes() == content
     except OSError:
@@ -167,7 +167,7 @@ def has_content(path: Path, content: bytes) -> bool:
 
 
 def remove(paths: Sequence[Path]) -> bool:
-    """Delete files that are there; returns whether any was."""
+    """Delete the files that exist. Return whether there were any."""
     removed = False
     for path in paths:
         if path.exists() or path.is_symlink():
@@ -177,7 +177,7 @@ def remove(paths: Sequence[Path]) -> bool:
 
 
 def remove_common(spec: ServiceSpec) -> bool:
-    """Remove what every installation leaves beside its unit: launcher, socket, locks, crash log."""
+    """Remove launcher, socket, lock and crash log, which every installation has."""
     removed = remove(
         [
             spec.launcher,

@@ -1,4 +1,4 @@
-"""What a service consists of, before it becomes a property list or a unit."""
+"""The contents of a service, independent of the service manager."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from mlxd.protocol.paths import Paths
 
 EXIT_TIMEOUT_S = 20
-"""Seconds from SIGTERM to SIGKILL; more than the daemon's own default of 15 for draining."""
+"""Seconds from SIGTERM to SIGKILL. More than `drain_s`, which is 15 by default."""
 
 MAX_OPEN_FILES = 8192
-"""Connections, model files and room; launchd's own default is 256."""
+"""Enough for connections and model files. launchd's default is 256."""
 
 _CELLAR = re.compile(r"(?P<prefix>.*)/Cellar/(?P<formula>[^/]+)/[^/]+/(?P<rest>.*)")
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """One installation: what runs, where everything lies, and when it starts."""
+    """One installation: its Python, its paths, and when it starts."""
 
     paths: Paths
     python: str
@@ -29,18 +29,18 @@ class ServiceSpec:
 
     @property
     def launcher(self) -> Path:
-        """The script that is started. Its name is what Login Items shows."""
+        """The script that the manager starts. Login Items shows its name."""
         return self.paths.state_dir / "bin" / "mlxd"
 
     @property
     def crash_log(self) -> Path:
-        """Takes what the process says outside its own log."""
+        """Receives the process's output outside its log."""
         return self.paths.log_dir / "mlxd.err"
 
     def environment(self) -> dict[str, str]:
-        """The places, and only those: a service sees none of the shell's variables.
+        """Return the variables of the service: paths only, as it does not see the shell's.
 
-        Everything else belongs into config.toml, where an upgrade leaves it alone.
+        Settings belong in config.toml, which upgrades do not overwrite.
         """
         return {
             "MLXD_SOCKET": str(self.paths.socket),
@@ -52,7 +52,7 @@ class ServiceSpec:
         }
 
     def launcher_text(self) -> str:
-        """The launcher keeps its process id (exec), as systemd and launchd expect."""
+        """Return the launcher. It uses exec, to stay the process that the manager started."""
         python = shlex.quote(self.python)
         return (
             "#!/bin/sh\n"
@@ -67,10 +67,10 @@ class ServiceSpec:
 
 
 def stable_python(executable: str, exists: Callable[[str], bool]) -> str:
-    """Return a path to the same interpreter that outlives upgrades.
+    """Return a path to the same interpreter that stays valid after upgrades.
 
-    Homebrew's Cellar has the version in the path; `opt/FORMULA` points to the newest. Links are
-    not followed otherwise: a virtual environment is its link.
+    Homebrew's Cellar has the version in the path, and `opt/FORMULA` points to the newest. Other
+    links are not followed: in a virtual environment, python itself is a link.
     """
     if match := _CELLAR.fullmatch(executable):
         stable = f"{match['prefix']}/opt/{match['formula']}/{match['rest']}"

@@ -21,8 +21,8 @@ from mlxd.launchd.spec import ServiceSpec
 from mlxd.launchd.units import SERVICE_UNIT, SOCKET_UNIT, service_unit, socket_unit
 
 NO_BUS_HINT = (
-    "systemd's user session cannot be reached: log in properly (not by su), or allow it to live "
-    "on: loginctl enable-linger. Without a service: mlxd start"
+    "systemd has no session for your user. Log in, not with su, or keep a session alive: "
+    "loginctl enable-linger. To run without a service: mlxd start"
 )
 
 
@@ -38,11 +38,11 @@ class SystemdService:
 
     @property
     def unit_paths(self) -> tuple[Path, Path]:
-        """Where socket unit and service unit lie."""
+        """Paths of the socket unit and the service unit."""
         return self._units_dir / SOCKET_UNIT, self._units_dir / SERVICE_UNIT
 
     def state(self) -> ServiceState:
-        """Return where the units stand."""
+        """Return the state of the units."""
         installed = all(path.exists() for path in self.unit_paths)
         if not installed:
             return ServiceState(self.manager, installed)
@@ -56,11 +56,11 @@ class SystemdService:
         )
 
     def check(self) -> None:
-        """Ask systemd for a sign of life."""
+        """Check that systemd answers. Raises ManagerUnreachable."""
         self._systemctl("show-environment")
 
     def install(self) -> bool:
-        """Write launcher and units, listen at once; False where all was in place."""
+        """Write the files and listen. Return False if nothing had to change."""
         before = {path: path.read_bytes() for path in self.unit_paths if path.exists()}
         new_launcher = prepare(self._spec)
         new_units = [write_file(path, text, 0o644) for path, text in self._contents()]
@@ -76,8 +76,8 @@ class SystemdService:
     def _load(self, *, listens_elsewhere: bool) -> None:
         self._systemctl("daemon-reload")
         if listens_elsewhere:
-            # A socket unit that is active keeps its old address, and cannot be restarted under
-            # a service that uses it.
+            # An active socket unit keeps its old address, and cannot be restarted while a service
+            # uses it.
             self._systemctl("stop", SOCKET_UNIT, SERVICE_UNIT)
         self._systemctl("enable", "--now", SOCKET_UNIT)
         if self._spec.at_login:
@@ -97,7 +97,7 @@ class SystemdService:
         return state.loaded and state.at_login == self._spec.at_login
 
     def _restore(self, before: dict[Path, bytes]) -> None:
-        """An installation that fails leaves what was there before."""
+        """Restore the files after a failed installation."""
         if not before:
             remove([*self.unit_paths, *self._links()])
             remove_common(self._spec)
@@ -105,11 +105,11 @@ class SystemdService:
             write_file(path, content, 0o644)
 
     def uninstall(self) -> bool:
-        """Stop and disable the units, remove every file."""
+        """Stop and disable the units, and remove their files."""
         had_units = any(path.exists() for path in self.unit_paths)
         if had_units:
-            # In one call, so that the socket cannot start the service again in between. Where no
-            # session answers nothing runs, and the files go all the same.
+            # One call, so that the socket cannot start the service again in between. It fails
+            # without a session, but then nothing runs.
             self._run(("systemctl", "--user", "disable", "--now", SOCKET_UNIT, SERVICE_UNIT))
         removed = remove([*self.unit_paths, *self._links()])
         if had_units:
@@ -117,18 +117,18 @@ class SystemdService:
         return remove_common(self._spec) or removed
 
     def _links(self) -> tuple[Path, Path]:
-        """What `enable` makes; `disable` removes them only where a session answers."""
+        """Return the links that `enable` creates. `disable` needs a session to remove them."""
         return (
             self._units_dir / "sockets.target.wants" / SOCKET_UNIT,
             self._units_dir / "default.target.wants" / SERVICE_UNIT,
         )
 
     def start(self) -> None:
-        """Start socket and service; returns when the service says that it is ready."""
+        """Start the socket and the service, and wait until the service is ready."""
         self._systemctl("start", SOCKET_UNIT, SERVICE_UNIT)
 
     def stop(self) -> None:
-        """Stop the service; the socket goes on listening."""
+        """Stop the service. The socket keeps listening."""
         self._systemctl("stop", SERVICE_UNIT)
 
     def _ask(self, *arguments: str) -> bool:

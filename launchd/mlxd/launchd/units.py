@@ -1,4 +1,4 @@
-"""The systemd user units, from data.
+"""The systemd user units.
 
 Keys: systemd.socket(5), systemd.service(5), systemd.exec(5).
 """
@@ -15,7 +15,7 @@ SERVICE_UNIT = "mlxd.service"
 
 Section = tuple[str, Sequence[tuple[str, str]]]
 
-# What works in a user's own service. MemoryDenyWriteExecute is left out: MLX compiles at run time.
+# Options that user services support. Without MemoryDenyWriteExecute: MLX compiles at run time.
 HARDENING = (
     ("NoNewPrivileges", "yes"),
     ("LockPersonality", "yes"),
@@ -28,9 +28,9 @@ HARDENING = (
 
 
 def socket_unit(spec: ServiceSpec) -> str:
-    """Return mlxd.socket: systemd listens, and starts the service for the first caller."""
+    """Return mlxd.socket. systemd listens, and starts the service at the first connection."""
     return _render(
-        ("Unit", [("Description", "mlxd: socket of the language model daemon")]),
+        ("Unit", [("Description", "Socket of mlxd, the language model daemon")]),
         (
             "Socket",
             [
@@ -52,7 +52,7 @@ def service_unit(spec: ServiceSpec) -> str:
         (
             "Unit",
             [
-                ("Description", "mlxd: language models, kept warm"),
+                ("Description", "mlxd, the language model daemon"),
                 ("Requires", SOCKET_UNIT),
                 ("After", SOCKET_UNIT),
                 ("StartLimitIntervalSec", "60"),
@@ -67,12 +67,12 @@ def service_unit(spec: ServiceSpec) -> str:
                 *variables,
                 ("Restart", "on-failure"),
                 ("RestartSec", "1"),
-                # A wrong configuration stays wrong, however often it is read.
+                # A restart does not help against an invalid configuration.
                 ("RestartPreventExitStatus", "2"),
                 ("TimeoutStopSec", str(EXIT_TIMEOUT_S)),
-                # The front asks its children to stop; systemd kills what is left.
+                # The front stops its children. systemd kills those that remain.
                 ("KillMode", "mixed"),
-                # An engine killed for memory is replaced by the front, which must live on.
+                # The front replaces an engine that was killed for lack of memory.
                 ("OOMPolicy", "continue"),
                 *HARDENING,
             ],
@@ -86,7 +86,7 @@ def _path(value: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Quote one word: % starts a specifier, $ a variable in command lines."""
+    """Quote one word. `%` starts a specifier, and `$` a variable in command lines."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"'
 

@@ -49,7 +49,7 @@ def test_a_removed_runtime_folder_is_made_again():
         assert lock.holder(paths.lock_file) == daemon.process.pid
         assert paths.socket.stat().st_mode & 0o777 == 0o600
         assert paths.socket.parent.stat().st_mode & 0o777 == 0o700
-        assert "running already" in mlxd(daemon.environ, "start").stderr
+        assert "already running" in mlxd(daemon.environ, "start").stderr
         assert daemon.stop() == 0
         assert not paths.socket.exists()
 

@@ -1,4 +1,4 @@
-"""`python -m mlxd.daemon.cli`: what the launcher and `mlxd start` run."""
+"""`python -m mlxd.daemon.cli`, which the launcher and `mlxd start` run."""
 
 from mlxd.daemon.cli import main
 

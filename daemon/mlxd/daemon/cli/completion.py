@@ -1,4 +1,4 @@
-"""`mlxd completion`: what a shell needs to complete commands and options."""
+"""`mlxd completion`: print a shell's completion script."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def completion(shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    # Not `source()`: for bash that runs bash to learn its version, which takes time and may fail.
+    # Not `source()`, which starts bash to read its version. That is slow and may fail.
     script = kind(cli, {}, "mlxd", "_MLXD_COMPLETE")
     click.echo(script.source_template % script.source_vars())

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mlxd.daemon import control, home, lock, starter
+from mlxd.daemon.cli.failures import more, say
 from mlxd.daemon.cli.options import as_flags, setting_options
 from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import Config, load_config
@@ -18,7 +19,7 @@ from mlxd.protocol.errors import DaemonUnreachable, InvalidParams, MlxdError, Sh
 from mlxd.protocol.paths import Paths, resolve_paths
 
 EXIT_MARGIN_S = 10.0
-"""What a daemon may take beyond draining: the engine writes its prefix cache."""
+"""Time that the daemon gets after draining, while the engine writes its prefix cache."""
 
 KILL_WAIT_S = 5.0
 
@@ -28,67 +29,65 @@ class StillRunning(MlxdError):
 
     code = "still_running"
     exit_code = 7
-    default_hint = "Wait and try again, or end it at once: mlxd stop --force"
+    default_hint = "Wait and try again, or kill it: mlxd stop --force"
 
 
 @click.command()
 @setting_options
 def start(**overrides: Any) -> None:
-    """Start the daemon in the background and wait until it answers.
+    """Start the daemon in the background, and wait until it answers.
 
-    Does nothing where one runs. An installed service is started through its manager; then settings
-    belong into config.toml.
+    Does nothing if it is running. An installed service is started by its service manager, and
+    takes its settings from config.toml only.
     """
     paths = resolve_paths()
-    load_config(paths, overrides=overrides)  # a mistake is better told here than in a log
+    load_config(paths, overrides=overrides)  # report mistakes here, not in the log
     flags = as_flags(overrides)
     if _start(paths, flags):
         click.echo(f"mlxd is running at {paths.socket}", err=True)
     else:
-        click.echo(f"mlxd was running already at {paths.socket}", err=True)
+        click.echo(f"mlxd is already running at {paths.socket}", err=True)
         if flags:
-            click.echo("      Its settings are as before: mlxd restart", err=True)
+            more("It keeps its settings. Change them in config.toml, then: mlxd restart")
 
 
 def _start(paths: Paths, flags: list[str]) -> bool:
-    """Start by the service manager where the service is installed; False: it ran already."""
+    """Start the daemon, by the service manager if installed. Return False if it was running."""
     service = current_service(paths)
     if not service.state().installed:
         return starter.start(paths, starter.run_in_foreground(flags), os.environ).fresh
     if flags:
         raise click.UsageError(
-            f"mlxd is installed as a {service.manager} service, which takes its settings from "
-            f"{paths.config_file}, not from flags."
+            f"mlxd is a {service.manager} service and takes its settings from "
+            f"{paths.config_file}, not from options."
         )
     if lock.is_held(paths.lock_file) and starter.answers(paths):
         return False
     try:
         service.start()
     except ManagerUnreachable as error:
-        click.echo(f"mlxd: {error.message}\n      Starting without the service.", err=True)
-        # Where the manager listens on the socket after all, asking there is enough.
+        say(error.message, "Starting without the service.")
+        # If the manager listens on the socket nevertheless, the first request starts the daemon.
         return starter.start(paths, starter.run_in_foreground(), os.environ).fresh
     if not starter.wait_until_answering(paths, control.ANSWER_TIMEOUT_S):
-        raise starter.StartFailed(f"{service.manager} started mlxd, and it does not answer.")
+        raise starter.StartFailed(f"{service.manager} started mlxd, but it does not answer.")
     return True
 
 
 @click.command()
-@click.option("--force", is_flag=True, help="Kill it where it does not stop in time.")
+@click.option("--force", is_flag=True, help="Kill it if it does not stop in time.")
 @click.option(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0),
     default=None,
     metavar="SECONDS",
-    help="How long running requests may take.",
+    help="Longest wait for running requests, in seconds.",
 )
 def stop(force: bool, timeout_s: float | None) -> None:
-    """Stop the daemon once running requests are finished.
+    """Stop the daemon after its running requests.
 
-    New ones are refused meanwhile.
-
-    Exits with 3 where no daemon runs.
+    New requests are refused meanwhile. Exits with 3 if no daemon is running.
     """
     paths = resolve_paths()
     drain_s = _config(paths).drain_s if timeout_s is None else timeout_s
@@ -98,15 +97,12 @@ def stop(force: bool, timeout_s: float | None) -> None:
     click.echo("mlxd has stopped.", err=True)
     service = current_service(paths)
     if service.state().loaded:
-        click.echo(
-            f"      The {service.manager} service starts it again for the next request; "
-            "to end that: mlxd uninstall",
-            err=True,
-        )
+        more(f"{service.manager} starts it again for the next request.")
+        more("To remove the service: mlxd uninstall")
 
 
 def _config(paths: Paths) -> Config:
-    """A damaged file must not keep anybody from stopping the daemon."""
+    """Return the configuration, or the default one: the daemon can always be stopped."""
     try:
         return load_config(paths)
     except MlxdError:
@@ -121,19 +117,19 @@ def stop_daemon(
     resume: bool = False,
     margin_s: float = EXIT_MARGIN_S,
 ) -> None:
-    """Ask the daemon to stop, wait until it has; kill it after that if `force`.
+    """Ask the daemon to stop, and wait until it has. With `force`, kill it if it has not.
 
-    With `resume` the next one loads the models that are in memory now.
+    With `resume`, the next daemon loads the models that are in memory now.
 
     Raises:
-        StillRunning: it did not stop in `drain_s` and `margin_s`.
-        DaemonUnreachable: it does not listen to anybody, and `force` is off.
+        StillRunning: it did not stop within `drain_s` and `margin_s`.
+        DaemonUnreachable: nothing listens at its socket, and `force` is off.
     """
     try:
-        # A daemon of an earlier version knows no `resume`, so it is named only where it is wanted.
+        # Daemons of earlier versions refuse the parameter `resume`.
         control.request(paths.socket, "shutdown", {"drain_s": drain_s, **_resume(resume)})
     except ShuttingDown:
-        pass  # somebody else asked first
+        pass  # it is stopping already
     except DaemonUnreachable:
         if not force and lock.is_held(paths.lock_file):
             raise
@@ -146,7 +142,7 @@ def stop_daemon(
 
 
 def _stop_service(paths: Paths) -> None:
-    """A process that is merely killed is a crash to its manager, which starts it again."""
+    """Stop the service first: its manager would restart a process that was killed."""
     service = current_service(paths)
     if service.state().loaded:
         with contextlib.suppress(ServiceError):
@@ -160,7 +156,8 @@ def _resume(wanted: bool) -> dict[str, bool]:
 def stop_gently(paths: Paths, *, resume: bool = False, force: bool = False) -> None:
     """Stop the running daemon as `mlxd stop` does.
 
-    With `resume` the next one loads what is in memory now, if this one is not too old to know how.
+    With `resume`, the next daemon loads the models that are in memory now, unless the running one
+    is of a version without that parameter.
     """
     drain_s = _config(paths).drain_s
     if resume:
@@ -173,26 +170,26 @@ def stop_gently(paths: Paths, *, resume: bool = False, force: bool = False) -> N
 
 
 def kill(paths: Paths) -> None:
-    """Kill the process that holds the daemon's lock, and only that one."""
+    """Kill the process that holds the daemon's lock."""
     pid = lock.holder(paths.lock_file)
     if pid is None:
         if lock.is_held(paths.lock_file):
-            raise StillRunning("The daemon's lock does not say which process it is.")
+            raise StillRunning("The lock file does not name the daemon's process.")
         return
     os.kill(pid, signal.SIGKILL)
     if not lock.wait_released(paths.lock_file, KILL_WAIT_S):
-        raise StillRunning(f"Process {pid} was killed and is still there.")
+        raise StillRunning(f"Process {pid} was killed but has not ended.")
 
 
 @click.command()
-@click.option("--force", is_flag=True, help="Kill it where it does not stop in time.")
+@click.option("--force", is_flag=True, help="Kill it if it does not stop in time.")
 def restart(force: bool) -> None:
-    """Start the daemon anew, with the same models in memory.
+    """Restart the daemon with the same models in memory.
 
-    Running requests are finished first.
+    Running requests finish first.
     """
     paths = resolve_paths()
-    load_config(paths)  # a mistake is told before the daemon is stopped that runs without it
+    load_config(paths)  # report mistakes before the running daemon is stopped
     if lock.is_held(paths.lock_file):
         stop_gently(paths, resume=True, force=force)
     _start(paths, [])

@@ -1,4 +1,4 @@
-"""Flags of the commands, made from the table of settings."""
+"""Command options, made from the table of settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlxd.daemon.settings import BadValue, Setting
 
 
 class SettingType(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
-    """Checks a flag by the same rule as the environment variable of its setting."""
+    """Parses an option as the environment variable of its setting is parsed."""
 
     def __init__(self, entry: Setting) -> None:
         self._entry = entry
@@ -30,7 +30,7 @@ class SettingType(click.ParamType):  # type: ignore[type-arg]  # no generic befo
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with a flag for every setting; absent flags arrive as None."""
+    """Add an option for every setting to a command. Options that are not given are None."""
     for entry in reversed(SETTINGS.values()):
         command = _option(entry)(command)
     return command
@@ -46,7 +46,7 @@ def _option(entry: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 
 def as_flags(values: dict[str, Any]) -> list[str]:
-    """Return given settings as the flags that say the same; None means not given."""
+    """Return settings as command-line options, without those that are None."""
     flags = []
     for name, value in values.items():
         flag = name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""The service of this user, as the commands need it."""
+"""The service of this user."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from mlxd.protocol.paths import Paths
 
 
 def current_service(paths: Paths, *, at_login: bool = False) -> Service:
-    """Return this platform's service for these paths, installed or not."""
+    """Return the service for these paths, which need not be installed."""
     spec = ServiceSpec(paths, stable_python(sys.executable, os.path.exists), at_login)
     return service_for(spec, os.environ)

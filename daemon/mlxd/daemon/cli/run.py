@@ -1,4 +1,4 @@
-"""`mlxd run`: the daemon itself, in the foreground. What launchd, systemd and `start` run."""
+"""`mlxd run`: the daemon in the foreground, as launchd, systemd and `mlxd start` run it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mlxd.daemon.cli.options import setting_options
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Only say whether it would start, and exit.")
+@click.option("--check", is_flag=True, help="Check the configuration and exit.")
 @setting_options
 def run(check: bool, **overrides: Any) -> int:
     """Run the daemon in the foreground.
 
-    Takes over the socket of launchd or systemd where it is started by one of them.
+    Started by launchd or systemd, it uses the socket that they pass.
     """
     from mlxd.daemon import starter
     from mlxd.daemon.config import load_config
@@ -28,7 +28,7 @@ def run(check: bool, **overrides: Any) -> int:
     paths = resolve_paths()
     config = load_config(paths, overrides=overrides)
     if check:
-        click.echo(f"mlxd would start, and listen at {paths.socket}", err=True)
+        click.echo(f"The configuration is valid. mlxd would listen at {paths.socket}", err=True)
         return 0
     os.environ.update(config.process_environment(os.environ))
 

@@ -7,6 +7,7 @@ import os
 import click
 
 from mlxd.daemon import control, lock, starter
+from mlxd.daemon.cli.failures import more
 from mlxd.daemon.cli.lifecycle import stop_gently
 from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import load_config
@@ -21,13 +22,13 @@ from mlxd.protocol.paths import Paths, resolve_paths
     "--at-login/--on-demand",
     "at_login",
     default=None,
-    help="Start at login, or for the first request. [default: as installed before; on demand]",
+    help="Start at login, or for the first request. [default: as before, or on demand]",
 )
 def install(at_login: bool | None) -> None:
-    """Install mlxd as a service of this user.
+    """Install mlxd as a service of your user.
 
-    Proxies, HF_HOME and HF_ENDPOINT are copied from this shell into config.toml, unless it sets
-    them already: a service sees no shell. Installing again is harmless, and is how to upgrade.
+    Copies proxies, HF_HOME and HF_ENDPOINT from this shell into config.toml, unless they are set
+    there, because services do not see the shell. Run it again after an upgrade.
     """
     paths = resolve_paths()
     load_config(paths)
@@ -35,7 +36,7 @@ def install(at_login: bool | None) -> None:
     service.check()
     captured = capture_environment(paths.config_file, os.environ)
     if captured:
-        click.echo(f"Written into {paths.config_file}: {', '.join(captured)}", err=True)
+        click.echo(f"Copied into {paths.config_file}: {', '.join(captured)}", err=True)
     before = service.state()
     wanted = before.at_login if at_login is None else at_login
     made_room = not before.loaded and _make_room(paths)
@@ -44,49 +45,49 @@ def install(at_login: bool | None) -> None:
         changed = service.install()
     except ServiceError:
         if made_room:
-            click.echo("The daemon that was stopped is started again.", err=True)
+            click.echo("Starting the daemon again without the service.", err=True)
             starter.start(paths, starter.run_in_foreground(), os.environ)
         raise
     when = "at login" if wanted else "for the first request"
-    verb = "is installed" if changed else "was installed already"
-    click.echo(f"mlxd {verb} as a {service.manager} service and starts {when}.", err=True)
+    verb = "is now" if changed else "is already"
+    click.echo(f"mlxd {verb} a {service.manager} service and starts {when}.", err=True)
     _renew(paths, service)
 
 
 def _renew(paths: Paths, service: Service) -> None:
-    """After an upgrade the unit is the same and the process is old."""
+    """Restart a daemon of an earlier version. Its unit has not changed."""
     if not lock.is_held(paths.lock_file):
         return
     about = control.request(paths.socket, "hello", {"client": "mlxd install"})
     if about.get("version") != version():
         stop_gently(paths, resume=True)
         service.start()
-        click.echo(f"It was restarted: {about.get('version')} → {version()}", err=True)
+        click.echo(f"Restarted: {about.get('version')} → {version()}", err=True)
 
 
 def _make_room(paths: Paths) -> bool:
-    """A daemon started by hand holds the socket that the service is to listen on."""
+    """Stop a daemon that was started by hand and holds the socket of the service."""
     if not lock.is_held(paths.lock_file):
         return False
-    click.echo("Stopping the running daemon; the service takes over.", err=True)
+    click.echo("Stopping the running daemon. The service replaces it.", err=True)
     stop_gently(paths, resume=True)
     return True
 
 
 @click.command()
 def uninstall() -> None:
-    """Remove the service. Configuration, conversations, logs and models stay."""
+    """Remove the service. Keeps configuration, conversations, logs and models."""
     paths = resolve_paths()
     service = current_service(paths)
     if lock.is_held(paths.lock_file):
         if not service.state().installed:
-            click.echo("mlxd was not installed as a service.", err=True)
-            click.echo("      A daemon started by hand is running; to end it: mlxd stop", err=True)
+            click.echo("mlxd is not installed as a service.", err=True)
+            more("A daemon that was started by hand is running. Stop it: mlxd stop")
             return
         stop_gently(paths)
     remove([starter.start_lock(paths)])
     if service.uninstall():
-        click.echo(f"The {service.manager} service is gone.", err=True)
-        click.echo(f"      Kept: {paths.config_dir}, {paths.state_dir}, {paths.log_dir}", err=True)
+        click.echo(f"Removed the {service.manager} service.", err=True)
+        more(f"Kept: {paths.config_dir}, {paths.state_dir}, {paths.log_dir}")
     else:
-        click.echo("mlxd was not installed as a service.", err=True)
+        click.echo("mlxd is not installed as a service.", err=True)

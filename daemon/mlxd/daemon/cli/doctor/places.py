@@ -1,4 +1,4 @@
-"""Checks of files: configuration, socket, models, disk."""
+"""Checks of files: configuration, socket, models, conversations, disk."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _RECENT_S = 86_400.0
 
 
 def configuration(machine: Machine) -> Finding:
-    """Can the configuration be read, and is no variable misspelt?"""
+    """Are the configuration and the MLXD_* variables valid?"""
     if machine.config_error is not None:
         return Finding(
             "configuration", "fail", machine.config_error.message, machine.config_error.hint
@@ -50,18 +50,18 @@ def configuration(machine: Machine) -> Finding:
         step = f"Did you mean {near[0]}?" if near else f"unset {strange[0]}"
         return Finding("configuration", "warn", f"Unknown variable {strange[0]}", step)
     file = machine.paths.config_file
-    said = str(file) if file.exists() else f"defaults ({file} is not there)"
+    said = str(file) if file.exists() else f"defaults ({file} does not exist)"
     return Finding("configuration", "ok", said)
 
 
 def socket_folder(machine: Machine) -> Finding:
-    """Is the socket's folder the user's own and closed to others?"""
+    """Is the socket's folder private?"""
     path = machine.paths.socket
     folder = path.parent
     try:
         about = os.lstat(folder)
     except FileNotFoundError:
-        return Finding("socket", "ok", f"{path} (its folder is made at the first start)")
+        return Finding("socket", "ok", f"{path} (its folder is created at the first start)")
     problem = _folder_problem(folder, about, machine.uid)
     if problem:
         ours = "open to" in problem and folder.name == "mlxd"
@@ -84,7 +84,7 @@ def _folder_problem(folder: Path, about: os.stat_result, uid: int) -> str:
 
 
 def default_model(machine: Machine) -> Finding:
-    """Is the model there that answers when none is named?"""
+    """Is the default model available?"""
     ref = Catalog(machine.config, machine.environ).resolve()
     return Finding(
         "default model", "ok", f"{ref.name}, {ref.path}", summary=f"default model {ref.name}"
@@ -92,18 +92,18 @@ def default_model(machine: Machine) -> Finding:
 
 
 def models(machine: Machine) -> Finding:
-    """What is in the model cache, and is anything of it incomplete?"""
+    """How many models are on this machine, and is any incomplete?"""
     catalog = Catalog(machine.config, machine.environ, own_dir=machine.paths.models_dir)
     records = catalog.list()
     total = size(sum(record.bytes for record in records))
-    words = f"{len(records)} in {catalog.cache_dir} and elsewhere, {total}"
+    detail = f"{len(records)} in {catalog.cache_dir} and elsewhere, {total}"
     broken = [record for record in records if record.problem]
     if broken:
         first = broken[0]
-        detail = f"{words}; {len(broken)} incomplete: {first.name} ({first.problem})"
+        detail = f"{detail}; {len(broken)} incomplete: {first.name} ({first.problem})"
         step = f"mlx models pull {first.name}, or remove it: mlx models rm {first.name}"
         return Finding("models", "warn", detail, step)
-    return Finding("models", "ok", words)
+    return Finding("models", "ok", detail)
 
 
 def other_tools(machine: Machine) -> Finding:
@@ -126,9 +126,9 @@ def other_tools(machine: Machine) -> Finding:
 
 
 def conversations(machine: Machine) -> Finding:
-    """Can the stored conversations be read, by the user alone?"""
+    """Are the stored conversations intact and private?"""
     if not machine.config.conversations:
-        return Finding("conversations", "ok", "none are stored (conversations = false)")
+        return Finding("conversations", "ok", "not stored (conversations = false)")
     file = machine.paths.conversations_db
     if not file.exists():
         return Finding("conversations", "ok", f"none yet ({file})")
@@ -137,20 +137,20 @@ def conversations(machine: Machine) -> Finding:
     try:
         count, version = _stored(file)
     except sqlite3.Error as exc:
-        step = "It is put aside, not deleted, when the daemon next needs it: mlxd restart"
+        step = "Restart the daemon. It keeps the file under another name: mlxd restart"
         return Finding("conversations", "fail", f"{file} cannot be read: {exc}", step)
     if version > len(MIGRATIONS):
         step = "Upgrade mlxd, or set conversations = false in config.toml"
-        return Finding("conversations", "fail", f"{file} is of a newer mlxd", step)
+        return Finding("conversations", "fail", f"{file} was written by a newer mlxd", step)
     damaged = sorted(file.parent.glob(f"{file.name}.damaged-*"))
     if damaged:
-        step = f"Save what you need of it (sqlite3 {damaged[0]} .recover), then delete it"
-        return Finding("conversations", "warn", f"{damaged[0]} was found damaged", step)
+        step = f"Recover what you need (sqlite3 {damaged[0]} .recover), then delete it"
+        return Finding("conversations", "warn", f"{damaged[0]} is a damaged database", step)
     return Finding("conversations", "ok", f"{count} in {file}")
 
 
 def _stored(file: Path) -> tuple[int, int]:
-    """Return how many conversations a database has, and its version."""
+    """Return the number of conversations in a database, and its version."""
     with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'conversations'")
@@ -161,20 +161,30 @@ def _stored(file: Path) -> tuple[int, int]:
 
 
 def disk(machine: Machine) -> Finding:
-    """Is there room for models, kept prompts, conversations and logs?"""
+    """Is there enough free space, and can mlxd write its files?"""
     cache = Catalog(machine.config, machine.environ).cache_dir
     places = (cache, machine.paths.state_dir, machine.paths.cache_dir, machine.paths.log_dir)
     free = {place: machine.free_bytes(_existing(place)) for place in places}
     place = min(free, key=lambda key: free[key])
-    words = f"{free[place] / 1e9:.1f} GB free at {place}"
+    detail = f"{free[place] / 1e9:.1f} GB free at {place}"
     if free[place] < NO_SPACE:
-        return Finding("disk", "fail", words, "Free some space: mlx models list, mlx models rm")
+        return Finding("disk", "fail", detail, "Remove models: mlx models list, mlx models rm")
     if free[place] < LITTLE_SPACE:
-        return Finding("disk", "warn", words, "Too little for most models: mlx models list")
+        return Finding(
+            "disk",
+            "warn",
+            detail,
+            "Most models need more. Remove some: mlx models list, mlx models rm",
+        )
     unwritable = [p for p in places[1:] if not os.access(_existing(p), os.W_OK)]
     if unwritable:
-        return Finding("disk", "fail", f"{unwritable[0]} cannot be written", "Check its owner")
-    return Finding("disk", "ok", words)
+        return Finding(
+            "disk",
+            "fail",
+            f"{unwritable[0]} is not writable",
+            f"See its owner: ls -ld {unwritable[0]}",
+        )
+    return Finding("disk", "ok", detail)
 
 
 def _existing(path: Path) -> Path:
@@ -182,12 +192,12 @@ def _existing(path: Path) -> Path:
 
 
 def crashes(machine: Machine) -> Finding:
-    """Has the daemon said something outside its log today?"""
+    """Did the daemon write to its crash log in the last 24 hours?"""
     file = machine.paths.log_dir / "mlxd.err"
     try:
         about = file.stat()
     except OSError:
         return Finding("crashes", "ok", "none")
     if about.st_size and time.time() - about.st_mtime < _RECENT_S:
-        return Finding("crashes", "warn", f"{file} has something of today", f"tail {file}")
+        return Finding("crashes", "warn", f"{file} was written to today", f"Read it: tail {file}")
     return Finding("crashes", "ok", "none today")

@@ -1,4 +1,4 @@
-"""Checks of what runs: the daemon and its service."""
+"""Checks of the daemon and its service."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ _FEW_FILES = 512
 
 
 def daemon(machine: Machine) -> Finding:
-    """Does a daemon run, answer, and have this version?"""
+    """Is the daemon running, and of this version?"""
     if not lock.is_held(machine.paths.lock_file):
         if machine.service.state().loaded:
-            return Finding("daemon", "ok", "It waits for the first request")
-        return Finding("daemon", "warn", "It is not running", "Start it: mlxd start")
+            return Finding("daemon", "ok", "The service starts it for the first request")
+        return Finding("daemon", "warn", "Not running", "Start it: mlxd start")
     about: dict[str, Any] = control.request(
         machine.paths.socket, "hello", {"client": "mlxd doctor", "version": version()}
     )
     theirs = str(about.get("version"))
     if theirs != version():
         detail = f"Version {theirs} is running, {version()} is installed"
-        return Finding("daemon", "warn", detail, "mlxd restart")
-    return Finding("daemon", "ok", f"Version {theirs} answers at {machine.paths.socket}")
+        return Finding("daemon", "warn", detail, "Restart it: mlxd restart")
+    return Finding("daemon", "ok", f"Version {theirs} is running at {machine.paths.socket}")
 
 
 def service(machine: Machine) -> Finding:
-    """Is it installed as a service, and is the service manager aware of it?"""
+    """Is the service installed and loaded?"""
     state = machine.service.state()
     name = f"{state.manager} service"
     if not state.installed:
-        return Finding("service", "ok", f"No {name}; install one: mlxd install")
+        return Finding("service", "ok", f"Not installed as a {name}. Install it: mlxd install")
     if not state.loaded:
-        return Finding("service", "warn", f"The {name} is not loaded", "mlxd install")
+        return Finding("service", "warn", f"The {name} is not loaded", "Load it: mlxd install")
     if not state.current:
         detail = f"The {name} was installed by another version or another Python"
-        return Finding("service", "warn", detail, "mlxd install")
+        return Finding("service", "warn", detail, "Update it: mlxd install")
     when = "at login" if state.at_login else "for the first request"
     return Finding("service", "ok", f"The {name} starts mlxd {when}")
 
 
 def open_files(_machine: Machine) -> Finding:
-    """May a process open enough files?"""
+    """Can processes open enough files?"""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < _FEW_FILES:
         return Finding("open files", "warn", f"{soft} at most", "ulimit -n 4096")

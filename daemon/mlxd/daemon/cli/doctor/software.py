@@ -1,4 +1,4 @@
-"""Checks of what is installed, and of what the engine computes with."""
+"""Checks of the installed packages, MLX and the memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROBE = "mlxd.daemon.engine.backend.probe"
 
 
 def packages(_machine: Machine) -> Finding:
-    """Are the distributions there that mlxd needs?"""
+    """Are all required packages installed?"""
     found, missing = [f"mlxd {version()}", f"Python {platform.python_version()}"], []
     for name in _PACKAGES:
         try:
@@ -33,19 +33,22 @@ def packages(_machine: Machine) -> Finding:
             missing.append(name)
     if missing:
         step = f"{sys.executable} -m pip install {' '.join(missing)}"
-        detail = f"Missing: {', '.join(missing)}; there are {', '.join(found)}"
+        detail = f"Missing: {', '.join(missing)}. Installed: {', '.join(found)}"
         return Finding("packages", "fail", detail, step)
     return Finding("packages", "ok", ", ".join(found), summary=found[0])
 
 
 def backend(machine: Machine) -> Finding:
-    """Does MLX start, on which device, and how fast is a matrix product?"""
+    """Does MLX start, on which device, and how fast does it multiply matrices?"""
     environ = with_blas(machine.environ, find_blas(machine.platform))
     outcome = machine.run(python_command(PROBE, machine.environ), environ)
     if outcome.status != 0:
         last = outcome.output.splitlines()[-1:] or [f"status {outcome.status}"]
         return Finding(
-            "backend", "fail", f"MLX does not start: {last[0]}", "Install it again: pip install mlx"
+            "backend",
+            "fail",
+            f"MLX does not start: {last[0]}",
+            f"Reinstall it: {sys.executable} -m pip install --force-reinstall mlx",
         )
     about: dict[str, Any] = json.loads(outcome.output.splitlines()[-1])
     kind = "Metal" if about["metal"] else about["device"].upper()
@@ -57,43 +60,45 @@ def backend(machine: Machine) -> Finding:
 
 def _cpu(machine: Machine, speed: str, gflops: float, library: str) -> Finding:
     if machine.platform == "darwin":
-        step = "Use a native arm64 Python on a Mac with Apple silicon: MLX runs without its GPU."
+        step = (
+            "MLX does not use the GPU. Install a native arm64 Python on a Mac with Apple silicon."
+        )
         return Finding("backend", "warn", speed, step)
     if not library:
         step = "Install a fast BLAS: sudo apt install libblis4-pthread"
         return Finding("backend", "warn", f"{speed}, with the reference BLAS", step)
     detail = f"{speed}, {blas_kind(library)} {library}"
     if gflops < _SLOW_GFLOPS:
-        return Finding("backend", "warn", detail, "The processor is slow, or busy: see `top`.")
+        return Finding("backend", "warn", detail, "The processor is slow or busy. See: top")
     return Finding("backend", "ok", detail, summary=f"CPU with {blas_kind(library)}")
 
 
 def memory(machine: Machine) -> Finding:
-    """How much memory is there, and how much of it may the GPU wire?"""
+    """How much memory does the machine have, and how much can the GPU use?"""
     total = machine.total_memory_bytes()
-    words = [f"{total / 1e9:.1f} GB"]
+    parts = [f"{total / 1e9:.1f} GB"]
     if machine.platform == "darwin":
-        words.append(_wired_limit(machine))
+        parts.append(_wired_limit(machine))
         pressure = _sysctl(machine, "kern.memorystatus_vm_pressure_level")
         if pressure in _PRESSURE:
-            words.append(f"pressure: {_PRESSURE[pressure]}")
+            parts.append(f"pressure: {_PRESSURE[pressure]}")
             step = "Close other programs, or free models: mlx ps, mlx unload NAME"
-            return Finding("memory", "warn", ", ".join(words), step)
+            return Finding("memory", "warn", ", ".join(parts), step)
     if machine.config.memory_budget_bytes is not None:
-        words.append(f"budget {machine.config.memory_budget_bytes / 1e9:.1f} GB")
+        parts.append(f"budget {machine.config.memory_budget_bytes / 1e9:.1f} GB")
         if machine.config.memory_budget_bytes > total:
-            step = "Lower memory_budget_bytes in config.toml: it is more than the machine has."
-            return Finding("memory", "warn", ", ".join(words), step)
+            step = "Lower memory_budget_bytes in config.toml. It exceeds the machine's memory."
+            return Finding("memory", "warn", ", ".join(parts), step)
     if total < _SCARCE_MEMORY:
-        step = "Choose models of at most half of it, quantised to 4 bits on a Mac."
-        return Finding("memory", "warn", ", ".join(words), step)
-    return Finding("memory", "ok", ", ".join(words))
+        step = "Use models of at most half that size, in 4 bits on a Mac."
+        return Finding("memory", "warn", ", ".join(parts), step)
+    return Finding("memory", "ok", ", ".join(parts))
 
 
 def _wired_limit(machine: Machine) -> str:
     limit = _sysctl(machine, "iogpu.wired_limit_mb")
     if not limit.isdecimal() or limit == "0":
-        return "wired limit: the system's own"
+        return "wired limit of the system"
     return f"wired limit {int(limit) * 2**20 / 1e9:.1f} GB"
 
 

@@ -1,4 +1,4 @@
-"""Every check of `mlxd doctor`, in the order in which it is shown."""
+"""The checks of `mlxd doctor`, in the order of `mlxd doctor --all`."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ CHECKS: dict[str, Check] = {
     "disk": places.disk,
     "crashes": places.crashes,
 }
-"""Name of a check to its function; the finding carries the same name."""
+"""Each check by the name of its finding."""
