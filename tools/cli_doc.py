@@ -24,7 +24,7 @@ What `--help` says, in one page; written by `tools/cli_doc.py`.
 
 Exit codes: {exit_codes()}.
 `mlxd status` and `mlxd stop` exit 3 when no daemon runs. What each failure means and what to do
-about it is in [troubleshooting.md](troubleshooting.md#every-failure).
+about it is in [troubleshooting.md](troubleshooting.md#all-errors).
 """
 
 

@@ -226,7 +226,7 @@ class PermissionDenied(MlxdError):
     json_rpc_code = -32012
     default_hint = (
         "Allow the model's code in config.toml, or accept its terms on its hub page. Show where "
-        "config.toml is: mlxd doctor"
+        "config.toml is: mlxd doctor --all"
     )
 
 

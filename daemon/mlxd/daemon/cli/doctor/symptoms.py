@@ -1,4 +1,4 @@
-"""What no check can see: symptoms and remedies, for `mlxd doctor` and docs/troubleshooting.md."""
+"""Common problems and their remedies, for `mlxd doctor --all` and docs/troubleshooting.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """What somebody notices, the remedy in one line, and the steps for the page, in Markdown."""
+    """A problem, its remedy in one line, and the steps for the page, in Markdown."""
 
     name: str
     remedy: str
@@ -17,87 +17,86 @@ class Symptom:
 SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "A model does not load",
-        "Check the path, that it is in MLX format (mlx models convert), and whether it needs "
-        "--trust-remote-code.",
+        "Check its folder (mlx models show NAME), its format (mlx models convert), and whether it "
+        "needs --trust-remote-code.",
         (
-            "Does the path exist, and does it hold `config.json`? `mlx models show NAME` says what "
-            "is there.",
-            "Is it in MLX format? Weights must be `model*.safetensors`. GGUF and PyTorch files are "
-            "not; get one from [mlx-community](https://huggingface.co/mlx-community), or convert "
-            "it: `mlx models convert NAME --output FOLDER --bits 4`.",
-            "Was the download cut off? `mlx models pull NAME` fetches what is missing.",
-            "Does the model bring code of its own? Read that code. If you trust it, allow it in "
-            '`config.toml` (`[models."NAME"]`, `trust_remote_code = true`), and ask with '
-            "`--trust-remote-code`.",
+            "Does the folder exist, and does it contain `config.json`? `mlx models show NAME` "
+            "shows what it contains.",
+            "Is it an MLX model? Weights must be `model*.safetensors`. Get GGUF and PyTorch models "
+            "in MLX format from [mlx-community](https://huggingface.co/mlx-community), or convert "
+            "them: `mlx models convert NAME --output FOLDER --bits 4`.",
+            "Was the download interrupted? `mlx models pull NAME` resumes it.",
+            "Does the model need Python code from its own folder? Read that code first. If you "
+            'trust it, set `trust_remote_code = true` in `[models."NAME"]` in `config.toml`, and '
+            "use `--trust-remote-code`.",
         ),
     ),
     Symptom(
-        "Memory runs out",
-        "Take a smaller or more quantised model, lower --max-tokens, or free others: mlx ps, "
-        "mlx unload.",
+        "Out of memory",
+        "Use a smaller or more quantised model, lower --max-tokens, or free memory: mlx ps, "
+        "mlx unload --all",
         (
-            "Take a smaller model, or the same one in 4 bits. `mlx models show NAME` says whether "
-            "it fits.",
-            "Lower `--max-tokens`, and shorten the prompt: what a prompt needs grows with its "
-            "length.",
-            "`mlx ps` shows what is resident; `mlx unload NAME` frees it. A lower `keep_alive_s` "
-            "does so by itself.",
-            "`memory_budget_bytes` in `config.toml` keeps room for other programs: what does not "
-            "fit is refused before it is loaded.",
+            "Use a smaller model, or the same model in 4 bits. `mlx models show NAME` shows "
+            "whether it fits.",
+            "Lower `--max-tokens` or shorten the prompt. Memory use grows with the length of both.",
+            "`mlx ps` lists the models in memory, and `mlx unload NAME` frees one. A lower "
+            "`keep_alive_s` frees idle models sooner.",
+            "Set `memory_budget_bytes` in `config.toml` to leave memory for other programs. Models "
+            "that do not fit are then refused before they are loaded.",
         ),
     ),
     Symptom(
         "Answers repeat themselves",
-        "Raise --repetition-penalty, for instance to 1.1.",
+        "Raise --repetition-penalty, for example to 1.1.",
         (
-            "Raise `--repetition-penalty` a little, to 1.1 or 1.2. Small models need it more.",
-            "If an answer repeats whole paragraphs, raise `--repetition-context-size` as well.",
+            "Raise `--repetition-penalty` to 1.1 or 1.2. Small models need it more often.",
+            "If whole paragraphs repeat, raise `--repetition-context-size` as well.",
         ),
     ),
     Symptom(
         "Answers are incoherent",
-        "Lower --temperature, or take --preset precise.",
+        "Lower --temperature, or use --preset precise.",
         (
-            "Lower `--temperature`, or take a preset: `--preset precise` (0.0), `code` (0.4), "
+            "Lower `--temperature`, or use a preset: `--preset precise` (0.0), `code` (0.4), "
             "`chat` (0.7), `creative` (1.0).",
-            "Is the model meant for chat? A base model continues text instead of answering.",
-            "The built-in model, pocket, only shows that everything works; it knows nothing.",
+            "Is it a chat model? A base model continues the text instead of answering.",
+            "The built-in model, pocket, is a demo model. Expect nonsense on your own text.",
         ),
     ),
     Symptom(
-        "Answers come slowly",
-        "A model in 4 bits on a Mac, float32 and BLIS or OpenBLAS on Linux; keep it warm: "
-        "mlx load NAME --keep-alive forever",
+        "Answers are slow",
+        "Use a 4-bit model on a Mac, and float32 with BLIS or OpenBLAS on Linux. Keep the model in "
+        "memory: mlx load NAME --keep-alive forever",
         (
-            "On a Mac: is it `Metal` that `mlxd doctor` names as the backend? A model in 4 bits is "
-            "the fast one.",
-            "On Linux without a GPU: install a fast BLAS (`sudo apt install libblis4-pthread`, or "
-            "`libopenblas0-pthread`), which makes it many times faster. float32 is the fast type "
-            "there, 4 bits the slow one.",
-            "The first answer after a pause may load the model: `mlx load NAME --keep-alive "
-            "forever` keeps it.",
-            "`mlx ask -v` says what took how long.",
+            "On a Mac, `mlxd doctor --all` should show `Metal` as the backend. Models in 4 bits "
+            "are the fastest.",
+            "On Linux without a GPU, install a fast BLAS: `sudo apt install libblis4-pthread`, or "
+            "`libopenblas0-pthread`. Models in float32 are the fastest there, and models in 4 bits "
+            "the slowest.",
+            "The first answer after a pause includes loading the model. `mlx load NAME "
+            "--keep-alive forever` keeps it in memory.",
+            "`mlx ask -v` shows how long each step took.",
         ),
     ),
     Symptom(
         "The daemon does not answer",
-        "See why: mlxd status, mlxd logs -n 50. End one that is stuck: mlxd stop --force",
+        "See why: mlxd status, mlxd logs -n 50. Kill a daemon that hangs: mlxd stop --force",
         (
-            "`mlxd status` exits with 3 where none runs; `mlxd start` starts one and shows why it "
-            "cannot.",
-            "A service that crashes at once is held back by launchd for ten seconds: meanwhile "
-            "connecting succeeds and nobody answers. `mlxd logs -n 50` and `mlxd doctor` say why "
-            "it crashes.",
-            "`mlxd stop --force` ends a daemon that is stuck; no conversation is lost by it.",
+            "`mlxd status` exits with 3 if no daemon is running. `mlxd start` starts it, or shows "
+            "why it does not start.",
+            "If the service crashes right after its start, launchd waits ten seconds before it "
+            "starts it again. Meanwhile, clients can connect but get no answer. `mlxd logs -n 50` "
+            "and `mlxd doctor` show the cause.",
+            "`mlxd stop --force` kills a daemon that hangs. Stored conversations are kept.",
         ),
     ),
     Symptom(
-        "The service sees other models than the shell",
+        "The service does not see models that the shell sees",
         "Set HF_HOME, HF_ENDPOINT and proxies in the table [environment] of config.toml.",
         (
-            "A service sees no shell. `mlxd install` copies `HF_HOME`, `HF_ENDPOINT` and proxies "
-            "into the `[environment]` table of `config.toml`; if you change them later, change "
-            "them there, then `mlxd restart`.",
+            "Services do not see the variables of your shell. `mlxd install` copies `HF_HOME`, "
+            "`HF_ENDPOINT` and proxies into the `[environment]` table of `config.toml`. To change "
+            "them later, edit that table and run `mlxd restart`.",
         ),
     ),
 )
