@@ -54,8 +54,6 @@ BEING_MENDED = (
     {"mlxd.daemon.engine.loop", "mlxd.daemon.engine.rpc"},
     {"mlxd.client.cli.chat", "mlxd.client.cli.chat_commands", "mlxd.client.cli.prompt"},
     {"mlxd.client.cli.completion", "mlxd.client.cli.templates"},
-    {"mlxd.client.aio", "mlxd.client.aio_methods"},
-    {"mlxd.client.sync", "mlxd.client.sync_methods"},
 )  # fmt: skip
 """Circles that exist today. Remove each with its mend; add none."""
 

@@ -224,7 +224,7 @@ def test_bytes_that_are_no_message_end_the_connection():
     connection, call = call_in(State.SENT)
     assert connection.receive(b"HTTP/1.1 400", 1.0) == [call]
     assert isinstance(call.error, ConnectionClosed)
-    assert "no message" in call.error.message
+    assert "not a message" in call.error.message
     assert connection.receive(b"more", 1.0) == []
 
 

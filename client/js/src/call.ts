@@ -1,34 +1,39 @@
-/** One request: it ends once, with a result or an error, whatever happens first. */
-import type { Connection } from "./connection.js";
+/** One request. It ends exactly once, with a result or an error. */
 import { RequestTimeout } from "./errors.js";
 import type { Event } from "./types.js";
 
-/** Time limits in milliseconds; absent: no limit, but 5,000 for connecting. */
+/** Time limits in milliseconds. By default only connecting is limited, to 5,000. */
 export interface Timeouts {
-  /** Until the daemon accepts the connection. */
+  /** Time until the daemon accepts the connection. */
   connectMs?: number;
-  /** Until the first event of a request, or its result. */
+  /** Time until the first event of a request, or its result. */
   firstMs?: number;
-  /** Without an event of a request, or its result. */
+  /** Time between two events of a request, or until its result. */
   idleMs?: number;
-  /** Until the result. */
+  /** Time until the result. */
   totalMs?: number;
 }
 
 export interface CallOptions {
-  /** Aborting it stops the work in the daemon within a step; the request rejects with the reason. */
+  /** Aborting it cancels the request within a decoding step. The request rejects with the reason. */
   signal?: AbortSignal;
-  /** Limits of this request, in the place of the client's. */
+  /** Limits of this request. They replace those of the client. */
   timeouts?: Timeouts;
+}
+
+/** The connection of a call, as the call uses it. */
+export interface Canceller {
+  /** Tell the daemon to cancel the call. */
+  cancel(call: Call): void;
 }
 
 export class Call {
   readonly done: Promise<unknown>;
   ended = false;
-  /** Every byte was handed to the system, so that the daemon may execute it. */
+  /** Whether every byte was passed to the system. The daemon may then execute the request. */
   whole = false;
   id = 0;
-  private connection: Connection | undefined;
+  private connection: Canceller | undefined;
   private settle!: { resolve(result: unknown): void; reject(error: unknown): void };
   private readonly timers = new Map<string, NodeJS.Timeout>();
   private readonly abort = (): void => this.stop(this.options.signal?.reason);
@@ -51,8 +56,8 @@ export class Call {
     this.limit("idleMs", idleMs, "The daemon sent nothing");
   }
 
-  /** Note the connection that it was sent on. */
-  sentOn(connection: Connection): void {
+  /** Remember the connection on which it was sent. */
+  sentOn(connection: Canceller): void {
     this.connection = connection;
   }
 
@@ -71,7 +76,7 @@ export class Call {
     if (this.end()) this.settle.reject(error);
   }
 
-  /** End it with this error, and stop the work in the daemon. */
+  /** End the call with this error, and cancel it in the daemon. */
   stop(error: unknown): void {
     if (!this.ended) this.connection?.cancel(this);
     this.reject(error);

@@ -1,4 +1,4 @@
-/** A client of the daemon: one connection, as many requests at once as you like. */
+/** A client with one connection, which can have many requests in flight. */
 import { Call, type CallOptions, type Timeouts } from "./call.js";
 import { CLOSED, Connection } from "./connection.js";
 import { ConnectionClosed, MlxdError } from "./errors.js";
@@ -9,7 +9,7 @@ import type { Completion, Event, Message, Options } from "./types.js";
 export interface ClientOptions extends ConnectOptions {
   /** Limits of every request. */
   timeouts?: Timeouts;
-  /** Replace a connection that is found closed before a request was sent. Default: true. */
+  /** Open a new connection if the old one is closed before a request is sent. Default: true. */
   reconnect?: boolean;
 }
 
@@ -23,35 +23,35 @@ export class Client {
   ) {}
 
   /**
-   * Connect, starting a daemon where none runs. Rejects with `daemon_unreachable`, or
-   * `request_timeout` where the daemon does not accept the connection.
+   * Connect. Starts a daemon if none is running. Rejects with `daemon_unreachable`, or with
+   * `request_timeout` if the daemon does not accept the connection in time.
    */
   static async connect(options: ClientOptions = {}): Promise<Client> {
     return new Client(options, new Connection(await openSocket(options, options.timeouts?.connectMs)));
   }
 
-  /** Hang up; the daemon stops what is in flight, and what waits rejects with `ConnectionClosed`. */
+  /** Close the connection. The daemon cancels its requests, which reject with `ConnectionClosed`. */
   close(): void {
     this.ended = true;
     this.connection.close(CLOSED);
   }
 
-  /** Whether there is a connection now. A request makes a new one where it was lost. */
+  /** Whether the connection is open. If it was lost, the next request opens a new one. */
   get open(): boolean {
     return !this.ended && !this.connection.dead;
   }
 
-  /** Settled when the present connection is over, whoever ended it; never rejects. */
+  /** Resolves when the present connection is closed by either side. Never rejects. */
   get closed(): Promise<void> {
     return this.connection.closed;
   }
 
-  /** Call a method and return its result; rejects with the daemon's error. */
+  /** Call a method and return its result. Rejects with an `MlxdError`. */
   async request<Result = unknown>(method: string, params: object = {}, options: CallOptions = {}): Promise<Result> {
     return (await this.start(method, params, options).done) as Result;
   }
 
-  /** Answer a question or a conversation. */
+  /** Answer a question, or a conversation given as a list of messages. */
   chat(messages: string | Message[], options: Options & CallOptions = {}): Promise<Completion> {
     const [params, call] = split(options);
     return this.request("chat", { messages: asMessages(messages), ...params }, call);
@@ -63,13 +63,13 @@ export class Client {
     return this.request("generate", { prompt, ...params }, call);
   }
 
-  /** Write what belongs between prefix and suffix. */
+  /** Generate the text between prefix and suffix. */
   fill(prefix: string, suffix: string, options: Options & CallOptions = {}): Promise<Completion> {
     const [params, call] = split(options);
     return this.request("fill", { prefix, suffix, ...params }, call);
   }
 
-  /** The events of a request as they come. Leaving the loop early stops the work. */
+  /** Return the events of a request as they arrive. Leaving the loop early cancels the request. */
   stream(method: string, params: object = {}, options: CallOptions = {}): Stream {
     return new Stream((event) => {
       const call = this.start(method, { ...params, stream: true }, options, event);
@@ -77,7 +77,7 @@ export class Client {
     });
   }
 
-  /** The answer's text as it comes. Leaving the loop early stops the work. */
+  /** Yield the answer's text as it arrives. Leaving the loop early cancels the request. */
   async *chatText(messages: string | Message[], options: Options & CallOptions = {}): AsyncGenerator<string, Completion> {
     const [params, call] = split(options);
     const stream = this.stream("chat", { messages: asMessages(messages), ...params }, call);
@@ -120,7 +120,7 @@ export class Client {
 }
 
 const STOPPED = (): MlxdError =>
-  new MlxdError("cancelled", "The caller stopped the request.", "Ask again when you are ready.");
+  new MlxdError("cancelled", "The caller cancelled the request.", "Repeat the request when you are ready.");
 
 function split(options: Options & CallOptions): [object, CallOptions] {
   const { signal, timeouts, ...params } = options;

@@ -1,4 +1,4 @@
-/** MessagePack-RPC without I/O: bytes in, messages out, whatever the chunks. */
+/** Encodes and decodes MessagePack-RPC messages, without I/O. */
 import { decodeMultiStream, encode } from "@msgpack/msgpack";
 import { MlxdError } from "./errors.js";
 
@@ -14,7 +14,7 @@ export function notification(method: string, params: object): Uint8Array {
   return encode([2, method, [params]], { ignoreUndefined: true });
 }
 
-/** Yield the messages that pieces of bytes make up; kinds of a newer daemon are passed over. */
+/** Yield the messages in a sequence of byte chunks. Ignores kinds of messages from newer daemons. */
 export async function* messages(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Wire> {
   for await (const raw of decodeMultiStream(pieces)) {
     const message = toWire(raw);
@@ -24,7 +24,7 @@ export async function* messages(pieces: AsyncIterable<Uint8Array>): AsyncGenerat
 
 function toWire(raw: unknown): Wire | undefined {
   if (!Array.isArray(raw)) {
-    throw new MlxdError("parse_error", "The daemon sent bytes that are no message.", "Is it mlxd that listens there?");
+    throw new MlxdError("parse_error", "The daemon sent bytes that are not a message.", "Check which program listens: mlxd status");
   }
   if (raw[0] === 1) {
     const error = raw[2] as Record<string, unknown> | null;

@@ -1,4 +1,4 @@
-/** One socket and the requests that are in flight on it. */
+/** One socket and its requests in flight. */
 import type { Socket } from "node:net";
 import type { Call } from "./call.js";
 import { messages as read, notification, request, type Wire } from "./codec.js";
@@ -9,20 +9,20 @@ export const WENT_AWAY = "The daemon went away before the answer was complete.";
 export const CLOSED = "The client was closed before the answer was complete.";
 
 export class Connection {
-  /** Why it ended; undefined: it has not. */
+  /** Why the connection ended. Undefined while it is open. */
   lost: string | undefined;
-  /** Settled when it has ended; never rejects. */
+  /** Resolves when the connection has ended. Never rejects. */
   readonly closed: Promise<void>;
   private readonly calls = new Map<number, Call>();
   private readonly tags = new Map<unknown, Call>();
   private lastId = 0;
 
   constructor(private readonly socket: Socket) {
-    socket.on("error", () => undefined); // the end of the stream says it as well
+    socket.on("error", () => undefined); // the stream also ends, which is handled
     this.closed = this.listen();
   }
 
-  /** Nothing can be sent any more. */
+  /** Whether nothing can be sent any more. */
   get dead(): boolean {
     return this.lost !== undefined || !this.socket.writable;
   }
@@ -43,7 +43,7 @@ export class Connection {
     if (this.forget(call) && !this.dead) this.socket.write(notification("cancel", { id: call.id }));
   }
 
-  /** Hang up; every request rejects. */
+  /** Close the connection. Every request rejects. */
   close(reason: string): void {
     this.lose(reason);
     this.socket.destroy();
@@ -70,7 +70,7 @@ export class Connection {
     }
     if (message.id === null) return this.refused(MlxdError.fromMap(message.error ?? {}));
     const call = this.calls.get(message.id);
-    if (!call) return; // of a request that was stopped
+    if (!call) return; // the request was cancelled
     this.forget(call);
     if (message.error) call.reject(MlxdError.fromMap(message.error));
     else call.resolve(message.result);

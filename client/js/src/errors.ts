@@ -1,4 +1,4 @@
-/** What went wrong, in the daemon's words: `hint` says what to do next. */
+/** An error of the daemon or the client. `message` states what happened, `hint` the next step. */
 export class MlxdError extends Error {
   override name = "MlxdError";
 
@@ -30,7 +30,7 @@ export class ConnectionClosed extends MlxdError {
   constructor(
     /** Why the connection ended. */
     readonly reason: string,
-    /** False where the daemon cannot have read the whole request: sending it again is safe. */
+    /** False if the daemon cannot have read the whole request. Sending it again is then safe. */
     readonly mayHaveBeenExecuted: boolean,
   ) {
     super("connection_closed", reason, "Ask again. If it happens again: mlxd logs -n 50", true, {
@@ -40,7 +40,7 @@ export class ConnectionClosed extends MlxdError {
   }
 }
 
-/** A time limit passed; the request was cancelled. */
+/** A time limit passed, and the client cancelled the request. */
 export class RequestTimeout extends MlxdError {
   override name = "RequestTimeout";
 
@@ -49,11 +49,11 @@ export class RequestTimeout extends MlxdError {
     readonly limit: string,
     readonly ms: number,
   ) {
-    const hint = "See what the daemon does: mlxd status, mlxd logs -n 50";
+    const hint = "See what the daemon is doing: mlxd status";
     super("request_timeout", `${message} within ${ms} ms.`, hint, true, { limit, ms });
   }
 }
 
 export function unreachable(reason: string): MlxdError {
-  return new MlxdError("daemon_unreachable", `No mlxd answers: ${reason}`, "Start it: mlxd start", true);
+  return new MlxdError("daemon_unreachable", `No daemon answers: ${reason}`, "Start it: mlxd start", true);
 }

@@ -1,4 +1,4 @@
-/** Finding the daemon's socket, and starting a daemon where none runs. */
+/** Finds the daemon's socket, and starts a daemon if none is running. */
 import { spawn } from "node:child_process";
 import { lstatSync } from "node:fs";
 import { connect as netConnect, type Socket } from "node:net";
@@ -10,13 +10,13 @@ const CONNECT_MS = 5_000;
 const PAUSE_MS = 50;
 
 export interface ConnectOptions {
-  /** Path of the socket; absent: where the daemon puts it. */
+  /** Path of the socket. By default it comes from the environment. */
   path?: string;
-  /** What starts a daemon where none runs; false: nothing does. Default: `mlxd start`. */
+  /** Command that starts a daemon if none is running, or false. Default: `mlxd start`. */
   command?: string[] | false;
 }
 
-/** Return where the daemon listens in this environment. Throws where MLXD_SOCKET is relative. */
+/** Return the path of the socket in this environment. Throws if MLXD_SOCKET is relative. */
 export function socketPath(env: NodeJS.ProcessEnv = process.env): string {
   const chosen = env["MLXD_SOCKET"];
   if (chosen && !isAbsolute(chosen)) {
@@ -46,7 +46,7 @@ export async function openSocket(options: ConnectOptions, limitMs = CONNECT_MS):
   }
 }
 
-/** Connect, and try again while the daemon's queue of connections is full. */
+/** Connect. Retries while the daemon's accept queue is full. */
 async function connectInTime(path: string, limitMs: number): Promise<Socket> {
   const deadline = Date.now() + limitMs;
   while (true) {
@@ -62,12 +62,12 @@ async function connectInTime(path: string, limitMs: number): Promise<Socket> {
   }
 }
 
-/** Prompts are for a daemon of one's own: throw where another user made the socket. Root may. */
+/** Throw if another user created the socket, so that no prompt is sent to it. Root is accepted. */
 function checkOwner(path: string): void {
   const { uid } = lstatSync(path);
   if (uid !== 0 && uid !== process.geteuid?.()) {
-    const message = `User ${uid} made the socket ${path}, so nothing was sent to it.`;
-    throw new MlxdError("permission_denied", message, "Set MLXD_SOCKET to a path in a folder of your own.");
+    const message = `User ${uid} created the socket ${path}, so nothing was sent to it.`;
+    throw new MlxdError("permission_denied", message, "Use a socket in your own folder: export MLXD_SOCKET=$HOME/.mlxd.sock");
   }
 }
 

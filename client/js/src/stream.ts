@@ -1,8 +1,8 @@
-/** The events of one request, to iterate over once; then `result` is the answer. */
+/** The events of one request. Iterate over them once. `result` is the result of the request. */
 import type { Event } from "./types.js";
 
 export class Stream implements AsyncIterable<Event> {
-  /** The result; rejects with what ended the request. */
+  /** The result of the request. Rejects with its error. */
   readonly result: Promise<unknown>;
   private readonly events: Event[] = [];
   private over = false;
@@ -18,13 +18,13 @@ export class Stream implements AsyncIterable<Event> {
     this.result = done;
     done.then(
       () => this.end(undefined),
-      (error: unknown) => this.end(error), // whoever iterates gets it
+      (error: unknown) => this.end(error), // thrown by the iterator
     );
   }
 
   private readonly leave: () => void;
 
-  /** Stop the request if it has not ended; `result` rejects. */
+  /** Cancel the request if it has not ended. `result` rejects. */
   close(): void {
     if (!this.over) this.leave();
   }

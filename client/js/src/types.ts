@@ -1,11 +1,11 @@
-/** What crosses the wire; protocol/SPEC.md is the reference. Sizes are bytes, times seconds. */
+/** Types of the protocol, which protocol/SPEC.md describes. Sizes are in bytes, times in seconds. */
 
 export interface Message {
   role: "system" | "user" | "assistant" | "tool";
   content: string;
 }
 
-/** What every completion takes beside its prompt; absent: the daemon's default. */
+/** Options of a completion. The daemon has a default for each. */
 export interface Options {
   model?: string;
   max_tokens?: number;

@@ -1,4 +1,4 @@
-"""The methods of the asyncio client: the protocol's method table with types."""
+"""The methods of the asyncio client: the method table of the protocol, with types."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mlxd.client.results import Completion
 from mlxd.client.timeouts import UNSET, Timeout, _Unset
 
 if TYPE_CHECKING:
-    from mlxd.client.aio import AsyncStream
+    from mlxd.client.aio_stream import AsyncStream
     from mlxd.client.events import Event
 
 T = TypeVar("T")
 
 
 class AsyncMethods:
-    """Typed methods. Each takes the parameters of the method table (protocol/SPEC.md) by name.
+    """Typed methods. Each takes the parameters of its method in protocol/SPEC.md as keywords.
 
-    `timeout` limits one request: a number of seconds, `Timeouts`, or None for no limit. Without
-    it the client's own limits hold.
+    `timeout` limits one request: a number of seconds, `Timeouts`, or None for no limit. By default
+    the client's limits apply. Every method raises a subclass of `MlxdError` if the request fails.
     """
 
     async def _ask(self, ask: Ask[T], timeout: Timeout | _Unset) -> T:
@@ -48,7 +48,7 @@ class AsyncMethods:
         timeout: Timeout | _Unset = UNSET,
         **params: Any,
     ) -> Completion:
-        """Answer a question or a conversation."""
+        """Answer a question, or a conversation given as a list of messages."""
         return await self._ask(asks.chat(messages, system, params), timeout)
 
     def stream_chat(
@@ -59,31 +59,31 @@ class AsyncMethods:
         timeout: Timeout | _Unset = UNSET,
         **params: Any,
     ) -> AsyncStream[Event, Completion]:
-        """Do as `chat` does, and return the events as they come."""
+        """Call `chat` and return a stream of its events."""
         return self._stream(asks.chat(messages, system, params), timeout)
 
     async def generate(
         self, prompt: str | Sequence[int], *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> Completion:
-        """Continue text or tokens, without a chat template."""
+        """Continue a text or token ids, without a chat template."""
         return await self._ask(asks.generate(prompt, params), timeout)
 
     def stream_generate(
         self, prompt: str | Sequence[int], *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> AsyncStream[Event, Completion]:
-        """Do as `generate` does, and return the events as they come."""
+        """Call `generate` and return a stream of its events."""
         return self._stream(asks.generate(prompt, params), timeout)
 
     async def fill(
         self, prefix: str, suffix: str = "", *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> Completion:
-        """Write what belongs between `prefix` and `suffix`."""
+        """Generate the text between `prefix` and `suffix`."""
         return await self._ask(asks.fill(prefix, suffix, params), timeout)
 
     def stream_fill(
         self, prefix: str, suffix: str = "", *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> AsyncStream[Event, Completion]:
-        """Do as `fill` does, and return the events as they come."""
+        """Call `fill` and return a stream of its events."""
         return self._stream(asks.fill(prefix, suffix, params), timeout)
 
     async def prefill(
@@ -93,35 +93,35 @@ class AsyncMethods:
         timeout: Timeout | _Unset = UNSET,
         **params: Any,
     ) -> results.Prefilled:
-        """Compute and keep the KV cache of a prompt: messages, or `prompt=`, or `prefix=`."""
+        """Compute and cache the KV cache of a prompt: messages, `prompt=` or `prefix=`."""
         return await self._ask(asks.prefill(messages, params), timeout)
 
     async def tokenize(
         self, text: str | None = None, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> list[int]:
-        """Return the tokens of a text, or of `messages=` under the chat template."""
+        """Return the token ids of a text, or of `messages=` rendered with the chat template."""
         return await self._ask(asks.tokenize(text, params), timeout)
 
     async def detokenize(
         self, tokens: Sequence[int], *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> str:
-        """Return the text of tokens."""
+        """Return the text of token ids."""
         return await self._ask(asks.detokenize(tokens, params), timeout)
 
     async def load(
         self, model: str | None = None, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> results.Loaded:
-        """Load a model (None: the default one) and keep it warm."""
+        """Load a model into memory. None means the default model."""
         return await self._ask(asks.load(model, params), timeout)
 
     async def unload(
         self, model: str | None = None, *, timeout: Timeout | _Unset = UNSET
     ) -> results.Unloaded:
-        """Free the memory of a model (None: the default one)."""
+        """Unload a model from memory. None means the default model."""
         return await self._ask(asks.unload(model), timeout)
 
     async def ps(self, *, timeout: Timeout | _Unset = UNSET) -> tuple[results.LoadedModel, ...]:
-        """Return the models that are in memory."""
+        """Return the loaded models."""
         return await self._ask(asks.ps(), timeout)
 
     async def status(self, *, timeout: Timeout | _Unset = UNSET) -> results.Status:
@@ -129,11 +129,11 @@ class AsyncMethods:
         return await self._ask(asks.status(), timeout)
 
     async def metrics(self, *, timeout: Timeout | _Unset = UNSET) -> str:
-        """Return counters and histograms as Prometheus text."""
+        """Return counters and histograms in Prometheus text format."""
         return await self._ask(asks.metrics(), timeout)
 
     async def ping(self, *, timeout: Timeout | _Unset = UNSET) -> bool:
-        """Return True, or raise."""
+        """Test the connection. Returns True, or raises."""
         return await self._ask(asks.ping(), timeout)
 
     async def hello(self, *, timeout: Timeout | _Unset = UNSET) -> results.Hello:
@@ -147,7 +147,7 @@ class AsyncMethods:
         resume: bool | None = None,
         timeout: Timeout | _Unset = UNSET,
     ) -> None:
-        """Let running requests finish for `drain_s` seconds, then end the daemon."""
+        """Stop the daemon after its running requests, or after `drain_s` seconds."""
         await self._ask(asks.shutdown(drain_s, resume), timeout)
 
 
@@ -164,7 +164,7 @@ class AsyncModels:
     async def show(
         self, model: str | None = None, *, timeout: Timeout | _Unset = UNSET
     ) -> results.Model:
-        """Return everything known about a model (None: the default one)."""
+        """Return the details of a model. None means the default model."""
         return await self._client._ask(asks.models_show(model), timeout)
 
     async def pull(
@@ -176,7 +176,7 @@ class AsyncModels:
     def stream_pull(
         self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> AsyncStream[Event, results.Model]:
-        """Do as `pull` does, and return the events as they come."""
+        """Call `pull` and return a stream of its progress events."""
         return self._client._stream(asks.models_pull(model, params), timeout)
 
     async def convert(
@@ -188,7 +188,7 @@ class AsyncModels:
     def stream_convert(
         self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> AsyncStream[Event, results.Model]:
-        """Do as `convert` does, and return the events as they come."""
+        """Call `convert` and return a stream of its progress events."""
         return self._client._stream(asks.models_convert(model, params), timeout)
 
     async def import_models(
@@ -216,7 +216,7 @@ class AsyncModels:
     async def alias(
         self, alias: str, model: str | None = None, *, timeout: Timeout | _Unset = UNSET
     ) -> None:
-        """Give a model another name; without a model, remove that name."""
+        """Add an alias for a model, or remove the alias if `model` is None."""
         await self._client._ask(asks.models_alias(alias, model), timeout)
 
 
@@ -243,15 +243,15 @@ class AsyncConversations:
     async def search(
         self, query: str, *, limit: int | None = None, timeout: Timeout | _Unset = UNSET
     ) -> tuple[results.Conversation, ...]:
-        """Search the text of all conversations."""
+        """Search the text of all conversations, best match first."""
         return await self._client._ask(asks.conversations_search(query, limit), timeout)
 
     async def truncate(self, id: str, turns: int = 1, *, timeout: Timeout | _Unset = UNSET) -> int:
-        """Remove the last turns of a conversation; returns how many."""
+        """Remove the last turns of a conversation and return their number."""
         return await self._client._ask(asks.conversations_truncate(id, turns), timeout)
 
     async def remove(
         self, id: str | None = None, *, all: bool = False, timeout: Timeout | _Unset = UNSET
     ) -> int:
-        """Delete a conversation, or all of them; returns how many."""
+        """Delete one or all conversations and return their number."""
         return await self._client._ask(asks.conversations_remove(id, all), timeout)

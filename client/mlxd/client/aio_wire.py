@@ -1,4 +1,4 @@
-"""A socket and its `Connection` in an event loop: callbacks read and write, nothing waits."""
+"""A socket and its `Connection` in an event loop. Callbacks read and write without blocking."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlxd.client.dial import READ_BYTES
 
 
 class AsyncWire:
-    """One connected socket, of one event loop."""
+    """One connected socket in one event loop."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.loop = asyncio.get_running_loop()
@@ -26,18 +26,18 @@ class AsyncWire:
 
     @property
     def lost(self) -> str | None:
-        """Return why the connection ended; None: it has not."""
+        """Why the connection ended. None while it is open."""
         return self._core.lost
 
     def submit(self, call: Call) -> None:
-        """Send a request. Where the connection is found dead before that, it stays unsent."""
+        """Send a request. It stays unsent if the connection turns out to be closed."""
         if self._core.lost is None:
             self._core.submit(call)
             self._news[id(call)] = asyncio.Event()
             self._flush()
 
     async def wait(self, call: Call, until: Callable[[Call], bool]) -> None:
-        """Return when `until` holds or the call has ended, if need be by a time limit."""
+        """Wait until `until(call)` is true or the call has ended. Enforces its time limits."""
         while not (call.ended or until(call) or self._core.lost is not None):
             now_s = time.monotonic()
             if self._core.expire(call, now_s):
@@ -53,18 +53,18 @@ class AsyncWire:
                 continue
 
     def cancel(self, call: Call) -> None:
-        """Stop a request."""
+        """Cancel a request."""
         self._core.cancel(call)
         self._flush()
         self._tell([call])
 
     def abandon(self, call: Call) -> None:
-        """Stop a request soon. The garbage collector calls it, in whatever thread it runs."""
+        """Cancel a request soon. Thread-safe, because finalisers call it."""
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.cancel, call)
 
     def close(self, reason: str = CLOSED) -> None:
-        """Hang up. Whoever waits gets `ConnectionClosed`."""
+        """Close the connection. Waiting callers get `ConnectionClosed`."""
         self._lose(reason)
 
     def disown(self) -> None:
@@ -78,7 +78,7 @@ class AsyncWire:
             self._receive()
 
     def _receive(self) -> bool:
-        """Read once; False: nothing came."""
+        """Read once. Return False if nothing was received."""
         try:
             data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
@@ -101,7 +101,7 @@ class AsyncWire:
                 self._watch_writable(True)
                 return
             except OSError:
-                # The daemon's last words say why, where it had any.
+                # The daemon may have sent an error before it closed the connection.
                 while self._core.lost is None and self._receive():
                     pass
                 self._lose(WENT_AWAY)

@@ -1,7 +1,4 @@
-"""The method table as calls: which method, with which parameters, and what becomes of the result.
-
-Both clients make their methods from these functions.
-"""
+"""Builds requests: method, parameters, and the type of the result. Both clients use it."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Ask(Generic[T]):
-    """A request that is not sent yet. `of` makes the typed result from what the daemon answers."""
+    """A request that is not sent yet. `of` converts the raw result to its type."""
 
     method: str
     params: Params
@@ -27,7 +24,7 @@ class Ask(Generic[T]):
 
 
 def as_messages(prompt: str | Messages, system: str | None = None) -> list[dict[str, Any]]:
-    """Return a conversation from a question, or from one already in that form."""
+    """Return a list of messages from a question or a conversation."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})

@@ -1,8 +1,8 @@
-"""One connection and its requests, without I/O. The blocking and the asyncio client share it.
+"""The protocol state of one connection, without I/O. The blocking and asyncio clients share it.
 
-A `Call` is one request with the state it is in. A `Connection` turns calls into bytes, and bytes
-into events and results of calls. Whoever owns the socket writes `outgoing` and reports it with
-`written`, passes what it reads to `receive`, and reports the end of the socket with `lose`.
+A `Call` is one request and its state. A `Connection` encodes calls into bytes, and decodes bytes
+into events and results of calls. The owner of the socket writes `outgoing` and calls `written`,
+passes received bytes to `receive`, and calls `lose` when the socket is closed.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from mlxd.protocol.errors import (
     RequestTimeout,
     error_from_map,
 )
-from mlxd.protocol.framing import Limits
+from mlxd.protocol.framing import TOO_LONG_HINT, Limits
 from mlxd.protocol.messages import BadRequest, Message, Notification, Request, Response
 
-ANSWER_MAX_BYTES = 1 << 30  # the daemon is trusted more than a caller is
+ANSWER_MAX_BYTES = 1 << 30  # the client trusts the daemon more than the daemon trusts clients
 ANSWER_MAX_DEPTH = 256
 WENT_AWAY = "The daemon went away before the answer was complete."
 CLOSED = "The client was closed before the answer was complete."
-STOPPED = "The caller stopped the request."
+STOPPED = "The caller cancelled the request."
 
 
 class State(Enum):
-    """Where a request is."""
+    """The state of a request."""
 
-    UNSENT = "no byte of it was written"
-    SENT = "some or all of it was written"
-    STREAMING = "the first event came"
+    UNSENT = "no byte was written"
+    SENT = "some or all bytes were written"
+    STREAMING = "the first event arrived"
     ENDED = "it has a result or an error"
 
 
 class Input(Enum):
-    """What can happen to a request."""
+    """Something that happens to a request."""
 
-    WRITTEN = "bytes of it were written"
+    WRITTEN = "bytes were written"
     EVENT = "the daemon sent an event"
     ANSWER = "the daemon sent the result or an error"
-    CANCEL = "the caller stopped it"
+    CANCEL = "the caller cancelled it"
     TIMEOUT = "one of its time limits passed"
     LOSS = "the connection ended"
     REFUSAL = "the daemon refused the whole connection"
@@ -73,13 +73,13 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
     (State.STREAMING, Input.LOSS): State.ENDED,
     (State.STREAMING, Input.REFUSAL): State.ENDED,
 }
-"""An input that is missing here leaves the state as it is. So a request of which nothing was
-written outlives its connection, and can be sent on another one."""
+"""An input that is not listed does not change the state. A request of which no byte was written
+therefore survives the loss of its connection, and can be sent on another one."""
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One request. `started_s` and `heard_s` are points on the caller's monotonic clock."""
+    """One request. `started_s` and `heard_s` are times of the monotonic clock."""
 
     method: str
     params: dict[str, Any]
@@ -89,7 +89,7 @@ class Call:
     id: int | None = None
     size_bytes: int = 0
     whole: bool = False
-    """Every byte of it was written, so that the daemon may execute it."""
+    """Whether every byte was written. The daemon may then execute the request."""
     events: deque[dict[str, Any]] = field(default_factory=deque)
     result: Any = None
     error: MlxdError | None = None
@@ -97,18 +97,18 @@ class Call:
 
     @property
     def ended(self) -> bool:
-        """Return whether there is a result or an error."""
+        """Whether there is a result or an error."""
         return self.state is State.ENDED
 
     def advance(self, happened: Input) -> bool:
-        """Take the next state; False: the input means nothing in this one."""
+        """Change the state. Return False if the input has no meaning in this state."""
         following = TRANSITIONS.get((self.state, happened))
         if following is not None:
             self.state = following
         return following is not None or (self.state, happened) in _REPEATED
 
     def expires(self) -> tuple[float, str, float] | None:
-        """Return (point in time, name of the limit, its seconds) of what passes first."""
+        """Return (time, name, seconds) of the limit that passes first, or None without limits."""
         limits = self.timeouts
         found: list[tuple[float, str, float]] = []
         if limits.total_s is not None:
@@ -121,7 +121,7 @@ class Call:
         return min(found, default=None)
 
     def remaining_s(self, now_s: float) -> float | None:
-        """Return the seconds until a limit passes; None: there is no limit."""
+        """Return the seconds until a limit passes, or None without limits."""
         soonest = self.expires()
         return None if soonest is None else max(0.0, soonest[0] - now_s)
 
@@ -136,11 +136,11 @@ class _Piece:
 
 
 class Connection:
-    """One connection's conversation. After `lost` is set nothing more goes out or comes in."""
+    """The state of one connection. After `lost` is set, it sends and receives nothing."""
 
     def __init__(self) -> None:
         self.lost: str | None = None
-        """Why the connection ended; None: it has not."""
+        """Why the connection ended. None while it is open."""
         self._ids = itertools.count(1)
         self._decoder = Decoder(
             Limits(max_message_bytes=ANSWER_MAX_BYTES, max_depth=ANSWER_MAX_DEPTH)
@@ -149,13 +149,13 @@ class Connection:
         self._calls: dict[int, Call] = {}
         self._tags: dict[int | str, Call] = {}
 
-    # ---- what goes out
+    # ---- sending
 
     def submit(self, call: Call) -> None:
         """Queue a request. Write `outgoing` next.
 
         Raises:
-            InvalidParams: a parameter does not fit into a message.
+            InvalidParams: a parameter cannot be encoded.
         """
         assert call.state is State.UNSENT
         assert self.lost is None
@@ -170,11 +170,11 @@ class Connection:
 
     @property
     def outgoing(self) -> memoryview | None:
-        """The bytes to write next; None: there are none."""
+        """The bytes to write next, or None."""
         return self._outgoing[0].rest if self._outgoing else None
 
     def written(self, count: int) -> None:
-        """Note that so many bytes of `outgoing` were written."""
+        """Record that `count` bytes of `outgoing` were written."""
         if not count:
             return
         piece = self._outgoing[0]
@@ -187,13 +187,13 @@ class Connection:
                 piece.call.whole = True
 
     def cancel(self, call: Call) -> None:
-        """End a call with the error `cancelled`, and tell the daemon. Write `outgoing` next."""
+        """End a call with `Cancelled` and queue a cancel. Write `outgoing` next."""
         self._stop(call, Input.CANCEL, Cancelled(STOPPED))
 
     def expire(self, call: Call, now_s: float) -> bool:
-        """End a call whose time is over with `RequestTimeout`, and tell the daemon.
+        """End a call with `RequestTimeout` and queue a cancel, if one of its limits has passed.
 
-        Return whether it was. Write `outgoing` next.
+        Return whether a limit has passed. Write `outgoing` next.
         """
         soonest = call.expires()
         if call.ended or soonest is None or now_s < soonest[0]:
@@ -217,12 +217,12 @@ class Connection:
             data = encode(Notification("cancel", {"id": call.id}), Encoding.MSGPACK)
             self._outgoing.append(_Piece(memoryview(data), None))
 
-    # ---- what comes in
+    # ---- receiving
 
     def receive(self, data: bytes, now_s: float) -> list[Call]:
-        """Take bytes of the daemon; return the calls that something came for.
+        """Decode bytes from the daemon. Return the calls that have news.
 
-        An error that concerns the whole connection ends it and every call.
+        An error for the whole connection ends the connection and all its calls.
         """
         if self.lost is not None:
             return []
@@ -236,15 +236,15 @@ class Connection:
         except _Refused as refused:
             ended = self._lose(str(refused.error.get("message", "")), refused.error)
         except ParseError as exc:
-            ended = self.lose(f"The daemon sent bytes that are no message. {exc.message}")
+            ended = self.lose(f"The daemon sent bytes that are not a message. {exc.message}")
         else:
             ended = []
         return [*found.values(), *ended]
 
     def lose(self, reason: str) -> list[Call]:
-        """Note that the connection ended; return the calls that end with it.
+        """Record that the connection ended. Return the calls that were in flight.
 
-        They end with `ConnectionClosed`. Calls of which nothing was written stay unsent.
+        They end with `ConnectionClosed`. Calls of which no byte was written stay unsent.
         """
         return self._lose(reason, None)
 
@@ -276,7 +276,7 @@ class Connection:
     def _answered(self, message: Response, now_s: float) -> Call | None:
         call = self._calls.get(message.id) if isinstance(message.id, int) else None
         if call is None or not call.advance(Input.ANSWER):
-            return None  # of a request that was stopped, or never made
+            return None  # the request was cancelled, or never existed
         self._forget(call)
         call.heard_s = now_s
         call.result = message.result
@@ -307,14 +307,16 @@ def _encoded(request: Request) -> bytes:
         return encode(request, Encoding.MSGPACK)
     except (OverflowError, RecursionError, TypeError, ValueError) as exc:
         raise InvalidParams(
-            "", f"The parameters cannot be sent: {exc}.", hint="Integers have at most 64 bits."
+            "",
+            f"The parameters cannot be sent: {exc}.",
+            hint="Use integers of at most 64 bits, and text, lists and maps only.",
         ) from exc
 
 
 def _refused(refusal: ErrorMap, call: Call) -> MlxdError | None:
-    """Return what a refusal of the connection means for a request; None: another one is too large.
+    """Return the error of a request when the daemon refuses the whole connection.
 
-    A message over the limit is told with both numbers.
+    None: the refusal is about the size of another request. The error has both sizes.
     """
     limit = (refusal.get("data") or {}).get("max_message_bytes")
     if limit is None:
@@ -323,7 +325,7 @@ def _refused(refusal: ErrorMap, call: Call) -> MlxdError | None:
         return None
     return ParseError(
         f"The request has {call.size_bytes:,} bytes; the daemon accepts at most {limit:,}.",
-        hint="Send less, or raise max_message_bytes in config.toml and restart: mlxd restart",
+        hint=TOO_LONG_HINT,
         data={"max_message_bytes": limit, "bytes": call.size_bytes},
     )
 
@@ -348,5 +350,5 @@ _LIMITS = {
 
 
 def closed(reason: str, *, may_have_been_executed: bool) -> ConnectionClosed:
-    """Return the error of a request whose connection ended."""
+    """Return the error for a request whose connection ended."""
     return ConnectionClosed(reason, reason=reason, may_have_been_executed=may_have_been_executed)

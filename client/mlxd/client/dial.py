@@ -1,4 +1,4 @@
-"""Reaching the daemon's socket. Shared by both clients, which differ in how they pause."""
+"""Connects to the daemon's socket. Both clients use it, each with its own way to pause."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Path = str | os.PathLike[str] | None
 
 
 def socket_path(path: Path) -> FilePath:
-    """Return the daemon's socket: the given one, or that of this environment."""
+    """Return the given socket path, or by default the one from the environment."""
     return FilePath(path) if path is not None else resolve_paths().socket
 
 
 def nobody(path: FilePath, exc: OSError | None = None) -> DaemonUnreachable:
-    """Return the error for a socket where no daemon answers."""
+    """Return the error for a socket without a daemon."""
     reason = "" if exc is None or isinstance(exc, FileNotFoundError) else f" ({exc.strerror})"
     return DaemonUnreachable(f"No daemon is running at {path}{reason}.", data={"socket": str(path)})
 
 
 def dial(path: FilePath, limit_s: float | None) -> Iterator[socket.socket | None]:
-    """Connect without waiting: yield None where the caller must pause `PAUSE_S`, then the socket.
+    """Connect without blocking. Yield None when the caller must pause `PAUSE_S`, then the socket.
 
     Raises:
-        DaemonUnreachable: nobody listens.
-        PermissionDenied: a program of another user does.
+        DaemonUnreachable: no daemon listens at the socket.
+        PermissionDenied: the socket belongs to another user's program.
         RequestTimeout: the daemon did not accept the connection in time.
     """
     started_s = time.monotonic()
@@ -47,12 +47,12 @@ def dial(path: FilePath, limit_s: float | None) -> Iterator[socket.socket | None
             connection.connect(str(path))
             check_daemon(connection, path)
         except BlockingIOError:
-            # Linux answers so when the listener's queue is full.
+            # The result on Linux when the listener's queue is full.
             connection.close()
             if limit_s is not None and time.monotonic() - started_s >= limit_s:
                 raise _slow(path, limit_s) from None
         except ConnectionRefusedError as exc:
-            # macOS answers so when the listener's queue is full, too.
+            # Also the result on macOS when the listener's queue is full.
             connection.close()
             refused += 1
             if refused == REFUSED_TRIES:

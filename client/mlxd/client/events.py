@@ -1,4 +1,4 @@
-"""The events of a stream, as frozen dataclasses that can still be read as maps."""
+"""The events of a stream, as frozen dataclasses that are also maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlxd.client.results import Record
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event(Record):
-    """Something that happened to a request. Types that are not known yet have this class."""
+    """The base class of all events, and the class of events with an unknown type."""
 
     id: int | str = 0
     type: str = ""
@@ -18,7 +18,7 @@ class Event(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Queued(Event):
-    """The request waits behind `position` others."""
+    """The request is queued behind `position` others."""
 
     position: int = 0
     conversation: str | None = None
@@ -33,7 +33,7 @@ class Loading(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefill(Event):
-    """So many tokens of the prompt are done, of so many."""
+    """`done` of `total` prompt tokens are computed."""
 
     done: int = 0
     total: int = 0
@@ -41,7 +41,7 @@ class Prefill(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress(Event):
-    """So many bytes of a file are done, of so many."""
+    """`done` of `total` bytes of a file are downloaded or written."""
 
     file: str = ""
     done: int = 0
@@ -50,7 +50,7 @@ class Progress(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delta(Event):
-    """A piece of an answer. `channel` is `answer` or `reasoning`."""
+    """New text of answer number `index`. `channel` is `answer` or `reasoning`."""
 
     index: int = 0
     text: str = ""
@@ -60,7 +60,7 @@ class Delta(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ToolCalled(Event):
-    """The model wants a function to be called. `index` is the answer's."""
+    """The model calls a function. `index` is the number of the answer."""
 
     index: int = 0
     call_id: str = ""
@@ -76,9 +76,9 @@ KINDS: dict[str, type[Event]] = {
     "delta": Delta,
     "tool_call": ToolCalled,
 }
-"""Type of an event to its class."""
+"""Maps the type of an event to its class."""
 
 
 def event_of(raw: dict[str, Any]) -> Event:
-    """Return a typed event."""
+    """Return the typed event for a raw event map."""
     return KINDS.get(str(raw.get("type")), Event).of(raw)

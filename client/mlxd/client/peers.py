@@ -1,4 +1,4 @@
-"""Who listens at the other end: prompts are for a daemon of one's own."""
+"""Verifies which user's program listens at the socket, before a client sends a prompt."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ LOCAL_PEERCRED = 1  # <sys/un.h> on macOS; level 0 is SOL_LOCAL
 
 
 def check_daemon(connection: socket.socket, path: object) -> None:
-    """Raise PermissionDenied where another user's program listens.
+    """Check that the listener belongs to this user or to root.
 
-    Root's may: launchd makes the socket of a service that it starts, and root can read all anyway.
+    Root is accepted because launchd creates the sockets of its services, and because root can read
+    everything anyway.
+
+    Raises:
+        PermissionDenied: another user's program listens.
     """
     uid = _listener_uid(connection)
     if uid not in (os.geteuid(), 0):
         raise PermissionDenied(
             f"A program of user {uid} listens at {path}, so nothing was sent to it.",
-            hint="Set MLXD_SOCKET to a path in a folder of your own.",
+            hint="Use a socket in your own folder: export MLXD_SOCKET=$HOME/.mlxd.sock",
         )
 
 

@@ -1,7 +1,7 @@
-"""What the daemon answers, as frozen dataclasses that can still be read as maps.
+"""The results of methods, as frozen dataclasses that are also maps.
 
 `result.choices[0].text` and `result["choices"][0]["text"]` are the same. Keys that this version
-does not know are there as map keys. `to_dict` returns the map as it came, for instance for JSON.
+does not know are available as map keys. `to_dict` returns the original map, for example for JSON.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from mlxd.protocol.errors import ParseError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record(Mapping[str, Any]):
-    """A map of the daemon with its known keys as typed attributes. Equal to the map it came as."""
+    """A map from the daemon, with typed attributes for known keys. Equals the original map."""
 
     _raw: dict[str, Any] = field(repr=False)
 
     @classmethod
     def of(cls, raw: Any) -> Self:
-        """Read a map of the daemon. Keys that are missing get the defaults of their attributes.
+        """Return a record for a raw map. Missing keys get the defaults of their attributes.
 
         Raises:
-            ParseError: it is no map.
+            ParseError: `raw` is not a map.
         """
         if not isinstance(raw, dict):
-            raise ParseError(f"The daemon answered {type(raw).__name__} where a map belongs.")
+            raise ParseError(f"The daemon sent {type(raw).__name__} instead of a map.")
         known = {
             one.name: one.metadata.get("of", _as_it_is)(raw[one.name])
             for one in fields(cls)
@@ -36,7 +36,7 @@ class Record(Mapping[str, Any]):
         return cls(raw, **known)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the map as it came."""
+        """Return the original map."""
         return self._raw
 
     def __getitem__(self, key: str) -> Any:
@@ -54,12 +54,12 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _one(kind: type[Record]) -> Any:
-    """Return a field that holds a record; an empty one where the key is missing."""
+    """Return a field for a record. By default it is empty."""
     return field(default_factory=lambda: kind.of({}), metadata={"of": kind.of})
 
 
 def _many(of: Callable[[Any], Any]) -> Any:
-    """Return a field that holds a tuple."""
+    """Return a field for a tuple. By default it is empty."""
     return field(default=(), metadata={"of": lambda raw: tuple(of(one) for one in raw)})
 
 
@@ -68,7 +68,7 @@ def _many(of: Callable[[Any], Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ToolCall(Record):
-    """A function that the model wants to be called."""
+    """A function call by the model."""
 
     id: str = ""
     name: str = ""
@@ -89,7 +89,7 @@ class Choice(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Usage(Record):
-    """Counts of tokens."""
+    """Token counts of a request."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -99,7 +99,7 @@ class Usage(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timing(Record):
-    """Where the time went, in seconds."""
+    """Durations of the phases of a request in seconds, and the decoding speed."""
 
     queue_s: float = 0.0
     load_s: float = 0.0
@@ -111,7 +111,7 @@ class Timing(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Applied(Record):
-    """What the daemon made of the request. `notes` lists what it did not honour as asked."""
+    """How the daemon executed the request. `notes` lists options that it could not fully apply."""
 
     model: str = ""
     revision: str | None = None
@@ -135,7 +135,7 @@ class Completion(Record):
 
     @property
     def text(self) -> str:
-        """Return the text of the first answer."""
+        """The text of the first answer."""
         return self.choices[0].text if self.choices else ""
 
 
@@ -153,7 +153,7 @@ class Prefilled(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded(Record):
-    """The result of `load`. `keep_alive_s` below 0: it stays until it is unloaded."""
+    """The result of `load`. A `keep_alive_s` below 0 means until the model is unloaded."""
 
     model: str = ""
     bytes: int = 0
@@ -165,7 +165,7 @@ class Loaded(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unloaded(Record):
-    """The result of `unload`. Pending requests are finished first."""
+    """The result of `unload`. The daemon finishes pending requests first."""
 
     unloaded: bool = False
     pending_requests: int = 0
@@ -173,7 +173,7 @@ class Unloaded(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel(Record):
-    """A model that is in memory. `keep_alive_s` below 0: it stays."""
+    """A loaded model. A `keep_alive_s` below 0 means until it is unloaded."""
 
     model: str = ""
     revision: str | None = None
@@ -191,7 +191,7 @@ class LoadedModel(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model(Record):
-    """A model on this machine. `problem` says why it cannot be used."""
+    """A model on this machine. `problem` states why it cannot be used."""
 
     name: str = ""
     path: str = ""
@@ -266,7 +266,7 @@ class Removed(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DefaultModel(Record):
-    """The result of `models.default`. They differ where `MLXD_DEFAULT_MODEL` is set."""
+    """The result of `models.default`. The two differ if `MLXD_DEFAULT_MODEL` is set."""
 
     default: str | None = None
     in_effect: str | None = None
@@ -293,7 +293,7 @@ class Turn(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conversation(Record):
-    """A stored conversation; with its turns where `conversations.show` returned it."""
+    """A stored conversation. `turns` is a number, or the turns from `conversations.show`."""
 
     id: str = ""
     kind: str = ""
@@ -313,7 +313,7 @@ class Conversation(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Requests(Record):
-    """How many requests the daemon has."""
+    """Numbers of requests in the daemon."""
 
     running: int = 0
     queued: int = 0
@@ -338,7 +338,7 @@ class Status(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hello(Record):
-    """What the daemon says of itself."""
+    """The result of `hello`."""
 
     server: str = ""
     version: str = ""

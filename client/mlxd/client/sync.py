@@ -12,134 +12,39 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 from mlxd.client.asks import Ask
 from mlxd.client.core import CLOSED, Call, State, closed
 from mlxd.client.dial import PAUSE_S, Path, dial, socket_path
-from mlxd.client.events import Delta, Event, event_of
+from mlxd.client.events import Event, event_of
 from mlxd.client.sync_methods import Methods
+from mlxd.client.sync_stream import Stream
 from mlxd.client.timeouts import DEFAULTS, UNSET, Timeout, _Unset, resolve
 from mlxd.client.wire import Wire
 
 E = TypeVar("E")
-R = TypeVar("R")
 T = TypeVar("T")
-PARENTS = "The connection belongs to the parent process."
-
-
-def _has_event(call: Call) -> bool:
-    return bool(call.events)
 
 
 def _as_it_is(value: Any) -> Any:
     return value
 
 
-class Stream(Iterable[E], Generic[E, R]):
-    """The events of one request, and then its `result`.
-
-    A `for` loop that is left early stops the request, as do `close` and the end of a `with` block.
-    `next(stream)` takes single events and stops nothing. A stream is not made for several threads.
-    """
-
-    def __init__(
-        self, wire: Wire, call: Call, event: Callable[[Any], E], of: Callable[[Any], R]
-    ) -> None:
-        self._wire = wire
-        self._call = call
-        self._event = event
-        self._of = of
-
-    @property
-    def result(self) -> R:
-        """The result. Waits for it; events that nobody read can still be read.
-
-        Raises:
-            MlxdError: the request failed, was stopped, or lost its connection.
-        """
-        self._wait(lambda _: False)
-        if self._call.error is not None:
-            raise self._call.error
-        return self._of(self._call.result)
-
-    def __iter__(self) -> Reading[E]:
-        return Reading(self)
-
-    def __next__(self) -> E:
-        self._wait(_has_event)
-        if self._call.events:
-            return self._event(self._call.events.popleft())
-        if self._call.error is not None:
-            raise self._call.error
-        raise StopIteration
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop the request if it has not ended. Its `result` is then the error `cancelled`."""
-        if not self._call.ended and self._wire.process == os.getpid():
-            self._wire.cancel(self._call)
-
-    def texts(self) -> Iterator[str]:
-        """Yield the text of the first answer as it comes. Leaving early stops the request."""
-        for event in self:
-            if isinstance(event, Delta) and event.channel == "answer" and event.index == 0:
-                yield event.text
-
-    def _wait(self, until: Callable[[Call], bool]) -> None:
-        if self._call.ended or until(self._call):
-            return
-        if self._wire.process != os.getpid():
-            raise closed(PARENTS, may_have_been_executed=self._call.whole)
-        self._wire.wait(self._call, until)
-
-    def _abandon(self) -> None:
-        if not self._call.ended and self._wire.process == os.getpid():
-            self._wire.abandon(self._call)
-
-    def __del__(self) -> None:
-        self._abandon()
-
-
-class Reading(Iterator[E]):
-    """A loop over a stream. Dropped before the last event, it stops the request."""
-
-    def __init__(self, stream: Stream[E, Any]) -> None:
-        self._stream = stream
-
-    def __next__(self) -> E:
-        return next(self._stream)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def close(self) -> None:
-        """Stop the request if it has not ended."""
-        self._stream.close()
-
-    def __del__(self) -> None:
-        self._stream._abandon()
-
-
 class Client(Methods):
-    """A client of the daemon, with one connection. Several threads may share it.
+    """A blocking client with one connection, which several threads may share.
 
-    It connects when it is made. A connection that is found dead before a byte of a request was
-    written is replaced (unless `reconnect` is off); what the daemon may have read is never sent
-    again, but ends with `ConnectionClosed`. After a fork the child gets a connection of its own.
-
-    `timeout` limits every request: `Timeouts`, a number of seconds for the whole of a request, or
-    None for no limits at all, not even on connecting.
+    The constructor connects. `path` is the path of the socket; by default it comes from the
+    environment. `timeout` limits every request: `Timeouts`, a number of seconds for a whole
+    request, or None for no limits, not even on connecting. If the connection turns out to be
+    closed before any byte of a request was written, the client opens a new one, unless `reconnect`
+    is False. It never sends a request again that the daemon may have read. Such a request raises
+    `ConnectionClosed`. After a fork, the child process opens its own connection.
 
     Raises:
-        DaemonUnreachable: nobody listens at the socket.
-        PermissionDenied: a program of another user does.
+        DaemonUnreachable: no daemon listens at the socket.
+        PermissionDenied: the socket belongs to another user's program.
         RequestTimeout: the daemon did not accept the connection in time.
     """
 
@@ -160,7 +65,10 @@ class Client(Methods):
         self.close()
 
     def close(self) -> None:
-        """Hang up. The daemon stops what is in flight; those who wait get `ConnectionClosed`."""
+        """Close the connection. The daemon cancels its requests.
+
+        Callers that wait get `ConnectionClosed`.
+        """
         self._closed = True
         wire = self._wire
         if wire is None:
@@ -179,10 +87,12 @@ class Client(Methods):
         timeout: Timeout | _Unset = UNSET,
         **params: Any,
     ) -> Any:
-        """Call any method; returns the result as it came. `given` holds further parameters.
+        """Call any method and return its untyped result.
+
+        Parameters are keyword arguments, or keys of `given` if their names are not identifiers.
 
         Raises:
-            MlxdError: what the daemon answered, or what happened on the way.
+            MlxdError: the daemon answered with an error, or the connection failed.
         """
         return self._ask(Ask(method, {**(given or {}), **params}, _as_it_is), timeout)
 
@@ -195,7 +105,7 @@ class Client(Methods):
         timeout: Timeout | _Unset = UNSET,
         **params: Any,
     ) -> Stream[dict[str, Any], Any]:
-        """Call any method; returns its events and its result as they come."""
+        """Call any method and return a stream of its untyped events and result."""
         ask = Ask(method, {**(given or {}), **params, "stream": True}, _as_it_is)
         return self._open(ask, _as_it_is, timeout)
 
@@ -228,7 +138,7 @@ class Client(Methods):
         return Stream(wire, call, event, ask.of)
 
     def _current(self) -> Wire:
-        """Return the connection, a new one where it is lost."""
+        """Return the connection, or a new one if it is lost."""
         if self._wire is not None and self._wire.process != os.getpid():
             self._leave_to_parent()
         with self._lock:
@@ -242,7 +152,7 @@ class Client(Methods):
         return wire
 
     def _leave_to_parent(self) -> None:
-        # The lock may be held by a thread that this process does not have.
+        # A thread that exists only in the parent process may hold the lock.
         self._lock = threading.Lock()
         if self._wire is not None:
             self._wire.disown()

@@ -1,4 +1,4 @@
-"""How long a client waits."""
+"""Time limits of a client."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ CONNECT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Time limits in seconds; None: no limit.
+    """Time limits in seconds. None means no limit.
 
-    A request whose limit passes is cancelled at the daemon and ends with `RequestTimeout`. A model
-    may take minutes to load and to answer, so by default only connecting is limited.
+    When a limit passes, the client cancels the request and raises `RequestTimeout`. A model may
+    take minutes to load and to answer, so by default only connecting is limited.
     """
 
     connect_s: float | None = CONNECT_S
-    """Until the daemon accepts the connection."""
+    """Time until the daemon accepts the connection."""
     first_s: float | None = None
-    """Until the first event of a request, or its result."""
+    """Time until the first event of a request, or its result."""
     idle_s: float | None = None
-    """Without an event of a request, or its result."""
+    """Time between two events of a request, or until its result."""
     total_s: float | None = None
-    """Until the result."""
+    """Time until the result."""
 
 
 DEFAULTS = Timeouts()
@@ -37,14 +37,14 @@ class _Unset:
 
 
 UNSET = _Unset()
-"""Stands for a time limit that the caller did not give: the client's own hold."""
+"""The default of `timeout` parameters: the client's limits apply."""
 
 Timeout = Timeouts | float | None
-"""A number limits the whole request; None lifts every limit."""
+"""A number limits the whole request in seconds. None removes all limits."""
 
 
 def resolve(given: Timeout | _Unset, default: Timeouts) -> Timeouts:
-    """Return the limits that hold for a request."""
+    """Return the limits that apply to a request."""
     if isinstance(given, _Unset):
         return default
     if given is None:

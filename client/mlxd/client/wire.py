@@ -1,7 +1,8 @@
 """A socket and its `Connection`, shared by the threads of a blocking client.
 
-Whoever waits first reads for all; the others wait until the reader has something for them, or has
-its own and leaves. There is no thread in the background. Writing never waits for another thread.
+There is no background thread. The first thread that waits reads for all threads. The others wait
+until it has received something for them, or leaves with its own result. Writing never waits for
+another thread.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Wire:
-    """One connected socket. Safe for threads; not for use after a fork."""
+    """One connected socket. Thread-safe, but not usable after a fork."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.process = os.getpid()
         self._sock = sock
         self._core = Connection()
-        # No RLock: what the garbage collector runs must not enter a section that is half done.
+        # Not an RLock: a finaliser must not enter a critical section that its thread is inside of.
         self._news = threading.Condition(threading.Lock())
         self._reading = False
         self._polling = 0
@@ -36,11 +37,11 @@ class Wire:
 
     @property
     def lost(self) -> str | None:
-        """Return why the connection ended; None: it has not."""
+        """Why the connection ended. None while it is open."""
         return self._core.lost
 
     def submit(self, call: Call) -> None:
-        """Send a request. Where the connection is found dead before that, it stays unsent."""
+        """Send a request. It stays unsent if the connection turns out to be closed."""
         with self._held():
             if self._core.lost is not None:
                 return
@@ -52,7 +53,7 @@ class Wire:
                 self._news.notify_all()
 
     def wait(self, call: Call, until: Callable[[Call], bool]) -> None:
-        """Return when `until` holds or the call has ended, if need be by a time limit."""
+        """Wait until `until(call)` is true or the call has ended. Enforces its time limits."""
         while True:
             with self._held():
                 if call.ended or until(call) or self._core.lost is not None:
@@ -73,23 +74,23 @@ class Wire:
                     self._news.notify_all()
 
     def cancel(self, call: Call) -> None:
-        """Stop a request."""
+        """Cancel a request."""
         with self._held():
             self._core.cancel(call)
             self._flush()
             self._news.notify_all()
 
     def abandon(self, call: Call) -> None:
-        """Stop a request at the next opportunity. Never waits: the garbage collector calls it."""
+        """Cancel a request as soon as possible. Never waits, because finalisers call it."""
         self._abandoned.append(call)
         self._stop_abandoned()
 
     def close(self, reason: str = CLOSED) -> None:
-        """Hang up. Whoever waits gets `ConnectionClosed`."""
+        """Close the connection. Waiting callers get `ConnectionClosed`."""
         with self._news:
             self._core.lose(reason)
             self._news.notify_all()
-            # Wakes threads that wait for the socket; the last of them closes it.
+            # Wakes the threads that poll the socket. The last of them closes it.
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
             if not self._polling:
@@ -99,7 +100,7 @@ class Wire:
         """Close this process's copy of a socket that belongs to the parent process."""
         self._sock.close()
 
-    # ---- under the lock
+    # ---- with the lock held
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -128,7 +129,7 @@ class Wire:
         return call.remaining_s(now_s)
 
     def _exchange(self, wanted: int, remaining_s: float | None) -> None:
-        """Wait for the socket, then read and write what it takes."""
+        """Wait for the socket, then read and write as much as possible."""
         with self._news:
             if self._core.lost is not None:
                 return
@@ -147,7 +148,7 @@ class Wire:
                     self._sock.close()
 
     def _receive(self) -> bool:
-        """Read once; False: nothing came."""
+        """Read once. Return False if nothing was received."""
         try:
             data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
@@ -173,7 +174,7 @@ class Wire:
             except BlockingIOError:
                 return
             except OSError:
-                # The daemon's last words say why, where it had any.
+                # The daemon may have sent an error before it closed the connection.
                 while self._core.lost is None and self._receive():
                     pass
                 self._lose()
