@@ -24,6 +24,8 @@ from mlxd.client.dial import PAUSE_S, Path, dial, socket_path
 from mlxd.client.events import Event, event_of
 from mlxd.client.timeouts import DEFAULTS, UNSET, Timeout, _Unset, resolve
 
+__all__ = ["AsyncClient", "AsyncStream"]
+
 E = TypeVar("E")
 T = TypeVar("T")
 ANOTHER_LOOP = "An AsyncClient belongs to one event loop. Create one in each loop."

@@ -24,6 +24,8 @@ from mlxd.client.sync_stream import Stream
 from mlxd.client.timeouts import DEFAULTS, UNSET, Timeout, _Unset, resolve
 from mlxd.client.wire import Wire
 
+__all__ = ["Client", "Stream"]
+
 E = TypeVar("E")
 T = TypeVar("T")
 
