@@ -1,4 +1,4 @@
-"""What a server adds to its own engine's time: how servers on different engines compare. Pure."""
+"""The overhead of a server over its own engine, for servers with different engines. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PAIRS = (
 )
 TEXT = """## What a server adds to its own engine
 
-The time of a server less that of its engine in a process with nothing around it, round by round
-(medians): per token of a single stream, and to the first token. Below zero a server is faster than
-its engine's own loop.
+The time of a server minus the time of its engine in a process without a server (median over the
+rounds), per token of a single stream and to the first token. A negative value means that the server
+is faster than the engine's own loop.
 """
 
 
 def section(results: Results) -> str:
-    """Return the table, or nothing where nothing of it was measured."""
+    """Return the table, or an empty text if nothing was measured."""
     lines = [["model", "server", "engine", "per token", "first token, 16 tokens of prompt"]]
     models = dict.fromkeys(one.model for one in results if one.measurement == "streams")
     for model in models:

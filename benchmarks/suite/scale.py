@@ -1,4 +1,4 @@
-"""The tables of docs/scale.md: costs measured here, and what follows for larger machines."""
+"""The tables of docs/scale.md: measured costs, and calculated limits of larger machines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from suite.tables import number, table
 BEGIN, END = "<!-- {0}: made by benchmarks/run -->", "<!-- end of {0} -->"
 GB = 10**9
 SHARE_OF_MEMORY = 0.75 * 0.85
-"""Of a Mac's memory: what macOS recommends for the GPU, and mlxd's share of that."""
+"""The share of memory that macOS recommends for the GPU, times mlxd's share of that."""
 CONTEXT_TOKENS = 4096
 STREAMS = (1, 8, 32)
 
@@ -29,7 +29,7 @@ class Family:
     kv_heads: int
     head_dim: int
     bits: float = 4.5
-    """Of a weight, with the scales of groups of 64."""
+    """Bits per weight, including the scales of groups of 64."""
 
     @property
     def weight_bytes(self) -> float:
@@ -37,12 +37,12 @@ class Family:
 
     @property
     def step_bytes(self) -> float:
-        """Read for one token of one stream."""
+        """Bytes of weights that are read for one token of one stream."""
         return self.active * self.bits / 8
 
     @property
     def kv_bytes(self) -> float:
-        """For one token: keys and values in 16 bits."""
+        """Bytes of keys and values for one token, in 16 bits."""
         return 2 * 2 * self.layers * self.kv_heads * self.head_dim
 
 
@@ -67,7 +67,7 @@ MACS = (Mac("128 GB, 546 GB/s", 128 * GB, 546 * GB), Mac("512 GB, 819 GB/s", 512
 
 
 def update(results: Results, page: Path) -> None:
-    """Put new tables between the marks of the page, if it is there."""
+    """Replace the tables between the markers of the page, if it exists."""
     if not page.exists():
         return
     text = page.read_text()
@@ -81,7 +81,7 @@ def update(results: Results, page: Path) -> None:
 
 
 def costs(results: Results) -> str:
-    """What one more caller costs, as measured; empty where nothing was."""
+    """Return a table of what one caller costs, or an empty text if nothing was measured."""
     lines = list(_costs(results))
     return table([["cost", "measured", "at 10", "at 100", "at 1,000"], *lines]) if lines else ""
 
@@ -117,7 +117,7 @@ def _row(name: str, each: float, unit: str, at: object) -> list[str]:
 
 
 def macs() -> str:
-    """Published shapes on two Macs: what fits, and the limit that memory speed sets."""
+    """Return a table of published models on two Macs: what fits, and the bandwidth limit."""
     head = ["machine, 4-bit model", "weights", f"streams of {CONTEXT_TOKENS:,} tokens that fit"]
     head += [f"tokens/s, all of {n}" if n > 1 else "tokens/s, one" for n in STREAMS]
     return table([head, *(line for mac in MACS for line in _on(mac))])
@@ -137,9 +137,9 @@ def _on(mac: Mac) -> Iterator[list[str]]:
 
 
 def _rate(mac: Mac, model: Family, streams: int) -> float:
-    """All streams' tokens in a second, if reading weights and KV were all there is.
+    """Return tokens per second of all streams, limited only by reading weights and KV caches.
 
-    Of a mixture of experts more weights are read the more streams there are, at most all.
+    With more streams, a mixture of experts reads more of its weights, at most all of them.
     """
     weights = min(model.weight_bytes, streams * model.step_bytes)
     dense = model.active == model.parameters
