@@ -114,10 +114,10 @@ def _folders(folder: Path) -> list[Path]:
         found = [p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir()]
     except OSError:
         return []
-    return sorted(path for path in found if _sayable(path.name))
+    return sorted(path for path in found if _is_text(path.name))
 
 
-def _sayable(name: str) -> bool:
+def _is_text(name: str) -> bool:
     """Whether a file name is text; others cannot be sent to a client."""
     try:
         name.encode()
