@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -425,3 +426,23 @@ def test_what_a_schema_forbids_is_never_written(tokenizer: Tokenizer, compiler: 
                 assert validator.is_valid(instance), (schema, instance)
                 accepted += 1
     assert accepted > 100
+
+
+BOUNDS = [-5, -0.5, 0, 0.5, 5, 5.001, 5.5]
+NUMBERS = ["-5", "-0.5", "-0", "0", "0.0", "0.1", "0.5", "5", "5.0", "5.0005", "5.1", "5.5", "6"]
+
+
+@pytest.mark.parametrize("low", ["minimum", "exclusiveMinimum"])
+@pytest.mark.parametrize("high", ["maximum", "exclusiveMaximum"])
+def test_a_number_that_its_bounds_exclude_is_never_written(
+    tokenizer: Tokenizer, compiler: Any, low: str, high: str
+):
+    for lower, upper in itertools.combinations(BOUNDS, 2):
+        schema = {"type": "number", low: lower, high: upper}
+        validator = jsonschema.Draft202012Validator(schema)
+        constraint = compiler.compile("schema", schema)
+        for text in NUMBERS:
+            tokens = tokenizer.wrapper.encode(text, add_special_tokens=False)
+            state = constraint.start()
+            if state._matcher.try_consume_tokens(tokens) == len(tokens) and state.accepting:
+                assert validator.is_valid(json.loads(text)), (schema, text)

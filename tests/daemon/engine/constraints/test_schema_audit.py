@@ -8,6 +8,56 @@ from mlxd.daemon.engine.constraints.schema_audit import exact, unenforced
 
 
 @pytest.mark.parametrize(
+    ("schema", "held"),
+    [
+        (
+            {"exclusiveMinimum": 5, "maximum": 5.5},
+            {"minimum": 5.00000000000001, "maximum": 5.5},
+        ),
+        (
+            {"minimum": 5.2, "exclusiveMinimum": 5, "maximum": 5.5},
+            {"minimum": 5.2, "maximum": 5.5},
+        ),
+        (
+            {"minimum": 5, "exclusiveMinimum": True, "maximum": 5.5},
+            {"minimum": 5.00000000000001, "maximum": 5.5},
+        ),
+        (
+            {"allOf": [{"minimum": -6.5}, {"exclusiveMaximum": -6}]},
+            {"allOf": [{"minimum": -6.5}, {"maximum": -6.00000000000001}]},
+        ),
+    ],
+)
+def test_exclusive_integers_beside_a_fraction_become_inclusive_with_a_note(schema: Any, held: Any):
+    narrowed, notes = exact(schema)
+    assert narrowed == held
+    assert ["is taken as" in note for note in notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("schema", "held"),
+    [
+        ({"maximum": 3.9999999999999996}, {"maximum": 3.99999999999999}),
+        ({"minimum": 1e-300}, {"minimum": 1e-14}),
+        ({"maximum": 0.12345678901234567}, {"maximum": 0.12345678901234}),
+    ],
+)
+def test_bounds_of_many_decimals_are_narrowed_with_a_note(schema: Any, held: Any):
+    narrowed, notes = exact(schema)
+    assert narrowed == held
+    assert len(notes) == 1
+
+
+def test_other_bounds_stay_as_they_are():
+    for schema in (
+        {"exclusiveMinimum": 0, "maximum": 1},
+        {"minimum": 0.5, "maximum": 1e9},
+        {"minimum": 0.5, "exclusiveMaximum": 1},
+    ):
+        assert exact(schema) == (schema, [])
+
+
+@pytest.mark.parametrize(
     ("schema", "word"),
     [
         ({"format": "date"}, "29 February"),

@@ -7,8 +7,9 @@ instances that are invalid and that the compiled grammar lets pass (`benchmarks/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 LOOSE_FORMATS = {
     "date": "29 February is allowed in every year",
@@ -32,6 +33,8 @@ NAMED_KEYS = frozenset(
 EXACT_MAX = 2**53 - 1
 """llguidance computes with 64-bit floats, in which larger integers are not all told apart."""
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+DECIMALS = 14
+"""llguidance rounds bounds to 15 decimals, and refuses tiny ones: it nests a group per decimal."""
 
 
 def exact(schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -41,7 +44,10 @@ def exact(schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         ValueError: there is no such form; names the keyword.
     """
     notes: list[str] = []
-    return _exact(schema, notes), list(dict.fromkeys(notes))
+    exact_schema = _exact(schema, notes)
+    if fractions := frozenset(_fractions(exact_schema)):
+        exact_schema = _narrowed(exact_schema, fractions, notes)
+    return exact_schema, list(dict.fromkeys(notes))
 
 
 def _exact(schema: Any, notes: list[str]) -> Any:
@@ -60,6 +66,83 @@ def _exact(schema: Any, notes: list[str]) -> Any:
         else:
             out[key] = _exact(_bound(key, value, notes), notes)
     return out
+
+
+def _fractions(schema: Any) -> Iterator[float]:
+    """Yield the bounds that are no integers."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _fractions(part)
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            if key in (*LOWER, *UPPER) and _is_number(value) and value != round(value):
+                yield value
+            elif key not in DATA_KEYS:
+                yield from _fractions(value)
+
+
+def _narrowed(schema: Any, fractions: frozenset[float], notes: list[str]) -> Any:
+    """Return the schema with bounds that llguidance holds beside fractions.
+
+    With `exclusiveMinimum` 0 and `maximum` 0.5 it allows 0, as with any exclusive integer and a
+    fraction less than 1 further from 0. The two may be in different parts of an `allOf`, so
+    `fractions` has those of the whole schema.
+    """
+    if isinstance(schema, list):
+        return [_narrowed(part, fractions, notes) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out = {}
+    for key, value in schema.items():
+        if key in NAMED_KEYS and isinstance(value, dict):
+            out[key] = {name: _narrowed(each, fractions, notes) for name, each in value.items()}
+        else:
+            out[key] = value if key in DATA_KEYS else _narrowed(value, fractions, notes)
+    for sign, (inclusive, exclusive) in ((1, LOWER), (-1, UPPER)):
+        _narrow_side(out, inclusive, exclusive, sign, notes)
+        value = out.get(exclusive)
+        if _is_number(value) and any(
+            0 <= sign * value < sign * each < sign * value + 1 for each in fractions
+        ):
+            _include(out, inclusive, exclusive, sign, notes)
+    return out
+
+
+def _narrow_side(
+    schema: dict[str, Any], inclusive: str, exclusive: str, sign: int, notes: list[str]
+) -> None:
+    """Round the bounds of one side in place; `sign` is 1 for the lower side, -1 for the upper."""
+    if schema.get(exclusive) is True and _is_number(schema.get(inclusive)):  # as in draft 4
+        schema[exclusive] = schema.pop(inclusive)
+    for key in (inclusive, exclusive):
+        value = schema.get(key)
+        if _is_number(value) and value != (rounded := _rounded(value, sign)):
+            notes.append(f"schema: {key} {value} is taken as {rounded}")
+            schema[key] = rounded
+
+
+def _include(
+    schema: dict[str, Any], inclusive: str, exclusive: str, sign: int, notes: list[str]
+) -> None:
+    """Replace an exclusive bound by the nearest inclusive one, in place."""
+    value, other = schema.pop(exclusive), schema.get(inclusive)
+    step = round(value + sign * 10**-DECIMALS, DECIMALS)
+    nearest = step if step != value else math.nextafter(value, sign * math.inf)
+    notes.append(f"schema: {exclusive} {value} is taken as {inclusive} {nearest}")
+    both = [nearest, other] if _is_number(other) else [nearest]
+    schema[inclusive] = max(both) if sign > 0 else min(both)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _rounded(value: float, sign: int) -> float:
+    """Return the nearest number of at most `DECIMALS` decimals that allows no more."""
+    nearest = round(value, DECIMALS)
+    if (nearest - value) * sign < 0:
+        nearest = round(nearest + sign * 10**-DECIMALS, DECIMALS)
+    return nearest
 
 
 def _without_effect(schema: dict[str, Any]) -> bool:
