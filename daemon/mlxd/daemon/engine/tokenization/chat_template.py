@@ -15,13 +15,20 @@ from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+REPEATED_MAX = 1_000_000
+"""Characters or items that `*` may make in a template. Real templates repeat a few characters."""
+POWER_MAX_BITS = 10_000
+RENDER_TIME_LIMIT_S = 10.0
+"""Templates render in milliseconds. All requests would wait for one that loops."""
 
 
 def compile_template(source: str) -> Template:
     """Return the template. Raises jinja2.TemplateSyntaxError where it is none."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[Generation, "jinja2.ext.loopcontrols"],
@@ -34,6 +41,33 @@ def compile_template(source: str) -> Template:
         strftime_now=lambda form: datetime.now().strftime(form),
     )
     return environment.from_string(source)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which limits ranges, with a limit on products and powers."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "*" and (size := _repeated(left, right)) > REPEATED_MAX:
+            raise SecurityError(f"{size:,} items are too many for a template")
+        if operator == "**" and _power_bits(left, right) > POWER_MAX_BITS:
+            raise SecurityError("The power is too large for a template")
+        return super().call_binop(context, operator, left, right)
+
+
+def _repeated(left: Any, right: Any) -> int:
+    """Return the length of a sequence that is multiplied by a number; 0 for other products."""
+    for sequence, times in ((left, right), (right, left)):
+        if isinstance(sequence, str | bytes | list | tuple) and isinstance(times, int):
+            return len(sequence) * times
+    return 0
+
+
+def _power_bits(base: Any, exponent: Any) -> int:
+    if not isinstance(base, int) or not isinstance(exponent, int):
+        return 0
+    return base.bit_length() * exponent
 
 
 class Generation(Extension):

@@ -13,9 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from tokenizers import AddedToken, Tokenizer
 
-from mlxd.daemon.engine.tokenization.chat_template import compile_template
+from mlxd.daemon.engine.tokenization.chat_template import (
+    RENDER_TIME_LIMIT_S,
+    compile_template,
+)
+from mlxd.daemon.engine.tokenization.time_limit import time_limit
 
 TRANSFORMERS_MAJOR = "5"
 """The rules below are those of this version; with another one, transformers loads tokenizers."""
@@ -66,7 +71,7 @@ class LightTokenizer:
             setattr(self, f"{name}_token_id", backend.token_to_id(text) if text else None)
         self._load_whole = whole
         self._whole: Any = None
-        self._template: Any = None
+        self._template: jinja2.Template | None = None
 
     def __len__(self) -> int:
         return self.backend_tokenizer.get_vocab_size(with_added_tokens=True)
@@ -130,10 +135,13 @@ class LightTokenizer:
             jinja2.TemplateError: the template refuses the conversation, or is no template.
         """
         text = None
-        if self.chat_template and not options.get("tokenize", True):
-            text = self._render(self.chat_template, conversation, tools, options)
+        source = options.get("chat_template") or self.chat_template
+        if isinstance(source, str) and not options.get("tokenize", True):
+            text = self._render(source, conversation, tools, options)
         if text is None:
-            return self.whole().apply_chat_template(conversation, tools, **options)
+            whole = self.whole()
+            with time_limit(RENDER_TIME_LIMIT_S):
+                return whole.apply_chat_template(conversation, tools, **options)
         return text
 
     def _render(
@@ -150,23 +158,33 @@ class LightTokenizer:
             if not isinstance(final, str) or "content" not in source:
                 return None
             messages[-1]["content"] = final + CONTINUE_TAG
-        if self._template is None:
-            self._template = compile_template(source)
-        text: str = self._template.render(
-            messages=messages,
-            tools=tools,
-            documents=None,
-            add_generation_prompt=opens,
-            **{**self.special_tokens_map, **variables},
-        )
+        template = self._compiled(source)
+        with time_limit(RENDER_TIME_LIMIT_S):
+            text: str = template.render(
+                messages=messages,
+                tools=tools,
+                documents=None,
+                add_generation_prompt=opens,
+                **{**self.special_tokens_map, **variables},
+            )
         return _before_tag(text, str(final)) if continues else text
 
+    def _compiled(self, source: str) -> jinja2.Template:
+        """Return the template. That of the folder is compiled once, a caller's every time."""
+        if source != self.chat_template:
+            return compile_template(source)
+        if self._template is None:
+            self._template = compile_template(source)
+        return self._template
 
-SWITCHES = ("add_generation_prompt", "continue_final_message", "tokenize", "return_dict")
+
+SWITCHES = (
+    "add_generation_prompt", "continue_final_message", "tokenize", "return_dict", "chat_template",
+)  # fmt: skip
 """Options that are no variables of the template."""
 OTHER_OPTIONS = frozenset(
     {
-        "chat_template", "conversations", "documents", "max_length", "padding",
+        "conversations", "documents", "max_length", "padding",
         "return_assistant_tokens_mask", "return_tensors", "sanitize_control_tokens",
         "tokenizer_kwargs", "truncation",
     }

@@ -9,6 +9,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ from mlxd.daemon.engine.tokenization.chat_messages import (
     for_template,
     plain_form,
 )
+from mlxd.daemon.engine.tokenization.chat_template import RENDER_TIME_LIMIT_S
 from mlxd.daemon.engine.tokenization.control_text import ControlText
+from mlxd.daemon.engine.tokenization.light_tokenizer import LightTokenizer
 from mlxd.daemon.engine.tokenization.prompt_size import prompt_bound
+from mlxd.daemon.engine.tokenization.time_limit import TimeLimitExceeded, time_limit
 from mlxd.daemon.models.architecture import context_tokens
 from mlxd.daemon.prompt_bound import context_overflow
 from mlxd.daemon.shortages import is_shortage
@@ -218,6 +222,13 @@ class Tokenizer:
         if self.wrapper.has_chat_template:
             try:
                 return self._render(messages, params), notes
+            except TimeLimitExceeded as exc:
+                raise InvalidParams(
+                    "messages",
+                    f"the chat template of {self.name} did not render within "
+                    f"{RENDER_TIME_LIMIT_S:g} s",
+                    hint="Check the template in the model's folder, or choose another model.",
+                ) from exc
             except Exception as exc:  # Jinja templates raise what they like
                 if (folded := self._render_folded(messages, params)) is not None:
                     return folded, [FOLDED]
@@ -249,14 +260,17 @@ class Tokenizer:
             # mlx-lm's wrapper would turn thinking on; the template's own default is what counts.
             renderer = self.wrapper._tokenizer
             extra["return_dict"] = False
-        text = renderer.apply_chat_template(
-            messages,
-            tools=self.guarded(params, offered_tools(params)),
-            tokenize=False,
-            add_generation_prompt=opened and not continues,
-            continue_final_message=continues,
-            **extra,
-        )
+        # A light tokenizer limits the time itself: it may have to load the whole one first.
+        light = isinstance(self.wrapper._tokenizer, LightTokenizer)
+        with nullcontext() if light else time_limit(RENDER_TIME_LIMIT_S):
+            text = renderer.apply_chat_template(
+                messages,
+                tools=self.guarded(params, offered_tools(params)),
+                tokenize=False,
+                add_generation_prompt=opened and not continues,
+                continue_final_message=continues,
+                **extra,
+            )
         return str(text)
 
     def _renders_user_messages(self) -> bool:

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from mlxd.daemon.engine.tokenization.time_limit import TimeLimitExceeded, time_limit
+
+
+def loop_for_ever() -> None:
+    while True:
+        pass
+
+
+def test_a_loop_is_interrupted():
+    with pytest.raises(TimeLimitExceeded), time_limit(0.05):
+        loop_for_ever()
+
+
+def test_code_that_finishes_is_not_interrupted_later():
+    for _ in range(200):
+        try:
+            with time_limit(0.002):
+                time.sleep(0.0019)
+        except TimeLimitExceeded:
+            continue
+        for _ in range(1000):
+            pass
