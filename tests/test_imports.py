@@ -49,9 +49,6 @@ def test_the_fast_path_imports_what_is_built_in_and_nothing_else():
 
 
 BEING_MENDED = (
-    {"mlxd.daemon.front.app", "mlxd.daemon.front.handlers.conversations",
-     "mlxd.daemon.front.handlers.dispatch", "mlxd.daemon.front.handlers.models"},
-    {"mlxd.daemon.engine.loop", "mlxd.daemon.engine.rpc"},
     {"mlxd.client.cli.chat", "mlxd.client.cli.chat_commands", "mlxd.client.cli.prompt"},
     {"mlxd.client.cli.completion", "mlxd.client.cli.templates"},
 )  # fmt: skip

@@ -11,6 +11,7 @@ import sys
 from mlxd.daemon import lifeline
 from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.options import EngineOptions
+from mlxd.daemon.engine.progress import Progress
 from mlxd.daemon.words import keep_quiet
 
 
@@ -25,7 +26,8 @@ def main() -> int:
     sock = socket.socket(fileno=arguments.fd)
     options = EngineOptions.from_json(arguments.options)
     inbox: Inbox = queue.SimpleQueue()
-    link = Link(sock, inbox)
+    progress = Progress()
+    link = Link(sock, inbox, progress)
     link.start()
     # Only now, since it takes seconds: the front's pings are answered meanwhile.
     from mlxd.daemon.engine.models.mlx_lm_imports import import_without_transformers
@@ -35,7 +37,7 @@ def main() -> int:
 
     if not options.log_text:
         keep_quiet()
-    reason = serve(link, inbox, options)
+    reason = serve(link, inbox, progress, options)
     sys.stderr.flush()
     if reason == "empty":
         link.notify("bye", {"reason": reason})

@@ -8,10 +8,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mlxd.daemon.engine.progress import Progress
 from mlxd.daemon.words import outline
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.errors import MlxdError
@@ -35,12 +35,11 @@ Inbox = queue.SimpleQueue[Any]
 class Link:
     """Messages from the front go into `inbox`; `send` writes one message back."""
 
-    def __init__(self, sock: socket.socket, inbox: Inbox) -> None:
+    def __init__(self, sock: socket.socket, inbox: Inbox, progress: Progress) -> None:
         self._sock = sock
         self._inbox = inbox
         self._lock = threading.Lock()
-        self.overhears: Callable[[Any], None] = lambda _message: None
-        """Called with every message on the reader's thread, before the compute thread gets it."""
+        self._progress = progress
 
     def start(self) -> None:
         """Begin to read."""
@@ -91,5 +90,16 @@ class Link:
                     # Answered here: it tells that the process lives, not that it makes progress.
                     self.answer(message.id, {"pong": True})
                 else:
-                    self.overhears(message)
+                    if isinstance(message, Notification) and message.method == "cancel":
+                        self._answer_cancel(message.params)
                     self._inbox.put(message)
+
+    def _answer_cancel(self, params: dict[str, Any]) -> None:
+        """Answer a cancelled request at once.
+
+        The compute thread hears of it after its step or chunk, and then reports the request's end.
+        """
+        rid = params["rid"]
+        error = self._progress.stopped(rid, params.get("code", "cancelled"))
+        if error is not None:
+            self.notify("step", {"events": [[rid, "stopping", error.to_map()]]})

@@ -1,74 +1,97 @@
-"""What the front asks of an engine and changes nothing: models, figures, a sign of life, tokens."""
+"""Calls of the front that change nothing: loaded models, figures, a canary, tokenizing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 
+from mlxd.daemon.engine.decoding.runner import Runner
+from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
+from mlxd.daemon.engine.link import Link
+from mlxd.daemon.engine.models.manager import Residents
 from mlxd.daemon.engine.request import ModelRef
+from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.scheduling.scheduler import State
 from mlxd.daemon.engine.tokenization import worker
+from mlxd.daemon.engine.tokenization.worker import Preparer
 from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.messages import Request
 
-if TYPE_CHECKING:
-    from mlxd.daemon.engine.loop import Engine
 
+class Rpc:
+    """`calls` has the method of every such call."""
 
-def ps(engine: Engine, request: Request) -> None:
-    """Answer with the resident models."""
-    engine.link.answer(request.id, {"models": engine.residents.records()})
+    def __init__(
+        self,
+        *,
+        link: Link,
+        requests: ActiveRequests,
+        residents: Residents,
+        runner: Runner,
+        prefixes: PrefixCache,
+        preparer: Preparer,
+    ) -> None:
+        self._link = link
+        self._requests = requests
+        self._residents = residents
+        self._runner = runner
+        self._prefixes = prefixes
+        self._preparer = preparer
+        self.calls: dict[str, Callable[[Request], None]] = {
+            "ps": self._ps,
+            "stats": self._stats,
+            "canary": self._canary,
+            "tokenize": self._tokenize,
+            "detokenize": self._detokenize,
+        }
 
+    def _ps(self, request: Request) -> None:
+        self._link.answer(request.id, {"models": self._residents.records()})
 
-def canary(engine: Engine, request: Request) -> None:
-    """Compute one token of every resident model: after a sleep a device may be gone."""
-    for host in engine.residents.hosts.values():
-        mx.eval(host.model(mx.array([[0]]))[0, -1, :1])
-    engine.link.answer(request.id, {"models": len(engine.residents.hosts)})
+    def _canary(self, request: Request) -> None:
+        """Compute one token of every loaded model: after a sleep a device may be gone."""
+        for host in self._residents.hosts.values():
+            mx.eval(host.model(mx.array([[0]]))[0, -1, :1])
+        self._link.answer(request.id, {"models": len(self._residents.hosts)})
 
+    def _stats(self, request: Request) -> None:
+        """Answer with the figures of `metrics` and `status`."""
+        entries = self._runner.scheduler.entries.values()
+        residents = self._residents
+        figures = {
+            **self._requests.counters,
+            "rows_decoding": len(self._runner.rows),
+            "jobs": len(self._requests),
+            "jobs_waiting": sum(entry.state is State.WAITING for entry in entries),
+            "jobs_parked": len(self._runner.parked),
+            "models_loaded_total": residents.loaded_total,
+            "models_loading": len(residents.loading),
+            "models_evicted_total": residents.evicted_total,
+            "weights_bytes": residents.weights_bytes(),
+            "active_bytes": mx.get_active_memory(),
+            "peak_bytes": mx.get_peak_memory(),
+            "cache_bytes": mx.get_cache_memory(),
+            "budget_bytes": residents.budget_bytes,
+        }
+        figures.update({f"prefix_{name}": value for name, value in self._prefixes.stats().items()})
+        self._link.answer(request.id, figures)
 
-def stats(engine: Engine, request: Request) -> None:
-    """Answer with the figures of `metrics` and `status`."""
-    waiting = sum(e.state is State.WAITING for e in engine.scheduler.entries.values())
-    figures = {
-        **engine.counters,
-        "rows_decoding": len(engine.runner.rows),
-        "jobs": len(engine.jobs),
-        "jobs_waiting": waiting,
-        "jobs_parked": len(engine.runner.parked),
-        "models_loaded_total": engine.residents.loaded_total,
-        "models_loading": len(engine.residents.loading),
-        "models_evicted_total": engine.residents.evicted_total,
-        "weights_bytes": engine.residents.weights_bytes(),
-        "active_bytes": mx.get_active_memory(),
-        "peak_bytes": mx.get_peak_memory(),
-        "cache_bytes": mx.get_cache_memory(),
-        "budget_bytes": engine.residents.budget_bytes,
-    }
-    figures.update({f"prefix_{name}": value for name, value in engine.prefixes.stats().items()})
-    engine.link.answer(request.id, figures)
+    def _tokenize(self, request: Request) -> None:
+        self._with_tokenizer(request, worker.tokenize)
 
+    def _detokenize(self, request: Request) -> None:
+        self._with_tokenizer(request, worker.detokenize)
 
-def tokenize(engine: Engine, request: Request) -> None:
-    """Answer with the tokens of a text or of messages."""
-    _with_tokenizer(engine, request, worker.tokenize)
+    def _with_tokenizer(self, request: Request, work: Callable[..., Any]) -> None:
+        params = dict(request.params)
+        ref = ModelRef.from_map(params.pop("model"))
 
+        def done(result: Any, error: MlxdError | None) -> None:
+            if error is None:
+                self._link.answer(request.id, result)
+            else:
+                self._link.refuse(request.id, error)
 
-def detokenize(engine: Engine, request: Request) -> None:
-    """Answer with the text of tokens."""
-    _with_tokenizer(engine, request, worker.detokenize)
-
-
-def _with_tokenizer(engine: Engine, request: Request, work: Callable[..., Any]) -> None:
-    params = dict(request.params)
-    ref = ModelRef.from_map(params.pop("model"))
-
-    def done(result: Any, error: MlxdError | None) -> None:
-        if error is None:
-            engine.link.answer(request.id, result)
-        else:
-            engine.link.refuse(request.id, error)
-
-    engine.preparer.answer(lambda tokenizer: work(tokenizer, params), ref, done, params)
+        self._preparer.answer(lambda tokenizer: work(tokenizer, params), ref, done, params)

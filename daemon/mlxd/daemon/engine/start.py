@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +14,25 @@ import mlx.core as mx
 
 from mlxd.daemon.blas import blas_kind, preloaded_blas
 from mlxd.daemon.engine.backend.cpu import rope_norm
+from mlxd.daemon.engine.backend.cpu.blas import blas_threads
 from mlxd.daemon.engine.backend.cpu.kernels import keep_kernels
+from mlxd.daemon.engine.decoding.runner import Runner
+from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
 from mlxd.daemon.engine.link import Inbox, Link
+from mlxd.daemon.engine.loads import Loads
 from mlxd.daemon.engine.loop import Engine
 from mlxd.daemon.engine.models import memory
+from mlxd.daemon.engine.models.manager import Residents
 from mlxd.daemon.engine.options import EngineOptions
+from mlxd.daemon.engine.prefill.manager import Prompts
+from mlxd.daemon.engine.progress import Progress
+from mlxd.daemon.engine.requests import ActiveRequests
+from mlxd.daemon.engine.room import MemoryRoom
+from mlxd.daemon.engine.rpc import Rpc
+from mlxd.daemon.engine.scheduling.announcer import Announcer
+from mlxd.daemon.engine.scheduling.pacing import Arrivals
+from mlxd.daemon.engine.scheduling.scheduler import Scheduler
 from mlxd.daemon.engine.tokenization.worker import Preparer
 
 NO_KERNELS = (
@@ -29,7 +43,7 @@ PREFIX_MEMORY_SHARE = 0.1
 """Share of the memory budget that remembered prompts may take, where nothing is configured."""
 
 
-def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
+def serve(link: Link, inbox: Inbox, progress: Progress, options: EngineOptions) -> str:
     """Run the loop; returns why it ended."""
     device = device_record()
     builder = None
@@ -46,22 +60,8 @@ def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
         # Wiring more than the recommended working set has brought whole machines down.
         recommended = int(device["info"].get("max_recommended_working_set_size", budget))
         mx.set_wired_limit(min(budget, recommended))
-    prefix_bytes = options.prefix_cache_memory_bytes
-    engine = Engine(
-        inbox=inbox,
-        link=link,
-        preparer=Preparer(inbox),
-        prefixes=PrefixCache(
-            memory_bytes=int(budget * PREFIX_MEMORY_SHARE)
-            if prefix_bytes is None
-            else prefix_bytes,
-            disk_dir=Path(options.prefix_cache_dir) if options.prefix_cache_dir else None,
-            disk_bytes=options.prefix_cache_disk_bytes,
-        ),
-        options=options,
-        budget_bytes=budget,
-        kernel_builder=builder,
-    )
+    prefixes = _prefix_cache(options, budget)
+    engine = _compose(link, inbox, progress, options, budget, prefixes, builder)
     link.notify(
         "hello",
         {
@@ -77,8 +77,84 @@ def serve(link: Link, inbox: Inbox, options: EngineOptions) -> str:
     # What was imported stays: the collector need not walk through all of it between two tokens.
     gc.freeze()
     reason = engine.run()
-    engine.prefixes.flush(timeout_s=5.0)
+    prefixes.flush(timeout_s=5.0)
     return reason
+
+
+def _prefix_cache(options: EngineOptions, budget_bytes: int) -> PrefixCache:
+    memory_bytes = options.prefix_cache_memory_bytes
+    if memory_bytes is None:
+        memory_bytes = int(budget_bytes * PREFIX_MEMORY_SHARE)
+    folder = options.prefix_cache_dir
+    return PrefixCache(
+        memory_bytes=memory_bytes,
+        disk_dir=Path(folder) if folder else None,
+        disk_bytes=options.prefix_cache_disk_bytes,
+    )
+
+
+def _compose(
+    link: Link,
+    inbox: Inbox,
+    progress: Progress,
+    options: EngineOptions,
+    budget_bytes: int,
+    prefixes: PrefixCache,
+    kernel_builder: subprocess.Popen[bytes] | None,
+) -> Engine:
+    """Construct the engine's parts, each complete with those that it uses."""
+    preparer = Preparer(inbox)
+    scheduler = Scheduler(max_rows=options.max_rows)
+    announcer = Announcer(link.notify)
+    arrivals = Arrivals()
+    requests = ActiveRequests(progress)
+    room = MemoryRoom(budget_bytes, scheduler, prefixes)
+    residents = Residents(
+        preparer=preparer,
+        budget_bytes=budget_bytes,
+        default_keep_alive_s=options.keep_alive_s,
+        requests=requests.count_using,
+        kv_bytes=scheduler.kv_in_use,
+        make_way=room.trim,
+        on_gone=room.model_gone,
+        pressure=lambda: memory.pressure(options.pressure_file),
+        on_slice=announcer.load,
+    )
+    prompts = Prompts(
+        scheduler=scheduler, prefixes=prefixes, threads=blas_threads(), requests=requests
+    )
+    runner = Runner(prompts, host_of=residents.hosts.get)
+    intake = Intake(
+        requests=requests,
+        residents=residents,
+        runner=runner,
+        preparer=preparer,
+        arrivals=arrivals,
+        kernels_dir=options.kernels_dir,
+    )
+    return Engine(
+        inbox=inbox,
+        link=link,
+        requests=requests,
+        residents=residents,
+        runner=runner,
+        prefixes=prefixes,
+        room=room,
+        intake=intake,
+        loads=Loads(link=link, requests=requests, residents=residents, room=room, intake=intake),
+        rpc=Rpc(
+            link=link,
+            requests=requests,
+            residents=residents,
+            runner=runner,
+            prefixes=prefixes,
+            preparer=preparer,
+        ),
+        announcer=announcer,
+        arrivals=arrivals,
+        empty_exit_s=options.empty_exit_s,
+        kernel_builder=kernel_builder,
+    )
 
 
 def device_record() -> dict[str, Any]:

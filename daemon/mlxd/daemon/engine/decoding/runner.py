@@ -41,8 +41,7 @@ class Runner:
         self.scheduler = prompts.scheduler
         self.prefixes = prompts.prefixes
         self.counters = prompts.counters
-        self.emit = prompts.emit
-        self.ended = prompts.ended
+        self.requests = prompts.requests
         self.host_of = host_of
         self.parked: dict[int, list[Parked]] = {}
         self.rows: dict[int, tuple[Job, Choice]] = {}
@@ -60,6 +59,7 @@ class Runner:
         kv_bytes = self._limits(host, job)
         job.notes += job.prepared.notes
         job.prompt_tokens = len(job.prepared.tokens)
+        self.requests.publish(job)
         job.batched = host.mergeable
         if not host.mergeable:
             job.notes.append("this model's cache cannot be merged: it was served alone")
@@ -248,6 +248,7 @@ class Runner:
             choice.logprobs.append(logprob_entry(host, one))
             if events:
                 events[-1][1]["logprobs"] = choice.new_logprobs()
+        self.requests.publish(job)
         self.scheduler.decoded(job.rid, 1)
         reason = None
         if ends or choice.splitter.stopped:
@@ -257,7 +258,7 @@ class Runner:
         if reason is not None:
             events += choice.finish(reason)
         for kind, payload in events:
-            self.emit(job.rid, kind, payload)
+            self.requests.emit(job, kind, payload)
         return reason is not None
 
     def _rows_ended(self, host: Host, uids: list[int]) -> None:
@@ -273,7 +274,8 @@ class Runner:
                 self.scheduler.row_left(job.rid)
             elif job.rid in self.scheduler.entries:
                 self._end_draft(job, choice)
-                self.ended(job, job.result())
+                self.requests.end(job, job.result())
+                self.forget(job, host)
 
     def _remember(self, host: Host, batch: DecodeBatch, uids: list[int]) -> None:
         """Set aside what was computed for the jobs' first answers: callers need not wait for it."""

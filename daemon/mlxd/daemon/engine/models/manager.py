@@ -55,7 +55,8 @@ class Residents:
     """Resident models and those to come.
 
     `requests(key)` counts the jobs of a model; `kv_bytes()` is what running requests may hold;
-    `make_way(bytes)` frees what is kept for later only; `on_gone(host)` is told when one goes,
+    `make_way(bytes)` frees cached prompts until that many bytes of weights fit;
+    `on_gone(host, bytes)` is called when one goes, with the bytes of the other weights,
     `on_slice()` before a slice of weights is read.
     """
 
@@ -65,7 +66,7 @@ class Residents:
     requests: Callable[[str], int]
     kv_bytes: Callable[[], int]
     make_way: Callable[[int], None]
-    on_gone: Callable[[Host], None]
+    on_gone: Callable[[Host, int], None]
     pressure: Callable[[], str] = memory.pressure
     on_slice: Callable[[], None] = lambda: None
     hosts: dict[str, Host] = field(default_factory=dict)
@@ -226,7 +227,7 @@ class Residents:
     def let_go(self, key: str) -> None:
         """Free a model's memory."""
         host = self.hosts.pop(key)
-        self.on_gone(host)
+        self.on_gone(host, self.weights_bytes())
         self._forget_tokenizer(host.ref.path)
         del host
         mx.clear_cache()
@@ -328,7 +329,7 @@ class Residents:
         if free.fits:
             for key in free.evict:
                 self._evict(key, eviction.made_room_for(loading.ref.name))
-            self.make_way(need)
+            self.make_way(self.weights_bytes() + need)
             return True
         if self._plan(need, loading.beside, room, quiet=True).fits:
             return False

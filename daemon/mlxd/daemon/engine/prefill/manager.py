@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 from mlxd.daemon.engine.backend.cpu.blas import Threads
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
 from mlxd.daemon.engine.models.loader import Host
 from mlxd.daemon.engine.prefill.chunks import Prefill, run_together
 from mlxd.daemon.engine.request import Job
+from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.scheduling.scheduler import Lane, Scheduler
 
 TOGETHER_MAX_TOKENS = 512
@@ -19,32 +17,22 @@ TOGETHER_MAX_TOKENS = 512
 TOGETHER_CHUNKS = 2
 """What they may take where no stream waits: in turn, the last of them would wait longer."""
 
-Emit = Callable[[int, str, dict[str, Any]], None]
-"""(request id, event type, payload)"""
-
 
 class Prompts:
-    """Owns the unfinished prompts.
-
-    `ended(job, result)` is called once for every job that comes to its natural end; here those that
-    want no answer.
-    """
+    """Owns the unfinished prompts, and ends the requests that want no answer."""
 
     def __init__(
         self,
         *,
         scheduler: Scheduler,
         prefixes: PrefixCache,
-        counters: Counter[str],
         threads: Threads,
-        emit: Emit,
-        ended: Callable[[Job, dict[str, Any]], None],
+        requests: ActiveRequests,
     ) -> None:
         self.scheduler = scheduler
         self.prefixes = prefixes
-        self.counters = counters
-        self.emit = emit
-        self.ended = ended
+        self.counters = requests.counters
+        self.requests = requests
         self.threads = threads
         self._prefills: dict[int, Prefill] = {}
 
@@ -124,7 +112,10 @@ class Prompts:
         if count:
             self.counters["prompt_tokens_computed"] += count
             self.scheduler.prefilled(job.rid, count)
-            self.emit(job.rid, "prefill", {"done": prefill.done + 1, "total": job.prompt_tokens})
+            self.requests.emit(
+                job, "prefill", {"done": prefill.done + 1, "total": job.prompt_tokens}
+            )
+            self.requests.publish(job)
             self._snapshot_at_cut(host, job)
         complete = prefill.left <= 0
         if complete and job.method == "prefill":
@@ -174,7 +165,11 @@ class Prompts:
         done = prefill.tokens[: prefill.done]
         self.prefixes.store(host.fingerprint, done, prefill.cache, durable=True)
         job.timing.decode_started = time.monotonic()
-        self.ended(job, {key: job.result()[key] for key in ("usage", "timing", "applied")})
+        result = {key: job.result()[key] for key in ("usage", "timing", "applied")}
+        self.requests.end(job, result)
+        self.scheduler.remove(job.rid)
+        host.last_used_s = time.monotonic()
+        host.tidy()
 
 
 def _shares(prompt: Prefill) -> bool:

@@ -1,0 +1,42 @@
+"""What each request has used so far, for the thread that answers a cancel during a step."""
+
+from __future__ import annotations
+
+import threading
+
+from mlxd.protocol.errors import ERRORS, Cancelled, MlxdError
+
+ENDINGS = {
+    "superseded": "A newer request took this one's place.",
+    "deadline_exceeded": "The request's time is up.",
+}
+
+
+class Progress:
+    """Request id to its usage. The compute thread writes, the link's thread reads copies."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._usage: dict[int, dict[str, int]] = {}
+
+    def publish(self, rid: int, usage: dict[str, int]) -> None:
+        """Replace the usage of a request. The caller must not change `usage` afterwards."""
+        with self._lock:
+            self._usage[rid] = usage
+
+    def remove(self, rid: int) -> None:
+        """Forget a request that ended."""
+        with self._lock:
+            self._usage.pop(rid, None)
+
+    def stopped(self, rid: int, code: str) -> MlxdError | None:
+        """Return the error of a request that is stopped for `code`; None: it has ended."""
+        with self._lock:
+            usage = self._usage.get(rid)
+        return None if usage is None else stopped(code, usage)
+
+
+def stopped(code: str, usage: dict[str, int]) -> MlxdError:
+    """Return the error of a request that is stopped for `code`, with the usage so far."""
+    text = ENDINGS.get(code, "The request was cancelled.")
+    return ERRORS.get(code, Cancelled)(text, data={"usage": usage})
