@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from typing import Any
 
-from mlxd.daemon.engine.backend.cpu.kernels import keep_kernels
 from mlxd.daemon.engine.backend.shortages import as_error
 from mlxd.daemon.engine.decoding.runner import Runner
 from mlxd.daemon.engine.models.manager import Residents
@@ -32,14 +30,12 @@ class Intake:
         runner: Runner,
         preparer: Preparer,
         arrivals: Arrivals,
-        kernels_dir: str | None,
     ) -> None:
         self._requests = requests
         self._residents = residents
         self._runner = runner
         self._preparer = preparer
         self._arrivals = arrivals
-        self._kernels_dir = kernels_dir
 
     def submit(self, params: dict[str, Any]) -> None:
         """Take in a request, and have its prompt prepared and its models loaded."""
@@ -56,8 +52,6 @@ class Intake:
         )
         self._arrivals.came(job.timing.received, alone=not self._requests.jobs)
         self._requests.add(job)
-        # Again: caches are cleared, also under an engine that runs.
-        keep_kernels(self._kernels_dir, os.environ)
         try:
             if not self._residents.want(job.ref, given.get("keep_alive_s")):
                 self._requests.emit(job, "loading", {"model": job.ref.name})

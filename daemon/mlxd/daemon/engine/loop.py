@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
-from mlxd.daemon.engine.backend.cpu import rope_norm
+from mlxd.daemon.engine.backend.base import Backend
 from mlxd.daemon.engine.backend.shortages import as_error
 from mlxd.daemon.engine.decoding.runner import Runner
 from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
 from mlxd.daemon.engine.link import FrontGone, Inbox, Link
 from mlxd.daemon.engine.loads import Loads
-from mlxd.daemon.engine.models import memory
 from mlxd.daemon.engine.models.manager import Residents
 from mlxd.daemon.engine.prefill.manager import TOGETHER_CHUNKS
 from mlxd.daemon.engine.receiver import IDLE_POLL_S, Receiver
@@ -50,8 +48,8 @@ class Engine:
         rpc: Rpc,
         announcer: Announcer,
         arrivals: Arrivals,
+        backend: Backend,
         empty_exit_s: float,
-        kernel_builder: subprocess.Popen[bytes] | None,
     ) -> None:
         self._link = link
         self._requests = requests
@@ -64,7 +62,7 @@ class Engine:
         self._loads = loads
         self._announcer = announcer
         self._empty_exit_s = empty_exit_s
-        self._kernel_builder = kernel_builder
+        self._backend = backend
         self._receiver = Receiver(
             inbox=inbox,
             handle=self._handle,
@@ -182,10 +180,9 @@ class Engine:
         now_s = time.monotonic()
         if now_s >= self._housekeeping_s:
             self._residents.expire()
-            if self._kernel_builder is not None and rope_norm.built(self._kernel_builder):
-                self._kernel_builder = None
+            self._backend.housekeeping()
             if now_s >= self._give_back_s:
-                memory.give_back()
+                self._backend.idle()
                 self._give_back_s = math.inf
             self._housekeeping_s = now_s + min(IDLE_POLL_S, self._residents.next_expiry_s())
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
-from mlxd.daemon.blas import blas_kind, preloaded_blas
-from mlxd.daemon.engine.backend.cpu import rope_norm
-from mlxd.daemon.engine.backend.cpu.blas import blas_threads
-from mlxd.daemon.engine.backend.cpu.kernels import keep_kernels
+from mlxd.daemon.engine.backend.base import Backend
+from mlxd.daemon.engine.backend.cuda import CudaBackend
+from mlxd.daemon.engine.backend.gpu import GpuBackend
 from mlxd.daemon.engine.decoding.runner import Runner
 from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
@@ -35,42 +31,24 @@ from mlxd.daemon.engine.scheduling.pacing import Arrivals
 from mlxd.daemon.engine.scheduling.scheduler import Scheduler
 from mlxd.daemon.engine.tokenization.worker import Preparer
 
-NO_KERNELS = (
-    "There is no folder of one's own for what MLX compiles, so that it computes without. "
-    "Let the cache folder be writable, or set TMPDIR to a folder that only you can write to."
-)
 PREFIX_MEMORY_SHARE = 0.1
 """Share of the memory budget that remembered prompts may take, where nothing is configured."""
 
 
 def serve(link: Link, inbox: Inbox, progress: Progress, options: EngineOptions) -> str:
     """Run the loop; returns why it ended."""
-    device = device_record()
-    builder = None
-    if device["backend"] == "cpu":
-        memory.keep_freed()
-    if not keep_kernels(options.kernels_dir, os.environ):
-        print(NO_KERNELS, file=sys.stderr, flush=True)
-        mx.disable_compile()
-        device["blas"] = f"{device['blas']}, nothing compiled".removeprefix(", ")
-    elif device["backend"] == "cpu":
-        builder = rope_norm.install()
-    budget = options.memory_budget_bytes or memory.default_budget_bytes(device["info"])
-    if device["backend"] == "metal":
-        # Wiring more than the recommended working set has brought whole machines down.
-        recommended = int(device["info"].get("max_recommended_working_set_size", budget))
-        mx.set_wired_limit(min(budget, recommended))
+    backend = choose_backend(options.kernels_dir)
+    budget = options.memory_budget_bytes or memory.default_budget_bytes(backend.memory_info())
+    backend.start(budget)
     prefixes = _prefix_cache(options, budget)
-    engine = _compose(link, inbox, progress, options, budget, prefixes, builder)
+    engine = _compose(link, inbox, progress, options, budget, prefixes, backend)
     link.notify(
         "hello",
         {
             "pid": os.getpid(),
             "mlx": version("mlx"),
             "mlx_lm": version("mlx-lm"),
-            "device": device["device"],
-            "backend": device["backend"],
-            "blas": device["blas"],
+            **backend.describe(),
             "memory_budget_bytes": budget,
         },
     )
@@ -100,7 +78,7 @@ def _compose(
     options: EngineOptions,
     budget_bytes: int,
     prefixes: PrefixCache,
-    kernel_builder: subprocess.Popen[bytes] | None,
+    backend: Backend,
 ) -> Engine:
     """Construct the engine's parts, each complete with those that it uses."""
     preparer = Preparer(inbox)
@@ -119,10 +97,9 @@ def _compose(
         on_gone=room.model_gone,
         pressure=lambda: memory.pressure(options.pressure_file),
         on_slice=announcer.load,
+        give_back=backend.idle,
     )
-    prompts = Prompts(
-        scheduler=scheduler, prefixes=prefixes, threads=blas_threads(), requests=requests
-    )
+    prompts = Prompts(scheduler=scheduler, prefixes=prefixes, backend=backend, requests=requests)
     runner = Runner(prompts, host_of=residents.hosts.get)
     intake = Intake(
         requests=requests,
@@ -130,7 +107,6 @@ def _compose(
         runner=runner,
         preparer=preparer,
         arrivals=arrivals,
-        kernels_dir=options.kernels_dir,
     )
     return Engine(
         inbox=inbox,
@@ -153,26 +129,15 @@ def _compose(
         announcer=announcer,
         arrivals=arrivals,
         empty_exit_s=options.empty_exit_s,
-        kernel_builder=kernel_builder,
+        backend=backend,
     )
 
 
-def device_record() -> dict[str, Any]:
-    """Return what computes here: device, backend, BLAS, and MLX's own facts about it."""
-    gpu = mx.default_device() == mx.Device(mx.gpu)
-    backend = "cpu"
-    if gpu:
-        backend = "metal" if mx.metal.is_available() else "cuda"
-    info: dict[str, Any] = dict(mx.device_info()) if gpu else {}
-    return {
-        "device": "gpu" if gpu else "cpu",
-        "backend": backend,
-        "blas": _blas() if not gpu else "",
-        "info": info,
-    }
+def choose_backend(kernels_dir: str | None) -> Backend:
+    """Return the backend of MLX's default device."""
+    if mx.default_device() == mx.Device(mx.gpu):
+        return GpuBackend() if mx.metal.is_available() else CudaBackend(kernels_dir)
+    # Only here: a machine with a GPU never imports it.
+    from mlxd.daemon.engine.backend.cpu.backend import CpuBackend
 
-
-def _blas() -> str:
-    if sys.platform == "darwin":
-        return "accelerate"
-    return blas_kind(preloaded_blas(os.environ)) or "reference (slow)"
+    return CpuBackend(kernels_dir)

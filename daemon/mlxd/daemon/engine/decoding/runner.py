@@ -24,8 +24,6 @@ from mlxd.daemon.engine.request import Choice, Job
 from mlxd.daemon.engine.scheduling.scheduler import Entry, Lane, Turn
 from mlxd.protocol.errors import OutOfMemory
 
-LONG_STEP_S = 0.02
-"""From which on a step's tokens are handed on before the next is begun, on the CPU."""
 CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the past needed
 
 
@@ -46,8 +44,7 @@ class Runner:
         self.parked: dict[int, list[Parked]] = {}
         self.rows: dict[int, tuple[Job, Choice]] = {}
         self._next_uid = 0
-        self._threads = prompts.threads
-        self._on_cpu = mx.default_device() == mx.Device(mx.cpu)
+        self._backend = prompts.backend
 
     def enqueue(self, host: Host, job: Job) -> None:
         """Hand a job with its prompt to the scheduler.
@@ -142,7 +139,7 @@ class Runner:
                 fresh += self._rows_of(host, job)
         if not fresh:
             return []
-        self._threads.fit(len(fresh) * host.widest)
+        self._backend.before_pass(len(fresh), host.widest)
         if host.mergeable:
             return host.batch_for(lane).start(fresh)
         return [one for start in fresh for one in host.batch_for(lane).start([start])]
@@ -186,7 +183,7 @@ class Runner:
 
     def _decode(self, host: Host, batch: DecodeBatch, *, alone: bool) -> None:
         """Bring the batch a step forward, or a single sequence several tokens."""
-        self._threads.fit(len(batch) * host.widest)
+        self._backend.before_pass(len(batch), host.widest)
         job, choice = self.rows[batch.rows[0].uid]
         draft = job.draft
         if draft is None or not (alone and draft.worthwhile):
@@ -203,7 +200,7 @@ class Runner:
     def _step(self, host: Host, batch: DecodeBatch) -> list[Emitted]:
         """Bring every row a token forward."""
         started = time.monotonic()
-        if self._on_cpu and host.pacer.step_s > LONG_STEP_S:
+        if not self._backend.overlap(host.pacer.step_s):
             emitted, whole = batch.step_alone(), True
         else:
             last = all(self._is_last(row) for row in batch.rows)

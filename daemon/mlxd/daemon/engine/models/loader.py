@@ -15,7 +15,6 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_adapters, load_model
 
-from mlxd.daemon.engine.backend.cpu.blas import widest
 from mlxd.daemon.engine.backend.shortages import shortage
 from mlxd.daemon.engine.decoding.batch import DecodeBatch
 from mlxd.daemon.engine.kvcache.ops import mergeable
@@ -128,7 +127,7 @@ class Loader:
             mergeable=mergeable(self.model),
             trimmable=can_trim_always(cache),
             kv_bytes_per_token=kv_bytes_per_token(config, self._kv_item_bytes()) or 0,
-            widest=widest(self.model),
+            widest=largest_matrix(self.model),
         )
 
     def own_bytes(self) -> int:
@@ -170,6 +169,12 @@ class Loader:
         ]
         # Norms and scales keep the type in which the model computes.
         return min(floats, default=2)
+
+
+def largest_matrix(model: Any) -> int:
+    """Return the number of weights of the model's largest matrix."""
+    sizes = (array.size for _, array in tree_flatten(model.parameters()) if array.ndim > 1)
+    return max(sizes, default=0)
 
 
 def next_slice_bytes(size: int, seconds: float) -> int:

@@ -69,6 +69,8 @@ class Residents:
     on_gone: Callable[[Host, int], None]
     pressure: Callable[[], str] = memory.pressure
     on_slice: Callable[[], None] = lambda: None
+    give_back: Callable[[], None] = lambda: None
+    """Returns freed memory to the system."""
     hosts: dict[str, Host] = field(default_factory=dict)
     loading: dict[str, Loading] = field(default_factory=dict)
     loaded_total: int = 0
@@ -190,7 +192,7 @@ class Residents:
         for gone in [key, *useless]:
             self._abandon_one(gone)
         mx.clear_cache()
-        memory.give_back()
+        self.give_back()
 
     def _abandon_one(self, key: str) -> None:
         loading = self.loading.get(key)
@@ -231,7 +233,7 @@ class Residents:
         self._forget_tokenizer(host.ref.path)
         del host
         mx.clear_cache()
-        memory.give_back()
+        self.give_back()
 
     def expire(self) -> list[str]:
         """Let idle models go whose time is up, or for which the machine has no memory left."""
@@ -264,7 +266,7 @@ class Residents:
             return ()
         self.make_way(self.budget_bytes)
         mx.clear_cache()
-        memory.give_back()
+        self.give_back()
         return eviction.under_pressure(self._view(), level)
 
     def next_expiry_s(self) -> float:

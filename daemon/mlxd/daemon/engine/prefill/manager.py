@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mlxd.daemon.engine.backend.cpu.blas import Threads
+from mlxd.daemon.engine.backend.base import Backend
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
 from mlxd.daemon.engine.models.loader import Host
 from mlxd.daemon.engine.prefill.chunks import Prefill, run_together
@@ -26,14 +26,14 @@ class Prompts:
         *,
         scheduler: Scheduler,
         prefixes: PrefixCache,
-        threads: Threads,
+        backend: Backend,
         requests: ActiveRequests,
     ) -> None:
         self.scheduler = scheduler
         self.prefixes = prefixes
         self.counters = requests.counters
         self.requests = requests
-        self.threads = threads
+        self.backend = backend
         self._prefills: dict[int, Prefill] = {}
 
     def take(self, host: Host, job: Job) -> Prefill:
@@ -96,7 +96,7 @@ class Prompts:
         for batches in host.batches.values():
             for batch in batches:
                 batch.settle()  # or the time of its step would count as the prompts'
-        self.threads.fit(total * host.widest)
+        self.backend.before_pass(total, host.widest)
         behind = self.of(host, parts[0][0]).done
         started = time.monotonic()
         if len(parts) == 1:

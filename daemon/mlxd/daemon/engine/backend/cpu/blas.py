@@ -10,9 +10,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from typing import Any
-
-from mlx.utils import tree_flatten
 
 from mlxd.daemon.blas import blas_kind
 
@@ -21,12 +18,6 @@ THREADS_FROM = 1 << 25
 faster. On two cores 8 rows by 512 * 1536 (6 million) take as long either way and 8 by 2048 * 8192
 (134 million) half as long; a prompt of 160 tokens by 256 * 640 (26 million) took 34 ms with one
 thread and 47 ms with two."""
-
-
-def widest(model: Any) -> int:
-    """Return the number of weights of the model's largest matrix."""
-    sizes = (array.size for _, array in tree_flatten(model.parameters()) if array.ndim > 1)
-    return max(sizes, default=0)
 
 
 class Threads:

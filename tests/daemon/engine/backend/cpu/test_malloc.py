@@ -9,19 +9,19 @@ from support.needs import linux_only
 
 RESIDENT = """
 import mlx.core as mx
-from mlxd.daemon.engine.models import memory
+from mlxd.daemon.engine.backend.cpu import malloc
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 
-memory.keep_freed()
+malloc.keep_freed()
 before = resident()
 arrays = [mx.zeros((2**20,)) + number for number in range(32)]  # of 4 MiB each
 mx.eval(arrays)
 held = resident()
 del arrays
 kept = resident()
-memory.give_back()
+malloc.give_back()
 print(before, held, kept, resident())
 """
 

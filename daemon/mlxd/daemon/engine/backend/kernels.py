@@ -13,6 +13,10 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 VARIABLE = "TMPDIR"
+NO_KERNELS = (
+    "There is no folder of one's own for what MLX compiles, so that it computes without. "
+    "Let the cache folder be writable, or set TMPDIR to a folder that only you can write to."
+)
 
 
 def keep_kernels(

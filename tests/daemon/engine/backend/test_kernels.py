@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxd.daemon.engine.backend.cpu.kernels import is_own, keep_kernels
+from mlxd.daemon.engine.backend.kernels import is_own, keep_kernels
 from support.daemon_process import running_daemon, user
+from support.waiting import until
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_cache_that_is_cleared_under_a_running_engine_is_made_again(shared: Pa
         shutil.rmtree(daemon.folder / "cache")
         answer = daemon.ask("chat", messages=user("hello"), max_tokens=4)
         assert "error" not in answer, answer
-        assert is_own(daemon.folder / "cache" / "kernels")
+        until(lambda: is_own(daemon.folder / "cache" / "kernels"), "the folder is made again")
     assert not [*shared.iterdir()]
 
 

@@ -1,0 +1,30 @@
+"""What differs between the devices on which MLX computes."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Backend(Protocol):
+    """One device. The compute thread calls everything here."""
+
+    def start(self, budget_bytes: int) -> None:
+        """Prepare the device, before any model is loaded. `budget_bytes`: the memory for models."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return `device`, `backend` and `blas`, as `status` shows them."""
+
+    def memory_info(self) -> dict[str, Any]:
+        """Return MLX's facts about the device's memory; empty where it has none of its own."""
+
+    def before_pass(self, tokens: int, largest_matrix: int) -> None:
+        """Prepare for a pass of so many tokens over a model, whose largest matrix has this size."""
+
+    def overlap(self, step_s: float) -> bool:
+        """Whether a step of `step_s` seconds starts before the last one's tokens are sent."""
+
+    def housekeeping(self) -> None:
+        """Do what is due every few seconds."""
+
+    def idle(self) -> None:
+        """Return freed memory to the system."""

@@ -1,0 +1,34 @@
+"""CUDA: a GPU for which MLX compiles kernels at run time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import mlx.core as mx
+
+from mlxd.daemon.engine.backend.gpu import GpuBackend
+from mlxd.daemon.engine.backend.kernels import NO_KERNELS, keep_kernels
+
+
+class CudaBackend(GpuBackend):
+    """`kernels_dir` is where MLX may keep what it compiles."""
+
+    def __init__(self, kernels_dir: str | None) -> None:
+        self._kernels_dir = kernels_dir
+        self._compiles = True
+
+    def start(self, budget_bytes: int) -> None:
+        self._compiles = keep_kernels(self._kernels_dir, os.environ)
+        if not self._compiles:
+            print(NO_KERNELS, file=sys.stderr, flush=True)
+            mx.disable_compile()
+
+    def describe(self) -> dict[str, Any]:
+        blas = "" if self._compiles else "nothing compiled"
+        return {"device": "gpu", "backend": "cuda", "blas": blas}
+
+    def housekeeping(self) -> None:
+        # Caches are cleared under a running engine too.
+        keep_kernels(self._kernels_dir, os.environ)
