@@ -8,6 +8,7 @@ from typing import Any
 
 from mlxd.daemon.engine.backend.shortages import as_error
 from mlxd.daemon.engine.decoding.runner import Runner
+from mlxd.daemon.engine.generation import GenerationParams
 from mlxd.daemon.engine.models.manager import Residents
 from mlxd.daemon.engine.progress import stopped
 from mlxd.daemon.engine.request import Job, ModelRef
@@ -49,6 +50,7 @@ class Intake:
             conn=params.get("conn", 0),
             rank=RANKS[params.get("priority") or "interactive"],
             seed=secrets.randbits(53) if seed is None else seed,
+            generation=GenerationParams.from_map(given),
         )
         self._arrivals.came(job.timing.received, alone=not self._requests.jobs)
         self._requests.add(job)

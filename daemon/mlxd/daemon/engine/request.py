@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mlxd.daemon.engine.generation import GenerationParams
 from mlxd.daemon.engine.tokenization.text import Channel, Markers, Piece, TextSplitter
 
 if TYPE_CHECKING:
@@ -245,10 +246,12 @@ class Job:
     rid: int
     method: str
     params: dict[str, Any]
+    """What the prompt is made of: only the tokenizer reads it."""
     ref: ModelRef
     conn: int
     rank: int
     seed: int
+    generation: GenerationParams = field(default_factory=GenerationParams)
     timing: Timing = field(default_factory=Timing)
     prepared: Prepared | None = None
     choices: list[Choice] = field(default_factory=list)

@@ -65,7 +65,7 @@ class Runner:
                 job=job.rid,
                 lane=Lane(job.rank, host.ref.key),
                 conn=job.conn,
-                rows=job.params["n"],
+                rows=job.generation.n,
                 prompt_left=len(job.prepared.tokens) - 1,
                 kv_bytes=kv_bytes,
             )
@@ -108,11 +108,11 @@ class Runner:
         assert job.prepared is not None
         prompt_tokens = len(job.prepared.tokens)
         context = host.tokenizer.context_tokens
-        job.max_tokens = job.params["max_tokens"]
+        job.max_tokens = job.generation.max_tokens
         if context is not None and prompt_tokens + job.max_tokens > context:
             job.max_tokens = context - prompt_tokens
             job.notes.append(f"max_tokens lowered to {job.max_tokens} by the context of {context}")
-        tokens = (prompt_tokens + job.max_tokens) * job.params["n"]
+        tokens = (prompt_tokens + job.max_tokens) * job.generation.n
         small = None if job.ref.draft_ref is None else self.host_of(job.ref.draft_ref.key)
         per_token = host.kv_bytes_per_token + (0 if small is None else small.kv_bytes_per_token)
         need = int(tokens * per_token)
@@ -152,7 +152,7 @@ class Runner:
         prefill = self.prompts.take(host, job)
         job.draft = self._open_draft(host, job)
         job.timing.decode_started = time.monotonic()
-        count = job.params["n"]
+        count = job.generation.n
         prompts = [prefill] * count if host.mergeable else _separate(prefill, count)
         return [
             Start(self._new_row(host, job, index), prompt) for index, prompt in enumerate(prompts)

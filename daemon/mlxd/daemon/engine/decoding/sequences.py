@@ -10,10 +10,10 @@ from mlx_lm.sample_utils import make_logits_processors
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
 
 from mlxd.daemon.engine.constraints.compiler import Guide
-from mlxd.daemon.engine.constraints.tool_choice import forced_tools
 from mlxd.daemon.engine.decoding.batch import Emitted, Row
 from mlxd.daemon.engine.decoding.sampling import SamplingParams, choice_seed
 from mlxd.daemon.engine.decoding.speculative import can_rewind
+from mlxd.daemon.engine.generation import GenerationParams
 from mlxd.daemon.engine.models.loader import Host
 from mlxd.daemon.engine.request import Choice, Job, markers_of
 from mlxd.daemon.engine.tokenization.text import Channel, Markers, TextSplitter
@@ -26,19 +26,17 @@ def new_choice(host: Host, job: Job, index: int) -> Choice:
     # Raw continuations are handed through as they are; only chats have reasoning and tools.
     markers = markers_of(wrapper) if job.method == "chat" else Markers()
     channel = Channel.REASONING if job.prepared.reasoning else Channel.ANSWER
-    literal = job.prepared.constraint is not None and not forced_tools(job.params)
-    if job.params.get("tool_choice") == "none":
+    literal = job.prepared.constraint is not None and not job.generation.forced_tool
+    if job.generation.tool_choice == "none":
         markers = replace(markers, tool_start="", tool_end="")
-    if literal and channel is Channel.ANSWER and not job.params.get("thinking"):
+    if literal and channel is Channel.ANSWER and not job.generation.thinking:
         markers = Markers()
     return Choice(
         index=index,
-        splitter=TextSplitter(
-            markers, tuple(job.params.get("stop") or ()), channel, literal=literal
-        ),
+        splitter=TextSplitter(markers, job.generation.stop, channel, literal=literal),
         detokenizer=_detokenizer(host, trims=job.method == "chat"),
         tool_parser=wrapper.tool_parser,
-        tools=job.params.get("tools"),
+        tools=job.generation.tools,
     )
 
 
@@ -57,9 +55,9 @@ def _detokenizer(host: Host, *, trims: bool) -> Any:
 def new_row(host: Host, job: Job, choice: Choice, uid: int) -> Row:
     """Return the row that decodes `choice`."""
     assert job.prepared is not None
-    params, prepared = job.params, job.prepared
+    params, prepared = job.generation, job.prepared
     processors = _processors(params)
-    context_size = params["repetition_context_size"]
+    context_size = params.repetition_context_size
     seen = prepared.tokens[:-1][-context_size:]
     wrapper = host.tokenizer.wrapper
     choice.guide = _guide(job, choice, wrapper)
@@ -70,18 +68,18 @@ def new_row(host: Host, job: Job, choice: Choice, uid: int) -> Row:
         context=mx.array(seen, dtype=mx.uint32) if processors and seen else None,
         context_size=context_size,
         constraint=choice.guide,
-        logprobs=params["logprobs"],
+        logprobs=params.logprobs,
     )
 
 
 def draft_problem(host: Host, small: Host | None, job: Job) -> str:
     """Return why proposals of the model `small` cannot help this job; empty where they can."""
-    params, prepared = job.params, job.prepared
+    params, prepared = job.generation, job.prepared
     if small is None:
         return "it is not in memory"
     if prepared is not None and prepared.constraint is not None:
         return "a constrained answer is decoded token by token"
-    if params["n"] > 1 or params["logprobs"] >= 0 or _processors(params):
+    if params.n > 1 or params.logprobs >= 0 or _processors(params):
         return "several answers, log-probabilities and penalties are decoded token by token"
     if not (can_rewind(host.model) and can_rewind(small.model)):
         return "a cache of the kind that one of both models has cannot be rewound"
@@ -100,7 +98,7 @@ def _guide(job: Job, choice: Choice, wrapper: Any) -> Guide | None:
     state = job.prepared.constraint.start()
     if choice.splitter.channel is Channel.REASONING:
         return Guide(state, think_end=tuple(wrapper.think_end_tokens))
-    if job.method == "chat" and job.params.get("thinking") and wrapper.has_thinking:
+    if job.method == "chat" and job.generation.thinking and wrapper.has_thinking:
         # The template leaves it to the model to open its reasoning.
         opens = tuple(wrapper.think_start_tokens)
         if len(opens) == 1:
@@ -113,7 +111,7 @@ def _guide(job: Job, choice: Choice, wrapper: Any) -> Guide | None:
 def is_end(host: Host, job: Job, token: int) -> bool:
     """Whether `token` ends the answer. A constraint knows its end, so `ignore_eos` yields to it."""
     assert job.prepared is not None
-    if job.params["ignore_eos"] and job.prepared.constraint is None:
+    if job.generation.ignore_eos and job.prepared.constraint is None:
         return False
     return token in host.tokenizer.wrapper.eos_token_ids or token in job.prepared.extra_eos
 
@@ -131,35 +129,35 @@ def logprob_entry(host: Host, one: Emitted) -> dict[str, Any]:
     }
 
 
-def _sampling(params: dict[str, Any], seed: int, wrapper: Any) -> SamplingParams:
+def _sampling(params: GenerationParams, seed: int, wrapper: Any) -> SamplingParams:
     exempt: tuple[int, ...] = ()
-    if params["xtc_probability"] > 0:
+    if params.xtc_probability > 0:
         newline = wrapper.encode("\n", add_special_tokens=False)
         exempt = tuple({*newline[-1:], *wrapper.eos_token_ids})
     return SamplingParams(
-        temperature=params["temperature"],
-        top_p=params["top_p"],
-        top_k=params["top_k"],
-        min_p=params["min_p"],
-        min_tokens_to_keep=params["min_tokens_to_keep"],
-        xtc_probability=params["xtc_probability"],
-        xtc_threshold=params["xtc_threshold"],
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        min_tokens_to_keep=params.min_tokens_to_keep,
+        xtc_probability=params.xtc_probability,
+        xtc_threshold=params.xtc_threshold,
         xtc_exempt=exempt,
         seed=seed,
     )
 
 
-def _processors(params: dict[str, Any]) -> tuple[Any, ...]:
-    size = params["repetition_context_size"]
-    penalty = params["repetition_penalty"]
+def _processors(params: GenerationParams) -> tuple[Any, ...]:
+    size = params.repetition_context_size
+    penalty = params.repetition_penalty
     return tuple(
         make_logits_processors(
-            logit_bias=params.get("logit_bias") or None,
+            logit_bias=params.logit_bias or None,
             repetition_penalty=penalty if penalty != 1.0 else None,
             repetition_context_size=size,
-            presence_penalty=params["presence_penalty"] or None,
+            presence_penalty=params.presence_penalty or None,
             presence_context_size=size,
-            frequency_penalty=params["frequency_penalty"] or None,
+            frequency_penalty=params.frequency_penalty or None,
             frequency_context_size=size,
         )
     )
