@@ -81,6 +81,18 @@ def test_every_sampling_parameter_has_its_option():
     assert named - known == set(options.LOCAL) - {"prefix", "suffix"}
 
 
+NO_OPTION = {
+    "messages", "prompt", "stream", "scope", "history",  # made from the command line by `mlx`
+    "tools", "tool_choice", "template_kwargs", "tag", "supersede",  # for programs: `mlx rpc`
+}  # fmt: skip
+
+
+def test_every_parameter_of_a_question_has_an_option_or_is_listed_as_having_none():
+    named = {name for name, *_ in options.OPTIONS}
+    params = {param.name for name in ("chat", "generate") for param in METHODS[name].params}
+    assert params - named == NO_OPTION
+
+
 def test_exit_codes_are_those_of_the_protocol():
     assert {code: kind.exit_code for code, kind in ERRORS.items()} == options.EXIT_CODES
 

@@ -119,6 +119,36 @@ def test_another_input_with_as_many_lines_does_not_get_these_answers(
     assert "belongs to another input" in done.stderr
 
 
+def test_a_resumed_run_reports_removed_lines_and_answers_of_other_options(
+    own: Daemon, source: Path, tmp_path: Path
+):
+    out = tmp_path / "out.jsonl"
+    run = runner(own.environ)
+    source.write_text('"Count from 1 to 3."\n"Count from 2 to 4."\n')
+    assert run("batch", str(source), "-o", str(out), "--temp", "0").returncode == 0
+    source.write_text('"Count from 2 to 4."\n')
+    done = run("batch", str(source), "-o", str(out), "--temp", "0.1", "--priority", "completion")
+    assert done.stderr == (
+        "1 of 1 lines are answered already.\n"
+        "mlx: Removed 1 answer whose line is no longer in the input.\n"
+        "mlx: Kept 1 answer computed with other options. To compute them again, use another -o.\n"
+    )
+    assert [record["text"] for record in records(out.read_text())] == ["2, 3, 4"]
+    same = run("batch", str(source), "-o", str(out), "--temp", "0", "--keep-alive", "1h")
+    assert same.stderr == "1 of 1 lines are answered already.\n"
+
+
+def test_an_output_of_an_older_mlx_is_left_alone_with_the_next_step(
+    own: Daemon, source: Path, tmp_path: Path
+):
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"line": 1, "text": "3", "result": {}}\n')
+    done = runner(own.environ)("batch", str(source), "-o", str(out))
+    assert (done.returncode, out.read_text()[:10]) == (2, '{"line": 1')
+    assert "written by an older mlx" in done.stderr
+    assert "Choose another -o" in done.stderr
+
+
 def test_a_truncated_constrained_line_fails_and_is_asked_again(own: Daemon, tmp_path: Path):
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     path.write_text('"hello"\n{"prompt": "x", "regex": "[ab]{20}"}\n')
@@ -204,7 +234,7 @@ def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(own: Daemon, tmp_path:
         screen.send("\x03")
         said = screen.end()
     assert screen.exit_code == 130
-    assert "goes on from here" in said
+    assert "resumes here" in said
     kept = len(records(out.read_text()))
     assert kept >= 2
     done = runner(own.environ)("batch", str(path), "-o", str(out), *SHORT, "-j", "4")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.commands import BIN, Run, runner
-from support.daemon_process import Daemon, running_daemon
+from support.daemon_process import Daemon, daemon_with_fake_engine, running_daemon
 from support.terminal import terminal
 
 
@@ -154,3 +154,48 @@ def test_all_conversations_are_exported_as_json_lines(own: Daemon, mlx: Run, tmp
     assert found[-1]["turns"][0]["messages"][0]["content"] == "hello"
     assert mlx("log", "export", str(file)).returncode == 2
     assert mlx("log", "export").stdout == file.read_text()
+
+
+def test_an_export_is_imported_into_an_empty_home_whole_and_once(
+    own: Daemon, mlx: Run, tmp_path: Path
+):
+    mlx("ask", "--temp", "0", "-s", "Be brief.", "Repeat after me: the purple hippo")
+    mlx("ask", "-c", "--temp", "0", "Count from 3 to 7.")
+    mlx("generate", "--max-tokens", "5", "Once upon a time")
+    file = tmp_path / "all.jsonl"
+    assert mlx("log", "export", str(file)).returncode == 0
+    count = len(file.read_text().splitlines())
+    with daemon_with_fake_engine() as other:
+        there = runner(other.environ)
+        done = there("log", "import", str(file))
+        assert done.stderr == (
+            f"{count} conversations imported, 0 skipped that were stored already.\n"
+        )
+        assert there("log", "export").stdout == file.read_text()
+        again = there("log", "import", "-", stdin=file.read_text())
+        assert again.stderr.startswith(f"0 conversations imported, {count} skipped")
+        assert "hippo" in there("log", "search", "hippo").stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("no json", "Line 2 is not JSON"),
+        ("[]", "Line 2: conversation: must be a map."),
+        ('{"id": "abcdefgh"}', "Line 2: conversation.kind: is required."),
+        ('"\\ud800"', "Line 2 is not JSON"),
+    ],
+)
+def test_an_invalid_line_is_refused_by_number_before_anything_is_imported(
+    own: Daemon, mlx: Run, tmp_path: Path, line: str, said: str
+):
+    mlx("ask", "--max-tokens", "2", "hello")
+    good = mlx("log", "export").stdout.splitlines()[-1]
+    mlx("log", "rm", "-y", "--all")
+    file = tmp_path / "bad.jsonl"
+    file.write_text(f"{good}\n{line}\n")
+    done = mlx("log", "import", str(file))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Nothing was imported." in done.stderr
+    assert own.ask("conversations.list") == {"conversations": []}

@@ -189,12 +189,13 @@ def test_the_built_in_model_thinks_on_a_terminal():
 
 
 @pytest.mark.parametrize("way", [(), ("-n", "1")], ids=["fast", "full"])
-def test_an_answer_that_is_not_whole_is_said_on_a_terminal_only(daemon: Daemon, way):
+def test_a_truncated_answer_is_reported_on_a_terminal_and_in_a_pipe(daemon: Daemon, way):
     command = [MLX, "ask", "--temp", "0", "--max-tokens", "5", *way, "Count from 1 to 9."]
+    said = "mlx: Truncated at max_tokens. Raise the limit: --max-tokens N"
     with terminal(command, daemon.environ) as screen:
-        assert "mlx: Truncated at max_tokens. Raise the limit: --max-tokens N" in screen.end()
+        assert said in screen.end()
     done = runner(daemon.environ)(*command[1:])
-    assert (done.stderr, done.stdout[:4]) == ("", "1, 2")
+    assert (done.stderr, done.stdout[:4]) == (said + "\n", "1, 2")
 
 
 # ---- failures

@@ -136,9 +136,10 @@ def _conversations(raw: Any) -> tuple[results.Conversation, ...]:
 
 
 def conversations_list(
-    limit: int | None, scope: str | None
+    limit: int | None, offset: int | None, scope: str | None
 ) -> Ask[tuple[results.Conversation, ...]]:
-    return Ask("conversations.list", {"limit": limit, "scope": scope}, _conversations)
+    params = {"limit": limit, "offset": offset, "scope": scope}
+    return Ask("conversations.list", params, _conversations)
 
 
 def conversations_show(id: str) -> Ask[results.Conversation]:
@@ -147,6 +148,11 @@ def conversations_show(id: str) -> Ask[results.Conversation]:
 
 def conversations_search(query: str, limit: int | None) -> Ask[tuple[results.Conversation, ...]]:
     return Ask("conversations.search", {"query": query, "limit": limit}, _conversations)
+
+
+def conversations_import(conversations: Sequence[Any]) -> Ask[int]:
+    params = {"conversations": list(conversations)}
+    return Ask("conversations.import", params, lambda raw: int(raw["imported"]))
 
 
 def conversations_truncate(id: str, turns: int) -> Ask[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlxd.client import asks, results
@@ -226,11 +226,12 @@ class Conversations:
         self,
         *,
         limit: int | None = None,
+        offset: int | None = None,
         scope: str | None = None,
         timeout: Timeout | _Unset = UNSET,
     ) -> tuple[results.Conversation, ...]:
-        """List stored conversations, newest first."""
-        return self._client._ask(asks.conversations_list(limit, scope), timeout)
+        """List stored conversations, newest first; skip the first `offset` ones."""
+        return self._client._ask(asks.conversations_list(limit, offset, scope), timeout)
 
     def show(self, id: str, *, timeout: Timeout | _Unset = UNSET) -> results.Conversation:
         """Return a conversation with its turns."""
@@ -241,6 +242,18 @@ class Conversations:
     ) -> tuple[results.Conversation, ...]:
         """Search the text of all conversations, best match first."""
         return self._client._ask(asks.conversations_search(query, limit), timeout)
+
+    def import_conversations(
+        self, conversations: Sequence[Mapping[str, Any]], *, timeout: Timeout | _Unset = UNSET
+    ) -> int:
+        """Store conversations that `show` returned, the oldest first; returns how many.
+
+        Conversations whose id is stored already are skipped.
+
+        Raises:
+            InvalidParams: one of them is not a conversation. Then none is stored.
+        """
+        return self._client._ask(asks.conversations_import(conversations), timeout)
 
     def truncate(self, id: str, turns: int = 1, *, timeout: Timeout | _Unset = UNSET) -> int:
         """Remove the last turns of a conversation and return their number."""

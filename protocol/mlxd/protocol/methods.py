@@ -255,6 +255,7 @@ _ALL = (
         "{conversations: [record]}",
         (
             Param("limit", "integer", "Maximum number of conversations.", 20, 1, 10_000),
+            Param("offset", "integer", "Conversations to skip.", 0, 0, 2**53),
             Param("scope", "string", "Only conversations with this scope."),
         ),
     ),
@@ -271,6 +272,19 @@ _ALL = (
         (
             Param("query", "string", "Words to search for.", REQUIRED),
             Param("limit", "integer", "Maximum number of conversations.", 20, 1, 10_000),
+        ),
+    ),
+    Method(
+        "conversations.import",
+        "Store conversations from another daemon, all or none. Known ids are skipped.",
+        "{imported, skipped}",
+        (
+            Param(
+                "conversations",
+                "conversations",
+                "Records as `conversations.show` returns them, the oldest first.",
+                REQUIRED,
+            ),
         ),
     ),
     Method(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mlxd.protocol.conversations import check_records
 from mlxd.protocol.errors import InvalidParams
 
 REQUIRED: Any = object()
@@ -281,6 +282,7 @@ KINDS: dict[str, Callable[[str, Any], Any]] = {
     "tools": _tools,
     "tool choice": _tool_choice,
     "logprobs": _logprobs,
+    "conversations": check_records,
     "any": _anything,
 }
 """Maps a parameter kind to the function that validates a value and returns its normal form."""

@@ -337,3 +337,32 @@ def test_a_removed_database_is_noticed_while_nobody_uses_it(path: Path):
     assert "removed" in recorder.notice
     assert not path.exists()
     assert not list(path.parent.glob("*-wal"))
+
+
+def test_conversations_are_listed_by_pages(store: Store):
+    names = [new_id() for _ in range(5)]
+    for name in names:
+        answered(store, replace(ASK, conversation=name), "Hello.")
+    pages = [[one["id"] for one in store.recent(2, offset=start)] for start in (0, 2, 4, 6)]
+    assert [name for page in pages for name in page] == names[::-1]
+
+
+def test_imported_conversations_are_older_than_those_that_are_here(store: Store, tmp_path: Path):
+    other = Store(tmp_path / "other.db")
+    answered(other, replace(ASK, conversation="bbbb"), "Hello.")
+    answered(other, replace(ASK, conversation="cccc"), "Hello.")
+    answered(store, ASK, "Hello Ada.")
+    records = [other.show(name) for name in ("bbbb", "cccc", "bbbb")]
+    assert store.add(records) == 2
+    assert store.add(records) == 0
+    assert [one["id"] for one in store.recent(9)] == ["aaaa", "cccc", "bbbb"]
+    assert store.history("last", "tty:1", "chat").id == "aaaa"
+    assert len(store.search("Ada", 9)) == 3
+
+
+def test_an_import_is_whole_or_not_at_all(store: Store):
+    answered(store, ASK, "Hello Ada.")
+    record = {**store.show("aaaa"), "id": "bbbb"}
+    with pytest.raises(sqlite3.Error):
+        store.add([record, {**record, "id": "cccc", "model": None}])
+    assert [one["id"] for one in store.recent(9)] == ["aaaa"]

@@ -13,6 +13,7 @@ import click
 from mlxd.client.aio import AsyncClient
 from mlxd.client.cli.batch_files import (
     Item,
+    Resumed,
     finished_lines,
     output_of,
     read_items,
@@ -57,13 +58,13 @@ NOT_HERE = (
 @click.argument("source", metavar="IN.jsonl", type=click.Path(allow_dash=True))
 @click.option("-o", "--output", type=click.Path(), help="File; absent: stdout.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), default=8, help="Requests at once.  [8]")
-@click.option("--as-finished", is_flag=True, help="Write answers as they come, not in order.")
+@click.option("--as-finished", is_flag=True, help="Write answers as they finish, not in order.")
 @shared_options
 def batch(source: str, output: str | None, jobs: int, as_finished: bool, **values: Any) -> int:
-    """Answer every line of IN. With -o, the same command resumes a run that was stopped.
+    """Answer every line of IN. With -o, the same command resumes an interrupted run.
 
-    Completed lines are skipped; failed and edited lines are asked again. A line is known by its
-    content, so lines may be added, removed or moved.
+    Completed lines are skipped; failed and edited lines are retried. A line is identified by its
+    content, so lines may be added, removed or moved. Options may change: earlier answers are kept.
     """
     found = given(values)
     for name in NOT_HERE:
@@ -77,18 +78,19 @@ def batch(source: str, output: str | None, jobs: int, as_finished: bool, **value
     items = read_items(source, defaults, system)
     target = output_of(output)
     resumed = target.path if target.resumable else None
-    done = finished_lines(resumed, items) if resumed else set()
+    earlier = finished_lines(resumed, items) if resumed else Resumed()
+    done = earlier.lines
     waiting = [item for item in items if item.line not in done]
     quiet = bool(found.get("quiet"))
-    if done and not quiet:
-        tell(f"{len(done)} of {len(items)} lines are answered already.")
+    for remark in () if quiet else earlier.remarks(len(items)):
+        tell(remark)
     connect().close()  # starts a daemon where none runs
     with target.opened() as file, _bar(len(items), len(done), quiet=quiet) as advance:
         run = Run(waiting, file, jobs, keep_order=not as_finished, advance=advance)
         try:
             asyncio.run(run.all())
         except KeyboardInterrupt:
-            tell("\nStopped. The same command goes on from here." if resumed else "\nStopped.")
+            tell("\nStopped. The same command resumes here." if resumed else "\nStopped.")
             return 130
     if run.truncated and not quiet:
         tell(f"mlx: {run.truncated} truncated at max_tokens. Raise the limit: --max-tokens N")
@@ -98,8 +100,8 @@ def batch(source: str, output: str | None, jobs: int, as_finished: bool, **value
 def _verdict(errors: list[MlxdError], count: int, resumed: Path | None) -> int:
     if not errors:
         return 0
-    again = " The same command asks them again." if resumed else ""
-    tell(f"mlx: {len(errors)} of {count} failed, the first one: {errors[0].message}.{again}")
+    again = " The same command retries them." if resumed else ""
+    tell(f"mlx: {len(errors)} of {count} failed. The first error: {errors[0].message}.{again}")
     return errors[0].exit_code
 
 

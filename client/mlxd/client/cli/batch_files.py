@@ -11,7 +11,7 @@ import stat
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,10 @@ from mlxd.protocol.errors import InvalidParams, MlxdError
 
 METHODS = ("chat", "generate", "fill")
 HASH_DIGITS = 16
+WITHOUT_EFFECT = frozenset(
+    ("priority", "deadline_s", "keep_alive_s", "log", "trust_remote_code", "draft")
+)
+"""Options that change when an answer comes, not what it is."""
 DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)")
 STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
@@ -32,6 +36,7 @@ class Item:
     """One line: its number from 1, its `id` if it has one, and the request; or what is wrong.
 
     `hash` identifies the line's content, whatever its place, its blanks or the order of its keys.
+    `options` identifies the options of the command line that change answers.
     """
 
     line: int
@@ -39,23 +44,31 @@ class Item:
     hash: str
     method: str
     params: dict[str, Any]
+    options: str
     error: MlxdError | None = None
 
 
 def read_items(source: str, defaults: dict[str, Any], system: list[dict[str, Any]]) -> list[Item]:
     """Return the requests of a file (`-`: stdin). What a line says wins over `defaults`."""
     text = as_text(read_stdin() if source == "-" else read_file(source), source)
+    options = options_of(defaults, system)
     return [
-        _item(number, line, defaults, system)
+        replace(_item(number, line, defaults, system), options=options)
         for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
 
 
+def options_of(defaults: dict[str, Any], system: list[dict[str, Any]]) -> str:
+    """Return what identifies the options that change answers."""
+    relevant = {name: value for name, value in defaults.items() if name not in WITHOUT_EFFECT}
+    return _hash([relevant, system])
+
+
 def _item(number: int, line: str, defaults: dict[str, Any], system: list[dict[str, Any]]) -> Item:
     def wrong(problem: str) -> Item:
         error = InvalidParams("", f"Line {number} {problem}.")
-        return Item(number, None, _hash(line.strip()), "", {}, error)
+        return Item(number, None, _hash(line.strip()), "", {}, "", error)
 
     try:
         found = json.loads(line)
@@ -78,7 +91,7 @@ def _item(number: int, line: str, defaults: dict[str, Any], system: list[dict[st
         params.pop("log", None)
     if method == "chat" and "prompt" in params:
         params["messages"] = [*system, {"role": "user", "content": params.pop("prompt")}]
-    return Item(number, label, name, method, params)
+    return Item(number, label, name, method, params, "")
 
 
 def _hash(value: Any) -> str:
@@ -91,7 +104,7 @@ def record(item: Item, *, result: Any = None, error: MlxdError | None = None) ->
 
     A constrained answer that was truncated has an error beside its result: it is asked again.
     """
-    out: dict[str, Any] = {"line": item.line, "hash": item.hash}
+    out: dict[str, Any] = {"line": item.line, "hash": item.hash, "options": item.options}
     if item.id is not None:
         out["id"] = item.id
     if error is not None:
@@ -185,26 +198,65 @@ def _check_folder(folder: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
 
-def finished_lines(output: Path, items: list[Item]) -> set[int]:
-    """Return which lines `output` answers; drops from it what failed or broke off.
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What an output file holds already: which lines it answers, and what a person must know."""
+
+    lines: frozenset[int] = frozenset()
+    removed: int = 0
+    other_options: int = 0
+
+    def remarks(self, total: int) -> list[str]:
+        """Return what to print before the rest is asked."""
+        said = []
+        if self.lines:
+            said.append(f"{len(self.lines)} of {total} lines are answered already.")
+        if self.removed:
+            said.append(
+                f"mlx: Removed {_answers(self.removed)} whose line is no longer in the input."
+            )
+        if self.other_options:
+            said.append(
+                f"mlx: Kept {_answers(self.other_options)} computed with other options. "
+                "To compute them again, use another -o."
+            )
+        return said
+
+
+def _answers(count: int) -> str:
+    return f"{count} answer{'' if count == 1 else 's'}"
+
+
+def finished_lines(output: Path, items: list[Item]) -> Resumed:
+    """Return which lines `output` answers. Removes failed, partial and orphaned answers from it.
 
     An answer belongs to a line by the hash of its content, so lines may have moved.
 
     Raises:
-        Misuse: it belongs to another input.
+        Misuse: it belongs to another input, or an older mlx wrote it.
     """
     if not output.exists():
-        return set()
+        return Resumed()
     waiting: defaultdict[str, list[Item]] = defaultdict(list)
     for item in items:
         waiting[item.hash].append(item)
     found = _records(output)
     kept = [moved for one in found if (moved := _claim(one, waiting)) is not None]
     answered = [one for one in found if "error" not in one]
+    if any("hash" not in one for one in answered):
+        raise Misuse(
+            f"{output} was written by an older mlx, which did not store which line it answers.",
+            hint="Choose another -o to answer every line again.",
+        )
     if answered and not kept:
         raise Misuse(f"{output} belongs to another input.", hint="Choose another -o.")
     _replace(output, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in kept))
-    return {one["line"] for one in kept}
+    options = items[0].options if items else ""
+    return Resumed(
+        frozenset(one["line"] for one in kept),
+        len(answered) - len(kept),
+        sum(one.get("options", options) != options for one in kept),
+    )
 
 
 def _claim(one: dict[str, Any], waiting: dict[str, list[Item]]) -> dict[str, Any] | None:

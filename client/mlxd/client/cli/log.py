@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -13,13 +14,19 @@ from mlxd.client.cli.completion import complete_conversations
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.failures import Misuse
 from mlxd.client.cli.groups import Group
+from mlxd.client.cli.inputs import as_text, read_file, read_stdin
 from mlxd.client.cli.tables import ago, print_table
 from mlxd.client.cli.terminal import Answer, tell, visible
 from mlxd.client.fast.text import scope
+from mlxd.client.sync import Client
+from mlxd.protocol.conversations import check_record
+from mlxd.protocol.errors import InvalidParams
 
 Record = dict[str, Any]
-EXPORT_LIMIT = 10_000
-"""The most that `conversations.list` returns."""
+PAGE = 500
+"""Conversations that one call of `conversations.list` returns to an export."""
+IMPORT_BYTES = 1 << 20
+"""About this much of a file is sent at once. It is far below the limit of a message."""
 
 
 @click.group(
@@ -82,14 +89,70 @@ def export(file: str) -> None:
     if target.path is not None and target.resumable and target.path.exists():
         raise Misuse(f"{file} exists.", hint="Name another file.")
     with connect() as client:
-        found = client.request("conversations.list", limit=EXPORT_LIMIT)["conversations"]
+        names = _all_ids(client)
         with target.opened() as out:
-            for record in reversed(found):
-                whole = client.request("conversations.show", id=record["id"])
+            for name in reversed(names):
+                whole = client.request("conversations.show", id=name)
+                for turn in whole["turns"]:
+                    del turn["number"]  # every database numbers turns for itself
                 out.write(json.dumps(whole, ensure_ascii=False) + "\n")
-    tell(f"{len(found)} conversations exported.")
-    if len(found) == EXPORT_LIMIT:
-        tell(f"mlx: Only the last {EXPORT_LIMIT} conversations can be exported.")
+    tell(f"{len(names)} conversations exported.")
+
+
+def _all_ids(client: Client) -> list[str]:
+    """Return the id of every conversation, the newest first."""
+    # A dict: a conversation that is used meanwhile moves the others by one place.
+    found: dict[str, None] = {}
+    offset = 0
+    while page := client.conversations.list(limit=PAGE, offset=offset):
+        found.update(dict.fromkeys(record.id for record in page))
+        offset += len(page)
+    return list(found)
+
+
+@log.command("import")
+@click.argument("file", metavar="FILE|-")
+def import_file(file: str) -> None:
+    """Import the conversations of FILE, written by `mlx log export`.
+
+    Conversations that are stored already are skipped. If any line is invalid, nothing is imported.
+    """
+    text = as_text(read_stdin() if file == "-" else read_file(file), file)
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    records = [_record(number, line) for number, line in lines]
+    imported = 0
+    with connect() as client:
+        for chunk in _chunks(records, [len(line) for _, line in lines]):
+            imported += client.conversations.import_conversations(chunk)
+    skipped = len(records) - imported
+    tell(f"{imported} conversations imported, {skipped} skipped that were stored already.")
+
+
+def _record(number: int, line: str) -> Record:
+    try:
+        found = json.loads(line)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        return check_record("conversation", found)
+    except (ValueError, RecursionError) as exc:
+        problem = f"Line {number} is not JSON: {exc}."
+    except InvalidParams as exc:
+        problem = f"Line {number}: {exc.message}."
+    raise Misuse(
+        f"{problem} Nothing was imported.", hint="Give a file that `mlx log export` wrote."
+    )
+
+
+def _chunks(records: list[Record], sizes: list[int]) -> Iterator[list[Record]]:
+    chunk: list[Record] = []
+    total = 0
+    for record, size in zip(records, sizes, strict=True):
+        if chunk and total + size > IMPORT_BYTES:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(record)
+        total += size
+    if chunk:
+        yield chunk
 
 
 @log.command()

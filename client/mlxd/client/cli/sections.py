@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Prompt": ("prefix", "suffix", "system", "file", "template", "param", "edit"),
+    "Prompt": ("prefix", "suffix", "system", "file", "template", "param", "edit",
+               "special_tokens_in_text"),
     "Conversation": ("continue", "conversation", "log"),
     "Output": ("json", "events", "extract", "plain", "no_stream", "copy", "quiet", "verbose",
                "n", "logprobs"),

@@ -28,6 +28,12 @@ OPTIONS = (
     ("logprobs", ("--logprobs",), "int*", "Report log-probabilities, with that many alternatives."),
     ("logit_bias", ("--logit-bias",), "str*", "JSON map of token id to a number added."),
     ("ignore_eos", ("--ignore-eos",), "true", "Go on past the end token."),
+    (
+        "special_tokens_in_text",
+        ("--special-tokens",),
+        "true",
+        "Read control tokens in the prompt as such, not as text.",
+    ),
     ("schema", ("--schema",), "str*", "JSON Schema: a file, JSON, or `name, age int`."),
     ("regex", ("--regex",), "str", "Regular expression that the answer matches."),
     ("grammar", ("--grammar",), "str*", "Lark grammar: a file, or the grammar itself."),

@@ -210,6 +210,55 @@ class Store:
             self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
         return gone.rowcount
 
+    def add(self, records: list[Record]) -> int:
+        """Store conversations that `show` returned elsewhere, the oldest first.
+
+        Known ids are skipped. Returns how many were stored, all of them or none.
+        """
+        with self._transaction():
+            known = {row[0] for row in self._db.execute("SELECT id FROM conversations")}
+            new = []
+            for record in records:
+                if record["id"] not in known:
+                    known.add(record["id"])
+                    new.append(record)
+            # Below every number in use: what was used here last stays the latest.
+            (lowest,) = self._db.execute(
+                "SELECT min(coalesce(min(number), 0), (SELECT coalesce(min(latest), 0) "
+                "FROM conversations)) FROM turns"
+            ).fetchone()
+            number = lowest - sum(len(one["turns"]) + 1 for one in new)
+            for record in new:
+                self._add(record, number)
+                number += len(record["turns"]) + 1
+        return len(new)
+
+    def _add(self, record: Record, number: int) -> None:
+        self._db.execute(
+            "INSERT INTO conversations (id, kind, scope, title, system, model, created, updated, "
+            "latest) VALUES (:id, :kind, :scope, :title, :system, :model, :created, :updated, "
+            ":latest)",
+            {**record, "latest": number + len(record["turns"])},
+        )
+        for place, turn in enumerate(record["turns"], number):
+            broken = turn["state"] == "answering"  # nobody answers it any more
+            coded = {key: json.dumps(turn[key]) for key in ("messages", "tool_calls", "usage")}
+            self._db.execute(
+                "INSERT INTO turns (number, conversation, state, error, model, created, messages, "
+                "question, answer, reasoning, tool_calls, usage) VALUES (:number, :conversation, "
+                ":state, :error, :model, :created, :messages, :question, :answer, :reasoning, "
+                ":tool_calls, :usage)",
+                {
+                    **turn,
+                    **coded,
+                    "state": "broken" if broken else turn["state"],
+                    "error": "engine_died" if broken else turn["error"],
+                    "number": place,
+                    "conversation": record["id"],
+                    "question": "\n".join(_text(message) for message in turn["messages"]),
+                },
+            )
+
     # ---- reading
 
     def history(self, wanted: str, scope: str, kind: str) -> History:
@@ -234,12 +283,12 @@ class Store:
                 messages.append(_answer(turn))
         return History(found["id"], found["model"], messages)
 
-    def recent(self, limit: int, scope: str | None = None) -> list[Record]:
+    def recent(self, limit: int, scope: str | None = None, offset: int = 0) -> list[Record]:
         """Return conversations, the newest first."""
         rows = self._db.execute(
             "SELECT c.*, (SELECT count(*) FROM turns WHERE conversation = c.id) AS turns "
-            f"FROM conversations c WHERE ? IS NULL OR scope = ? {NEWEST_FIRST} LIMIT ?",
-            (scope, scope, limit),
+            f"FROM conversations c WHERE ? IS NULL OR scope = ? {NEWEST_FIRST} LIMIT ? OFFSET ?",
+            (scope, scope, limit, offset),
         )
         return _records(rows)
 

@@ -105,7 +105,8 @@ def _prepend(kind: str, params: Params, history: History) -> None:
 
 async def _list(services: Services, request: RequestInFlight, params: Params) -> Any:
     scope = None if params["scope"] is None else full_scope(params["scope"])
-    found = await services.recorder.call(lambda store: store.recent(params["limit"], scope))
+    limit, offset = params["limit"], params["offset"]
+    found = await services.recorder.call(lambda store: store.recent(limit, scope, offset))
     return {"conversations": found}
 
 
@@ -116,6 +117,12 @@ async def _show(services: Services, request: RequestInFlight, params: Params) ->
 async def _search(services: Services, request: RequestInFlight, params: Params) -> Any:
     found = await services.recorder.call(lambda s: s.search(params["query"], params["limit"]))
     return {"conversations": found}
+
+
+async def _import(services: Services, request: RequestInFlight, params: Params) -> Any:
+    records = params["conversations"]
+    imported = await services.recorder.call(lambda store: store.add(records))
+    return {"imported": imported, "skipped": len(records) - imported}
 
 
 async def _truncate(services: Services, request: RequestInFlight, params: Params) -> Any:
@@ -131,6 +138,7 @@ HANDLERS: dict[str, Handler] = {
     "conversations.list": _list,
     "conversations.show": _show,
     "conversations.search": _search,
+    "conversations.import": _import,
     "conversations.truncate": _truncate,
     "conversations.remove": _remove,
 }
