@@ -64,7 +64,7 @@ def test_the_full_program_continues_the_same_conversation(own: Daemon, mlx: Run,
 def test_nothing_to_continue_is_said(mlx: Run, own: Daemon, tmp_path: Path):
     done = in_folder(own, tmp_path)("ask", "-c", "And now?")
     assert done.returncode == 6
-    assert "nothing was asked in this folder yet" in done.stderr
+    assert "no conversation to continue in this folder" in done.stderr
     assert "mlx log list" in done.stderr
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlxd.client.fast.mlx_fast_text import VERSION as FAST_PATH_VERSION
+from mlxd.client.fast.text import VERSION as FAST_PATH_VERSION
 from mlxd.daemon.version import version
 from mlxd.protocol.version import VERSION
 

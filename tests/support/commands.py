@@ -1,4 +1,4 @@
-"""Running the installed `mlx` and `mlxd`."""
+"""Runs the installed `mlx` and `mlxd`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts of what a piece of work takes. Unlike times, they are the same on a busy machine."""
+"""Counts instructions and system calls. Unlike times, they do not depend on other processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)$", re.MULTILINE)
 
 
 def instructions(work: Callable[[], object]) -> int:
-    """Return how many instructions of Python the work executes in this thread."""
+    """Return the number of Python instructions that the work executes in this thread."""
     count = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -38,7 +38,7 @@ def instructions(work: Callable[[], object]) -> int:
 
 
 class SystemCalls:
-    """The system calls of a command and its children, as strace wrote them down."""
+    """The system calls of a command and its children, recorded by strace."""
 
     def __init__(self, text: str) -> None:
         self.made = [(found[1], found[2]) for found in _CALL.finditer(text)]
@@ -48,7 +48,7 @@ class SystemCalls:
         return Counter(name for name, _ in self.made)
 
     def opened(self, part: str) -> list[str]:
-        """Return the files opened with success whose path has this part."""
+        """Return the successfully opened files whose path contains this text."""
         found = []
         for name, rest in self.made:
             path = rest.split('"')[1] if name in ("open", "openat") and '"' in rest else ""

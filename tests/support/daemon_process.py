@@ -1,4 +1,4 @@
-"""A real daemon in a world of its own, and raw peers to talk to it."""
+"""Runs a real daemon in an isolated environment, with raw connections to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT_S = 60.0
 
 
 class Daemon:
-    """One `mlxd run`. `environ` is that of its user; `peer()` connects."""
+    """One `mlxd run`. `environ` is its environment; `peer()` connects."""
 
     def __init__(
         self, folder: Path, settings: Mapping[str, str], wrapper: Sequence[str] = ()
@@ -38,7 +38,7 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, pass_fds: Sequence[int] = ()) -> None:
-        """Start it and wait until it says that it accepts connections."""
+        """Start the daemon and wait until it accepts connections."""
         ready, tell = os.pipe()
         self.spawn([*self.wrapper, *MLXD, "run"], [tell, *pass_fds], **{READY_FD: str(tell)})
         os.close(tell)
@@ -67,32 +67,32 @@ class Daemon:
         return Peer(self.socket_path, encoding)
 
     def ask(self, method: str, **params: Any) -> Any:
-        """One request on a connection of its own; an error is returned as `{"error": …}`."""
+        """Send one request on a new connection. An error is returned as `{"error": …}`."""
         with self.peer() as peer:
             return peer.call(method, **params)
 
     def engine_pid(self) -> int:
-        """Return the engine's process id, starting one if need be."""
+        """Return the process id of the engine, after starting it if necessary."""
         self.ask("load")
         pid: int = self.ask("status")["engine"]["pid"]
         return pid
 
     def wait_event(self, event: str, times: int = 1) -> None:
-        """Wait until the log has an event so many times."""
+        """Wait until the log contains an event `count` times."""
 
         until(lambda: self.logged(event=event) >= times, f"{event!r} in the log", TIMEOUT_S)
 
     def logged(self, **fields: Any) -> int:
-        """Return how many lines of the log have these fields."""
+        """Return the number of log lines with these fields."""
         return sum(fields.items() <= line.items() for line in self.log_lines())
 
     def running(self) -> int:
-        """Return how many requests run."""
+        """Return the number of running requests."""
         number: int = self.ask("status")["requests"]["running"]
         return number
 
     def wait_idle(self) -> None:
-        """Wait until no request runs or waits."""
+        """Wait until no request is running or queued."""
         idle = {"running": 0, "queued": 0}
         until(lambda: self.ask("status")["requests"] == idle, "no request", TIMEOUT_S)
 
@@ -102,7 +102,7 @@ class Daemon:
 
 
 class Peer:
-    """A caller that speaks the wire by itself."""
+    """A caller that implements the protocol itself."""
 
     def __init__(self, path: str, encoding: Encoding = Encoding.MSGPACK) -> None:
         self.encoding = encoding
@@ -138,9 +138,9 @@ class Peer:
         self.sock.sendall(data)
 
     def answer(self, request_id: int | None) -> Any:
-        """Wait for a response; an error is returned as `{"error": …}`.
+        """Wait for a response. An error is returned as `{"error": …}`.
 
-        Events are kept, and so are responses to others, which may come first.
+        Keeps events, and responses to other requests that arrive first.
         """
         while request_id not in self._responses:
             self._keep(self.message())
@@ -155,7 +155,7 @@ class Peer:
         return self.answer(self.send(method, **params))
 
     def wait_event(self, kind: str) -> dict[str, Any]:
-        """Wait for the next event of this type that has not been seen yet."""
+        """Wait for the next unread event of this type."""
         while True:
             message = self.message()
             if isinstance(message, Notification) and message.params["type"] == kind:
@@ -163,7 +163,7 @@ class Peer:
             self._keep(message)
 
     def message(self) -> Any:
-        """Return the next message. EOFError where the daemon has hung up."""
+        """Return the next message. Raises EOFError if the daemon closed the connection."""
         while not self._messages:
             data = self.sock.recv(1 << 16)
             if not data:
@@ -180,9 +180,9 @@ class Peer:
 def running_daemon(
     folder: Path | None = None, wrapper: Sequence[str] = (), **settings: str
 ) -> Iterator[Daemon]:
-    """A daemon for the time of a block; `settings` are environment variables.
+    """Run a daemon during a `with` block. `settings` are environment variables.
 
-    `wrapper` goes before the command: what runs it must leave its process id alone.
+    `wrapper` is a command prefix. It must keep the process id.
     """
     with tempfile.TemporaryDirectory(prefix="mlxd-") as temporary:
         daemon = Daemon(folder or Path(temporary), settings, wrapper)
@@ -207,18 +207,18 @@ def fake_engine_settings(script: str = "") -> dict[str, str]:
 def daemon_with_fake_engine(
     script: str = "", wrapper: Sequence[str] = (), **settings: str
 ) -> Iterator[Daemon]:
-    """A daemon whose engine is `fake_engine.py`, which does what `script` says."""
+    """Run a daemon whose engine is `fake_engine.py`, which follows `script`."""
     settings = {**fake_engine_settings(script), **settings}
     with running_daemon(wrapper=wrapper, **settings) as daemon:
         yield daemon
 
 
 def open_files(pid: int) -> int:
-    """Return how many descriptors a process holds; 0 where that cannot be told."""
+    """Return the number of open file descriptors of a process, or 0 if it is unknown."""
     folder = Path(f"/proc/{pid}/fd")
     return len(list(folder.iterdir())) if folder.exists() else 0
 
 
 def user(text: str) -> list[dict[str, str]]:
-    """Return a conversation of one question."""
+    """Return a conversation with one question."""
     return [{"role": "user", "content": text}]

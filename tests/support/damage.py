@@ -1,4 +1,4 @@
-"""Ways in which a model's folder can be damaged, each a function that damages a copy of pocket."""
+"""Functions that damage a copy of the built-in model's folder, each in one way."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def link(name: str, target: str) -> Damage:
 
 
 def unreadable(name: str) -> Damage:
-    """A file that opens and fails at the first read; chmod would not stop root."""
+    """Make a file that can be opened but not read. chmod would not stop root."""
     return link(name, "/proc/self/mem") if sys.platform == "linux" else _forbidden(name)
 
 
@@ -58,7 +58,7 @@ def a_folder(name: str) -> Damage:
 
 
 def a_pipe(name: str) -> Damage:
-    """Opening it to read blocks for ever."""
+    """Make a FIFO, which blocks whoever opens it."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -76,7 +76,7 @@ def config(**changed: Any) -> Damage:
 
 
 def header(change: Callable[[dict[str, Any]], Any]) -> Damage:
-    """Rewrite the safetensors header; its data stay where they are."""
+    """Rewrite the safetensors header without moving the data."""
 
     def damage(folder: Path) -> None:
         raw = (folder / WEIGHTS).read_bytes()
@@ -206,7 +206,7 @@ FATAL: dict[str, Damage] = {
     "generation settings a list": content("generation_config.json", b"[1]"),
     "generation settings a pipe": a_pipe("generation_config.json"),
 }
-"""Damage that leaves no model: the request ends with `model_load_failed`."""
+"""Damage that makes the model unusable. The request ends with `model_load_failed`."""
 
 HARMLESS: dict[str, Damage] = {
     "a dangling link beside the model": link("README.md", "/nowhere/readme"),
@@ -224,4 +224,4 @@ HARMLESS: dict[str, Damage] = {
     "template that fails": content("chat_template.jinja", b"{{ raise_exception('no') }}"),
     "template that cannot be parsed": content("chat_template.jinja", b"{% for %}"),
 }
-"""Damage that costs nothing: the model answers."""
+"""Harmless damage. The model answers."""

@@ -1,4 +1,4 @@
-"""A real engine process, driven over its link as the front drives it."""
+"""Runs a real engine process, and drives it over its link as the front does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def engine_environment() -> dict[str, str]:
 
 
 class EngineProcess:
-    """Send requests, wait for events. Every wait ends by an event or by the socket's timeout."""
+    """Sends requests and waits for events. Every wait ends with an event or the socket timeout."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class EngineProcess:
         conn: int = 1,
         **params: Any,
     ) -> int:
-        """Send a completion request; returns its id. Greedy unless told otherwise."""
+        """Send a completion request and return its id. Greedy by default."""
         self._next_id += 1
         given = validate(method, {"temperature": 0.0, **params})
         self._send(
@@ -106,7 +106,7 @@ class EngineProcess:
         self._send(Notification("cancel", {"rid": rid, "code": code}))
 
     def call(self, method: str, **params: Any) -> Any:
-        """Send a request and return its result; a refusal is returned as `{"error": …}`."""
+        """Send a request and return its result. An error is returned as `{"error": …}`."""
         self._next_id += 1
         wanted = self._next_id
         self._send(Request(wanted, method, params))
@@ -115,10 +115,10 @@ class EngineProcess:
             if isinstance(message, Response) and message.id == wanted:
                 return {"error": message.error} if message.error else message.result
 
-    # ---- what comes back
+    # ---- responses and events
 
     def result(self, rid: int) -> dict[str, Any]:
-        """Wait for the end of a request; an error is returned as `{"error": …}`."""
+        """Wait for the end of a request. An error is returned as `{"error": …}`."""
         while True:
             for kind, payload in self.events[rid]:
                 if kind == "end":
@@ -144,7 +144,7 @@ class EngineProcess:
             self._next()
 
     def text_of(self, rid: int) -> str:
-        """Return the answer text that came as deltas so far."""
+        """Return the answer text of the deltas received so far."""
         return "".join(
             payload["text"]
             for kind, payload in self.events[rid]
@@ -173,7 +173,7 @@ class EngineProcess:
 
 @contextmanager
 def running_engine(options: EngineOptions | None = None) -> Iterator[EngineProcess]:
-    """A real engine for the time of a block."""
+    """Run a real engine during a `with` block."""
     engine = EngineProcess(options)
     try:
         yield engine

@@ -1,8 +1,8 @@
-"""A stand-in for `mlxd run`, for tests of what starts, stops and asks it: a real process.
+"""A fake `mlxd run`, for tests of programs that start, stop and call it. It is a real process.
 
-It holds the lock, listens, tells that it is ready, and answers a handful of methods. FAKE_DAEMON
-chooses what goes wrong: `fail` ends with status 5 and words, `mute` never answers, `deaf` ignores
-shutdown, `old` knows no parameter `resume` of it, `error:CODE` answers with that error.
+It holds the lock, listens, reports that it is ready, and answers some methods. FAKE_DAEMON selects
+a fault: `fail` exits with status 5 and a message, `mute` never answers, `deaf` ignores shutdown,
+`old` does not know the parameter `resume` of shutdown, `error:CODE` answers with that error.
 """
 
 from __future__ import annotations

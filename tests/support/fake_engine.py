@@ -1,17 +1,17 @@
-"""A stand-in for the engine: a real process that speaks the link and does what it is told.
+"""A fake engine: a real process that implements the link and follows a script.
 
-The last message of a `chat` (or the prompt of `generate`) says what to answer:
+The last message of a `chat` (or the prompt of `generate`) selects the answer:
 
-    N tokens       N deltas `w0 `, `w1 `, …, each in a message of its own
+    N tokens       N deltas `w0 `, `w1 `, …, each in a separate message
     flood N        N deltas of 1024 characters
-    endless        deltas until it is cancelled
-    prefill N      N reports of progress on the prompt, then nothing more than the end
+    endless        deltas until the request is cancelled
+    prefill N      N progress reports on the prompt, then the end
     say TEXT       the text, three characters at a time
     mixed          reasoning, a tool call, an answer
-    stuck          nothing at all, and the process no longer reads its link
-    poison         the process dies of it
+    stuck          no answer, and the process stops reading its link
+    poison         the process dies
 
-`--script` says what goes wrong with the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
+`--script` selects a fault of the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
 `hang` (at a submit), `dead-after-sleep` (answers no canary), `say-bye FILE` (once, instead of an
 answer), `slow-start SECONDS` (before it says hello), `deaf` (answers cancel with an event
 `prefill`, and goes on), `halfway` (answers cancel with an early `stopping`, and with no end),
@@ -44,7 +44,7 @@ Event = tuple[str, dict[str, Any]]
 
 
 class FakeEngine:
-    """Every submission runs on a thread of its own."""
+    """Runs each request in its own thread."""
 
     def __init__(self, link: socket.socket, script: str) -> None:
         self.link = link
@@ -75,7 +75,7 @@ class FakeEngine:
             self.link.sendall(encode(message, Encoding.MSGPACK))
 
     def step(self, rid: int, kind: str, payload: dict[str, Any]) -> bool:
-        """Send one event of a request that is still wanted; False: it is not."""
+        """Send one event of a request. Return False if the request was cancelled."""
         with self.lock:
             if rid not in self.tokens:
                 return False

@@ -1,4 +1,4 @@
-"""A small server that speaks as much of the hub's HTTP API as a download needs."""
+"""A server that implements the part of the hub's HTTP API that downloads need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGE_BYTES = 100_000
 
 
 class Hub:
-    """Repositories as {name: {file: bytes}}; what is asked of it; what it does wrong."""
+    """Repositories as {name: {file: bytes}}, the requests received, and the faults to cause."""
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, bytes]] = {}
@@ -36,7 +36,7 @@ class Hub:
         self.url = ""
 
     def add(self, name: str, folder: Path, **changed: bytes) -> None:
-        """Offer the files of a folder; `changed` replaces contents."""
+        """Serve the files of a folder. `changed` replaces contents."""
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         self.repos[name] = {**files, **changed}
         self.commits[name] = COMMIT
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
-        # Through a proxy the whole URL is asked for.
+        # A request through a proxy has the whole URL.
         path = re.sub(r"^http://[^/]+", "", self.path.partition("?")[0])
         self.hub.credentials += [
             self.headers[name]
@@ -167,7 +167,7 @@ def _etag(content: bytes) -> str:
 
 @contextmanager
 def fake_hub() -> Iterator[Hub]:
-    """A hub for the time of a block, at `hub.url`."""
+    """Run a hub at `hub.url` during a `with` block."""
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

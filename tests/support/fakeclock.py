@@ -1,4 +1,4 @@
-"""A library that sets the time of day off by what a file says; all other clocks go on."""
+"""A preloaded library that shifts the wall clock by the offset in a file. Other clocks are real."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ time_t time(time_t *where) {
 
 
 class FakeClock:
-    """The time of day of every process that has `environ` among its variables."""
+    """The wall clock of every process that has the variables `environ`."""
 
     def __init__(self, folder: Path) -> None:
         library = needs.preloaded(SOURCE, folder / "clock.so")
@@ -58,7 +58,7 @@ class FakeClock:
         self.environ = {"LD_PRELOAD": str(library), "FAKE_CLOCK": str(self._file)}
 
     def jump(self, seconds: int) -> None:
-        """Set the time of day to so many seconds from the real one."""
+        """Shift the wall clock by this many seconds."""
         new = self._file.with_suffix(".new")
         new.write_text(str(seconds))
         new.rename(self._file)

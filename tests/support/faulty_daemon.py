@@ -1,21 +1,21 @@
-"""A daemon that does what a script says, on a real socket: hangs up, stays silent, answers late.
+"""A daemon on a real socket that follows a script: it disconnects, stays silent or answers late.
 
-A script is a list of connections; each is a list of steps, done in order:
+A script is a list of connections. Each connection is a list of steps:
 
     "read"           wait for the next request
     "answer"         answer the last request with `{"pong": true}`
     "event"          send a `delta` of the last request
     "half"           send the first half of an answer
-    "garbage"        send bytes that are no message
-    "refuse"         refuse the whole connection, as a daemon with too many connections does
+    "garbage"        send bytes that are not a message
+    "refuse"         refuse the connection, like a daemon with too many connections
     "deaf"           shut the reading side
-    "wait"           until the client hangs up
+    "wait"           until the client disconnects
     "go"             until the test calls `go`
-    "serve"          answer every request until the client hangs up
-    "close"          hang up; also what the end of the steps means
+    "serve"          answer every request until the client disconnects
+    "close"          close the connection; also happens after the last step
 
-Beyond the last connection nobody is accepted. Run as a program it takes a path and the script as
-JSON, for clients in other languages.
+After the last connection, no connection is accepted. As a program, it takes a path and the script
+as JSON, for clients in other languages.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PATIENCE_S = 20.0
 
 
 class FaultyDaemon:
-    """Listens at `path`. `requests` are the methods it read, `cancelled` the ids it was told."""
+    """Listens at `path`. `requests` are the received methods, `cancelled` the cancelled ids."""
 
     def __init__(self, path: str, script: Script) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class FaultyDaemon:
         self._thread.start()
 
     def go(self) -> None:
-        """Let it pass its step `go`."""
+        """Continue after the step `go`."""
         self._next.set()
 
     def wait_cancelled(self) -> None:
@@ -66,13 +66,13 @@ class FaultyDaemon:
         until(lambda: len(self.requests) >= count, "too few requests came", PATIENCE_S)
 
     def join(self) -> None:
-        """Wait until the script is done."""
+        """Wait until all steps are done."""
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes a thread that accepts
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
         self._listener.close()
         self.go()
 
@@ -162,7 +162,7 @@ class _Peer:
 
 @contextmanager
 def faulty_daemon(*script: list[str]) -> Iterator[FaultyDaemon]:
-    """A daemon that plays the script, one list of steps for each connection."""
+    """Run a daemon that follows the script, with one list of steps per connection."""
     with tempfile.TemporaryDirectory(prefix="mlxd-") as folder:
         daemon = FaultyDaemon(str(Path(folder) / "s"), list(script))
         try:

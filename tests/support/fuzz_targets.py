@@ -1,7 +1,7 @@
-"""What must hold for any bytes at all: of the codec, of the method table, and of a whole front.
+"""Fuzz targets: properties of the codec, the method table and a whole front for arbitrary bytes.
 
-Each target takes bytes and returns, or raises. `tools/fuzz` searches bytes that break one, guided
-by coverage; the suite replays what such searches have kept in `tests/corpus`.
+Each target takes bytes, and raises if a property is violated. `tools/fuzz` searches for such bytes,
+guided by coverage. The tests replay the inputs that it kept in `tests/corpus`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from support.places import own_environ
 LIMITS = Limits(max_message_bytes=4096, max_depth=16)
 KINDS = (Request, Response, Notification, BadRequest)
 ANSWER_S = 20.0
-"""Nothing that fits into a few hundred bytes may keep a connection longer."""
+"""Longest time, in seconds, that an input of a few hundred bytes may occupy a connection."""
 KEPT_OUT = frozenset({"shutdown", *(name for name in METHODS if name.startswith("models."))}) - {
     "models.list",
     "models.show",
 }
-"""What ends the daemon, or reaches out of the folder that belongs to it."""
+"""Methods that stop the daemon, or use files outside of its folders."""
 
 Target = Callable[[bytes], None]
 
@@ -43,13 +43,13 @@ Target = Callable[[bytes], None]
 
 
 def codec(data: bytes) -> None:
-    """Messages or a ParseError, the same for every way to cut the bytes; and all can be passed on.
+    """Check that decoding does not depend on chunk boundaries, and that messages can be encoded.
 
-    The first byte chooses where to cut.
+    The first byte selects the size of the chunks.
     """
     step = data[0] % 16 + 1 if data else 1
     whole = decoded(data[1:], len(data) or 1)
-    # By their words: an error equals itself only, and NaN not even that.
+    # Compared as text, because errors and NaN are not equal to copies of themselves.
     assert repr(decoded(data[1:], step)) == repr(whole), (
         "the pieces said something else than the whole"
     )
@@ -60,7 +60,7 @@ def codec(data: bytes) -> None:
 
 
 def decoded(data: bytes, step: int) -> tuple[list[Any], bool]:
-    """Return the messages in pieces of `step` bytes, and whether they ended in a ParseError."""
+    """Return the messages decoded in chunks of `step` bytes, and whether a ParseError came."""
     decoder, found = Decoder(LIMITS), []
     try:
         for at in range(0, len(data), step):
@@ -79,7 +79,7 @@ def _comes_back(message: Message) -> None:
     again.feed(encode(message, Encoding.MSGPACK))
     number = getattr(message, "id", 0)
     if isinstance(message, Request) and not (isinstance(number, int) and 0 <= number < 2**32):
-        return  # only JSON-RPC has such ids
+        return  # only JSON-RPC allows such ids
     if isinstance(message, Response) and (
         isinstance(number, str) or not 0 <= (number or 0) < 2**32
     ):
@@ -92,7 +92,7 @@ def _comes_back(message: Message) -> None:
 
 
 def methods(data: bytes) -> None:
-    """Parameters are refused by name or brought into a normal form, which is one."""
+    """Check that parameters are refused by name, or normalised to a form that stays the same."""
     for message in decoded(data, len(data) or 1)[0]:
         if isinstance(message, Request):
             check_method(message.method, message.params)
@@ -107,13 +107,13 @@ def check_method(name: str, params: dict[str, Any]) -> None:
     assert normal.keys() == {param.name for param in METHODS[name].params}
     given = {key: value for key, value in normal.items() if value is not None}
     assert repr(validate(name, given)) == repr(normal), "the normal form is not normal"
-    encode(Request(1, name, normal), Encoding.MSGPACK)  # what the engine is sent
+    encode(Request(1, name, normal), Encoding.MSGPACK)  # the message to the engine
 
 
 def _is_whole(error: MlxdError) -> None:
     assert error.hint
     if isinstance(error, InvalidParams):
-        # An empty name: of several parameters that go together.
+        # The name is empty if the error is about a combination of parameters.
         assert error.message.startswith(error.data["param"])
 
 
@@ -134,7 +134,7 @@ class LogReader(logging.Handler):
 
 
 class FrontTarget:
-    """A front in this process, on a real socket, with a child as its engine."""
+    """A front in this process, on a real socket, with a child process as its engine."""
 
     def __init__(self, folder: Path) -> None:
         environ = {
@@ -160,7 +160,7 @@ class FrontTarget:
         return front
 
     def __call__(self, data: bytes) -> None:
-        """Everything is answered or hung up on; others are served; nothing is left behind."""
+        """Check that all requests end, that others are served, and that nothing leaks."""
         if any(isinstance(one, Request) and one.method in KEPT_OUT for one in decoded_all(data)):
             return
         self._loop.run_until_complete(self._exchange(data))
@@ -173,7 +173,7 @@ class FrontTarget:
             writer.write_eof()
             await asyncio.wait_for(_to_the_end(reader), ANSWER_S)
         except ConnectionError:
-            pass  # hung up on, rightly
+            pass  # disconnected, as expected
         finally:
             writer.close()
         bystander, other = await asyncio.open_unix_connection(self._path)
@@ -183,7 +183,7 @@ class FrontTarget:
         await asyncio.wait_for(self._rest(), ANSWER_S)
 
     async def _rest(self) -> None:
-        """The engine confirms the end of what nobody waits for any more, and that is all."""
+        """Check that the engine only confirms the ends of requests without a caller."""
         services = self._front.services
         while len(services.connections) or len(services.requests):
             await asyncio.sleep(0)
@@ -197,7 +197,7 @@ class FrontTarget:
 
 
 def decoded_all(data: bytes) -> list[Any]:
-    """Return what a front would take from these bytes."""
+    """Return the messages that a front would decode from these bytes."""
     decoder, found = Decoder(), []
     try:
         decoder.feed(data)
@@ -214,7 +214,7 @@ async def _to_the_end(reader: asyncio.StreamReader) -> None:
 
 
 def front_target() -> FrontTarget:
-    """Return a front in a folder of its own, which stays for as long as the process."""
+    """Return a front in its own folder. It exists until the process ends."""
     return FrontTarget(Path(tempfile.mkdtemp(prefix="mlxd-")))
 
 
@@ -230,6 +230,6 @@ CORPUS = Path(__file__).parents[1] / "corpus"
 
 
 def kept(name: str) -> list[bytes]:
-    """Return what searches have kept for a target: one input a line, in hexadecimal."""
+    """Return the kept inputs of a target. The file has one input per line, in hexadecimal."""
     lines = (CORPUS / f"{name}.txt").read_text(encoding="ascii").splitlines()
     return [bytes.fromhex(line) for line in lines if not line.startswith("#")]

@@ -1,7 +1,7 @@
-"""A small launchd: listens for a job, and runs it for its first caller or at load.
+"""A fake launchd. It listens for a job, and starts it for its first caller or at load.
 
-What the job gets is what its property list says and nothing else, as under the real one: no
-variable of the shell, the system's own PATH, the umask, the files for what it says.
+Like the real one, it gives the job only the environment, PATH, umask and output files of its
+property list, and no variables of the shell.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TIMEOUT_S = 60.0
 
 
 class Launchd:
-    """One loaded job. `environ` is what launchd itself adds, such as HOME."""
+    """One loaded job. `environ` has the variables that launchd adds, such as HOME."""
 
     def __init__(self, plist: Path, libxpc: Path, environ: Mapping[str, str]) -> None:
         self.about: dict[str, Any] = plistlib.loads(plist.read_bytes())
@@ -46,7 +46,7 @@ class Launchd:
             self.process.wait()
 
     def serve_first_caller(self) -> None:
-        """Wait until somebody connects, then run the job, which takes the caller over."""
+        """Wait for a connection, then start the job, which accepts it."""
         assert select.select([self.listener], [], [], TIMEOUT_S)[0], "nobody has connected"
         self.run()
 
@@ -60,7 +60,8 @@ class Launchd:
                 **self._environ,
                 **self.about["EnvironmentVariables"],
                 "XPC_SERVICE_NAME": self.about["Label"],
-                # The C library that a Mac has: launch_activate_socket hands this descriptor over.
+                # Stands in for the system library of macOS, whose launch_activate_socket returns
+                # this descriptor.
                 "LD_PRELOAD": str(self._libxpc),
                 "FAKE_XPC_FD": str(descriptor),
             },

@@ -1,6 +1,6 @@
-"""Fails a run of the tests that leaves processes behind, names them, and ends them.
+"""Fails a test run that leaves processes behind, lists them, and kills them.
 
-Every process of a run inherits a mark in its environment, which Linux shows in /proc.
+Every process of a run inherits a marker variable, which Linux shows in /proc.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import pytest
 
 MARK = "TESTS_OF_MLXD"
 GRACE_S = 30.0
-"""For what is ending by itself: a compiler, say, whose kernel builder has ended with its engine."""
+"""Seconds to wait for processes that are about to exit, such as a compiler of a kernel builder."""
 LOOK_S = 0.2
 LEFT = pytest.StashKey[dict[int, str]]()
 
 
 def marked(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment that has the mark, for those that are put together anew."""
+    """Return the environment with the marker, for environments built from scratch."""
     return {**environ, **({MARK: os.environ[MARK]} if MARK in os.environ else {})}
 
 
 def left_behind(mark: str, proc: Path = Path("/proc")) -> dict[int, str]:
-    """Return the running processes with this mark, and how each was called."""
+    """Return the running processes with this marker, and their command lines."""
     wanted = f"{MARK}={mark}".encode()
     own = {os.getpid(), os.getppid()}
     return {
@@ -42,21 +42,21 @@ def _processes(proc: Path) -> Iterator[tuple[int, str, bytes]]:
             command = (
                 (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             )
-            if command:  # a zombie has none, and no environment either
+            if command:  # a zombie has no command line and no environment
                 yield int(folder.name), command.strip(), (folder / "environ").read_bytes()
         except OSError:
-            continue  # it has ended, or is somebody else's
+            continue  # it has exited, or belongs to another user
 
 
 def still_there(mark: str, grace_s: float = GRACE_S) -> dict[int, str]:
-    """Return what is left behind after some time to end by itself."""
+    """Return the processes that are still running after a grace period."""
     deadline = time.monotonic() + grace_s
     while (left := left_behind(mark)) and time.monotonic() < deadline:
         time.sleep(LOOK_S)
     return left
 
 
-# ---- pytest calls these
+# ---- called by pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workerinput"):
-        return  # the one that started the workers sees to it
+        return  # only the main process checks
     grace_s = float(os.environ.get("LEFTOVERS_GRACE_S", GRACE_S))
     left = still_there(os.environ[MARK], grace_s)
     session.config.stash[LEFT] = left

@@ -1,4 +1,4 @@
-"""A library with launchd's `launch_activate_socket`, by its C signature, to be preloaded."""
+"""Builds a library to preload with launchd's C function `launch_activate_socket`."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ int launch_activate_socket(const char *name, int **fds, size_t *count) {
 
 
 def build_libxpc(folder: Path) -> Path:
-    """Compile the library; skips the test where that cannot be done."""
+    """Compile the library. Skips the test if there is no compiler."""
     return needs.preloaded(SOURCE, folder / "libxpc.so")

@@ -1,4 +1,4 @@
-"""Model folders made of the built-in one: copies, adapters, other weights."""
+"""Makes model folders from the built-in model: copies, adapters and other weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LORA = {"rank": 4, "scale": 8.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "m
 
 
 def copy_of_pocket(folder: Path) -> dict[str, Any]:
-    """Copy the built-in model; returns how the engine is told of it."""
+    """Copy the built-in model. Returns its reference for the engine."""
     shutil.copytree(POCKET, folder)
     return {"name": folder.name, "path": str(folder)}
 
@@ -34,7 +34,7 @@ def bare_model(folder: Path) -> Path:
 
 
 def random_weights(folder: Path, seed: int = 5) -> dict[str, Any]:
-    """Copy the built-in model with weights that know nothing."""
+    """Copy the built-in model with random weights."""
     ref = copy_of_pocket(folder)
     weights = mx.load(str(folder / "model.safetensors"))
     mx.random.seed(seed)
@@ -44,7 +44,7 @@ def random_weights(folder: Path, seed: int = 5) -> dict[str, Any]:
 
 
 def make_adapter(folder: Path, seed: int, *, strength: float = 0.3) -> str:
-    """Write a LoRA adapter with random weights that changes what pocket says."""
+    """Write a LoRA adapter with random weights, which changes the output of pocket."""
     model, _ = load(str(POCKET))
     model.freeze()
     linear_to_lora_layers(model, 4, LORA)
@@ -61,7 +61,7 @@ def make_adapter(folder: Path, seed: int, *, strength: float = 0.3) -> str:
 
 
 KINDS: dict[str, dict[str, Any]] = {
-    # Sliding windows of 32 tokens between layers that see everything: a cache that rotates.
+    # Layers with sliding windows of 32 tokens between full-attention layers: a rotating cache.
     "rotating": {
         "model_type": "gemma3_text",
         "num_hidden_layers": 4,
@@ -69,7 +69,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 2,
         "query_pre_attn_scalar": 16,
     },
-    # Convolutions beside attention: a cache whose state has no positions.
+    # Convolutions beside attention: a cache with state instead of positions.
     "hybrid": {
         "model_type": "lfm2",
         "num_hidden_layers": 4,
@@ -83,7 +83,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "block_ff_dim": 96,
         "layer_types": ["conv", "full_attention", "conv", "full_attention"],
     },
-    # Attention in chunks: a cache of which mlx-lm makes no batch.
+    # Chunked attention: a cache that mlx-lm cannot batch.
     "chunked": {
         "model_type": "llama4",
         "text_config": {
@@ -117,7 +117,7 @@ SHARED = {
 
 
 def small_model(folder: Path, kind: str, seed: int = 3) -> dict[str, Any]:
-    """Make a small model of another architecture, with pocket's tokenizer and random weights."""
+    """Write a small model of another architecture, with pocket's tokenizer and random weights."""
     ref = copy_of_pocket(folder)
     config = {**SHARED, **KINDS[kind]}
     if nested := config.get("text_config"):

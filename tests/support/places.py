@@ -1,4 +1,4 @@
-"""An environment of its own for one test: nothing of the real home is read or written."""
+"""An isolated environment for one test. It does not use the real home directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MLXD = [sys.executable, "-m", "mlxd.daemon.cli"]
 
 
 def own_environ(folder: Path) -> dict[str, str]:
-    """Return the environment of a user whose whole world lies below `folder`."""
+    """Return an environment whose folders are all below `folder`."""
     environ = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -35,14 +35,14 @@ def own_environ(folder: Path) -> dict[str, str]:
 
 
 def compiled() -> Path:
-    """Return where all engines of the tests keep what MLX compiles, which takes seconds."""
+    """Return the folder in which all engines of the tests share compiled kernels."""
     folder = Path(tempfile.gettempdir()) / f"mlxd-tests-{os.geteuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
 def mlxd(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command and return what it said."""
+    """Run the real command and return the completed process."""
     return subprocess.run(
         [*MLXD, *arguments],
         env=environ,

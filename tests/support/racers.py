@@ -1,7 +1,7 @@
-"""Many processes that do the same at the same moment.
+"""Runs many processes that do the same at the same moment.
 
-They are forks of one that has imported what they need: the moment is shorter, and fifty Python
-starts are saved.
+They are forks of one process that has done the imports. They start closer together, and without
+fifty starts of Python.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ print(json.dumps(outcomes))
 def race(
     prepare: str, act: str, environ: Mapping[str, str], *arguments: str, count: int = 50
 ) -> list[tuple[int, str]]:
-    """Run `act` in `count` processes at once; return what each exited with and said on stderr.
+    """Run the code `act` in `count` processes at once. Return exit status and stderr of each.
 
-    `prepare` are the imports; both see `arguments` in `sys.argv[1:]`.
+    `prepare` is the code with the imports. Both see `arguments` in `sys.argv[1:]`.
     """
     done = subprocess.run(
         [sys.executable, "-c", FORK.format(prepare=prepare, act=act, count=count), *arguments],

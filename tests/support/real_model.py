@@ -24,5 +24,5 @@ def real_model_folder() -> Path:
 
 
 def as_ref(folder: Path) -> dict[str, Any]:
-    """Return how the engine is told of a model folder."""
+    """Return the reference of a model folder for the engine."""
     return {"name": folder.name, "path": str(folder)}

@@ -1,4 +1,4 @@
-"""The shells with the keys of `mlx shell-init`, each on a terminal of its own."""
+"""Shells with the key bindings of `mlx shell-init`, each on its own terminal."""
 
 from __future__ import annotations
 

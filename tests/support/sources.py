@@ -1,4 +1,4 @@
-"""The program's sources, copied so that they can be changed under a running daemon."""
+"""Copies the sources, so that a test can change them while a daemon runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PARTS = ("protocol", "client", "daemon", "launchd")
 
 
 def copy_sources(folder: Path) -> str:
-    """Copy them below `folder`; returns the PYTHONPATH with which they run."""
+    """Copy the sources below `folder`. Returns the PYTHONPATH that runs the copy."""
     for part in PARTS:
         shutil.copytree(
             ROOT / part / "mlxd",
@@ -22,6 +22,6 @@ def copy_sources(folder: Path) -> str:
 
 
 def touch(folder: Path, file: str) -> None:
-    """Make a copied file another, with the same meaning."""
+    """Change a copied file without changing its behaviour."""
     path = folder / file
     path.write_text(path.read_text() + "\n# newer\n")

@@ -1,4 +1,4 @@
-"""A program on a terminal of its own, whose screen can be read as text."""
+"""Runs a program on its own terminal, whose screen can be read as text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SYNCHRONISED = re.compile(r"\x1b\[\?2026[hl]")
 
 
 class Terminal:
-    """A pseudo-terminal, its program, and what a person would see."""
+    """A pseudo-terminal with its program and its screen."""
 
     def __init__(
         self, command: Sequence[str], environ: Mapping[str, str], columns: int, rows: int
@@ -34,21 +34,21 @@ class Terminal:
         self.exit_code: int | None = None
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
-            # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+            # Background jobs of a shell inherit an ignored SIGINT.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execvpe(command[0], list(command), dict(environ))
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def send(self, keys: str) -> None:
-        """Type."""
+        """Type text."""
         os.write(self._fd, keys.encode())
 
     def wait(self, wanted: str, *, timeout_s: float = WAIT_S) -> str:
-        """Read until the text is on the screen or has scrolled off it; returns all of it."""
+        """Read until the text appears on the screen or in the scrollback. Returns all text."""
         return self._until(lambda: wanted in self.text(), f"{wanted!r}", timeout_s)
 
     def wait_prompt(self, prompt: str, *, timeout_s: float = WAIT_S) -> str:
-        """Read until the cursor is in a row that holds the prompt alone."""
+        """Read until the cursor is in a row that contains only the prompt."""
 
         def prompted() -> bool:
             return self.screen.display[self.screen.cursor.y].strip() == prompt
@@ -56,7 +56,7 @@ class Terminal:
         return self._until(prompted, f"prompt {prompt!r}", timeout_s)
 
     def end(self, *, timeout_s: float = WAIT_S) -> str:
-        """Read until the program ends; `exit_code` says how. Returns what is to be seen."""
+        """Read until the program exits and set `exit_code`. Returns all text."""
         deadline = time.monotonic() + timeout_s
         while self._read(deadline):
             pass
@@ -65,7 +65,7 @@ class Terminal:
         return self.text()
 
     def text(self) -> str:
-        """Return what scrolled away and what is on the screen."""
+        """Return the scrollback and the screen as text."""
         width = self.screen.columns
         gone = ["".join(line[x].data for x in range(width)) for line in self.screen.history.top]
         lines = [line.rstrip() for line in [*gone, *self.screen.display]]
@@ -84,7 +84,7 @@ class Terminal:
         return self.text()
 
     def _read(self, deadline: float) -> bool:
-        """Take what the program writes; False where it has ended."""
+        """Read the output of the program. Return False if it has exited."""
         left = deadline - time.monotonic()
         ready = select.select([self._fd], [], [], max(0.0, left))[0]
         assert ready, f"nothing more comes:\n{self.text()}"
@@ -95,7 +95,7 @@ class Terminal:
         text = self._decode(data)
         self.raw += text
         self._stream.feed(SYNCHRONISED.sub("", text))
-        # Questions for the cursor's place and for its health are answered, as terminals do.
+        # Answer queries for the cursor position and the status, like a terminal.
         if "\x1b[5n" in text:
             self.send("\x1b[0n")
         if "\x1b[6n" in text:
@@ -108,7 +108,7 @@ class Terminal:
 def terminal(
     command: Sequence[str], environ: Mapping[str, str], *, columns: int = 80, rows: int = 24
 ) -> Iterator[Terminal]:
-    """A program on a terminal, for the time of a block."""
+    """Run a program on a terminal during a `with` block."""
     opened = Terminal(command, {"TERM": "xterm-256color", **environ}, columns, rows)
     try:
         yield opened

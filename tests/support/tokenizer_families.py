@@ -1,4 +1,4 @@
-"""Small tokenizers, each built as those of a model family are, with a template of that kind."""
+"""Small tokenizers, each built like those of a model family, with a matching chat template."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
 
 @dataclass(frozen=True)
 class Family:
-    """How a family's tokenizer works, and which of its tokens are control tokens."""
+    """A family's tokenizer and its control tokens."""
 
     build: Callable[[], Tokenizer]
     special: tuple[str, ...]
     template: str
     unmarked: tuple[str, ...] = ()
-    """Control tokens that the tokenizer does not call special."""
+    """Control tokens that the tokenizer does not mark as special."""
     ordinary: tuple[str, ...] = ()
-    """Added tokens that are text."""
+    """Added tokens that are ordinary text."""
     rstrip: bool = False
 
     @property
@@ -77,7 +77,7 @@ def _sentencepiece(normalizer: Any, pre_tokenizer: Any) -> Tokenizer:
         initial_alphabet=["▁", *(chr(code) for code in range(33, 127)), "\n"],
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    # Byte pieces are words of the vocabulary there, and no added tokens.
+    # Byte pieces are part of the vocabulary and not added tokens.
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = []
     return Tokenizer.from_str(json.dumps(state))
@@ -171,7 +171,7 @@ FAMILIES = {
 
 
 def write(family: Family, folder: Path) -> Path:
-    """Write the tokenizer's files, and as much of a model folder as a tokenizer is read with."""
+    """Write the tokenizer files, and the parts of a model folder that loading them needs."""
     tokenizer = family.build()
     tokenizer.add_special_tokens(
         [AddedToken(text, special=True, rstrip=family.rstrip) for text in family.special]

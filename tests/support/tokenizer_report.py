@@ -1,6 +1,6 @@
-"""`python tokenizer_report.py FOLDER…` in a new process: what the engine sees of tokenizers.
+"""Reports what the engine sees of tokenizers: `python tokenizer_report.py FOLDER…`.
 
-Importable, too: then mlx-lm and transformers are those of the importing process.
+If imported, it uses mlx-lm and transformers of the importing process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TOKENS = (70, 71, 72, 44, 5)
 
 
 def report(folder: str) -> dict[str, Any]:
-    """Return what mlx-lm's wrapper of the folder's tokenizer says, and how it came about."""
+    """Return the properties of mlx-lm's wrapper of a folder's tokenizer, and how it was loaded."""
     wrapper = load_tokenizer(Path(folder), trust_remote_code=False, eos_token_ids=[1, 2])
     detokenizer = wrapper.detokenizer
     for token in TOKENS:

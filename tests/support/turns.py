@@ -1,4 +1,4 @@
-"""Taking turns: tests run in several processes, and some use what there is only one of."""
+"""Exclusive use of a resource by tests, which run in several processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.places import compiled
 
 @contextmanager
 def turn(name: str) -> Iterator[None]:
-    """Hold what `name` stands for alone, among all processes that run tests for this user."""
+    """Hold the resource `name` exclusively among all test processes of this user."""
     with (compiled() / f"{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

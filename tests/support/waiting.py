@@ -1,4 +1,4 @@
-"""Waiting for what tells nobody that it changed: a file of another process, a socket's return."""
+"""Waits for conditions without an event, such as a file that another process writes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 GLANCE_S = 0.01
 PATIENCE_S = 60.0
-"""Only a fault takes this long, also on a busy machine."""
+"""Timeout in seconds. Even on a busy machine, only a fault takes this long."""
 
 
 def until(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
-    """Return once the condition holds; fails with `what` where it does not in time."""
+    """Wait until the condition is true. Fails with `what` after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, what
@@ -20,7 +20,7 @@ def until(condition: Callable[[], object], what: str, timeout_s: float = PATIENC
 
 
 def ended(pid: int) -> bool:
-    """Whether a process has ended, be it that nobody has collected it yet."""
+    """Return whether a process has exited, including zombies."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:

@@ -55,9 +55,9 @@ def test_last_means_the_last_of_this_terminal(store: Store):
     answered(store, asked(ASK, "other", conversation="bbbb", scope="tty:2"), "theirs")
     assert store.history("last", "tty:1", "chat").id == "aaaa"
     assert store.history("last", "tty:2", "chat").id == "bbbb"
-    with pytest.raises(InvalidParams, match="nothing was asked in this terminal"):
+    with pytest.raises(InvalidParams, match="no conversation to continue in this terminal"):
         store.history("last", "tty:3", "chat")
-    with pytest.raises(InvalidParams, match="nothing was asked in this folder"):
+    with pytest.raises(InvalidParams, match="no conversation to continue in this folder"):
         store.history("last", "dir:/tmp", "chat")
 
 

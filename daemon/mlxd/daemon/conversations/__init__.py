@@ -1,1 +1,1 @@
-"""Conversations on disk: SQLite, of this user only."""
+"""Stored conversations in an SQLite database that only this user can read."""

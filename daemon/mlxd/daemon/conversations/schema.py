@@ -1,4 +1,4 @@
-"""The database's shape, as a list of migrations. A database knows how many of them it has had."""
+"""The database schema, as a list of migrations. Each database stores how many were applied."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MIGRATIONS = (
         error TEXT,                -- code of the error that broke it
         model TEXT NOT NULL,
         created REAL NOT NULL,
-        messages TEXT NOT NULL,    -- JSON: what was asked; a prompt is one message without a role
-        question TEXT NOT NULL,    -- its text, for the search
+        messages TEXT NOT NULL,    -- JSON: the messages of the request; a prompt is one message
+        without a role question TEXT NOT NULL,    -- text of the messages, for the search
         answer TEXT NOT NULL,
         reasoning TEXT NOT NULL,
         tool_calls TEXT NOT NULL,  -- JSON
@@ -51,8 +51,8 @@ MIGRATIONS = (
         INSERT INTO words (rowid, question, answer) VALUES (new.number, new.question, new.answer);
     END;
     """,
-    # The number of the last turn, kept when that turn is taken back: it says which conversation
-    # was used last.
+    # The number of the last turn. It is kept when that turn is removed, to find the conversation
+    # that was used last.
     """
     ALTER TABLE conversations ADD COLUMN latest INTEGER NOT NULL DEFAULT 0;
     UPDATE conversations SET latest = coalesce(
@@ -64,17 +64,17 @@ MIGRATIONS = (
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a database up to date, each step whole or not at all.
+    """Apply the missing migrations, each in one transaction.
 
     Raises:
-        MlxdError: a newer mlxd wrote it.
-        sqlite3.DatabaseError: it is damaged, or cannot be written.
+        MlxdError: a newer version of mlxd wrote the database.
+        sqlite3.DatabaseError: the database is damaged or cannot be written.
     """
     (had,) = connection.execute("PRAGMA user_version").fetchone()
     if had > len(MIGRATIONS):
         raise MlxdError(
-            "A newer mlxd wrote the stored conversations.",
-            hint="Upgrade this one, or set conversations = false.",
+            "A newer version of mlxd wrote the stored conversations.",
+            hint="Set conversations = false in config.toml, or upgrade: pip install --upgrade mlxd",
         )
     for number, script in enumerate(MIGRATIONS[had:], had + 1):
         connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")

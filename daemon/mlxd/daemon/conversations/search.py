@@ -1,10 +1,10 @@
-"""The words of a search: which of them the full-text index finds, and which need a scan.
+"""Splits a search into terms for the full-text index and terms that need a scan.
 
-SQLite's index (FTS5, tokenizer `unicode61`) holds words as they are set off by spaces and finds
-them by their beginnings. It does not see words inside a run of Chinese, Japanese, Thai and other
-scripts without spaces, and it holds no symbols at all. A search term with such a character is
-looked for as a substring in the text of the turns. Its trigram tokenizer is no way out: it finds
-nothing shorter than three characters, and most Chinese words have two.
+SQLite's index (FTS5, tokenizer `unicode61`) contains words that are separated by spaces, and finds
+them by prefix. It finds no words inside a run of Chinese, Japanese, Thai and other scripts without
+spaces, and it contains no symbols. Terms with such characters are searched as substrings of the
+turns. The trigram tokenizer does not help: it finds nothing shorter than three characters, and most
+Chinese words have two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from mlxd.protocol.errors import InvalidParams
 
 MAX_TERMS = 32
-"""SQLite's parser of search expressions gives up at about 100 terms."""
+"""SQLite's parser of search expressions fails at about 100 terms."""
 
 SNIPPET_BEFORE = 24
 SNIPPET_CHARACTERS = 80
@@ -32,22 +32,24 @@ _WITHOUT_SPACES = (
     (0x3400, 0x4DBF),  # Han
     (0x4E00, 0x9FFF),
     (0xA000, 0xA4CF),  # Yi
-    (0xAC00, 0xD7FF),  # Hangul: spaces set off phrases, not the words in them
+    (0xAC00, 0xD7FF),  # Hangul: spaces separate phrases, not words
     (0xF900, 0xFAFF),  # Han
     (0xFF66, 0xFFDC),  # half-width kana and Hangul
     (0x1B000, 0x1B16F),  # old kana
     (0x20000, 0x3FFFF),  # Han
 )
 _LOOKS_ONLY = "\ufe0e\ufe0f"
-"""Variation selectors: ❤ and ❤️ are one heart, in text and in colour."""
+"""Variation selectors. ❤ and ❤️ are the same character in text and colour style."""
 
 _ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """`match` is an expression of the index, "" for none; `parts` are substrings, in lower case
-    as SQLite's `lower` makes it (ASCII only).
+    """A parsed search.
+
+    `match` is an expression for the index, or "". `parts` are substrings in lower case, converted
+    as SQLite's `lower` does (ASCII only).
     """
 
     match: str
@@ -58,14 +60,14 @@ class Query:
 
 
 def parse(text: str) -> Query:
-    """Return the query for what a person typed; no character in it is an operator.
+    """Return the query for a search text. No character in it is an operator.
 
     Raises:
-        InvalidParams: it has more than `MAX_TERMS` words.
+        InvalidParams: the text has more than `MAX_TERMS` words.
     """
     indexed: list[str] = []
     parts: list[str] = []
-    # A NUL would end the expression for SQLite.
+    # SQLite ends the expression at a NUL.
     terms = text.replace("\0", " ").split()
     if len(terms) > MAX_TERMS:
         raise InvalidParams("query", f"has {len(terms)} words; at most {MAX_TERMS} are allowed")
@@ -79,7 +81,7 @@ def parse(text: str) -> Query:
 
 
 def snippet(texts: list[str], query: str) -> str:
-    """Return the surroundings of the first search term that occurs in `texts`, on one line."""
+    """Return the text around the first search term in `texts`, on one line."""
     terms = [term.translate(_ASCII_LOWER) for term in query.split()]
     for text in texts:
         folded = text.translate(_ASCII_LOWER)
@@ -99,7 +101,7 @@ def _cut(text: str, at: int) -> str:
 def _needs_scan(term: str) -> bool:
     if any(_is_unspaced(char) or unicodedata.category(char)[0] == "S" for char in term):
         return True
-    return not any(char.isalnum() for char in term)  # nothing that the index would hold
+    return not any(char.isalnum() for char in term)  # the index contains no such term
 
 
 def _is_unspaced(char: str) -> bool:

@@ -1,8 +1,8 @@
-"""Stored conversations. Blocking; used from one thread (`mlxd.daemon.front.recorder`).
+"""The database of stored conversations. Blocking, for one thread (`mlxd.daemon.front.recorder`).
 
-A turn is what was asked since the last answer, and that answer. It is written when it begins, as
-`answering`, and again when it ends, so that whatever kills the daemon leaves the finished turns
-intact and the broken one marked.
+A turn consists of the messages since the last answer, and the answer. It is written with the state
+`answering` when it begins, and updated when it ends. If the daemon is killed, finished turns are
+intact, and the interrupted turn can be recognised.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Record = dict[str, Any]
 
 ID_LETTERS = 8
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
-"""Thirty-two letters that are not mistaken for one another."""
-# By the turns' own order: the time of day may be set back.
+"""Thirty-two characters that are easy to tell apart."""
+# By the numbers of turns, because the clock may be set back.
 NEWEST_FIRST = "ORDER BY latest DESC, updated DESC, id"
 TITLE_CHARACTERS = 80
 BUSY_S = 5.0
 SUFFIXES = ("", "-wal", "-shm")
-"""The files of a database: itself, its write-ahead log, and the index of that."""
+"""Suffixes of the database, its write-ahead log, and the index of the log."""
 
-NOT_FOUND_HINT = "See what there is: mlx log list"
+NOT_FOUND_HINT = "List the conversations: mlx log list"
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a request adds to a conversation, which is made where there is none of that id."""
+    """The messages that a request adds to a conversation, which is created if needed."""
 
     kind: str
     conversation: str
@@ -50,7 +50,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a continued conversation brings along."""
+    """The id, model and messages of a conversation that is continued."""
 
     id: str
     model: str
@@ -58,17 +58,17 @@ class History:
 
 
 def new_id() -> str:
-    """Return an id that people can type."""
+    """Return a random id that is easy to type."""
     return "".join(ALPHABET[byte % len(ALPHABET)] for byte in os.urandom(ID_LETTERS))
 
 
 def is_id(text: str) -> bool:
-    """Whether a text could be a whole id."""
+    """Return whether a text has the form of a complete id."""
     return len(text) == ID_LETTERS and set(text) <= set(ALPHABET)
 
 
 class Store:
-    """The database. `damaged` is where an unreadable one was put aside, if there was one."""
+    """An open database. `damaged` is the new path of a damaged one that it replaced, or None."""
 
     def __init__(self, path: Path) -> None:
         self.damaged: Path | None = None
@@ -89,15 +89,16 @@ class Store:
             self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
         try:
-            # WAL: a reader does not wait; one fsync per checkpoint, not per turn.
+            # WAL: readers do not wait, and there is one fsync per checkpoint instead of one per
+            # turn.
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA foreign_keys = ON")
-            # What was removed is overwritten: a deleted conversation is gone from the file.
+            # Overwrites deleted rows, so that a deleted conversation is gone from the file.
             db.execute("PRAGMA secure_delete = ON")
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             migrate(db)
-            # Whatever was being answered went down with the daemon that wrote it.
+            # The daemon that wrote these turns died before they were complete.
             db.execute("UPDATE turns SET state = 'broken', error = 'engine_died' "
                        "WHERE state = 'answering'")  # fmt: skip
         except BaseException:
@@ -109,19 +110,19 @@ class Store:
         self._db.close()
 
     def lost(self) -> str:
-        """Return "removed" or "replaced" if the file is no longer the open one, else ""."""
+        """Return "removed" or "replaced" if the path is no longer the open file, otherwise ""."""
         try:
             about = os.stat(self._path)
         except (FileNotFoundError, NotADirectoryError):
             return "removed"
         except OSError:
-            return ""  # it cannot be told
+            return ""  # unknown
         return "" if (about.st_dev, about.st_ino) == self._files[""] else "replaced"
 
     def abandon(self) -> None:
         """Close a database whose file was removed or replaced, and remove its side files.
 
-        SQLite would take a write-ahead log that is left there for the one of the new file.
+        SQLite would use a remaining write-ahead log for the new file.
         """
         self._db.close()
         for suffix in SUFFIXES[1:]:
@@ -131,7 +132,7 @@ class Store:
                     _side_file(self._path, suffix).unlink()
 
     def replaced(self) -> Store:
-        """Put this database aside as damaged; returns a new one in its place."""
+        """Rename this damaged database, and return a new one in its place."""
         self.close()
         damaged = _put_aside(self._path)
         store = Store(self._path)
@@ -141,7 +142,7 @@ class Store:
     # ---- writing
 
     def begin(self, turn: Turn) -> int:
-        """Store a turn that is being answered; returns its number."""
+        """Store a turn that has begun, and return its number."""
         now = time.time()
         name = turn.conversation
         question = "\n".join(_text(message) for message in turn.messages)
@@ -162,7 +163,7 @@ class Store:
         return row.lastrowid
 
     def finish(self, number: int, choice: dict[str, Any], usage: dict[str, Any]) -> None:
-        """Complete a turn with the answer's first choice."""
+        """Complete a turn with the first choice of the result."""
         self._db.execute(
             "UPDATE turns SET state = 'done', answer = ?, reasoning = ?, tool_calls = ?, usage = ? "
             "WHERE number = ?",
@@ -176,14 +177,14 @@ class Store:
         )
 
     def fail(self, number: int, code: str, partial: str) -> None:
-        """Mark a turn that ended with an error; `partial` is what had been answered."""
+        """Mark a turn that ended with an error. `partial` is the text up to then."""
         self._db.execute(
             "UPDATE turns SET state = 'broken', error = ?, answer = ? WHERE number = ?",
             (code, partial, number),
         )
 
     def truncate(self, name: str, turns: int) -> int:
-        """Forget the last turns of a conversation; returns how many went."""
+        """Remove the last turns of a conversation, and return their number."""
         found = self._find(name)["id"]
         with self._transaction():
             gone = self._db.execute(
@@ -191,7 +192,7 @@ class Store:
                 "WHERE conversation = ? ORDER BY number DESC LIMIT ?)",
                 (found, turns),
             )
-            # A question that was taken back must not live on as the title.
+            # The title is the text of the first turn, so it is removed with that turn.
             self._db.execute(
                 "UPDATE conversations SET title = '' WHERE id = ? AND NOT EXISTS "
                 "(SELECT 1 FROM turns WHERE conversation = conversations.id)",
@@ -200,13 +201,13 @@ class Store:
         return gone.rowcount
 
     def remove(self, name: str | None) -> int:
-        """Delete one conversation, or all of them; returns how many."""
+        """Delete one conversation, or all for None, and return their number."""
         found = None if name is None else self._find(name)["id"]
         with self._transaction():
             gone = self._db.execute(
                 "DELETE FROM conversations WHERE ? IS NULL OR id = ?", (found, found)
             )
-            # The index keeps the words of what was deleted until it is rewritten.
+            # The index contains deleted words until it is rewritten.
             self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
         return gone.rowcount
 
@@ -262,29 +263,30 @@ class Store:
     # ---- reading
 
     def history(self, wanted: str, scope: str, kind: str) -> History:
-        """Return what to continue: an id (or its beginning), or `last` of the scope.
+        """Return a conversation to continue. `wanted` is an id, its beginning, or `last` (in the
+        scope).
 
         Raises:
-            InvalidParams: there is no such conversation.
+            InvalidParams: no such conversation exists, or it is of another kind.
         """
         found = self._last(scope, kind) if wanted == "last" else self._find(wanted)
         if found["kind"] != kind:
             raise InvalidParams(
-                "conversation", f"{found['id']} belongs to {found['kind']}, not to {kind}",
+                "conversation", f"{found['id']} was created by {found['kind']}, not by {kind}",
                 hint=NOT_FOUND_HINT,
             )  # fmt: skip
         messages: list[Message] = []
         if found["system"]:
             messages.append({"role": "system", "content": found["system"]})
         for turn in self._turns(found["id"]):
-            # A turn that broke before its first word left nothing to go on from.
+            # A turn without any answer is left out.
             if turn["answer"] or turn["tool_calls"]:
                 messages += turn["messages"]
                 messages.append(_answer(turn))
         return History(found["id"], found["model"], messages)
 
     def recent(self, limit: int, scope: str | None = None, offset: int = 0) -> list[Record]:
-        """Return conversations, the newest first."""
+        """Return up to `limit` conversations, newest first."""
         rows = self._db.execute(
             "SELECT c.*, (SELECT count(*) FROM turns WHERE conversation = c.id) AS turns "
             f"FROM conversations c WHERE ? IS NULL OR scope = ? {NEWEST_FIRST} LIMIT ? OFFSET ?",
@@ -293,15 +295,19 @@ class Store:
         return _records(rows)
 
     def show(self, name: str) -> Record:
-        """Return one conversation with its turns."""
+        """Return one conversation with its turns.
+
+        Raises:
+            InvalidParams: no such conversation exists.
+        """
         found = self._find(name)
         return {**found, "turns": self._turns(found["id"])}
 
     def search(self, text: str, limit: int) -> list[Record]:
-        """Return conversations with a turn in which all words occur, the best match first.
+        """Return conversations with a turn that contains all words, best match first.
 
-        Words are found by their beginnings; in scripts without spaces, and with symbols such as
-        emoji, by any part of them.
+        Words match by prefix. In scripts without spaces, and with symbols such as emoji, any part
+        of a word matches.
         """
         query = parse(text)
         if not query:
@@ -331,7 +337,7 @@ class Store:
         try:
             yield
         except BaseException:
-            # A full disk may have rolled back already.
+            # SQLite may have rolled back already, for instance on a full disk.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
@@ -353,9 +359,13 @@ class Store:
         )
         found = _records(rows)
         if not name or not found:
-            raise InvalidParams("id", f"there is no conversation {name!r}", hint=NOT_FOUND_HINT)
+            raise InvalidParams("id", f"no conversation has the id {name!r}", hint=NOT_FOUND_HINT)
         if len(found) > 1 and found[0]["id"] != name:
-            raise InvalidParams("id", f"{name!r} begins several ids", hint="Give one more letter.")
+            raise InvalidParams(
+                "id",
+                f"{name!r} is ambiguous",
+                hint="Use more characters of the id. List the ids: mlx log list",
+            )
         return found[0]
 
     def _last(self, scope: str, kind: str) -> Record:
@@ -367,8 +377,8 @@ class Store:
         if not found:
             where = "terminal" if scope.startswith("tty:") else "folder"
             raise InvalidParams(
-                "conversation", f"nothing was asked in this {where} yet, so nothing can go on",
-                hint="Ask without -c, or name a conversation: mlx log list",
+                "conversation", f"no conversation to continue in this {where}",
+                hint="Ask without -c, or list the conversations: mlx log list",
             )  # fmt: skip
         return found[0]
 
@@ -388,12 +398,12 @@ def _records(rows: sqlite3.Cursor) -> list[Record]:
     names = [column[0] for column in rows.description]
     records = [dict(zip(names, row, strict=True)) for row in rows]
     for record in records:
-        record.pop("latest", None)  # says what it is by the order alone
+        record.pop("latest", None)  # used for sorting only
     return records
 
 
 def _hits(query: Query) -> tuple[str, list[str]]:
-    """Return SQL for the turns (number, rank, question, answer) that a query finds, and values."""
+    """Return SQL for the matching turns (number, rank, question, answer), and its values."""
     where = ["words MATCH ?"] if query.match else []
     values = [query.match] if query.match else []
     for part in query.parts:
@@ -409,7 +419,7 @@ def _hits(query: Query) -> tuple[str, list[str]]:
 
 
 def _text(message: Message) -> str:
-    """Return the words of a message; content may be text, parts, or nothing beside tool calls."""
+    """Return the text of a message, whose content may be text, a list of parts, or None."""
     content = message.get("content")
     if isinstance(content, str):
         return content
@@ -429,7 +439,7 @@ def _side_file(path: Path, suffix: str) -> Path:
 
 
 def _identity(path: Path, suffix: str) -> tuple[int, int] | None:
-    """Return what tells a file from any other of its name; None where there is none."""
+    """Return the device and inode of a file, or None if it does not exist."""
     try:
         about = os.stat(_side_file(path, suffix))
     except OSError:
@@ -438,7 +448,7 @@ def _identity(path: Path, suffix: str) -> tuple[int, int] | None:
 
 
 def _put_aside(path: Path) -> Path:
-    """Rename a damaged database; nothing is deleted."""
+    """Rename a damaged database and its side files. Returns the new path."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     kept = path.with_name(f"{path.name}.damaged-{stamp}-{os.getpid()}")
     path.rename(kept)
@@ -450,15 +460,15 @@ def _put_aside(path: Path) -> Path:
 
 
 def is_damage(exc: Exception) -> bool:
-    """Whether SQLite says that the file is none of its own, or malformed.
+    """Return whether an error means that the file is malformed or not a database.
 
-    A full disk or a folder without rights is no damage: these have classes of their own.
+    A full disk or missing permissions have other classes of errors.
     """
     return type(exc) is sqlite3.DatabaseError
 
 
 def explain(exc: Exception) -> str:
-    """Return why a conversation cannot be stored or read, in a few words."""
+    """Return a short reason why a conversation cannot be stored or read."""
     if isinstance(exc, MlxdError):
         return exc.message
     if isinstance(exc, OSError) and exc.strerror:

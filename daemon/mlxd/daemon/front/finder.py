@@ -1,4 +1,4 @@
-"""Finds the model that a request names, without holding up everybody else's streams."""
+"""Finds the model of a request without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from mlxd.daemon.models.records import ModelRef
 from mlxd.protocol.errors import MlxdError
 
 WARM_TIMEOUT_S = 1.0
-"""A disk that hangs must not keep the daemon from starting."""
+"""Longest wait for the default model at start, in seconds, in case the disk hangs."""
 
 
 class Finder:
-    """Reads files on threads. Requests with a `supersede` key keep the order they came in."""
+    """Reads files in threads. Requests with the same `supersede` key keep their order."""
 
     def __init__(self) -> None:
         self._in_order = asyncio.Lock()
         self.naming = asyncio.Lock()
-        """Held while names of models change, from reading them until they apply."""
+        """Held while aliases or the default change, from reading them until they apply."""
 
     def known(self, catalog: Catalog, params: Mapping[str, Any]) -> ModelRef | None:
-        """Return the model at once, or None where files must be read: then use `find`."""
-        # The newest request of a key wins: it must not overtake one that still waits for a file.
+        """Return the model if no file must be read, otherwise None. Then call `find`."""
+        # The newest request of a key cancels the others, so it must not overtake an older one.
         if params.get("supersede") is not None and self._in_order.locked():
             return None
         return catalog.known(**_asked(params))
 
     async def warm(self, catalog: Catalog) -> None:
-        """Look the default model up, if that is quick."""
+        """Look up the default model, if the disk responds in time."""
         with contextlib.suppress(MlxdError, asyncio.TimeoutError):
             await asyncio.wait_for(self.find(catalog, {}), WARM_TIMEOUT_S)
 
     async def find(self, catalog: Catalog, params: Mapping[str, Any]) -> ModelRef:
-        """Return the model. Raises what `Catalog.resolve` raises."""
+        """Return the model. Raises the same errors as `Catalog.resolve`."""
         if params.get("supersede") is None:
             return await _find(catalog, params)
         async with self._in_order:

@@ -1,4 +1,4 @@
-"""What one daemon leaves to the next: its listening sockets, and which models were in memory."""
+"""State that a daemon passes to its successor: listening sockets and loaded models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mlxd.daemon.isolation import python_command
 
 VARIABLE = "MLXD_HANDOVER"
 MODELS_MAX_AGE_S = 600.0
-"""Older notes are of a daemon that nobody restarted."""
+"""Maximum age of a note, in seconds. Older ones were not written for a restart."""
 
 
 def replace_process(listener: Listener) -> None:
-    """Become the program as it is on the disk now; callers who connect meanwhile wait.
+    """Replace this process by the program that is now on disk. Does not return.
 
-    The process, its lock and its listening sockets stay. Does not return.
+    The process id, the lock and the listening sockets stay. New connections wait meanwhile.
     """
     sockets = [os.dup(sock.fileno()) for sock in listener.sockets]
     lock = os.dup(listener.lock_descriptor)
@@ -40,12 +40,12 @@ def replace_process(listener: Listener) -> None:
 
 
 def take(environ: MutableMapping[str, str], path: Path) -> Listener | None:
-    """Return what a predecessor in this process has left; None: there was none."""
+    """Return the state of the predecessor in this process, or None if there was none."""
     raw = environ.pop(VARIABLE, None)
     left: dict[str, Any] = json.loads(raw) if raw else {}
     if left.get("pid") != os.getpid():
         return None
-    held = left.get("home", [])  # an earlier version had none
+    held = left.get("home", [])  # not written by earlier versions
     for descriptor in (left["lock"], *held, *left["sockets"]):
         os.set_inheritable(descriptor, False)
     sockets = tuple(socket.socket(fileno=descriptor) for descriptor in left["sockets"])
@@ -56,10 +56,10 @@ def take(environ: MutableMapping[str, str], path: Path) -> Listener | None:
 
 
 def note_models(path: Path, models: list[dict[str, Any]]) -> None:
-    """Write down which models are to be loaded again.
+    """Write which models the next daemon must load.
 
     Raises:
-        OSError: the disk does not take it; it costs the models' warmth only.
+        OSError: the file cannot be written. The next daemon then starts without models.
     """
     kept = [
         {
@@ -84,7 +84,7 @@ def keep_models(path: Path, models: list[dict[str, Any]], log: Log) -> None:
 
 
 def noted_models(path: Path) -> list[dict[str, Any]]:
-    """Return the note, once: a model that brings the daemon down is not tried for ever."""
+    """Return the note and delete it: a model that crashes the daemon is loaded only once."""
     try:
         left = json.loads(path.read_text())
         path.unlink()

@@ -1,4 +1,4 @@
-"""The log: one JSON object per line, rotated, readable by its owner only, without text of users."""
+"""The log: one JSON object per line, rotated, readable only by its owner, without user text."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Log = Callable[..., None]
 
 
 class PrivateRotatingFile(logging.handlers.RotatingFileHandler):
-    """A rotating file with mode 0600. A full disk costs log lines, never the daemon."""
+    """A rotating file with mode 0600. On a full disk lines are lost and the daemon continues."""
 
     def _open(self) -> Any:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return os.fdopen(descriptor, "a", encoding="utf-8")
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Drop the line: there is no better place to complain to."""
+        """Drop the line, because there is no other place to report the error."""
 
 
 def open_log(path: Path, level: str) -> logging.Logger:
-    """Return the logger that writes to `path`; to nowhere if that cannot be written."""
+    """Return a logger that writes to `path`, or discards lines if it cannot be written."""
     logger = logging.getLogger("mlxd")
     logger.setLevel(level.upper())
     logger.propagate = False
@@ -61,7 +61,7 @@ def writer(logger: logging.Logger) -> Log:
 
 
 def reopen(logger: logging.Logger) -> None:
-    """Open the file anew, after something else has moved it (SIGHUP)."""
+    """Open the file again after another program moved it (SIGHUP)."""
     for handler in logger.handlers:
         if isinstance(handler, PrivateRotatingFile):
             handler.close()

@@ -27,7 +27,7 @@ ENGINE_GAUGES = frozenset(
         "prefix_disk_bytes",
     }
 )
-"""What of the engine's numbers goes up and down; all others are counts since it started."""
+"""Numbers of the engine that are gauges. All others are counters since its start."""
 
 HELP = {
     "mlxd_requests_total": "Requests by method.",
@@ -67,7 +67,7 @@ class Histogram:
 
 
 class Metrics:
-    """What the front counts. Names never carry text of users."""
+    """The metrics of the front. Names and labels never contain user text."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
@@ -80,7 +80,7 @@ class Metrics:
         self.token = Histogram(TOKEN_BUCKETS_S)
 
     def finished(self, result: Mapping[str, Any]) -> None:
-        """Take in the usage and timing of a completion."""
+        """Record the usage and timing of a completion."""
         usage, timing = result["usage"], result["timing"]
         for name, count in usage.items():
             self.tokens[name] += count
@@ -100,7 +100,7 @@ class Metrics:
         *,
         engine_restarts: int = 0,
     ) -> str:
-        """Return everything; `engine` holds the engine's own numbers."""
+        """Return all metrics as text. `engine` has the numbers of the engine."""
         lines: list[str] = []
         lines += _labelled("mlxd_requests_total", "method", self.requests)
         lines += _labelled("mlxd_outcomes_total", "code", self.outcomes)

@@ -1,7 +1,7 @@
-"""Puts conversations on disk without the event loop ever waiting for it.
+"""Stores conversations without blocking the event loop.
 
-One thread owns the database, so that what is asked of it happens in order: a conversation that is
-continued right after an answer has that answer.
+One thread owns the database, so operations happen in order: a conversation that is continued right
+after an answer contains that answer.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 End = Callable[["Store", int], None]
-"""Writes the end of the turn that has this number."""
+"""A function that writes the end of the turn with this number."""
 
 CLOSE_S = 3.0
 BEGIN_WAIT_S = 2.0
-"""An answer is complete by then; a disk that takes longer must not hold it back."""
+"""Longest wait of an answer for the database, in seconds."""
 UNWRITTEN_MOST = 256
-"""Ends of turns that are kept for a database which cannot be written now."""
+"""Maximum number of completions that are not yet written to the database."""
 
 
 @dataclass(slots=True)
 class Recording:
-    """A turn that is being stored. `number` and `problem` are set by the database's thread, before
-    `begun` is done. The number is one of `store`: another database gives it to another turn.
+    """A turn that is being stored.
+
+    The thread of the database sets `number` and `problem` before `begun` is done. The number is
+    valid in `store` only.
     """
 
     turn: Turn
@@ -52,7 +54,7 @@ class Recording:
 
 
 class Recorder:
-    """Conversations of one daemon. The database is opened when it is first needed."""
+    """The stored conversations of one daemon. The database is opened at its first use."""
 
     def __init__(self, path: Path, log: Log) -> None:
         self._path = path
@@ -66,16 +68,16 @@ class Recorder:
         self.notice = ""
 
     async def call(self, work: Callable[[Store], T]) -> T:
-        """Return what `work` makes of the database.
+        """Run `work` on the database and return its result.
 
         Raises:
-            MlxdError: what `work` raises, or that the database cannot be used.
+            MlxdError: `work` raised it, or the database cannot be used.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker(), self._call, work)
 
     def in_order(self, conversation: str, scope: str | None) -> asyncio.Lock:
-        """Return the lock that keeps the requests of one conversation in the order they came in."""
+        """Return the lock that keeps the requests of one conversation in order."""
         key = f"last of {scope}" if conversation == "last" else conversation
         lock = self._in_order.get(key)
         if lock is None:
@@ -83,12 +85,12 @@ class Recorder:
         return lock
 
     def look(self) -> None:
-        """Notice a database that was removed or replaced while nobody uses it."""
+        """Detect an idle database that was removed or replaced."""
         if self._store is not None:
             self._later(self._look)
 
     def begin(self, turn: Turn) -> Recording:
-        """Store a turn that is about to be answered."""
+        """Store the beginning of a turn."""
         recording = Recording(turn)
         try:
             recording.begun = self._worker().submit(self._begin, recording)
@@ -98,19 +100,19 @@ class Recorder:
         return recording
 
     def when_begun(self, recording: Recording, then: Callable[[], None]) -> None:
-        """Call `then` once it is known whether the turn can be stored, or the disk is too slow."""
+        """Call `then` when the turn is stored or failed to be, or when the disk is too slow."""
         if recording.begun.done():
             then()
             return
         begun = asyncio.wrap_future(recording.begun)
         waiting = asyncio.ensure_future(asyncio.wait({begun}, timeout=BEGIN_WAIT_S))
-        # Held: the loop itself forgets a task that nobody else knows of.
+        # Kept in a set, because the event loop has only weak references to tasks.
         self._awaited.add(waiting)
         waiting.add_done_callback(self._awaited.discard)
         waiting.add_done_callback(lambda _: then())
 
     def finish(self, recording: Recording, result: dict[str, Any]) -> None:
-        """Store the answer; the result says in which conversation, or why in none."""
+        """Store the answer. The result gets the conversation, or why it is not stored."""
         if not recording.begun.done():
             note = "The disk is slow: it is not known yet whether this answer will be stored."
             result["applied"]["notes"].append(note)
@@ -122,14 +124,14 @@ class Recorder:
             self._later(self._finish, recording, result["choices"][0], result["usage"])
 
     def fail(self, recording: Recording, code: str) -> None:
-        """Mark a turn whose answer breaks off, with what has come of it.
+        """Mark an incomplete turn, with its text up to now.
 
-        May be called again once the rest is known.
+        May be called again with more text.
         """
         self._later(self._fail, recording, code)
 
     def status(self) -> dict[str, Any]:
-        """Return what `status` says of the stored conversations."""
+        """Return the state of the stored conversations for `status`."""
         return {
             "file": str(self._path),
             "problem": self.problem or None,
@@ -137,14 +139,14 @@ class Recorder:
         }
 
     async def close(self) -> None:
-        """Write what is still to be written."""
+        """Write all pending completions and close the database."""
         if self._thread is not None:
             closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(closing, CLOSE_S)
             self._thread.shutdown(wait=False)
 
-    # ---- on the thread
+    # ---- on the thread of the database
 
     def _call(self, work: Callable[[Store], T]) -> T:
         self._catch_up()
@@ -177,7 +179,7 @@ class Recorder:
         return recording.number
 
     def _put_aside(self, exc: Exception) -> bool:
-        """Begin a new database where the damage shows only now; False: it is something else."""
+        """Replace the database if it is damaged. Return False for any other error."""
         from mlxd.daemon.conversations.store import is_damage
 
         if self._store is None or not is_damage(exc):
@@ -194,7 +196,7 @@ class Recorder:
 
     def _write(self, recording: Recording, end: End) -> None:
         if recording.number is None:
-            return  # it could not be stored when it began
+            return  # its beginning could not be stored
         if len(self._unwritten) == UNWRITTEN_MOST:
             self._unwritten.popleft()
             self._log("answer given up", level="error", error=self.problem)
@@ -202,8 +204,10 @@ class Recorder:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Write the ends of turns. One that cannot be written now, because another program has
-        the database or the disk is full, is tried again before the next work on it.
+        """Write the pending ends of turns.
+
+        If one cannot be written because the database is locked or the disk is full, it is retried
+        before the next operation.
         """
         try:
             while self._unwritten:
@@ -216,13 +220,13 @@ class Recorder:
     def _write_end(self, recording: Recording, end: End) -> None:
         store, number = self._opened(), recording.number
         if recording.store is not store:
-            # The turn began in a database that has gone: it is stored anew, whole.
+            # The turn began in a database that no longer exists, so the whole turn is stored again.
             number = self._insert(recording)
         assert number is not None
         end(store, number)
 
     def _look(self) -> None:
-        """Let go of a database whose file is no longer the one that is open."""
+        """Close a database whose file was removed or replaced."""
         how = self._store.lost() if self._store is not None else ""
         if not how:
             return
@@ -237,7 +241,7 @@ class Recorder:
     def _opened(self) -> Store:
         self._look()
         if self._store is None:
-            # Imported here: an idle daemon whose callers store nothing needs no SQLite.
+            # Imported here because a daemon that stores nothing does not need SQLite.
             from mlxd.daemon.conversations.store import Store
 
             self._use(Store(self._path))
@@ -262,7 +266,7 @@ class Recorder:
             self._store.close()
             self._store = None
 
-    # ---- off the thread
+    # ---- on any thread
 
     def _worker(self) -> ThreadPoolExecutor:
         if self._thread is None:
@@ -277,7 +281,7 @@ class Recorder:
 
 
 def full_scope(scope: str | None) -> str:
-    """Return a scope that no other terminal gets: their names are used again after a boot."""
+    """Return a scope that is unique across boots, because terminal names are reused."""
     if not scope:
         return ""
     return f"{scope}:{boot()}" if scope.startswith("tty:") else scope
@@ -285,7 +289,7 @@ def full_scope(scope: str | None) -> str:
 
 @functools.lru_cache(1)
 def boot() -> str:
-    """Return something that differs from boot to boot."""
+    """Return an identifier of the current boot."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if sys.platform == "darwin":
             command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]

@@ -1,4 +1,4 @@
-"""Looks after the daemon itself: a program that was upgraded, a machine that was asleep."""
+"""Detects upgraded code and sleep of the machine."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mlxd.daemon.isolation import python_command
 
 WAKE_CHECK_S = 5.0
 ASLEEP_S = 10.0
-"""A machine that stood still for this long has slept."""
+"""Minimum pause, in seconds, that counts as sleep of the machine."""
 TRIAL_TIMEOUT_S = 30.0
 
 
 def code_folders() -> list[Path]:
-    """Return the folders of the program's own code: a namespace package has several."""
+    """Return the folders of mlxd's code. A namespace package has several."""
     return [Path(place) for place in mlxd.__path__]
 
 
 def code_state(folders: Iterable[Path]) -> str:
-    """Return a word that changes when any Python file below `folders` does."""
+    """Return a fingerprint that changes when any Python file below `folders` changes."""
     digest = hashlib.blake2b(digest_size=12)
     for folder in folders:
         for place, _, names in sorted(os.walk(folder)):
@@ -38,7 +38,7 @@ def code_state(folders: Iterable[Path]) -> str:
 
 
 class UpgradeWatch:
-    """Says when other code lies on the disk than runs, and has stopped changing."""
+    """Detects that the code on disk differs from the running code and is stable."""
 
     def __init__(self, state: Callable[[], str] | None = None) -> None:
         folders = code_folders()
@@ -47,23 +47,23 @@ class UpgradeWatch:
         self._refused = ""
 
     def due(self) -> bool:
-        """Whether the code on the disk is another, and the same as when last asked."""
+        """Return whether the code on disk has changed, but not since the last call."""
         try:
             now = self._state()
         except OSError:
-            return False  # in the middle of an installation
+            return False  # an installation is in progress
         settled, self._seen = now == self._seen, now
         return settled and now not in (self._running, self._refused)
 
     def refuse(self) -> None:
-        """Do not offer what is on the disk now again: it does not work."""
+        """Ignore the present code on disk, because it does not start."""
         self._refused = self._seen
 
 
 def suspended_s() -> float:
-    """Return the seconds for which the machine has been asleep, from some point in time on."""
-    # Not by the time of day, which may be set. Each system names the clock that goes on in sleep,
-    # and the one that stands still, in its own way.
+    """Return the total seconds of sleep since a fixed point in time."""
+    # Not the wall clock, which may be set. Each system has its own names for the clock that runs
+    # during sleep and the one that stops.
     if sys.platform == "darwin":
         clocks = time.CLOCK_MONOTONIC_RAW, time.CLOCK_UPTIME_RAW
     else:
@@ -72,7 +72,7 @@ def suspended_s() -> float:
 
 
 class SleepWatch:
-    """Says when the machine has slept since it was last asked."""
+    """Detects sleep of the machine since the last call."""
 
     def __init__(self, suspended: Callable[[], float] = suspended_s) -> None:
         self._suspended = suspended
@@ -85,7 +85,7 @@ class SleepWatch:
 
 
 async def works() -> bool:
-    """Whether the program as it is on the disk would start, called as this one was."""
+    """Return whether the code on disk starts with the arguments of this process."""
     command = [*python_command("mlxd.daemon.cli"), *sys.argv[1:], "--check"]
     try:
         done = await asyncio.to_thread(
@@ -109,10 +109,10 @@ async def watch(
     upgrades: UpgradeWatch,
     also: Callable[[], Awaitable[None]],
 ) -> None:
-    """Call `woke` after every sleep, and `upgrade` once there is new code and nothing to do.
+    """Call `woke` after every sleep, and `upgrade` when the code has changed and the daemon is
+    idle.
 
-    `also` is awaited every few seconds. What any of it raises is told to `failed`; the watch goes
-    on.
+    Await `also` every few seconds. Pass exceptions of any of these to `failed`, and continue.
     """
     checked_s = time.monotonic()
     period_s = min(WAKE_CHECK_S, upgrade_check_s or WAKE_CHECK_S)
@@ -139,5 +139,5 @@ async def watch(
         for duty in (also, wake, look_for_upgrade):
             try:
                 await duty()
-            except Exception as exc:  # one duty's failure must not end the others for good
+            except Exception as exc:  # a failure of one check must not end the others
                 failed(exc)

@@ -1,1 +1,1 @@
-"""The socket: listener, connections, events to callers."""
+"""The socket: listener, connections and events for callers."""

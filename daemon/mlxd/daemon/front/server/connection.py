@@ -1,4 +1,4 @@
-"""One connection: bytes to requests, answers and events back, in the caller's encoding."""
+"""One connection: decodes requests, and encodes answers and events in the caller's encoding."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mlxd.protocol.messages import BadRequest, Message, MessageId, Notification,
 
 WRITE_HIGH_BYTES = 256 * 1024
 READ_PAUSE_BYTES = 4 * 2**20
-"""Unread answers of a caller from which no more requests are taken until it reads."""
+"""Bytes of unread answers above which the daemon reads no more requests of a caller."""
 CLOSE_GRACE_S = 5.0
-"""How long a caller may take to read the last words before its connection is cut."""
+"""Seconds that a caller gets to read the last messages before its connection is closed."""
 REFUSED_GRACE_S = 2.0
-"""How long a refused caller may take to say something that can be answered."""
+"""Seconds that a refused caller gets to send a byte, which determines its encoding."""
 RESERVED_DESCRIPTORS = 80
-"""For an engine and its start, a hub worker, the database, logs, and callers being refused or not
-yet looked at."""
+"""File descriptors for the engine and its start, a hub worker, the database, logs, and connections
+that are being refused or are not yet accepted."""
 REFUSED_AT_ONCE = 16
-"""So many may be told why; more of them are hung up on, or they would take the reserve."""
+"""Refused connections that get an answer. The rest are closed, to keep the reserve."""
 MACOS_BUFFER_BYTES = 512 * 1024  # the default there is 8 KiB
 
 Handle = Callable[["Connection", Request | Notification], None]
@@ -64,7 +64,7 @@ class RequestInFlight:
 
 
 class Connection(asyncio.Protocol):
-    """Requests go to `handle`; `lost` is told when the caller has gone for good."""
+    """One caller. Passes requests to `handle`, and calls `lost` when the caller disconnects."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._events = EventQueue()
         self._closing = False
 
-    # ---- asyncio calls these
+    # ---- called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._note_partial(progress=taken > 0)
 
     def _note_partial(self, *, progress: bool) -> None:
-        """Remember since when a message has been incomplete."""
+        """Record since when a message is incomplete."""
         if self._decoder.buffered_bytes == 0:
             self.partial_since = None
         elif progress or self.partial_since is None:
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
             self._watch()
 
     def eof_received(self) -> bool:
-        """The caller will send no more; it may still read (`printf … | nc -N -U …`)."""
+        """The caller sends no more, but may still read (`printf … | nc -N -U …`)."""
         self.half_closed = True
         if not self.in_flight or self.has_hung_up():
             self._cut_later(CLOSE_GRACE_S)
@@ -154,11 +154,11 @@ class Connection(asyncio.Protocol):
             self._cut.cancel()
         self._lost(self)
 
-    # ---- what the front calls
+    # ---- called by the front
 
     @property
     def half_sent_bytes(self) -> int:
-        """What has come of a message that is not complete."""
+        """The number of bytes of an incomplete message."""
         return self._decoder.buffered_bytes
 
     @property
@@ -171,11 +171,11 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._closing
 
     def has_hung_up(self) -> bool:
-        """Whether the other end is closed altogether, rather than for writing only."""
+        """Return whether the peer has closed the connection, not only its writing side."""
         if self._transport is None:
             return True
         poll = select.poll()
-        # macOS tells of a hang-up only to those who ask to write; Linux tells everybody.
+        # macOS reports a hang-up only when polling for writing; Linux always does.
         poll.register(self.socket.fileno(), select.POLLOUT)
         return any(what & (select.POLLHUP | select.POLLERR) for _, what in poll.poll(0))
 
@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
     def respond(
         self, request_id: MessageId, result: Any = None, error: MlxdError | None = None
     ) -> None:
-        """Answer a request. What was held back for a slow reader goes first."""
+        """Answer a request. Buffered events are sent first."""
         for event in self._events.take():
             self._queue(Notification("event", event))
         self._queue(Response(request_id, error.to_map() if error else None, result))
@@ -207,14 +207,14 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def refuse(self, error: MlxdError) -> None:
-        """Answer whatever comes first with `error`, in the caller's encoding, then close.
+        """Answer the first request with `error` in the caller's encoding, then close.
 
-        A caller who says nothing is told so unasked, after a moment.
+        If the caller sends nothing, send the error after a short time.
         """
         self._refusal = error
 
     def event(self, event: Event) -> None:
-        """Send an event with the next `flush`; while the caller is slow, merge it with others."""
+        """Send an event with the next `flush`. Merge events while the caller is slow."""
         if not self._paused:
             self._queue(Notification("event", event))
             return
@@ -223,16 +223,17 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def flush(self) -> None:
-        """Hand what is queued to the kernel, in one call."""
+        """Write all queued data in one system call."""
         if self._outgoing and self._transport is not None:
             data = b"".join(self._outgoing)
             self._outgoing.clear()
-            # A write that failed is told a turn later; until then asyncio complains of each more.
+            # asyncio reports a failed write one iteration later, and warns about each further
+            # write.
             if not self._transport.is_closing():
                 self._transport.write(data)
 
     def close(self) -> None:
-        """Close after what is queued has been sent."""
+        """Close after all queued data is sent."""
         self.flush()
         self._closing = True
         if self._transport is not None:
@@ -271,12 +272,12 @@ class Connection(asyncio.Protocol):
 
 
 def connections_that_fit(wanted: int) -> int:
-    """Return how many connections to serve at once, so that descriptors are left for the rest."""
+    """Return the maximum number of connections that leaves enough file descriptors."""
     return max(1, min(wanted, descriptor_limit() - RESERVED_DESCRIPTORS))
 
 
 def descriptor_limit() -> int:
-    """Return how many descriptors the process may open, after asking for as many as allowed."""
+    """Raise the limit of open files as far as allowed, and return it."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

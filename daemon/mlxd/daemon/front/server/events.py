@@ -1,20 +1,20 @@
-"""Events on their way to a caller who may read slowly. Pure."""
+"""Buffers events for a caller that may read slowly. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
 PENDING_MAX_BYTES = 64 * 2**20
-"""Text that is kept for a caller who does not read. More is not an answer but a leak."""
+"""Maximum buffered text for a caller that does not read, in characters."""
 
 EVENT_BYTES = 64
-"""What an event costs beside its text, roughly."""
+"""Approximate cost of an event without its text."""
 
 Event = dict[str, Any]
 
 
 class EventQueue:
-    """Keeps events while the caller is slow; deltas of one answer become one. Nothing is lost."""
+    """Buffers events while the caller is slow. Merges deltas of one answer, without losing text."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -26,9 +26,9 @@ class EventQueue:
         return len(self._events)
 
     def add(self, event: Event) -> None:
-        """Append, or merge into what the same answer has waiting already.
+        """Append an event, or merge it into the last one of the same answer.
 
-        The order within an answer stays; that between answers means nothing to a reader.
+        The order within each answer is kept. The order between answers may change.
         """
         key = (event["id"], event.get("index", event.get("file")))
         last = self._open.get(key)
@@ -48,7 +48,7 @@ class EventQueue:
         self._open[key] = kept
 
     def take(self) -> list[Event]:
-        """Return everything and begin anew."""
+        """Return all events and empty the buffer."""
         events = self._events
         for event in events:
             parts = self._parts.get(id(event))
@@ -58,7 +58,7 @@ class EventQueue:
         return events
 
     def _merge(self, last: Event, event: Event) -> None:
-        # Parts, joined once: adding strings would copy the whole text for every token.
+        # A list of parts, because appending to a string copies the whole text for every token.
         self._parts.setdefault(id(last), [last["text"]]).append(event["text"])
         if "tokens" in event:
             last["tokens"] = last.get("tokens", 0) + event["tokens"]

@@ -1,4 +1,4 @@
-"""The listening socket: one daemon per socket, for its owner only, without a race."""
+"""The listening socket. Ensures one daemon per socket, and access for its owner only."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mlxd.protocol.paths import Paths
 
 BACKLOG = 512  # macOS caps it at 128 by itself
 ACCEPT_BURST = 8
-"""asyncio accepts so many at once before anybody may refuse them; each takes a descriptor."""
+"""Connections that asyncio accepts at once. Each takes a descriptor before it can be refused."""
 PROBE_TIMEOUT_S = 1.0
 LOCAL_PEERCRED = 1  # <sys/un.h> on macOS; level 0 is SOL_LOCAL
 
 
 class AlreadyRunning(MlxdError):
-    """Another daemon owns the socket. `data.pid` is its process, as far as known."""
+    """Another daemon owns the socket. `data.pid` is its process id, if known."""
 
     code = "already_running"
     exit_code = 1
@@ -31,7 +31,7 @@ class AlreadyRunning(MlxdError):
 
 
 class SocketLost(MlxdError):
-    """The file of a socket that launchd or systemd listens on was removed."""
+    """The socket file of launchd or systemd was removed."""
 
     code = "socket_lost"
     default_hint = "Have it made again: mlxd start"
@@ -39,10 +39,10 @@ class SocketLost(MlxdError):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Listening sockets. `inode` is that of the socket file, None where it is not known.
+    """The listening sockets. `inode` is the inode of the socket file, or None if unknown.
 
-    `adopted` ones belong to launchd or systemd, file and all. `home_descriptor` holds the state
-    folder (see `mlxd.daemon.home`).
+    If `adopted`, sockets and file belong to launchd or systemd. `home_descriptor` is the lock of
+    the state folder (see `mlxd.daemon.home`).
     """
 
     sockets: tuple[socket.socket, ...]
@@ -53,7 +53,7 @@ class Listener:
     home_descriptor: int | None = None
 
     def close(self) -> None:
-        """Stop listening, and remove the socket file if it is still ours."""
+        """Stop listening, and remove the socket file if it is still the one of this daemon."""
         for sock in self.sockets:
             sock.close()
         if not self.adopted and self.inode == _inode(self.path):
@@ -65,12 +65,12 @@ class Listener:
 
 
 def open_listener(paths: Paths, adopted: list[socket.socket] | None = None) -> Listener:
-    """Listen at `paths.socket`, or take over the sockets of launchd or systemd.
+    """Listen at `paths.socket`, or use the sockets of launchd or systemd.
 
     Raises:
         AlreadyRunning: another daemon holds the lock or answers on the socket.
         RunsElsewhere: another daemon uses the same state folder.
-        PermissionDenied: the socket's folder is not ours alone.
+        PermissionDenied: other users can write to the socket's folder.
     """
     path = paths.socket
     check_folder(path.parent)
@@ -98,16 +98,16 @@ def _listen(path: Path, lock_descriptor: int) -> Listener:
 
 
 def restored(listener: Listener, paths: Paths) -> Listener:
-    """Return `listener` while its files are there, and another one where they were removed.
+    """Return `listener` if its files exist, otherwise a new listener at the same path.
 
-    A runtime folder goes when its user logs out; cleaners of /tmp take sockets. A daemon without
-    its files would hold models that nobody reaches, beside a second daemon that does not see it.
-    What is replaced is for the caller to close: `listener.sockets`, and its lock if that differs.
+    Logging out removes the runtime folder, and cleaners of /tmp remove sockets. Without its files,
+    a daemon could not be reached, and a second one would start beside it. The caller must close
+    the replaced `listener.sockets`, and its lock if the new one differs.
 
     Raises:
-        AlreadyRunning: another daemon has the place by now.
-        SocketLost: only launchd or systemd can make their socket again.
-        OSError, PermissionDenied: it cannot be made again now.
+        AlreadyRunning: another daemon now uses the path.
+        SocketLost: only launchd or systemd can create their socket again.
+        OSError, PermissionDenied: the files cannot be created now.
     """
     path, descriptor = paths.socket, listener.lock_descriptor
     has_socket = listener.inode is None or _inode(path) == listener.inode
@@ -138,10 +138,10 @@ def _inode(path: Path) -> int | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder, for its owner only; refuse one that somebody else could have prepared."""
+    """Create the folder for its owner only. Refuse one that another user could have prepared."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = os.lstat(folder)
-    # Never that a folder be closed which other programs may share, such as /tmp.
+    # The hint never suggests chmod, because other programs may share the folder, such as /tmp.
     hint = "Set MLXD_SOCKET to a path in a folder of your own."
     if not stat.S_ISDIR(status.st_mode):
         raise PermissionDenied(f"{folder} is not a folder but a link or file.", hint=hint)
@@ -190,7 +190,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _bind(path: Path) -> socket.socket:
-    """Bind under another name and rename, so that nobody ever connects to a half-made socket."""
+    """Bind under another name and rename it, so that no client connects before it is ready."""
     temporary = path.with_name(f".{os.getpid()}")
     sock = socket.socket(socket.AF_UNIX)
     try:
@@ -210,7 +210,7 @@ def _bind(path: Path) -> socket.socket:
 
 
 def peer_uid(sock: socket.socket) -> int | None:
-    """Return the user at the other end, by the kernel's word; None where it cannot be told."""
+    """Return the uid of the peer as verified by the kernel, or None if it is unknown."""
     try:
         if sys.platform == "darwin":
             # struct xucred: version, uid, ngroups, 16 groups
@@ -223,8 +223,9 @@ def peer_uid(sock: socket.socket) -> int | None:
 
 
 def peer_allowed(uid: int | None, *, adopted: bool) -> bool:
-    """Whether that user may talk to us: the owner only.
+    """Return whether a user may connect: only the owner.
 
-    Under launchd, which connects on behalf of others while it starts us, root is seen too.
+    Under launchd, root is accepted too, because launchd connects for others while it starts the
+    daemon.
     """
     return uid == os.geteuid() or (adopted and uid == 0)
