@@ -59,7 +59,7 @@ def test_defaults_are_those_of_the_protocol():
     text = " ".join(help_of("mlx ask").split())
     assert "Randomness; 0 is greedy. [0.7]" in text
     assert "this mass. [0.95]" in text
-    assert "The most tokens to emit. [512]" in text
+    assert "Maximum number of tokens. [512]" in text
 
 
 @pytest.mark.parametrize(

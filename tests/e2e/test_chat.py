@@ -92,7 +92,7 @@ def test_a_question_that_got_no_answer_is_asked_again(own: Daemon):
         say(screen, "/set regex (", "regex (")
         say(screen, "What is my name?", "regex")
         screen.wait("mlx: ")
-        say(screen, "/set regex", "regex is as the daemon has it")
+        say(screen, "/set regex", "regex: daemon default")
         say(screen, "/retry", "Your name is Ada.")
 
 
@@ -101,7 +101,7 @@ def test_a_killed_daemon_leaves_the_finished_turns_and_the_broken_one_marked(own
         say(screen, "My name is Ada.", "Ada!")
         say(screen, "Count from 0 to 99.", "0, 1, 2")
         own.stop(signal.SIGKILL)
-        screen.wait("/retry asks once more.")
+        screen.wait("Ask again with /retry.")
         own.start()
         (record,) = own.ask("conversations.list", limit=1)["conversations"]
         turns = own.ask("conversations.show", id=record["id"])["turns"]
@@ -141,7 +141,7 @@ def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path):
         say(screen, "/set temprature 1", "there is no setting")
         say(screen, "/set top_p 7", "between 0 and 1")
         say(screen, "/model nonesuch", "nonesuch")
-        say(screen, "/model pocket", "pocket answers from now on")
+        say(screen, "/model pocket", "pocket answers from here on")
         say(screen, "/tokens", "of 16384 tokens")
         say(screen, f"/save {tmp_path}/talk.json", "Saved as")
         say(screen, "/clear", "is cleared")
@@ -149,7 +149,7 @@ def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path):
         say(screen, "/retry", "a blue bird")
         say(screen, "/copy", "Copied")
         say(screen, "/wat", "There is no command /wat.")
-        say(screen, "/help", "forget everything and start over")
+        say(screen, "/help", "start a new conversation")
     saved = (tmp_path / "talk.json").read_text()
     assert "a blue bird" in saved
     assert "red fox" not in saved
@@ -166,7 +166,7 @@ def test_commands_and_models_are_completed(own: Daemon):
         screen.send("/model poc\t")
         screen.wait("> /model pocket")
         screen.send("\r")
-        screen.wait("pocket answers from now on")
+        screen.wait("pocket answers from here on")
 
 
 def test_history_outlives_the_session_and_is_the_users_alone(own: Daemon):
@@ -222,7 +222,7 @@ def test_in_a_pipe_it_answers_line_by_line_and_nothing_else(own: Daemon):
 def test_options_without_meaning_are_refused(own: Daemon, option: tuple[str, ...]):
     done = runner(own.environ)("chat", *option, stdin="")
     assert done.returncode == 2
-    assert "Begin with mlx ask, go on with: mlx chat -c" in done.stderr
+    assert "Use it with mlx ask, then continue: mlx chat -c" in done.stderr
 
 
 def test_stdin_cannot_be_the_file_of_a_chat(own: Daemon):
@@ -307,7 +307,7 @@ def test_three_quotes_on_a_terminal_let_enter_be_a_new_line(own: Daemon):
         ("/set keep_alive 2h", "keep_alive_s 7200.0"),
         ("/set preset code", "temperature 0.4, top_p 0.95"),
         ("/set schema name, age int", "'required': ['name', 'age']"),
-        ("/set temperature", "temperature is as the daemon has it."),
+        ("/set temperature", "temperature: daemon default"),
         ("/set temperature hot", "Such as: /set temperature 0.5"),
         ("/set temprature 1", "Did you mean temperature?"),
         ("/set trust_remote_code on", "there is no setting"),
@@ -315,9 +315,9 @@ def test_three_quotes_on_a_terminal_let_enter_be_a_new_line(own: Daemon):
         ("/save", "needs a file name"),
         ("/load", "needs a file or an id"),
         ("/load nonesuch", "nonesuch"),
-        ("/undo", "nothing to undo"),
-        ("/retry", "nothing to ask again"),
-        ("/copy", "no answer to copy yet"),
+        ("/undo", "Nothing to undo"),
+        ("/retry", "No question to retry"),
+        ("/copy", "No answer to copy yet"),
     ],
 )
 def test_what_a_command_says(own: Daemon, line: str, said: str):

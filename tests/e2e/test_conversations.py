@@ -117,7 +117,7 @@ def test_log_lists_shows_finds_and_removes(own: Daemon, mlx: Run):
     shown = mlx("log", "show", name)
     assert shown.stdout.splitlines()[-1] == "the purple hippo"
     assert mlx("log", "rm", name).returncode == 0
-    assert "Nothing was found" in mlx("log", "search", "hippo").stderr
+    assert "No conversation matches" in mlx("log", "search", "hippo").stderr
     assert mlx("log", "rm").returncode == 2
     assert mlx("log", "rm", "--all", "-y").returncode == 0
     assert mlx("log", "list").stdout == ""

@@ -1,4 +1,4 @@
-"""`mlx ask`, `generate` and `fill`, with everything that the fast path leaves out."""
+"""`mlx ask`, `generate` and `fill` with all options. The fast path serves the common ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlxd.client.cli.sections import Sectioned
 from mlxd.client.cli.terminal import Answer, print_json, tell
 from mlxd.client.fast.text import Aside, introduce, remarks, verdict
 
-# A daemon says itself that the time is over; one that says nothing at all is not waited for.
+# The daemon reports an expired deadline. After this grace time the client stops waiting for it.
 GRACE_S = 5.0
 METHODS = {"ask": "chat", "generate": "generate", "fill": "fill"}
 FENCE = re.compile(r"^(`{3,})[^\n]*\n(.*?)(?:^\1\s*$|\Z)", re.S | re.M)
@@ -36,7 +36,7 @@ FENCE = re.compile(r"^(`{3,})[^\n]*\n(.*?)(?:^\1\s*$|\Z)", re.S | re.M)
 @click.argument("words", nargs=-1, metavar="[PROMPT]...")
 @shared_options
 def ask(words: tuple[str, ...], **values: Any) -> int:
-    """Ask a question. What comes on stdin is appended, or is the question."""
+    """Ask a question. Stdin is appended to the prompt, or used as the prompt."""
     return run("ask", words, given(values))
 
 
@@ -44,7 +44,7 @@ def ask(words: tuple[str, ...], **values: Any) -> int:
 @click.argument("words", nargs=-1, metavar="[PROMPT]...")
 @shared_options
 def generate(words: tuple[str, ...], **values: Any) -> int:
-    """Continue a text as it is, without a chat template."""
+    """Continue a text. No chat template is applied."""
     return run("generate", words, given(values))
 
 
@@ -55,7 +55,7 @@ def generate(words: tuple[str, ...], **values: Any) -> int:
 )
 @fill_options
 def fill(**values: Any) -> int:
-    """Write what belongs between --prefix and --suffix."""
+    """Fill the gap between --prefix and --suffix."""
     found = given(values)
     if "prefix" not in found:
         raise click.UsageError("Give the text before the gap: --prefix TEXT")
@@ -63,17 +63,17 @@ def fill(**values: Any) -> int:
 
 
 def run(command: str, words: tuple[str, ...], values: dict[str, Any]) -> int:
-    """Send the request and print what comes; returns the exit code."""
+    """Send the request and print the answer as it arrives. Return the exit code."""
     prompt = "" if command == "fill" else whole_prompt(command, words, values)
     params = params_of(command, values, prompt)
     if values.get("events") and not values.get("json"):
-        raise click.UsageError("--stream goes with --json.")
+        raise click.UsageError("--stream needs --json.")
     if "logprobs" in values and not values.get("json"):
-        raise click.UsageError("--logprobs goes with --json, where they are to be seen.")
+        raise click.UsageError("--logprobs needs --json, which prints them.")
     several = params.get("n", 1) > 1
     silent = bool(values.get("json") or values.get("no_stream") or values.get("extract") or several)
     answer = Answer(plain=bool(values.get("plain")) or command != "ask")
-    # Several lines of thought at once are none.
+    # The reasoning of several answers would be mixed.
     aside = Aside(False if several else values.get("thinking"), values.get("quiet"))
     try:
         patience = params["deadline_s"] + GRACE_S if "deadline_s" in params else None
@@ -91,22 +91,22 @@ def run(command: str, words: tuple[str, ...], values: dict[str, Any]) -> int:
 
 
 def whole_prompt(command: str, words: tuple[str, ...], values: dict[str, Any]) -> str:
-    """Return words, files and stdin, in a template or edited where that is wanted."""
+    """Return the prompt: words, files and stdin, put into a template or edited on request."""
     prompt = prompt_of(words, values.get("file", []))
     if "template" in values:
         prompt = templates.apply(values, prompt)
     elif "param" in values:
-        raise click.UsageError("-p gives a field of a template; name one with -t.")
+        raise click.UsageError("-p sets a template field and needs -t.")
     if values.get("edit"):
-        # Editors end a file with a new line; nobody means it as a part of the prompt.
+        # Editors end a file with a new line; which is not part of the prompt.
         prompt = edited(prompt).rstrip("\n")
     if not prompt.strip() and not (command == "generate" and "continue" in values):
-        raise click.UsageError(f'What is the question? mlx {command} "…"')
+        raise click.UsageError(f'The prompt is empty. Give one: mlx {command} "…"')
     return prompt
 
 
 def show(event: dict[str, Any], answer: Answer, aside: Aside, *, silent: bool) -> None:
-    """Print what an event brings; where `silent`, nothing of the answer."""
+    """Print an event. With `silent`, do not print the answer."""
     if event["type"] != "delta" or event["channel"] != "answer":
         aside.event(event)
     elif not silent:
@@ -115,7 +115,7 @@ def show(event: dict[str, Any], answer: Answer, aside: Aside, *, silent: bool) -
 
 
 def finish(result: dict[str, Any], values: dict[str, Any], *, silent: bool) -> int:
-    """Print what a stream has not printed, and what belongs on stderr."""
+    """Print the result where it was not streamed, then notes on stderr. Return the exit code."""
     if values.get("json"):
         print_json(result)
     elif silent:
@@ -137,7 +137,9 @@ def put_on_clipboard(result: dict[str, Any], values: dict[str, Any]) -> None:
     """
     said = copy("\n\n".join(texts_of(result, values)))
     if not said:
-        raise Misuse("--copy: there is no clipboard here.", hint="Install wl-copy, xclip or xsel.")
+        raise Misuse(
+            "--copy: no clipboard program was found.", hint="Install wl-copy, xclip or xsel."
+        )
     if not values.get("quiet"):
         tell(said)
 
@@ -160,6 +162,6 @@ def print_whole(result: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def code_block(text: str) -> str:
-    """Return the first fenced code block; all of the text where there is none."""
+    """Return the first fenced code block, or the whole text if there is none."""
     found = FENCE.search(text)
     return found.group(2) if found else text

@@ -32,13 +32,13 @@ NOT_HERE = ("template", "param", "edit", "events", "n", "logprobs", "copy")
     without=NOT_HERE,
     epilog="\b\nExamples:\n"
     "  mlx chat\n"
-    "  mlx chat -c                          goes on with the last conversation\n"
+    "  mlx chat -c                          Continue the last conversation\n"
     '  mlx chat -s "You are terse." -f main.py\n\n'
     "Inside: /help shows the commands. Ctrl-C stops an answer, Ctrl-D leaves.\n",
 )
 @shared_options
 def chat(**values: Any) -> int:
-    """Talk with a model. It remembers until you clear or leave."""
+    """Chat with a model. The conversation lasts until you clear it or leave."""
     found = given(values)
     check_options(found)
     Chat(found).run()
@@ -51,14 +51,14 @@ def check_options(found: dict[str, Any]) -> None:
         if name in found:
             raise click.UsageError(
                 f"{long_flags()[name]} has no meaning in a chat. "
-                "Begin with mlx ask, go on with: mlx chat -c"
+                "Use it with mlx ask, then continue: mlx chat -c"
             )
     if "-" in found.get("file", []):
         raise click.UsageError("-f - has no meaning in a chat: stdin is what you type.")
 
 
 class Chat:
-    """Reads lines, answers them, and does what the commands say."""
+    """Reads lines, and sends each as a question or runs it as a command."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
@@ -110,7 +110,7 @@ class Chat:
         except (MlxdError, click.ClickException) as exc:
             tell("mlx: {}\n     {}".format(*words_of(exc, "chat")).rstrip())
             if isinstance(exc, MlxdError) and exc.retryable:
-                tell("     /retry asks once more.")
+                tell("     Ask again with /retry.")
 
     def say(self, text: str) -> None:
         """Ask, and print the answer as it comes. Ctrl-C stops the answer and keeps the chat."""

@@ -1,4 +1,4 @@
-"""What the slash commands of `mlx chat` do."""
+"""The slash commands of `mlx chat`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ GIST_CHARACTERS = 60
 
 
 class Leave(Exception):
-    """The user wants to go."""
+    """The user leaves the chat."""
 
 
 def run_command(chat: Chat, line: str) -> None:
-    """Do what a line that begins with a command says."""
+    """Run a line that starts with a slash command."""
     name, _, rest = line.partition(" ")
     COMMANDS[name][2](chat, rest.strip())
 
@@ -75,10 +75,10 @@ def _model(chat: Chat, rest: str) -> None:
         for record in found["models"]:
             tell(("* " if record["name"] == wanted else "  ") + record["name"])
         return
-    # Asked first: a typo must not end in an error at the next question.
+    # Check the name now: a typo should not fail at the next question.
     record = chat.conversation.request("models.show", model=absolute(rest))
     chat.conversation.model = record["name"]
-    tell(f"{record['name']} answers from now on.")
+    tell(f"{record['name']} answers from here on.")
 
 
 def _system(chat: Chat, rest: str) -> None:
@@ -109,7 +109,7 @@ def _set(chat: Chat, rest: str) -> None:
         raise InvalidParams("/set", f"there is no setting {name!r}", hint=hint)
     elif not value:
         params.pop(name, None)
-        tell(f"{name} is as the daemon has it.")
+        tell(f"{name}: daemon default")
     else:
         params[name] = _checked(name, value)
         tell(f"{name} {params[name]}")
@@ -131,7 +131,7 @@ def _file(chat: Chat, rest: str) -> None:
     if not rest:
         raise InvalidParams("/file", "needs a file name", hint="/file main.py")
     chat.files.append(fenced(str(Path(os.path.expanduser(rest)))))
-    tell("It goes with your next message.")
+    tell("Attached to your next message.")
 
 
 def _undo(chat: Chat, rest: str) -> None:
@@ -140,7 +140,7 @@ def _undo(chat: Chat, rest: str) -> None:
         tell("The file is detached." if len(attached) == 1 else "The files are detached.")
         return
     question = chat.conversation.undo()
-    tell(f"Forgotten: {_gist(question)}" if question else "There is nothing to undo.")
+    tell(f"Forgotten: {_gist(question)}" if question else "Nothing to undo.")
 
 
 def _gist(text: str) -> str:
@@ -152,7 +152,7 @@ def _gist(text: str) -> str:
 def _retry(chat: Chat, rest: str) -> None:
     question = chat.conversation.undo()
     if question is None:
-        tell("There is nothing to ask again.")
+        tell("No question to retry.")
     else:
         chat.files = []  # the question has them
         chat.say(question)
@@ -195,9 +195,9 @@ def _load(chat: Chat, rest: str) -> None:
 
 def _copy(chat: Chat, rest: str) -> None:
     if not chat.last_answer:
-        tell("There is no answer to copy yet.")
+        tell("No answer to copy yet.")
         return
-    tell(copy(chat.last_answer) or "There is no clipboard here.")
+    tell(copy(chat.last_answer) or "No clipboard program was found.")
 
 
 def _tokens(chat: Chat, rest: str) -> None:
@@ -210,21 +210,21 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Chat, str], None]]] = {
     "/model": ("[NAME]", "see or change the model", _model),
     "/system": ("[TEXT]", "see or change the system prompt; - removes it", _system),
     "/set": ("[NAME [VALUE]]", "see, set or unset an option: /set top_k 20", _set),
-    "/file": ("FILE", "put it before your next message", _file),
-    "/attach": ("FILE", "the same as /file", _file),
+    "/file": ("FILE", "attach a file to your next message", _file),
+    "/attach": ("FILE", "same as /file", _file),
     "/undo": ("", "detach files, or forget the last question", _undo),
     "/retry": ("", "ask the last question again", _retry),
     "/save": ("FILE", "write the conversation, as .json or .md", _save),
-    "/load": ("FILE|ID", "go on with a saved or stored conversation", _load),
+    "/load": ("FILE|ID", "continue a saved or stored conversation", _load),
     "/copy": ("", "put the last answer on the clipboard", _copy),
     "/tokens": ("", "count the conversation's tokens", _tokens),
-    "/clear": ("", "forget everything and start over", _clear),
-    "/quit": ("", "leave; so do /exit and /bye", _leave),
+    "/clear": ("", "start a new conversation", _clear),
+    "/quit": ("", "leave; also /exit and /bye", _leave),
 }
-"""Name to (what may follow, what it does, who does it)."""
+"""Command to (arguments, help text, function)."""
 MORE_HELP = (
-    "  clear, quit, exit and q work without the slash as well.",
-    "  More lines: Alt-Enter, a backslash before Enter, or three quotes around.",
+    "  clear, quit, exit and q also work without the slash.",
+    "  For several lines: Alt-Enter, a backslash before Enter, or three quotes around.",
 )
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 KINDS: dict[str, Callable[[str], object]] = {

@@ -125,7 +125,7 @@ class Conversation:
         return question
 
     def open(self, wanted: str) -> None:
-        """Go on with a stored conversation: an id, or `last` of this terminal.
+        """Continue a stored conversation: an id, or `last` of this terminal.
 
         Raises:
             InvalidParams: there is none.
@@ -134,11 +134,17 @@ class Conversation:
             scope = self.params.get("scope", "")
             found = self.request("conversations.list", limit=1, scope=scope)["conversations"]
             if not found:
-                raise InvalidParams("", "Nothing was asked here yet.", hint="mlx log list")
+                raise InvalidParams(
+                    "",
+                    "No conversation to continue in this terminal.",
+                    hint="List all conversations: mlx log list",
+                )
             wanted = found[0]["id"]
         record = self.request("conversations.show", id=wanted)
         if record["kind"] != "chat":
-            raise InvalidParams("", f"{record['id']} is no chat.", hint="mlx log list")
+            raise InvalidParams(
+                "", f"{record['id']} is not a chat.", hint="List the conversations: mlx log list"
+            )
         self.clear()
         for turn in record["turns"]:
             if turn["answer"] or turn["tool_calls"]:

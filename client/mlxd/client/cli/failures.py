@@ -1,4 +1,4 @@
-"""How `mlx` ends: every failure is a message, a next step and an exit code of the table."""
+"""How `mlx` ends: each failure prints a message and a next step, and has a documented code."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _refused(error: MlxdError, command: click.Group, arguments: list[str]) -> in
 
 def _system(exc: OSError) -> int:
     if isinstance(exc, BrokenPipeError):
-        return 0  # who reads us has enough
+        return 0  # the reader left (`mlx ask | head`)
     where = f"{exc.filename}: " if exc.filename else "Cannot read or write: "
     hint = "Check the path, its permissions and the free space."
     _say(f"mlx: {where}{exc.strerror or exc}.\n     {hint}")

@@ -31,10 +31,10 @@ IMPORT_BYTES = 1 << 20
 
 @click.group(
     cls=Group,
-    epilog="\b\nGo on with one: mlx ask --conversation ID …, or mlx chat --conversation ID\n",
+    epilog="\b\nContinue one: mlx ask --conversation ID …, or mlx chat --conversation ID\n",
 )
 def log() -> None:
-    """The conversations that are stored on this machine."""
+    """List, search, export and delete stored conversations."""
 
 
 @log.command("list")
@@ -42,11 +42,11 @@ def log() -> None:
 @click.option("--here", is_flag=True, help="Only those of this terminal (or folder).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def list_conversations(limit: int, here: bool, as_json: bool) -> None:
-    """List the last conversations, the newest first."""
+    """List the latest conversations, newest first."""
     asked = {"scope": scope()} if here else {}
     with connect() as client:
         found = client.request("conversations.list", limit=limit, **asked)["conversations"]
-    _print_records(found, as_json=as_json, none="Nothing is stored yet.")
+    _print_records(found, as_json=as_json, none="No conversations are stored.")
 
 
 @log.command()
@@ -54,10 +54,10 @@ def list_conversations(limit: int, here: bool, as_json: bool) -> None:
 @click.option("-n", "limit", type=click.IntRange(1, 10_000), default=20, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def search(words: tuple[str, ...], limit: int, as_json: bool) -> None:
-    """Find conversations in which all WORDS occur."""
+    """Find conversations that contain all WORDS."""
     with connect() as client:
         found = client.request("conversations.search", query=" ".join(words), limit=limit)
-    _print_records(found["conversations"], as_json=as_json, none="Nothing was found.")
+    _print_records(found["conversations"], as_json=as_json, none="No conversation matches.")
 
 
 @log.command()
@@ -158,7 +158,7 @@ def _chunks(records: list[Record], sizes: list[int]) -> Iterator[list[Record]]:
 @log.command()
 @click.argument("conversations", nargs=-1, metavar="[ID]...", shell_complete=complete_conversations)
 @click.option("--all", "everything", is_flag=True, help="Every conversation.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm(conversations: tuple[str, ...], everything: bool, yes: bool) -> None:
     """Delete the conversations with these IDs."""
     if everything == bool(conversations):
@@ -177,7 +177,7 @@ def rm(conversations: tuple[str, ...], everything: bool, yes: bool) -> None:
 def _last(found: Record) -> str:
     records = found["conversations"]
     if not records:
-        raise click.UsageError("Nothing was asked here yet. Give an id: mlx log list")
+        raise click.UsageError("No conversation in this terminal yet. Give an id: mlx log list")
     return str(records[0]["id"])
 
 

@@ -41,7 +41,7 @@ for command in (search, suggest, import_models):
 @models.command("list")
 @as_json_option
 def list_models(as_json: bool) -> None:
-    """List the models that can be asked; * is the default."""
+    """List the models on this machine. * marks the default."""
     with connect() as client:
         found = client.request("models.list")
     if as_json:
@@ -70,7 +70,7 @@ def _list_row(record: dict[str, Any], default: str) -> tuple[str, ...]:
 @click.argument("model", required=False, shell_complete=complete_models)
 @as_json_option
 def show_model(model: str | None, as_json: bool) -> None:
-    """Show what is known of MODEL (or of the default one)."""
+    """Show details of MODEL, or of the default model."""
     with connect() as client:
         record = client.request("models.show", model=absolute(model) if model else None)
     if as_json:
@@ -109,9 +109,9 @@ def _show_rows(record: dict[str, Any]) -> list[tuple[str, str]]:
 @model_argument
 @click.option("--revision", help="Branch, tag or commit.")
 def pull(model: str, revision: str | None) -> None:
-    """Download MODEL (ORG/NAME) from the Hugging Face hub, or what has changed of it.
+    """Download or update MODEL (ORG/NAME) from the Hugging Face hub.
 
-    What came is kept when it breaks off; the same command goes on. HF_ENDPOINT names a mirror.
+    Interrupted downloads resume with the same command. HF_ENDPOINT names a mirror.
     """
     model, revision = parse_model(model, revision)
     # The daemon may have been started elsewhere, without them.
@@ -129,10 +129,12 @@ def pull(model: str, revision: str | None) -> None:
 @models.command()
 @model_argument
 @click.option("-o", "--output", type=click.Path(), help="Folder; absent: one found by name.")
-@click.option("-b", "--bits", type=BITS, help="Quantise to so many bits per weight.")
-@click.option("--group-size", type=int, help="Weights that share a scale.  [32, 64 or 128]")
+@click.option("-b", "--bits", type=BITS, help="Bits per weight.")
+@click.option(
+    "--group-size", type=int, help="Number of weights that share a scale.  [32, 64 or 128]"
+)
 @click.option("--mode", type=MODES, help="Kind of quantisation.")
-@click.option("--dtype", type=DTYPES, help="Type of what is not quantised.")
+@click.option("--dtype", type=DTYPES, help="Type of weights that are not quantised.")
 def convert(
     model: str,
     output: str | None,
@@ -141,7 +143,7 @@ def convert(
     mode: str | None,
     dtype: str | None,
 ) -> None:
-    """Convert MODEL to MLX's format, with fewer bits if you like.
+    """Convert MODEL to MLX format, optionally quantised.
 
     \b
     Example:
@@ -206,9 +208,9 @@ def default(model: str | None) -> None:
 @models.command()
 @click.argument("alias", required=False)
 @click.argument("model", required=False, shell_complete=complete_models)
-@click.option("-d", "--delete", is_flag=True, help="Take the name away.")
+@click.option("-d", "--delete", is_flag=True, help="Remove the alias.")
 def alias(alias: str | None, model: str | None, delete: bool) -> None:
-    """Give MODEL the short name ALIAS; without arguments, list the names.
+    """Define ALIAS as a name of MODEL. Without arguments, list the aliases.
 
     \b
     Example:
@@ -222,7 +224,7 @@ def alias(alias: str | None, model: str | None, delete: bool) -> None:
             raise click.UsageError("Give ALIAS and MODEL, or ALIAS and --delete.")
         elif delete:
             client.request("models.alias", alias=alias)
-            tell(f"{alias} means nothing any more.")
+            tell(f"Removed alias {alias!r}.")
         else:
             client.request("models.alias", alias=alias, model=absolute(str(model)))
             tell(f"{alias} means {model}.")

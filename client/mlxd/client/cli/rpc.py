@@ -1,4 +1,4 @@
-"""`mlx rpc`: any method, for scripts and for looking around."""
+"""`mlx rpc`: any method, for scripts and debugging."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlxd.client.cli.daemon import connect
 @click.argument("params", default="{}", metavar="['{json}']")
 @click.option("--stream", is_flag=True, help="Print events as they come, one JSON line each.")
 def rpc(method: str, params: str, stream: bool) -> None:
-    """Call METHOD with parameters as JSON; prints the result as JSON."""
+    """Call METHOD with JSON parameters and print the JSON result."""
     try:
         given = json.loads(params)
     except ValueError as exc:

@@ -1,4 +1,4 @@
-"""`mlx run` and `mlx help`: words that people know from other tools."""
+"""`mlx run` and `mlx help`: commands of other tools."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mlxd.client.cli.sections import Sectioned
 @click.argument("words", nargs=-1, metavar="[PROMPT]...")
 @shared_options
 def run(words: tuple[str, ...], **values: Any) -> int:
-    """Ask MODEL, or chat with it if there is no prompt."""
+    """Ask MODEL, or chat with it if no prompt is given."""
     found = given(values)
     if words or not sys.stdin.isatty() or any(name in found for name in ("file", "edit")):
         return ask.run("ask", words, found)

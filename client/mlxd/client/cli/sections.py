@@ -1,4 +1,4 @@
-"""Help whose options stand in sections, as the things that people look for."""
+"""Help texts with options grouped in sections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Output": ("json", "events", "extract", "plain", "no_stream", "copy", "quiet", "verbose",
                "n", "logprobs"),
     "Model": ("model", "thinking", "adapter", "draft", "keep_alive_s", "trust_remote_code"),
-    "What the answer must be": ("max_tokens", "stop", "schema", "regex", "grammar", "ignore_eos"),
+    "Answer format": ("max_tokens", "stop", "schema", "regex", "grammar", "ignore_eos"),
     "Sampling": (
         "preset", "temperature", "top_p", "top_k", "min_p", "min_tokens_to_keep", "seed",
         "repetition_penalty", "repetition_context_size", "presence_penalty", "frequency_penalty",

@@ -1,4 +1,4 @@
-"""`mlx shell-init`: what a shell, or Git, needs to ask mlxd by itself."""
+"""`mlx shell-init`: key bindings for shells, and a Git hook."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ PLACES = (Path(__file__).parents[1] / "shell", Path(__file__).parents[3] / "shel
 )
 @click.argument("shell", type=click.Choice([*FILES]))
 def shell_init(shell: str) -> None:
-    """Print what makes keys of SHELL ask mlxd, or Git propose messages."""
+    """Print shell key bindings, or a Git hook."""
     folder = next(place for place in PLACES if place.is_dir())
     click.echo((folder / FILES[shell]).read_text(encoding="utf-8"), nl=False)
