@@ -69,7 +69,7 @@ def test_a_conversation_moves_to_where_it_is_continued(store: Store):
 
 def test_text_and_chat_are_not_mixed(store: Store):
     answered(store, ASK, "one")
-    with pytest.raises(InvalidParams, match="belongs to chat"):
+    with pytest.raises(InvalidParams, match="was created by chat"):
         store.history("aaaa", "", "generate")
 
 
@@ -77,7 +77,7 @@ def test_an_id_may_be_shortened_while_it_is_clear(store: Store):
     answered(store, replace(ASK, conversation="abcd"), "one")
     answered(store, replace(ASK, conversation="abef"), "two")
     assert store.show("abc")["id"] == "abcd"
-    with pytest.raises(InvalidParams, match="begins several"):
+    with pytest.raises(InvalidParams, match="is ambiguous"):
         store.show("ab")
     with pytest.raises(InvalidParams, match="no conversation 'zz'"):
         store.show("zz")
@@ -238,7 +238,7 @@ def test_a_database_of_a_newer_mlxd_is_left_alone(path: Path):
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     db.close()
-    with pytest.raises(MlxdError, match="newer mlxd"):
+    with pytest.raises(MlxdError, match="newer version of mlxd"):
         Store(path)
     assert not list(path.parent.glob("*damaged*"))
 

@@ -224,7 +224,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Chat, str], None]]] = {
 """Command to (arguments, help text, function)."""
 MORE_HELP = (
     "  clear, quit, exit and q also work without the slash.",
-    "  For several lines: Alt-Enter, a backslash before Enter, or three quotes around.",
+    "  For several lines: Alt-Enter, a backslash before Enter, or three quotes.",
 )
 SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 KINDS: dict[str, Callable[[str], object]] = {

@@ -27,8 +27,8 @@ MIGRATIONS = (
         error TEXT,                -- code of the error that broke it
         model TEXT NOT NULL,
         created REAL NOT NULL,
-        messages TEXT NOT NULL,    -- JSON: the messages of the request; a prompt is one message
-        without a role question TEXT NOT NULL,    -- text of the messages, for the search
+        messages TEXT NOT NULL,    -- JSON; a prompt is one message without a role
+        question TEXT NOT NULL,    -- text of the messages, for the search
         answer TEXT NOT NULL,
         reasoning TEXT NOT NULL,
         tool_calls TEXT NOT NULL,  -- JSON
