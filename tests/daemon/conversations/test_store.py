@@ -79,7 +79,7 @@ def test_an_id_may_be_shortened_while_it_is_clear(store: Store):
     assert store.show("abc")["id"] == "abcd"
     with pytest.raises(InvalidParams, match="is ambiguous"):
         store.show("ab")
-    with pytest.raises(InvalidParams, match="no conversation 'zz'"):
+    with pytest.raises(InvalidParams, match="no conversation has the id 'zz'"):
         store.show("zz")
 
 
