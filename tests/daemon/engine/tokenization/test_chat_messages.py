@@ -8,7 +8,7 @@ import pytest
 
 from mlxd.daemon.engine.constraints.compiler import compile_pool
 from mlxd.daemon.engine.request import ModelRef
-from mlxd.daemon.engine.tokenization.chat_messages import FOLDED, fold_system
+from mlxd.daemon.engine.tokenization.chat_messages import FOLDED, check_template_kwargs, fold_system
 from mlxd.daemon.engine.tokenization.tokenizer import PREPARERS, Tokenizer
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import validate
@@ -86,3 +86,16 @@ def test_other_parts_are_refused_by_name(content: Any, named: str):
     with pytest.raises(InvalidParams) as refusal:
         validate("chat", {"messages": [{"role": "user", "content": content}]})
     assert refusal.value.data["param"] == named
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "tokenize", "add_generation_prompt"])
+def test_template_variables_do_not_replace_what_the_request_sets(name: str):
+    with pytest.raises(InvalidParams, match=f"'{name}' is set by the request"):
+        check_template_kwargs({"language": "en", name: []})
+
+
+def test_a_reserved_template_variable_is_refused_instead_of_rendered_without_the_template():
+    tokenizer = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
+    params = {"messages": [USER], "template_kwargs": {"messages": []}}
+    with pytest.raises(InvalidParams):
+        tokenizer.chat_text(params)

@@ -9,6 +9,23 @@ from mlxd.protocol.errors import InvalidParams
 
 FOLDED = "the chat template takes no system message; it was put before the first user message"
 
+SET_BY_THE_REQUEST = frozenset(
+    {"messages", "conversation", "tools", "add_generation_prompt", "continue_final_message"}
+    | {"tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length"}
+)
+"""Arguments of the template's rendering that a caller's `template_kwargs` may not replace."""
+
+
+def check_template_kwargs(given: dict[str, Any]) -> None:
+    """Raise InvalidParams for variables that the request itself sets."""
+    for name in given:
+        if name in SET_BY_THE_REQUEST:
+            raise InvalidParams(
+                "template_kwargs",
+                f"{name!r} is set by the request itself",
+                hint="Leave it out. Messages and tools are parameters of their own.",
+            )
+
 
 def fold_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """Return the messages with the system message inside the first user message.

@@ -28,6 +28,7 @@ from mlxd.daemon.engine.models.mlx_lm_imports import load_tokenizer
 from mlxd.daemon.engine.request import Job, ModelRef, Prepared, markers_of
 from mlxd.daemon.engine.tokenization.chat_messages import (
     FOLDED,
+    check_template_kwargs,
     fold_system,
     for_template,
     plain_form,
@@ -217,6 +218,7 @@ class Tokenizer:
 
     def chat_text(self, params: dict[str, Any]) -> tuple[str, list[str]]:
         """Return the conversation under the chat template, and notes on what was done otherwise."""
+        check_template_kwargs(params.get("template_kwargs") or {})
         messages = self.guarded(params, [for_template(one) for one in params["messages"]])
         notes: list[str] = []
         if self.wrapper.has_chat_template:
