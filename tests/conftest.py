@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from support.leftovers import (
 from support.real_model import real_model_folder
 
 __all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary", "real_model"]
+
+# A shell that starts the tests in the background makes them ignore SIGINT, and their children, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

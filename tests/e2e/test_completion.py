@@ -54,7 +54,7 @@ def complete(screen: Terminal) -> None:
     screen.send("mlx load poc\t")
     screen.wait("mlx load pocket")
     screen.send("\r")
-    screen.wait("pocket: ")
+    screen.wait("pocket (")
 
 
 def test_bash_completes_a_model(daemon: Daemon, tmp_path: Path):

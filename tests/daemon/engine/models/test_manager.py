@@ -239,7 +239,7 @@ def test_an_eviction_reports_its_reason(folders):
     with running_engine(budget_for(1.5, keep_alive_s=3600)) as engine:
         engine.ask(QUESTION, model=folders["one"])
         engine.ask(QUESTION, model=folders["two"], keep_alive_s=0)
-        until(lambda: not engine.call("ps")["models"], "two is unloaded")
+        engine.wait_notice("bye")  # it ends when its last model is unloaded
         assert evictions(engine) == [
             ("one", "two needed its memory"), ("two", "its keep-alive time ended")
         ]  # fmt: skip

@@ -160,6 +160,12 @@ class Loader:
                 pending, size = [], 0
                 yield
         mx.eval(pending)
+        yield
+        self._compute_a_token()
+
+    def _compute_a_token(self) -> None:
+        """Run one forward pass: some values in `config.json` only fail when they are used."""
+        mx.eval(self.model(mx.array([[0]]), cache=make_prompt_cache(self.model)))
 
     def _kv_item_bytes(self) -> int:
         floats = [
