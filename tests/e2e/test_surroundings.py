@@ -130,7 +130,7 @@ def test_a_home_that_is_read_only_costs_what_is_stored_and_no_answer(
         done = subprocess.run(
             ["/bin/sh", "-c", ask], env=plain, capture_output=True, text=True, check=False
         )
-    assert done.returncode in (1, 3)
+    assert done.returncode in (1, 3, 6)  # 6: the path of the socket is too long
     assert str(home) in done.stderr
     assert "Traceback" not in done.stderr
     assert "MLXD_SOCKET" in done.stderr

@@ -79,7 +79,7 @@ def test_auto_and_none_leave_the_answer_free_and_none_hides_the_tools(engine: En
     ("params", "word"),
     [
         ({"tool_choice": "required"}, "needs tools"),
-        ({"tool_choice": "other", "tools": TOOLS}, "none of the tools"),
+        ({"tool_choice": "other", "tools": TOOLS}, "not one of the tools"),
         ({"tool_choice": "required", "tools": TOOLS, "regex": "a"}, "combined with regex"),
         ({"tool_choice": 5, "tools": TOOLS}, "name of a tool"),
         ({"tool_choice": {"function": {}}, "tools": TOOLS}, "name of a tool"),

@@ -13,6 +13,7 @@ import pytest
 
 from mlxd.daemon.engine.decoding.sampling import BatchSampler, SamplingParams
 from mlxd.daemon.engine.decoding.sequences import _processors
+from mlxd.daemon.engine.generation import GenerationParams
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import validate
 from mlxd.protocol.parameters import SAMPLING
@@ -37,7 +38,7 @@ def drawn(params: dict[str, Any]) -> set[int]:
     known = {field.name for field in fields(SamplingParams)} - {"seed"}
     sampling = SamplingParams(**{name: params[name] for name in known & params.keys()}, seed=3)
     logits = mx.array(LOGITS)[None]
-    for processor in _processors(params):
+    for processor in _processors(GenerationParams.from_map(params)):
         logits = processor(mx.array([1, 1, 2]), logits)
     logits = mx.broadcast_to(logits, (DRAWS, WIDTH))
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

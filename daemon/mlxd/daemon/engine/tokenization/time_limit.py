@@ -1,15 +1,61 @@
-"""A time limit for Python code on the current thread."""
+"""Interrupts Python code that takes too long, such as a chat template that loops."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class TimeLimitExceeded(Exception):
-    """Raised in the thread whose code did not finish in time."""
+    """The block took longer than its limit."""
+
+
+class Watcher:
+    """One thread that interrupts the blocks of all others.
+
+    It is started once, early: where memory or threads have run out, starting a thread fails, or
+    waits for ever.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._blocks: dict[object, tuple[float, int]] = {}
+        threading.Thread(target=self._run, name="time limits", daemon=True).start()
+
+    def begin(self, seconds: float) -> object:
+        """Watch the calling thread from now on. Returns what `end` takes."""
+        block = object()
+        with self._changed:
+            self._blocks[block] = (time.monotonic() + seconds, threading.get_ident())
+            self._changed.notify()
+        return block
+
+    def end(self, block: object) -> None:
+        """Stop watching the calling thread, and withdraw an exception that was not raised yet."""
+        with self._changed:
+            self._blocks.pop(block, None)
+            _raise_in(threading.get_ident(), None)
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                now_s = time.monotonic()
+                for block, (deadline_s, thread) in list(self._blocks.items()):
+                    if deadline_s <= now_s:
+                        del self._blocks[block]
+                        _raise_in(thread, TimeLimitExceeded)
+                nearest_s = min((one for one, _ in self._blocks.values()), default=None)
+                self._changed.wait(None if nearest_s is None else nearest_s - now_s)
+
+
+@functools.cache
+def watcher() -> Watcher:
+    """Return the watcher of this process, and start it at the first call."""
+    return Watcher()
 
 
 @contextmanager
@@ -19,26 +65,13 @@ def time_limit(seconds: float) -> Iterator[None]:
     The exception interrupts Python code between two bytecodes. A call of native code is interrupted
     only when it returns.
     """
-    thread = ctypes.c_ulong(threading.get_ident())
-    finished = threading.Event()
-    lock = threading.Lock()
-
-    def expire() -> None:
-        with lock:
-            if not finished.is_set():
-                _raise_in(thread, ctypes.py_object(TimeLimitExceeded))
-
-    timer = threading.Timer(seconds, expire)
-    timer.daemon = True
-    timer.start()
+    block = watcher().begin(seconds)
     try:
         yield
     finally:
-        with lock:
-            finished.set()
-        timer.cancel()
-        _raise_in(thread, None)  # withdraws an exception that was set but not raised yet
+        watcher().end(block)
 
 
-def _raise_in(thread: ctypes.c_ulong, exception: ctypes.py_object[type[Exception]] | None) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, exception)
+def _raise_in(thread: int, exception: type[Exception] | None) -> None:
+    raised = None if exception is None else ctypes.py_object(exception)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
