@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import shutil
 import signal
+import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 from support import needs
 from support.daemon_process import Daemon, daemon_with_fake_engine, running_daemon, user
 from support.model_folders import copy_of_pocket
+
+F_SETOWN_EX, F_OWNER_TID = 15, 0  # of <fcntl.h>; Python has no names for them
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,10 @@ def reader_of(folder: Path, ask: Callable[[], int]) -> Iterator[int]:
     try:
         with (folder / "config.json").open("r+b") as file:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            # To this thread alone: in any other one the signal ends the process.
+            fcntl.fcntl(
+                file, F_SETOWN_EX, struct.pack("ii", F_OWNER_TID, threading.get_native_id())
+            )
             asked = ask()
             assert signal.sigtimedwait({signal.SIGIO}, 60), "nobody reads the folder"
             yield asked
