@@ -106,7 +106,7 @@ def _row(param: Param) -> str:
 
 
 def rendered(text: str) -> str:
-    """Return the document with its generated part made anew."""
+    """Return the document with a new generated part."""
     return _replaced(_replaced(text, "tables", tables()), "session", session_lines())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -112,8 +113,8 @@ def test_a_blas_that_the_shell_preloads_is_used_if_it_exists(
 def test_a_home_that_is_read_only_costs_what_is_stored_and_no_answer(
     environ: dict[str, str], tmp_path: Path
 ):
-    home, runtime = tmp_path / "home", tmp_path / "runtime"
-    home.mkdir()
+    # Short: the path of a socket below it must fit.
+    home, runtime = Path(tempfile.mkdtemp(prefix="mlxd-")), tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     places = ("MLXD_", "XDG_")
     plain = {key: value for key, value in environ.items() if not key.startswith(places)}
@@ -130,7 +131,7 @@ def test_a_home_that_is_read_only_costs_what_is_stored_and_no_answer(
         done = subprocess.run(
             ["/bin/sh", "-c", ask], env=plain, capture_output=True, text=True, check=False
         )
-    assert done.returncode in (1, 3, 6)  # 6: the path of the socket is too long
+    assert done.returncode in (1, 3)
     assert str(home) in done.stderr
     assert "Traceback" not in done.stderr
     assert "MLXD_SOCKET" in done.stderr

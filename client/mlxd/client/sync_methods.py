@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,18 +18,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Methods:
+class Methods(ABC):
     """Typed methods. Each takes the parameters of its method in protocol/SPEC.md as keywords.
 
     `timeout` limits one request: a number of seconds, `Timeouts`, or None for no limit. By default
     the client's limits apply. Every method raises a subclass of `MlxdError` if the request fails.
     """
 
+    @abstractmethod
     def _ask(self, ask: Ask[T], timeout: Timeout | _Unset) -> T:
-        raise NotImplementedError
+        """Send one request and return its result."""
 
+    @abstractmethod
     def _stream(self, ask: Ask[T], timeout: Timeout | _Unset) -> Stream[Event, T]:
-        raise NotImplementedError
+        """Send one request and return its events."""
 
     @property
     def models(self) -> Models:

@@ -68,4 +68,4 @@ def test_systemd_s_socket_is_kept_over_an_upgrade(daemon: Daemon):
         assert daemon.ask("ping") == {"pong": True}
         assert systemd.recv(64) == b"READY=1"
         becomes_another_and_answers(daemon)
-        assert systemd.recv(64) == b"READY=1", "it says so again"
+        assert systemd.recv(64) == b"READY=1", "it reports readiness again"

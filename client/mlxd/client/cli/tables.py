@@ -59,7 +59,7 @@ UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def words(seconds: float) -> str:
-    """Return a span of time in words: "25 minutes", "1 hour"."""
+    """Return a duration in words: "25 minutes", "1 hour"."""
     for unit_s, name in UNITS:
         count = round(seconds / unit_s)
         if count >= 2 or (seconds >= unit_s * 0.95 and count == 1):

@@ -22,7 +22,7 @@ from mlxd.protocol.messages import Notification
 WORKERS_MAX = 8
 """Downloads and conversions at once: each is a process with a model's memory, or a connection."""
 RETRIES = 2
-"""A worker that was killed is replaced; the next one goes on where it was."""
+"""A killed worker is replaced, and the next one resumes its work."""
 TERM_GRACE_S = 3.0
 READ_BYTES = 65536
 STDERR_MAX_BYTES = 1 << 20

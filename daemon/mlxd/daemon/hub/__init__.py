@@ -1,4 +1,4 @@
 """The hub worker: a short-lived process that downloads or converts one model.
 
-Killing it loses nothing: the next one goes on where it was.
+Killing it loses nothing: the next one resumes its work.
 """

@@ -6,7 +6,7 @@ own instead of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-
 One step runs ahead: while the caller handles the tokens of one step, the next is being computed. A
 row's first token does not wait for that: it is handed out as soon as it is there. Long steps do not
 run ahead on the CPU, where MLX takes the next one in only while it computes it: tokens that are
-there would wait for most of it, and whoever comes meanwhile for all of another.
+there would wait for most of it, and a new request for all of another.
 """
 
 from __future__ import annotations

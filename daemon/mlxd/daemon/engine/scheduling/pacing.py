@@ -29,7 +29,7 @@ GROWTH = 2
 SPAN_TOKENS = 1024
 """Chunks that begin within so many tokens of a prompt are taken to be equally fast."""
 MAKING_S = 0.02
-"""How long a prompt may be in the making for others to wait for it."""
+"""Longest wait for requests that are being tokenized, in seconds."""
 BURST_S = 0.006
 """Requests of one moment reach the engine within so many seconds."""
 
