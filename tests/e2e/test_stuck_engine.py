@@ -47,13 +47,15 @@ class Model(qwen3.Model):
             WAYS[how]()
         return super().__call__(*given, **named)
 """
+SLEPT = "threads slept"
 WAYS = {
-    "holding the interpreter": "no answer to a ping",
-    "waiting": "threads slept",
-    "waiting for a stream": "threads slept",
-    "spinning": "in a step that was expected",
+    # Threads that poll for the interpreter may use so little CPU that all of them count as asleep.
+    "holding the interpreter": ("no answer to a ping", SLEPT),
+    "waiting": (SLEPT,),
+    "waiting for a stream": (SLEPT,),
+    "spinning": ("in a step that was expected",),
 }
-"""The reason that the log gives for each. `engine_progress_timeout_s` is an hour in these tests."""
+"""Reasons of which the log gives one. `engine_progress_timeout_s` is an hour in these tests."""
 RECOGNISED_WITHIN_S = 60.0
 """On a machine whose cores are all taken. On an idle one it is about 10 s."""
 ANSWER_TIMEOUT_S = 300.0
@@ -97,7 +99,7 @@ def test_an_engine_that_is_stuck_in_a_step_is_replaced(own: Daemon, ask: Path, h
         assert second.answer(behind)["choices"]
     engine = own.ask("status")["engine"]
     assert engine["pid"] != pid
-    assert WAYS[how] in engine["last_exit"]
+    assert any(reason in engine["last_exit"] for reason in WAYS[how]), engine["last_exit"]
     assert "so it was killed" in engine["last_exit"]
     assert recognised_after_s(own, asked_s, how) < RECOGNISED_WITHIN_S
 
