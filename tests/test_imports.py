@@ -37,13 +37,13 @@ SOURCES = [
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_the_engine_imports_mlx(path: Path):
+def test_only_the_engine_imports_mlx(path: Path) -> None:
     if ROOT / "daemon/mlxd/daemon/engine" in path.parents:
         return
     assert not imported(path) & HEAVY, "the front must stay small and ready at once"
 
 
-def test_the_fast_path_imports_what_is_built_in_and_nothing_else():
+def test_the_fast_path_imports_what_is_built_in_and_nothing_else() -> None:
     for path in (ROOT / "client/mlxd/client/fast").glob("*.py"):
         assert imported(path, at_once=True) <= FAST_MAY_IMPORT, f"{path.name}: start-up time"
 
@@ -55,14 +55,14 @@ BEING_MENDED = (
 """Circles that exist today. Remove each with its mend; add none."""
 
 
-def test_no_modules_import_each_other():
+def test_no_modules_import_each_other() -> None:
     graph = import_graph(ROOT)
     assert len(graph) > 150
     new = [c for c in circles(graph) if not any(c <= known for known in BEING_MENDED)]
     assert new == []
 
 
-def test_a_circle_is_found_wherever_its_imports_are_written(tmp_path: Path):
+def test_a_circle_is_found_wherever_its_imports_are_written(tmp_path: Path) -> None:
     files = {
         "daemon/mlxd/daemon/__init__.py": "",
         "daemon/mlxd/daemon/a.py": "def f():\n    from mlxd.daemon.b import x\n",

@@ -54,7 +54,7 @@ async def asked(daemon: FaultyDaemon, count: int) -> None:
     ],
     ids=" ".join,
 )
-def test_a_daemon_that_goes_ends_every_request_wherever_it_is(steps: list[str]):
+def test_a_daemon_that_goes_ends_every_request_wherever_it_is(steps: list[str]) -> None:
     async def work(path: str) -> None:
         async with AsyncClient(path) as client:
             found = await asyncio.gather(
@@ -67,7 +67,7 @@ def test_a_daemon_that_goes_ends_every_request_wherever_it_is(steps: list[str]):
         run(work(daemon.path))
 
 
-def test_a_request_after_the_daemon_went_ends():
+def test_a_request_after_the_daemon_went_ends() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         client = await AsyncClient.connect(daemon.path)
         await asyncio.to_thread(daemon.join)
@@ -81,7 +81,7 @@ def test_a_request_after_the_daemon_went_ends():
         run(work(daemon))
 
 
-def test_a_refused_connection_ends_with_what_the_daemon_said():
+def test_a_refused_connection_ends_with_what_the_daemon_said() -> None:
     async def work(path: str) -> None:
         async with AsyncClient(path) as client:
             with pytest.raises(Overloaded):
@@ -91,7 +91,7 @@ def test_a_refused_connection_ends_with_what_the_daemon_said():
         run(work(daemon.path))
 
 
-def test_nobody_listens(tmp_path: Path):
+def test_nobody_listens(tmp_path: Path) -> None:
     async def work() -> None:
         with pytest.raises(DaemonUnreachable):
             await AsyncClient.connect(tmp_path / "s")
@@ -104,7 +104,7 @@ def test_nobody_listens(tmp_path: Path):
 # ---- reconnecting
 
 
-def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one():
+def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             assert await client.request("ping") == PONG
@@ -118,7 +118,7 @@ def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one():
         run(work(daemon))
 
 
-def test_many_requests_at_once_share_the_new_connection():
+def test_many_requests_at_once_share_the_new_connection() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             assert await client.request("ping") == PONG
@@ -130,7 +130,7 @@ def test_many_requests_at_once_share_the_new_connection():
         run(work(daemon))
 
 
-def test_a_request_that_may_have_been_read_is_never_sent_again():
+def test_a_request_that_may_have_been_read_is_never_sent_again() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             with pytest.raises(ConnectionClosed):
@@ -142,7 +142,7 @@ def test_a_request_that_may_have_been_read_is_never_sent_again():
         run(work(daemon))
 
 
-def test_without_reconnect_a_lost_connection_stays_lost():
+def test_without_reconnect_a_lost_connection_stays_lost() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         client = await AsyncClient.connect(daemon.path, reconnect=False)
         for _ in range(2):
@@ -158,7 +158,7 @@ def test_without_reconnect_a_lost_connection_stays_lost():
 # ---- the client hangs up
 
 
-def test_aclose_ends_those_who_wait():
+def test_aclose_ends_those_who_wait() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         client = await AsyncClient.connect(daemon.path)
         stream = client.stream("chat")
@@ -257,7 +257,7 @@ async def outer_timeout(client: AsyncClient) -> None:
         cancel_task, cancel_loop, outer_timeout,
     ],
 )  # fmt: skip
-def test_leaving_a_request_cancels_it(leave: Callable[[AsyncClient], Awaitable[None]]):
+def test_leaving_a_request_cancels_it(leave: Callable[[AsyncClient], Awaitable[None]]) -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             await leave(client)
@@ -268,7 +268,9 @@ def test_leaving_a_request_cancels_it(leave: Callable[[AsyncClient], Awaitable[N
         run(work(daemon))
 
 
-def test_a_task_that_is_cancelled_while_it_connects_leaves_the_client_usable(tmp_path: Path):
+def test_a_task_that_is_cancelled_while_it_connects_leaves_the_client_usable(
+    tmp_path: Path,
+) -> None:
     async def work(path: str, listener: socket.socket) -> None:
         client = AsyncClient(path)
         task = asyncio.create_task(client.request("ping"))
@@ -301,7 +303,9 @@ def test_a_task_that_is_cancelled_while_it_connects_leaves_the_client_usable(tmp
         (SHORT_S, ["read", "wait"], "total_s"),
     ],
 )
-def test_a_limit_ends_the_request_and_cancels_it(timeout: Any, steps: list[str], limit: str):
+def test_a_limit_ends_the_request_and_cancels_it(
+    timeout: Any, steps: list[str], limit: str
+) -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             with pytest.raises(RequestTimeout) as caught:
@@ -313,7 +317,7 @@ def test_a_limit_ends_the_request_and_cancels_it(timeout: Any, steps: list[str],
         run(work(daemon))
 
 
-def test_a_daemon_that_accepts_nobody_is_given_up_on(tmp_path: Path):
+def test_a_daemon_that_accepts_nobody_is_given_up_on(tmp_path: Path) -> None:
     async def work(path: str) -> None:
         with pytest.raises(RequestTimeout):
             await AsyncClient.connect(path, timeout=Timeouts(connect_s=SHORT_S))
@@ -326,7 +330,7 @@ def test_a_daemon_that_accepts_nobody_is_given_up_on(tmp_path: Path):
         run(work(path))
 
 
-def test_large_requests_are_written_while_answers_are_read():
+def test_large_requests_are_written_while_answers_are_read() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             large = [client.request("chat", text="x" * 4_000_000) for _ in range(2)]
@@ -337,7 +341,7 @@ def test_large_requests_are_written_while_answers_are_read():
         run(work(daemon))
 
 
-def test_a_client_of_another_loop_is_refused():
+def test_a_client_of_another_loop_is_refused() -> None:
     with faulty_daemon(["serve"]) as daemon, asyncio.Runner() as first:
         client = first.run(AsyncClient.connect(daemon.path))
 

@@ -27,7 +27,7 @@ def program(folder: Path, name: str, lines: str) -> None:
 
 def test_the_first_program_that_works_gets_the_text_and_its_noise_is_not_seen(
     environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     program(tmp_path, "wl-copy", "echo noise; exit 1")
     program(tmp_path, "xclip", f"echo noise >&2; /bin/cat > {tmp_path}/got")
     done = subprocess.run(
@@ -39,7 +39,9 @@ def test_the_first_program_that_works_gets_the_text_and_its_noise_is_not_seen(
     assert (tmp_path / "got").read_text() == "a text"
 
 
-def test_a_program_without_its_display_is_not_tried(environ: dict[str, str], tmp_path: Path):
+def test_a_program_without_its_display_is_not_tried(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
     program(tmp_path, "xclip", "exit 0")
     done = subprocess.run(
         [sys.executable, "-c", COPY], env=environ, capture_output=True, text=True, check=True
@@ -47,7 +49,7 @@ def test_a_program_without_its_display_is_not_tried(environ: dict[str, str], tmp
     assert done.stdout == "said: \n"
 
 
-def test_the_terminal_is_asked_where_there_is_no_program(environ: dict[str, str]):
+def test_the_terminal_is_asked_where_there_is_no_program(environ: dict[str, str]) -> None:
     with terminal([sys.executable, "-c", COPY], environ) as screen:
         assert "said: Copied, if this terminal allows it." in screen.end()
         assert "\x1b]52;c;YSB0ZXh0\a" in screen.raw

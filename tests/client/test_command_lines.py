@@ -93,7 +93,9 @@ def ended(
     environ=ENVIRONMENTS,
     stdin=st.sampled_from([b"", b"hi", b"/save text.txt\n/hlep\n/file binary\n", b"\xff\xfe\0"]),
 )
-def test_any_line_of_mlx_ends_with_a_code_of_the_table(command, words, environ, stdin, folder):
+def test_any_line_of_mlx_ends_with_a_code_of_the_table(
+    command, words, environ, stdin, folder
+) -> None:
     line = [command] if isinstance(command, str) else [*command]
     started = time.monotonic()
     code, said = ended("mlx", [*line, *words], folder, environ, stdin)
@@ -107,7 +109,7 @@ def test_any_line_of_mlx_ends_with_a_code_of_the_table(command, words, environ, 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[*HealthCheck])
 @given(command=st.sampled_from(DAEMON_COMMANDS), words=st.lists(WORDS, max_size=3))
-def test_any_line_of_mlxd_ends_with_a_code_of_the_table(command, words, folder):
+def test_any_line_of_mlxd_ends_with_a_code_of_the_table(command, words, folder) -> None:
     line = [command, *(word for word in words if word not in ("-f", "--follow"))]
     code, said = ended("mlxd", line, folder, {}, b"")
     assert code in EXITS
@@ -116,7 +118,9 @@ def test_any_line_of_mlxd_ends_with_a_code_of_the_table(command, words, folder):
 
 
 @pytest.mark.parametrize("words", [("-o", "out.jsonl"), ("-o", "folder"), ("-o", "loop")])
-def test_a_batch_of_odd_files_ends_with_a_code_of_the_table(words: tuple[str, ...], folder: Path):
+def test_a_batch_of_odd_files_ends_with_a_code_of_the_table(
+    words: tuple[str, ...], folder: Path
+) -> None:
     for source in NAMES:
         code, said = ended("mlx", ["batch", source, *words], folder, {}, b"\xff")
         assert code in (2, 3)
@@ -125,7 +129,7 @@ def test_a_batch_of_odd_files_ends_with_a_code_of_the_table(words: tuple[str, ..
 
 
 @pytest.mark.parametrize("program", ["mlx", "mlxd"])
-def test_both_programs_report_a_mistake_alike(program: str, folder: Path):
+def test_both_programs_report_a_mistake_alike(program: str, folder: Path) -> None:
     code, said = ended(program, ["nosuch"], folder, {}, b"")
     assert code == 2
     indent = " " * len(f"{program}: ")
@@ -133,7 +137,7 @@ def test_both_programs_report_a_mistake_alike(program: str, folder: Path):
     assert said.splitlines()[1] == f"{indent}See: {program} --help"
 
 
-def test_a_broken_template_spoils_no_list(folder: Path):
+def test_a_broken_template_spoils_no_list(folder: Path) -> None:
     code, said = ended("mlx", ["templates", "list"], folder, {}, b"")
     assert (code, said) == (0, "")
     code, said = ended("mlx", ["ask", "-t", "broken", "hi"], folder, {}, b"")
@@ -141,13 +145,13 @@ def test_a_broken_template_spoils_no_list(folder: Path):
     assert "prompt is no text" in said
 
 
-def test_an_editor_that_does_not_exist_is_a_mistake(folder: Path):
+def test_an_editor_that_does_not_exist_is_a_mistake(folder: Path) -> None:
     code, said = ended("mlx", ["ask", "-e", "hi"], folder, {"EDITOR": "nosuch"}, b"")
     assert code == 2
     assert "Set EDITOR" in said
 
 
-def test_a_template_of_yours_is_removed_and_one_of_ours_is_not(folder: Path):
+def test_a_template_of_yours_is_removed_and_one_of_ours_is_not(folder: Path) -> None:
     mine = folder / "config" / "templates" / "mine.toml"
     mine.write_text('prompt = "{input}"')
     assert ended("mlx", ["templates", "rm", "-y", "mine"], folder, {}, b"")[0] == 0

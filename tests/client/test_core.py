@@ -84,7 +84,7 @@ ACTIONS: dict[Input, Any] = {
 @pytest.mark.parametrize(("state", "happened", "following"), CASES)
 def test_every_input_leads_from_every_state_where_the_table_says(
     state: State, happened: Input, following: State
-):
+) -> None:
     assert TRANSITIONS.get((state, happened), state) is following
     connection, call = call_in(state)
     ACTIONS[happened](connection, call)
@@ -94,7 +94,7 @@ def test_every_input_leads_from_every_state_where_the_table_says(
 
 @pytest.mark.parametrize("again", list(Input))
 @pytest.mark.parametrize("first", [one for one in Input if one is not Input.WRITTEN])
-def test_nothing_changes_a_request_that_has_ended(first: Input, again: Input):
+def test_nothing_changes_a_request_that_has_ended(first: Input, again: Input) -> None:
     connection, call = call_in(State.SENT)
     ACTIONS[first](connection, call)
     if not call.ended:
@@ -104,7 +104,7 @@ def test_nothing_changes_a_request_that_has_ended(first: Input, again: Input):
     assert (call.result, call.error, len(call.events)) == before
 
 
-def test_an_answer_is_a_result_or_a_typed_error():
+def test_an_answer_is_a_result_or_a_typed_error() -> None:
     connection, call = call_in(State.SENT)
     assert receive(connection, Response(call.id, None, {"a": 1})) == [call]
     assert (call.result, call.error) == ({"a": 1}, None)
@@ -113,13 +113,13 @@ def test_an_answer_is_a_result_or_a_typed_error():
     assert isinstance(call.error, ModelNotFound)
 
 
-def test_parameters_that_are_none_are_left_out():
+def test_parameters_that_are_none_are_left_out() -> None:
     connection = Connection()
     connection.submit(Call("load", {"model": None, "pin": True}))
     assert sent(connection) == [Request(1, "load", {"pin": True})]
 
 
-def test_a_request_of_which_nothing_was_written_can_be_sent_on_another_connection():
+def test_a_request_of_which_nothing_was_written_can_be_sent_on_another_connection() -> None:
     first, call = call_in(State.UNSENT)
     first.lose("gone")
     assert (call.state, call.error) == (State.UNSENT, None)
@@ -130,7 +130,7 @@ def test_a_request_of_which_nothing_was_written_can_be_sent_on_another_connectio
     assert call.result == 7
 
 
-def test_a_lost_connection_says_whether_the_request_may_have_been_executed():
+def test_a_lost_connection_says_whether_the_request_may_have_been_executed() -> None:
     connection, call = Connection(), Call("chat", {})
     connection.submit(call)
     connection.written(3)
@@ -143,7 +143,7 @@ def test_a_lost_connection_says_whether_the_request_may_have_been_executed():
     assert call.error.may_have_been_executed
 
 
-def test_a_stopped_request_is_cancelled_at_the_daemon_and_its_late_answer_is_ignored():
+def test_a_stopped_request_is_cancelled_at_the_daemon_and_its_late_answer_is_ignored() -> None:
     connection, call = call_in(State.STREAMING)
     connection.cancel(call)
     assert isinstance(call.error, Cancelled)
@@ -151,7 +151,7 @@ def test_a_stopped_request_is_cancelled_at_the_daemon_and_its_late_answer_is_ign
     assert receive(connection, delta(call), Response(call.id, None, 1)) == []
 
 
-def test_a_request_that_is_stopped_before_it_was_written_is_never_sent():
+def test_a_request_that_is_stopped_before_it_was_written_is_never_sent() -> None:
     connection, call = call_in(State.UNSENT)
     other = Call("ping", {})
     connection.submit(other)
@@ -159,7 +159,7 @@ def test_a_request_that_is_stopped_before_it_was_written_is_never_sent():
     assert [one.method for one in sent(connection)] == ["ping"]
 
 
-def test_the_rest_of_a_half_written_request_goes_before_its_cancel():
+def test_the_rest_of_a_half_written_request_goes_before_its_cancel() -> None:
     connection, call = Connection(), Call("chat", {})
     connection.submit(call)
     first = connection.outgoing
@@ -193,7 +193,7 @@ LIMITS = [
 @pytest.mark.parametrize(("timeouts", "heard_s", "expected_s", "limit"), LIMITS)
 def test_the_limit_that_passes_first_ends_a_request(
     timeouts: Timeouts, heard_s: float | None, expected_s: float | None, limit: str
-):
+) -> None:
     connection, call = Connection(), Call("chat", {}, timeouts)
     connection.submit(call)
     sent(connection)
@@ -209,7 +209,7 @@ def test_the_limit_that_passes_first_ends_a_request(
     assert [one.method for one in sent(connection)] == ["cancel"]
 
 
-def test_an_error_without_an_id_ends_the_connection_and_every_request():
+def test_an_error_without_an_id_ends_the_connection_and_every_request() -> None:
     connection, call = call_in(State.SENT)
     unsent = Call("ping", {})
     connection.submit(unsent)
@@ -220,7 +220,7 @@ def test_an_error_without_an_id_ends_the_connection_and_every_request():
     assert connection.lost == "full"
 
 
-def test_bytes_that_are_no_message_end_the_connection():
+def test_bytes_that_are_no_message_end_the_connection() -> None:
     connection, call = call_in(State.SENT)
     assert connection.receive(b"HTTP/1.1 400", 1.0) == [call]
     assert isinstance(call.error, ConnectionClosed)
@@ -228,7 +228,7 @@ def test_bytes_that_are_no_message_end_the_connection():
     assert connection.receive(b"more", 1.0) == []
 
 
-def test_events_come_by_the_tag_of_their_request():
+def test_events_come_by_the_tag_of_their_request() -> None:
     connection, call = Connection(), Call("chat", {"tag": "mine"})
     connection.submit(call)
     sent(connection)
@@ -247,7 +247,7 @@ ANSWERS = st.lists(
 
 @settings(deadline=None, max_examples=80)
 @given(answers=ANSWERS, data=st.data())
-def test_interleaving_and_chunking_change_nothing(answers: list[Any], data: st.DataObject):
+def test_interleaving_and_chunking_change_nothing(answers: list[Any], data: st.DataObject) -> None:
     connection = Connection()
     calls = [Call("chat", {"number": number}) for number in range(4)]
     for call in calls:
@@ -275,7 +275,7 @@ def test_interleaving_and_chunking_change_nothing(answers: list[Any], data: st.D
 
 @settings(deadline=None, max_examples=60)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=9))
-def test_writing_in_any_pieces_sends_the_same_bytes(sizes: list[int]):
+def test_writing_in_any_pieces_sends_the_same_bytes(sizes: list[int]) -> None:
     whole, pieces = Connection(), Connection()
     for connection in (whole, pieces):
         for number in range(3):

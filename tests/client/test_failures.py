@@ -38,7 +38,9 @@ def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
         process.wait()
 
 
-def test_it_is_told_with_the_next_step_and_its_exit_code(failing: tuple[str, dict[str, str]]):
+def test_it_is_told_with_the_next_step_and_its_exit_code(
+    failing: tuple[str, dict[str, str]],
+) -> None:
     code, environ = failing
     kind = ERRORS[code]
     step = kind.default_hint
@@ -50,14 +52,14 @@ def test_it_is_told_with_the_next_step_and_its_exit_code(failing: tuple[str, dic
         assert done.stderr == f"mlx: It went wrong.\n     {step}\n"
 
 
-def test_every_error_has_words_a_next_step_and_a_known_exit_code():
+def test_every_error_has_words_a_next_step_and_a_known_exit_code() -> None:
     for kind in (*ERRORS.values(), *CLIENT_ERRORS):
         assert kind.meaning.endswith((".", ";"))
         assert kind.default_hint
         assert kind.exit_code in EXITS
 
 
-def test_the_pages_have_the_exit_codes_of_the_table():
+def test_the_pages_have_the_exit_codes_of_the_table() -> None:
     for page in ("README.md", "docs/cli.md", "docs/troubleshooting.md"):
         words = " ".join((ROOT / page).read_text(encoding="utf-8").split())
         for code, meaning in EXITS.items():
@@ -65,7 +67,7 @@ def test_the_pages_have_the_exit_codes_of_the_table():
     assert exit_codes().startswith("0 success · 1 unexpected error")
 
 
-def test_the_page_of_failures_is_made_from_the_tables():
+def test_the_page_of_failures_is_made_from_the_tables() -> None:
     tool = ROOT / "tools" / "troubleshooting.py"
     check = subprocess.run([sys.executable, str(tool), "--check"], check=False)
     assert check.returncode == 0, "python tools/troubleshooting.py"

@@ -53,14 +53,14 @@ WORDS = st.one_of(
 
 @settings(deadline=None, max_examples=500)
 @given(arguments=st.lists(WORDS, max_size=7))
-def test_both_parsers_understand_a_line_alike(arguments: list[str]):
+def test_both_parsers_understand_a_line_alike(arguments: list[str]) -> None:
     fast = options.parse(arguments)
     if fast is None or "--help" in arguments:
         return  # handed over: click alone decides
     assert by_click(arguments) == fast
 
 
-def test_ordinary_lines_are_not_handed_over():
+def test_ordinary_lines_are_not_handed_over() -> None:
     line = ["-m", "x", "--temp=0.5", "--stop", "a", "--stop", "b", "--no-think", "-v", "why", "so"]
     values, words = options.parse(line)
     assert values == {"model": "x", "temperature": 0.5, "stop": ["a", "b"], "thinking": False,
@@ -68,13 +68,13 @@ def test_ordinary_lines_are_not_handed_over():
     assert words == ["why", "so"]
 
 
-def test_presets_give_way_to_what_is_said():
+def test_presets_give_way_to_what_is_said() -> None:
     values = {"preset": "code", "temperature": 0.1}
     params = params_of("ask", values, "hi")
     assert (params["temperature"], params["top_p"]) == (0.1, 0.95)
 
 
-def test_every_sampling_parameter_has_its_option():
+def test_every_sampling_parameter_has_its_option() -> None:
     named = {name for name, *_ in options.OPTIONS}
     assert {param.name for param in SAMPLING} <= named
     known = {param.name for param in METHODS["chat"].params}
@@ -87,17 +87,17 @@ NO_OPTION = {
 }  # fmt: skip
 
 
-def test_every_parameter_of_a_question_has_an_option_or_is_listed_as_having_none():
+def test_every_parameter_of_a_question_has_an_option_or_is_listed_as_having_none() -> None:
     named = {name for name, *_ in options.OPTIONS}
     params = {param.name for name in ("chat", "generate") for param in METHODS[name].params}
     assert params - named == NO_OPTION
 
 
-def test_exit_codes_are_those_of_the_protocol():
+def test_exit_codes_are_those_of_the_protocol() -> None:
     assert {code: kind.exit_code for code, kind in ERRORS.items()} == options.EXIT_CODES
 
 
-def test_the_priorities_are_those_of_the_protocol():
+def test_the_priorities_are_those_of_the_protocol() -> None:
     assert METHODS["chat"].param("priority").choices == options.PRIORITIES
 
 
@@ -106,7 +106,9 @@ DURATIONS = ("90", "0.5", "30m", "1h30m", "1d2h3m4s", "0.5h", "500ms", "-1", "fo
 
 
 @pytest.mark.parametrize("text", DURATIONS)
-def test_the_fast_path_reads_seconds_and_leaves_every_other_duration_to_the_parser(text: str):
+def test_the_fast_path_reads_seconds_and_leaves_every_other_duration_to_the_parser(
+    text: str,
+) -> None:
     fast = options.parse(["--timeout", text])
     if fast is None:
         assert not (text.isascii() and text.isdigit()) or len(text) > 20
@@ -117,7 +119,9 @@ def test_the_fast_path_reads_seconds_and_leaves_every_other_duration_to_the_pars
 @pytest.mark.parametrize(
     ("text", "wanted"), [("30m", 1800), ("1h30m", 5400), ("-1", -1), ("forever", -1), ("5x", None)]
 )
-def test_the_full_program_reads_durations_as_the_daemon_does(text: str, wanted: float | None):
+def test_the_full_program_reads_durations_as_the_daemon_does(
+    text: str, wanted: float | None
+) -> None:
     found = by_click(["--keep-alive", text])
     assert (found and found[0]["keep_alive_s"]) == wanted
 
@@ -136,7 +140,7 @@ COLOURS: list[tuple[dict[str, str], bool]] = [
 
 
 @pytest.mark.parametrize(("environ", "wanted"), COLOURS, ids=str)
-def test_colours_follow_the_environment(environ: dict[str, str], wanted: bool):
+def test_colours_follow_the_environment(environ: dict[str, str], wanted: bool) -> None:
     script = "import sys; sys.path.insert(0, sys.argv[1]); import text; print(text.coloured())"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script, str(FAST)],
@@ -145,7 +149,9 @@ def test_colours_follow_the_environment(environ: dict[str, str], wanted: bool):
     assert done.stdout.strip() == str(wanted)
 
 
-def test_folders_are_resolved_where_they_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_folders_are_resolved_where_they_are_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tmp_path / "models" / "one"
     model.mkdir(parents=True)
     (model / "config.json").touch()
@@ -159,7 +165,7 @@ def test_folders_are_resolved_where_they_are_typed(tmp_path: Path, monkeypatch: 
     assert {name: params[name] for name in names} == names
 
 
-def test_fill_has_its_own_options():
+def test_fill_has_its_own_options() -> None:
     assert {p.name for p in fill_options(click.command()(lambda **_: None)).params} >= {"prefix"}
 
 
@@ -176,7 +182,9 @@ ENVIRONMENTS = [
 
 
 @pytest.mark.parametrize("environ", ENVIRONMENTS[1:], ids=str)
-def test_both_find_the_same_socket(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+def test_both_find_the_same_socket(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in list(os.environ):
         if name.startswith(("XDG_", "MLXD_", "HOME")):
             monkeypatch.delenv(name)
@@ -207,7 +215,7 @@ VALUES = st.recursive(
 
 @settings(deadline=None)
 @given(value=VALUES)
-def test_the_small_codec_agrees_with_msgpack(value):
+def test_the_small_codec_agrees_with_msgpack(value) -> None:
     import msgpack
 
     packed = wire.pack(value)
@@ -219,7 +227,7 @@ def test_the_small_codec_agrees_with_msgpack(value):
             wire.unpack(theirs[:size], 0)
 
 
-def test_an_ordinary_start_loads_few_modules():
+def test_an_ordinary_start_loads_few_modules() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import main; print('\\n'.join(sys.modules))"
     )

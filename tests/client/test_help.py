@@ -32,7 +32,7 @@ def help_of(path: str, columns: int = 80) -> str:
 
 
 @pytest.mark.parametrize("columns", [50, 80])
-def test_the_list_of_commands_is_cut_nowhere(columns: int):
+def test_the_list_of_commands_is_cut_nowhere(columns: int) -> None:
     text = " ".join(help_of("mlx", columns).split())
     for name, command in commands(cli, "mlx")[1:]:
         if name.count(" ") == 1:
@@ -40,13 +40,13 @@ def test_the_list_of_commands_is_cut_nowhere(columns: int):
             assert f"{name.split()[1]} {about}" in text
 
 
-def test_every_option_has_one_section():
+def test_every_option_has_one_section() -> None:
     listed = [name for names in SECTIONS.values() for name in names]
     assert sorted(listed) == sorted({name for name, *_ in (*OPTIONS, *FILL_OPTIONS)})
 
 
 @pytest.mark.parametrize("path", ALL)
-def test_help_fits_80_columns_and_says_what_each_thing_is(path: str):
+def test_help_fits_80_columns_and_says_what_each_thing_is(path: str) -> None:
     text = help_of(path)
     assert max(map(len, text.splitlines())) <= 80
     assert ALL[path].get_short_help_str(200)
@@ -55,7 +55,7 @@ def test_help_fits_80_columns_and_says_what_each_thing_is(path: str):
             assert param.help or param.name == "version", param.name
 
 
-def test_defaults_are_those_of_the_protocol():
+def test_defaults_are_those_of_the_protocol() -> None:
     text = " ".join(help_of("mlx ask").split())
     assert "Randomness; 0 is greedy. [0.7]" in text
     assert "this mass. [0.95]" in text
@@ -70,12 +70,12 @@ def test_defaults_are_those_of_the_protocol():
         ("mlx batch", ("--file", "--continue", "--json", "--plain", "--no-log")),
     ],
 )
-def test_what_has_no_meaning_is_not_listed(path: str, flags: tuple[str, ...]):
+def test_what_has_no_meaning_is_not_listed(path: str, flags: tuple[str, ...]) -> None:
     for flag in flags:
         assert flag in help_of("mlx ask")
         assert flag not in help_of(path)
 
 
-def test_a_question_and_its_kin_come_with_examples():
+def test_a_question_and_its_kin_come_with_examples() -> None:
     for path in ("mlx", "mlx ask", "mlx generate", "mlx fill", "mlx chat", "mlx batch"):
         assert "mlx ask" in help_of(path) or f"  {path} " in help_of(path)

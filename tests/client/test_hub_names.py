@@ -20,7 +20,9 @@ from mlxd.client.cli.hub_names import parse_model
         ("https://mirror.example/ORG/NAME#x", ("ORG/NAME", None)),
     ],
 )
-def test_an_address_is_a_name_and_perhaps_a_revision(text: str, found: tuple[str, str | None]):
+def test_an_address_is_a_name_and_perhaps_a_revision(
+    text: str, found: tuple[str, str | None]
+) -> None:
     assert parse_model(text, environ={"HF_ENDPOINT": "https://mirror.example"}) == found
 
 
@@ -29,12 +31,12 @@ def test_an_address_is_a_name_and_perhaps_a_revision(text: str, found: tuple[str
     ["https://example.com/ORG/NAME", "https://huggingface.co/datasets/ORG/NAME",
      "https://huggingface.co/ORG", "https://hf.co/"],
 )  # fmt: skip
-def test_an_address_of_something_else_is_refused(text: str):
+def test_an_address_of_something_else_is_refused(text: str) -> None:
     with pytest.raises(Misuse, match="no address"):
         parse_model(text, environ={})
 
 
-def test_two_revisions_are_one_too_many():
+def test_two_revisions_are_one_too_many() -> None:
     with pytest.raises(Misuse, match="revision"):
         parse_model("hf.co/ORG/NAME/tree/v1", "v2", {})
     assert parse_model("hf.co/ORG/NAME/tree/v1", "v1", {}) == ("ORG/NAME", "v1")

@@ -75,7 +75,7 @@ def interrupted(line: tuple[str, ...], environ: dict[str, str], delay_s: float) 
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_ctrl_c_ends_it_with_130_whenever_it_comes(name: str, environ: dict[str, str]):
+def test_ctrl_c_ends_it_with_130_whenever_it_comes(name: str, environ: dict[str, str]) -> None:
     delays_s = [SPREAD_S * number / TIMES[name] for number in range(TIMES[name])]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ends = list(pool.map(lambda s: interrupted(LINES[name], environ, s), delays_s))
@@ -84,7 +84,7 @@ def test_ctrl_c_ends_it_with_130_whenever_it_comes(name: str, environ: dict[str,
 
 
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_ctrl_c_at_the_end_is_no_traceback(line: tuple[str, ...], environ: dict[str, str]):
+def test_ctrl_c_at_the_end_is_no_traceback(line: tuple[str, ...], environ: dict[str, str]) -> None:
     """The help is printed and the interpreter ends: the signal falls into that, or comes late."""
     program, command, *_ = line
     for delay_s in (0.0, 0.002, 0.008):
@@ -102,7 +102,7 @@ def test_ctrl_c_at_the_end_is_no_traceback(line: tuple[str, ...], environ: dict[
 
 
 @pytest.mark.parametrize("program", ["mlx", "mlxd"])
-def test_a_parent_that_ignores_ctrl_c_is_obeyed(program: str, environ: dict[str, str]):
+def test_a_parent_that_ignores_ctrl_c_is_obeyed(program: str, environ: dict[str, str]) -> None:
     """As a shell does for a job in the background of a script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits that
     process = subprocess.Popen(

@@ -66,7 +66,7 @@ def shown(parts: list[str], *, columns: int = 60, rows: int = 200, before: str =
 WHOLE = shown([TEXT])
 
 
-def test_it_looks_like_markdown():
+def test_it_looks_like_markdown() -> None:
     assert WHOLE[0] == "# Title"
     assert " • two" in WHOLE
     assert "    return x" in [line[1:] for line in WHOLE]
@@ -77,24 +77,24 @@ def test_it_looks_like_markdown():
 
 @settings(deadline=None, max_examples=60)
 @given(cuts=st.lists(st.integers(0, len(TEXT)), max_size=80))
-def test_the_way_it_is_cut_makes_no_difference(cuts: list[int]):
+def test_the_way_it_is_cut_makes_no_difference(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(TEXT)]
     parts = [TEXT[a:b] for a, b in itertools.pairwise(edges)]
     assert shown(parts) == WHOLE
 
 
-def test_token_by_token_on_a_small_screen_nothing_is_lost():
+def test_token_by_token_on_a_small_screen_nothing_is_lost() -> None:
     parts = [TEXT[at : at + 3] for at in range(0, len(TEXT), 3)]
     assert shown(parts, rows=8) == WHOLE
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20, 59, 60, 61, 100])
-def test_it_takes_over_what_was_printed_raw(cut: int):
+def test_it_takes_over_what_was_printed_raw(cut: int) -> None:
     text = "Some words that were printed before there was any need, and " * 2 + "then **bold**."
     assert shown([text[cut:]], before=text[:cut]) == shown([text])
 
 
 @settings(deadline=None, max_examples=60)
 @given(parts=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=9)))
-def test_no_text_makes_it_fail(parts: list[str]):
+def test_no_text_makes_it_fail(parts: list[str]) -> None:
     shown(parts, columns=20, rows=5)

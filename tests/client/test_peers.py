@@ -58,7 +58,7 @@ def impostor() -> Iterator[Impostor]:
 
 
 @pytest.mark.parametrize("way", [[], ["--json"], ["--timeout", "20"]])
-def test_the_command_sends_nothing_to_a_stranger(impostor: Impostor, tmp_path: Path, way):
+def test_the_command_sends_nothing_to_a_stranger(impostor: Impostor, tmp_path: Path, way) -> None:
     environ = {**own_environ(tmp_path), "MLXD_SOCKET": str(impostor.path)}
     done = subprocess.run(
         [BIN / "mlx", "ask", *way, "a secret"],
@@ -76,7 +76,7 @@ def test_the_command_sends_nothing_to_a_stranger(impostor: Impostor, tmp_path: P
     assert impostor.heard() == b""
 
 
-def test_the_libraries_send_nothing_to_a_stranger(impostor: Impostor):
+def test_the_libraries_send_nothing_to_a_stranger(impostor: Impostor) -> None:
     with pytest.raises(PermissionDenied):
         Client(impostor.path)
     with pytest.raises(PermissionDenied):

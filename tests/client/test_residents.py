@@ -22,12 +22,12 @@ MODEL = {"model": "pocket", "bytes": 12_000_000, "idle_s": 300.0, "keep_alive_s"
         ({"requests": 2, "idle_s": 0.0}, "30 minutes after use"),
     ],
 )
-def test_ps_says_in_words_when_a_model_expires(changed: dict[str, Any], expires: str):
+def test_ps_says_in_words_when_a_model_expires(changed: dict[str, Any], expires: str) -> None:
     row = residents._ps_row({**MODEL, **changed})
     assert row[3] == expires
 
 
-def test_ps_says_in_words_when_a_model_was_last_used():
+def test_ps_says_in_words_when_a_model_was_last_used() -> None:
     assert residents._ps_row(MODEL)[2] == "5 minutes ago"
     assert residents._ps_row({**MODEL, "requests": 1})[2] == "in use"
 
@@ -41,11 +41,11 @@ def test_ps_says_in_words_when_a_model_was_last_used():
         ({"keep_alive_s": -1}, "pocket (12.0 MB) loaded in 0.5 s. It stays until it is unloaded."),
     ],
 )  # fmt: skip
-def test_load_prints_what_it_did(changed: dict[str, Any], printed: str):
+def test_load_prints_what_it_did(changed: dict[str, Any], printed: str) -> None:
     result = {**MODEL, "load_s": 0.5, "was_loaded": False, **changed}
     assert residents._loaded(result) == printed
 
 
-def test_load_prints_what_an_older_daemon_returns():
+def test_load_prints_what_an_older_daemon_returns() -> None:
     result = {"model": "pocket", "bytes": 12_000_000, "load_s": 0.5}
     assert residents._loaded(result) == "pocket: 12.0 MB in 0.5 s"

@@ -59,7 +59,7 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     ],
     ids=" ".join,
 )
-def test_a_daemon_that_goes_ends_the_request_wherever_it_is(steps: list[str]):
+def test_a_daemon_that_goes_ends_the_request_wherever_it_is(steps: list[str]) -> None:
     with faulty_daemon(steps) as daemon, Client(daemon.path) as client:
         with pytest.raises(ConnectionClosed) as caught:
             client.request("ping")
@@ -67,7 +67,7 @@ def test_a_daemon_that_goes_ends_the_request_wherever_it_is(steps: list[str]):
         assert daemon.requests == ["ping"]
 
 
-def test_what_came_before_the_daemon_went_can_be_read():
+def test_what_came_before_the_daemon_went_can_be_read() -> None:
     with faulty_daemon(["read", "event", "event", "close"]) as daemon:
         stream = Client(daemon.path).stream("chat")
         assert [next(stream)["text"] for _ in range(2)] == ["on ", "on "]
@@ -77,7 +77,7 @@ def test_what_came_before_the_daemon_went_can_be_read():
             _ = stream.result
 
 
-def test_a_refused_connection_ends_with_what_the_daemon_said():
+def test_a_refused_connection_ends_with_what_the_daemon_said() -> None:
     with (
         faulty_daemon(["refuse", "close"]) as daemon,
         Client(daemon.path) as client,
@@ -86,7 +86,7 @@ def test_a_refused_connection_ends_with_what_the_daemon_said():
         client.request("ping")
 
 
-def test_nobody_listens(tmp_path: Path):
+def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(DaemonUnreachable) as caught:
         Client(tmp_path / "s")
     assert "mlxd start" in caught.value.hint
@@ -95,7 +95,7 @@ def test_nobody_listens(tmp_path: Path):
 # ---- reconnecting
 
 
-def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one():
+def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one() -> None:
     with faulty_daemon(["read", "answer", "close"], ["serve"]) as daemon:
         with Client(daemon.path) as client:
             assert client.request("ping") == {"pong": True}
@@ -105,7 +105,7 @@ def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one():
         assert daemon.requests == ["ping", "status"]
 
 
-def test_a_request_that_may_have_been_read_is_never_sent_again():
+def test_a_request_that_may_have_been_read_is_never_sent_again() -> None:
     with faulty_daemon(["read", "close"], ["serve"]) as daemon, Client(daemon.path) as client:
         with pytest.raises(ConnectionClosed):
             client.request("chat")
@@ -113,7 +113,7 @@ def test_a_request_that_may_have_been_read_is_never_sent_again():
         assert daemon.requests == ["chat", "ping"]
 
 
-def test_without_reconnect_a_lost_connection_stays_lost():
+def test_without_reconnect_a_lost_connection_stays_lost() -> None:
     with faulty_daemon(["read", "close"], ["serve"]) as daemon:
         client = Client(daemon.path, reconnect=False)
         for _ in range(2):
@@ -124,7 +124,7 @@ def test_without_reconnect_a_lost_connection_stays_lost():
         client.close()
 
 
-def test_a_new_connection_that_dies_at_once_is_not_replaced_for_ever():
+def test_a_new_connection_that_dies_at_once_is_not_replaced_for_ever() -> None:
     with faulty_daemon(["close"], ["close"]) as daemon:
         with Client(daemon.path) as client, pytest.raises(ConnectionClosed):
             client.request("ping")
@@ -134,7 +134,7 @@ def test_a_new_connection_that_dies_at_once_is_not_replaced_for_ever():
 # ---- the client hangs up
 
 
-def test_close_ends_those_who_wait_in_other_threads():
+def test_close_ends_those_who_wait_in_other_threads() -> None:
     with faulty_daemon(["read", "read", "wait"]) as daemon:
         client = Client(daemon.path)
         waiting = [in_thread(lambda: client.request("chat")) for _ in range(2)]
@@ -146,7 +146,7 @@ def test_close_ends_those_who_wait_in_other_threads():
             assert "client was closed" in found[0].reason
 
 
-def test_a_closed_client_refuses_requests():
+def test_a_closed_client_refuses_requests() -> None:
     with faulty_daemon(["wait"]) as daemon:
         client = Client(daemon.path)
         client.close()
@@ -156,7 +156,7 @@ def test_a_closed_client_refuses_requests():
         assert not caught.value.may_have_been_executed
 
 
-def test_the_result_of_a_stream_whose_client_was_closed_is_an_error():
+def test_the_result_of_a_stream_whose_client_was_closed_is_an_error() -> None:
     with faulty_daemon(["read", "event", "wait"]) as daemon:
         client = Client(daemon.path)
         stream = client.stream("chat")
@@ -222,7 +222,7 @@ def raise_in_loop(client: Client) -> None:
         raise_in_loop,
     ],
 )  # fmt: skip
-def test_leaving_a_stream_cancels_its_request(leave: Callable[[Client], None]):
+def test_leaving_a_stream_cancels_its_request(leave: Callable[[Client], None]) -> None:
     steps = ["read", "event", "read", "answer", "wait"]
     with faulty_daemon(steps) as daemon, Client(daemon.path) as client:
         leave(client)
@@ -230,7 +230,7 @@ def test_leaving_a_stream_cancels_its_request(leave: Callable[[Client], None]):
         assert client.request("ping") == {"pong": True}
 
 
-def test_a_stream_dropped_while_another_thread_holds_the_lock_is_cancelled_afterwards():
+def test_a_stream_dropped_while_another_thread_holds_the_lock_is_cancelled_afterwards() -> None:
     with faulty_daemon(["read", "event", "wait"]) as daemon, Client(daemon.path) as client:
         stream = client.stream("chat")
         next(stream)
@@ -241,7 +241,7 @@ def test_a_stream_dropped_while_another_thread_holds_the_lock_is_cancelled_after
         daemon.wait_cancelled()
 
 
-def test_single_events_stop_nothing():
+def test_single_events_stop_nothing() -> None:
     with faulty_daemon(["read", "event", "event", "answer", "wait"]) as daemon:
         with Client(daemon.path) as client:
             stream = client.stream("chat")
@@ -265,7 +265,7 @@ LIMITS = [
 @pytest.mark.parametrize("per_request", [False, True])
 def test_a_limit_ends_the_request_and_cancels_it(
     timeout: Any, steps: list[str], limit: str, per_request: bool
-):
+) -> None:
     own, request = ({}, {"timeout": timeout}) if per_request else ({"timeout": timeout}, {})
     with faulty_daemon(steps) as daemon, Client(daemon.path, **own) as client:
         with pytest.raises(RequestTimeout) as caught:
@@ -274,7 +274,7 @@ def test_a_limit_ends_the_request_and_cancels_it(
         daemon.wait_cancelled()
 
 
-def test_none_lifts_the_limits_of_the_client():
+def test_none_lifts_the_limits_of_the_client() -> None:
     steps = ["read", "read", "go", "answer", "wait"]
     with faulty_daemon(steps) as daemon, Client(daemon.path, timeout=0.0) as client:
         with pytest.raises(RequestTimeout):
@@ -286,7 +286,7 @@ def test_none_lifts_the_limits_of_the_client():
         assert found == [{"pong": True}]
 
 
-def test_a_daemon_that_accepts_nobody_is_given_up_on(tmp_path: Path):
+def test_a_daemon_that_accepts_nobody_is_given_up_on(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -298,7 +298,7 @@ def test_a_daemon_that_accepts_nobody_is_given_up_on(tmp_path: Path):
     assert caught.value.data["limit"] == "connect_s"
 
 
-def test_a_request_that_the_daemon_does_not_read_has_its_limit_too():
+def test_a_request_that_the_daemon_does_not_read_has_its_limit_too() -> None:
     with faulty_daemon(["go", "wait"]) as daemon, Client(daemon.path) as client:
         with pytest.raises(RequestTimeout):
             client.request("chat", text="x" * 8_000_000, timeout=SHORT_S)
@@ -308,7 +308,7 @@ def test_a_request_that_the_daemon_does_not_read_has_its_limit_too():
 # ---- threads and processes
 
 
-def test_threads_share_a_client():
+def test_threads_share_a_client() -> None:
     with faulty_daemon(["serve"]) as daemon, Client(daemon.path) as client:
         work = [in_thread(lambda: [client.request("ping") for _ in range(50)]) for _ in range(8)]
         for thread, found in work:
@@ -317,7 +317,7 @@ def test_threads_share_a_client():
         assert len(daemon.requests) == 400
 
 
-def test_a_thread_that_waits_holds_no_other_up():
+def test_a_thread_that_waits_holds_no_other_up() -> None:
     with faulty_daemon(["read", "read", "answer", "go", "wait"]) as daemon:
         client = Client(daemon.path)
         thread, found = in_thread(lambda: client.request("chat"))  # never answered
@@ -329,7 +329,7 @@ def test_a_thread_that_waits_holds_no_other_up():
         assert isinstance(found[0], ConnectionClosed)
 
 
-def test_a_reader_that_gives_up_hands_over_to_the_others():
+def test_a_reader_that_gives_up_hands_over_to_the_others() -> None:
     steps = ["read", "read", "go", "answer", "wait"]
     with faulty_daemon(steps) as daemon, Client(daemon.path) as client:
         first, gave_up = in_thread(lambda: client.request("chat", timeout=0.3))
@@ -342,7 +342,7 @@ def test_a_reader_that_gives_up_hands_over_to_the_others():
         assert found == [{"pong": True}]
 
 
-def test_a_large_request_is_written_while_answers_are_read():
+def test_a_large_request_is_written_while_answers_are_read() -> None:
     with faulty_daemon(["serve"]) as daemon, Client(daemon.path) as client:
         small, found = in_thread(lambda: [client.request("ping") for _ in range(100)])
         assert client.request("chat", text="x" * 8_000_000) == {"pong": True}
@@ -350,7 +350,7 @@ def test_a_large_request_is_written_while_answers_are_read():
         assert found == [[{"pong": True}] * 100]
 
 
-def test_a_fork_gets_a_connection_of_its_own():
+def test_a_fork_gets_a_connection_of_its_own() -> None:
     with faulty_daemon(["read", "answer", "read", "answer", "wait"]) as daemon:
         script = f"""
 import os, sys
@@ -378,7 +378,7 @@ assert stream.result == {{"pong": True}}
         assert not daemon.cancelled
 
 
-def test_the_blocking_client_loads_no_asyncio():
+def test_the_blocking_client_loads_no_asyncio() -> None:
     script = "import sys; from mlxd.client import Client; print('asyncio' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
@@ -387,7 +387,7 @@ def test_the_blocking_client_loads_no_asyncio():
     assert done.stdout == "False\n"
 
 
-def test_importing_the_library_loads_nothing():
+def test_importing_the_library_loads_nothing() -> None:
     script = "import sys; import mlxd.client; print('mlxd.client.sync' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
@@ -396,7 +396,7 @@ def test_importing_the_library_loads_nothing():
     assert done.stdout == "False\n"
 
 
-def test_close_leaves_no_descriptor_open():
+def test_close_leaves_no_descriptor_open() -> None:
     with faulty_daemon(["serve"]) as daemon:
         client = Client(daemon.path)
         client.request("ping")

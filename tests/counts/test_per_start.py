@@ -90,7 +90,7 @@ def answering(environ: dict[str, str]) -> Iterator[OneAnswer]:
 
 def test_a_question_takes_few_system_calls_more_than_an_empty_python(
     environ: dict[str, str], answering: OneAnswer
-):
+) -> None:
     ask = system_calls([str(BIN / "mlx"), "ask", "hello"], environ)
     empty = system_calls([str(BIN / "python"), "-I", "-S", "-c", "pass"], environ)
     assert len(ask.made) - len(empty.made) <= MORE_SYSTEM_CALLS
@@ -98,7 +98,7 @@ def test_a_question_takes_few_system_calls_more_than_an_empty_python(
 
 def test_a_question_is_one_connection_one_write_one_read_and_the_answer(
     environ: dict[str, str], answering: OneAnswer
-):
+) -> None:
     names = system_calls([str(BIN / "mlx"), "ask", "hello"], environ).names
     assert names["connect"] == 1
     assert names["sendto"] + names["sendmsg"] == 1
@@ -109,7 +109,7 @@ def test_a_question_is_one_connection_one_write_one_read_and_the_answer(
 
 def test_a_question_imports_four_small_modules_of_ours_and_two_of_pythons(
     environ: dict[str, str], answering: OneAnswer
-):
+) -> None:
     calls = system_calls([str(BIN / "mlx"), "ask", "hello"], environ)
     ours = {Path(path).name.partition(".")[0] for path in calls.opened("/fast/__pycache__/")}
     assert ours <= {"main", "text", "options", "wire"}
@@ -119,12 +119,12 @@ def test_a_question_imports_four_small_modules_of_ours_and_two_of_pythons(
     assert set(calls.opened(".pyc")) - set(empty.opened(".pyc")) == set(calls.opened("/fast/__py"))
 
 
-def test_a_question_is_one_small_message(answering: OneAnswer):
+def test_a_question_is_one_small_message(answering: OneAnswer) -> None:
     (sent,) = answering.received
     assert len(sent) - len("hello") - len(str(Path.cwd())) <= REQUEST_BYTES
 
 
-def test_reading_the_line_and_writing_the_request_take_few_instructions():
+def test_reading_the_line_and_writing_the_request_take_few_instructions() -> None:
     line = ["-m", "pocket", "--temp", "0", "--max-tokens", "16", "Count", "from", "3", "to", "7."]
 
     def parse() -> None:
@@ -140,7 +140,7 @@ def test_reading_the_line_and_writing_the_request_take_few_instructions():
     assert instructions(lambda: wire.pack(message)) <= 1500
 
 
-def test_the_front_starts_with_few_modules(environ: dict[str, str]):
+def test_the_front_starts_with_few_modules(environ: dict[str, str]) -> None:
     count = "import sys, mlxd.daemon.front.app; print(len(sys.modules))"
     done = subprocess.run([sys.executable, "-c", count], env=environ, check=True, timeout=60,
                           capture_output=True, text=True)  # fmt: skip

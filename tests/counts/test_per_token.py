@@ -40,7 +40,7 @@ def engine() -> Iterator[EngineProcess]:
         yield running
 
 
-def test_a_token_costs_the_front_one_wait_one_read_and_one_write(tmp_path: Path):
+def test_a_token_costs_the_front_one_wait_one_read_and_one_write(tmp_path: Path) -> None:
     log = tmp_path / "calls"
     with daemon_with_fake_engine(wrapper=tracing(log)) as daemon, daemon.peer() as peer:
         peer.call("chat", messages=user(f"{TOKENS} tokens"), stream=True)
@@ -52,7 +52,7 @@ def test_a_token_costs_the_front_one_wait_one_read_and_one_write(tmp_path: Path)
     assert names["futex"] <= 4 * BESIDES
 
 
-def test_streams_of_one_connection_share_their_writes(tmp_path: Path):
+def test_streams_of_one_connection_share_their_writes(tmp_path: Path) -> None:
     log = tmp_path / "calls"
     with running_daemon(wrapper=tracing(log), MLXD_PRELOAD="false") as daemon:
         stream_together(daemon)
@@ -78,7 +78,7 @@ def stream_together(daemon: Daemon) -> None:
     assert {one["usage"]["completion_tokens"] for one in answers.values()} == {ANSWER}
 
 
-def test_a_token_reaches_the_caller_as_one_small_message():
+def test_a_token_reaches_the_caller_as_one_small_message() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         peer.call("chat", messages=user(f"{TOKENS} tokens"), stream=True)
     deltas = [event for event in peer.events if event["type"] == "delta"]
@@ -88,7 +88,7 @@ def test_a_token_reaches_the_caller_as_one_small_message():
     assert len(peer.events) - len(deltas) <= 3  # queued, loading, prefill
 
 
-def test_a_step_of_many_streams_is_one_message_from_the_engine(engine: EngineProcess):
+def test_a_step_of_many_streams_is_one_message_from_the_engine(engine: EngineProcess) -> None:
     engine.call("load", model={"name": "pocket", "path": str(POCKET)})
     before = len(engine.steps)
     params: dict[str, Any] = {"max_tokens": ANSWER, "ignore_eos": True}
@@ -105,7 +105,7 @@ def test_a_step_of_many_streams_is_one_message_from_the_engine(engine: EnginePro
     assert size <= LINK_BYTES_PER_TOKEN * STREAMS * ANSWER
 
 
-def test_who_cancels_is_told_before_another_step_is_computed(engine: EngineProcess):
+def test_who_cancels_is_told_before_another_step_is_computed(engine: EngineProcess) -> None:
     params: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True}
     rids = [
         engine.submit(messages=[{"role": "user", "content": f"Go on, {number}."}], **params)
@@ -121,7 +121,7 @@ def test_who_cancels_is_told_before_another_step_is_computed(engine: EngineProce
     assert all(kind == "error" for step in told for _, kind, _ in step)
 
 
-def test_passing_a_token_on_takes_few_instructions():
+def test_passing_a_token_on_takes_few_instructions() -> None:
     step = Notification("step", {"events": [[rid, "delta", delta()] for rid in range(1000)]})
     packed = encode(step, Encoding.MSGPACK)
 
@@ -135,7 +135,7 @@ def test_passing_a_token_on_takes_few_instructions():
     assert instructions(lambda: encode(event, Encoding.MSGPACK)) <= 150
 
 
-def test_a_slow_reader_s_token_costs_as_much_after_thousands_as_at_first():
+def test_a_slow_reader_s_token_costs_as_much_after_thousands_as_at_first() -> None:
     queue = EventQueue()
 
     def add(count: int) -> Callable[[], None]:
@@ -152,13 +152,13 @@ def test_a_slow_reader_s_token_costs_as_much_after_thousands_as_at_first():
     assert early <= 100 * 150
 
 
-def test_a_turn_of_the_scheduler_costs_a_running_answer_little():
+def test_a_turn_of_the_scheduler_costs_a_running_answer_little() -> None:
     few, many = (instructions(decoding(count).plan) for count in (4, 32))
     assert few <= 2700
     assert many <= 8 * few
 
 
-def test_choosing_among_many_prompts_stays_cheap():
+def test_choosing_among_many_prompts_stays_cheap() -> None:
     assert instructions(waiting(4).plan) <= 6500
     assert instructions(waiting(100).plan) <= 350_000  # a few milliseconds, once a turn at most
 

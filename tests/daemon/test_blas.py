@@ -29,7 +29,9 @@ def test_it_is_loaded_first_and_what_is_loaded_too_stays() -> None:
         ("/lib/libmkl_rt.so", "MKL_NUM_THREADS"),
     ],
 )
-def test_a_library_whose_threads_spin_gets_one_unless_told_otherwise(library: str, variable: str):
+def test_a_library_whose_threads_spin_gets_one_unless_told_otherwise(
+    library: str, variable: str
+) -> None:
     assert with_blas({}, Path(library))[variable] == "1"
     assert with_blas({"LD_PRELOAD": Path(library).name}, None)[variable] == "1"
     assert with_blas({variable: "6"}, Path(library))[variable] == "6"

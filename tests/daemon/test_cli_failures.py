@@ -36,7 +36,9 @@ def with_log(environ: dict[str, str], own_paths: Paths) -> dict[str, str]:
 
 @needs.linux_only
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_full_stdout_is_an_error_with_a_next_step(words: list[str], with_log: dict[str, str]):
+def test_a_full_stdout_is_an_error_with_a_next_step(
+    words: list[str], with_log: dict[str, str]
+) -> None:
     done = shell('"$@" >/dev/full', with_log, words)
     assert done.returncode == 1
     assert done.stderr == (
@@ -48,20 +50,20 @@ def test_a_full_stdout_is_an_error_with_a_next_step(words: list[str], with_log: 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
 def test_a_closed_stdout_is_a_mistake_where_there_is_output(
     words: list[str], with_log: dict[str, str]
-):
+) -> None:
     done = shell('"$@" >&-', with_log, words)
     assert done.returncode == 2
     assert done.stderr.startswith("mlxd: stdout is closed, so nothing can be printed.\n")
 
 
-def test_commands_without_output_need_no_streams(environ: dict[str, str]):
+def test_commands_without_output_need_no_streams(environ: dict[str, str]) -> None:
     assert shell('"$@" <&- >&- 2>&-', environ, ["run", "--check"]).returncode == 0
     assert shell('"$@" 2>/dev/full', environ, ["stop"]).returncode == 3
     assert shell('"$@" 2>&-', environ, ["status"]).returncode == 3
 
 
 @pytest.mark.parametrize("words", [["--help"], ["logs"], ["logs", "--json"]], ids=" ".join)
-def test_a_reader_that_left_is_no_failure(words: list[str], with_log: dict[str, str]):
+def test_a_reader_that_left_is_no_failure(words: list[str], with_log: dict[str, str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([*MLXD, *words], env=with_log, stdout=writer, stderr=subprocess.PIPE)
@@ -72,7 +74,7 @@ def test_a_reader_that_left_is_no_failure(words: list[str], with_log: dict[str, 
 @pytest.mark.parametrize("config", ["= =", "drain_s = []", b"\xff\xfe", None])
 def test_a_configuration_that_cannot_be_used_spoils_no_command(
     config: str | bytes | None, environ: dict[str, str], own_paths: Paths
-):
+) -> None:
     if config is None:
         own_paths.config_file.mkdir(parents=True)
     else:
@@ -89,20 +91,20 @@ def kinds(root: type[MlxdError]) -> set[type[MlxdError]]:
     return {root}.union(*(kinds(kind) for kind in root.__subclasses__()))
 
 
-def test_every_error_has_an_exit_code_of_the_table():
+def test_every_error_has_an_exit_code_of_the_table() -> None:
     assert {lifecycle.StillRunning, listener.AlreadyRunning} <= kinds(MlxdError)
     for kind in kinds(MlxdError):
         assert kind.exit_code in EXITS, kind
 
 
 @pytest.mark.parametrize(("status", "code"), [(2, 2), (5, 5), (77, 1), (139, 1), (-9, 1)])
-def test_a_start_that_fails_has_an_exit_code_of_the_table(status: int, code: int):
+def test_a_start_that_fails_has_an_exit_code_of_the_table(status: int, code: int) -> None:
     assert starter.StartFailed("It broke.", status).exit_code == code
 
 
 def test_an_unreadable_folder_in_place_of_the_log_is_an_error(
     environ: dict[str, str], own_paths: Paths, tmp_path: Path
-):
+) -> None:
     own_paths.log_file.mkdir(parents=True)
     done = mlxd(environ, "logs")
     assert done.returncode == 1

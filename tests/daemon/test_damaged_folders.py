@@ -22,7 +22,7 @@ def catalog_of(folder: Path) -> Catalog:
 
 
 @pytest.mark.parametrize("name", [*FATAL, *HARMLESS])
-def test_a_damaged_folder_is_described_or_refused_at_once(tmp_path: Path, name: str):
+def test_a_damaged_folder_is_described_or_refused_at_once(tmp_path: Path, name: str) -> None:
     shutil.copytree(BUILTIN_DIR, tmp_path / "damaged")
     {**FATAL, **HARMLESS}[name](tmp_path / "damaged")
     catalog = catalog_of(tmp_path)
@@ -52,7 +52,7 @@ def refusal(catalog: Catalog, folder: Path) -> MlxdError | None:
     return None
 
 
-def test_a_folder_whose_name_is_no_text_does_not_break_the_list(tmp_path: Path):
+def test_a_folder_whose_name_is_no_text_does_not_break_the_list(tmp_path: Path) -> None:
     try:
         shutil.copytree(BUILTIN_DIR, tmp_path / "odd\udcff")
     except OSError:

@@ -27,7 +27,7 @@ def stored(daemon: Daemon) -> int:
     return sum(record["turns"] for record in found)
 
 
-def test_a_disk_that_gets_full_costs_what_would_be_stored_and_nothing_else(disk: Path):
+def test_a_disk_that_gets_full_costs_what_would_be_stored_and_nothing_else(disk: Path) -> None:
     with running_daemon(disk, **fake_engine_settings()) as daemon:
         assert daemon.ask("chat", messages=user("1 tokens"), conversation="new")["conversation"]
         filler = fill(disk)
@@ -49,7 +49,7 @@ def test_a_disk_that_gets_full_costs_what_would_be_stored_and_nothing_else(disk:
         assert daemon.log_lines()[-1]["event"] == "request", "the log goes on"
 
 
-def test_a_full_disk_keeps_nobody_from_starting_asking_and_stopping(disk: Path):
+def test_a_full_disk_keeps_nobody_from_starting_asking_and_stopping(disk: Path) -> None:
     with running_daemon(disk, MLXD_PRELOAD="false") as daemon:
         daemon.stop()
         filler = fill(disk)
@@ -69,7 +69,7 @@ def test_a_full_disk_keeps_nobody_from_starting_asking_and_stopping(disk: Path):
         assert not lock.is_held(paths.lock_file)
 
 
-def test_a_setting_that_the_disk_does_not_take_leaves_the_file_as_it_was(disk: Path):
+def test_a_setting_that_the_disk_does_not_take_leaves_the_file_as_it_was(disk: Path) -> None:
     with running_daemon(disk, **fake_engine_settings()) as daemon:
         config = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "config.toml"
         config.parent.mkdir()
@@ -85,7 +85,7 @@ def test_a_setting_that_the_disk_does_not_take_leaves_the_file_as_it_was(disk: P
         assert left == {"config.toml", ".config.toml.lock"}
 
 
-def test_nothing_of_the_state_can_be_written(tmp_path: Path):
+def test_nothing_of_the_state_can_be_written(tmp_path: Path) -> None:
     """State, cache, log and configuration are read-only; a runtime folder is not."""
     with running_daemon(tmp_path, MLXD_PRELOAD="false") as daemon:
         daemon.stop()
@@ -106,7 +106,9 @@ def test_nothing_of_the_state_can_be_written(tmp_path: Path):
             assert mlxd(daemon.environ, "stop").returncode == 0
 
 
-def test_a_socket_folder_that_cannot_be_made_is_told(own_paths: Paths, environ: dict[str, str]):
+def test_a_socket_folder_that_cannot_be_made_is_told(
+    own_paths: Paths, environ: dict[str, str]
+) -> None:
     home = own_paths.socket.parent.parent
     with read_only(home):
         for command in (["start"], ["run"]):

@@ -19,7 +19,9 @@ def other_environment(daemon: Daemon, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("command", ["start", "run", "stop", "status"])
-def test_a_second_environment_is_told_where_the_daemon_listens(command: str, tmp_path: Path):
+def test_a_second_environment_is_told_where_the_daemon_listens(
+    command: str, tmp_path: Path
+) -> None:
     with daemon_with_fake_engine() as daemon:
         environ = other_environment(daemon, tmp_path)
         done = mlxd(environ, command)
@@ -30,14 +32,14 @@ def test_a_second_environment_is_told_where_the_daemon_listens(command: str, tmp
         assert not (daemon.folder / "state" / "mlxd.sock").exists()
 
 
-def test_a_question_from_a_second_environment_says_where_the_daemon_listens(tmp_path: Path):
+def test_a_question_from_a_second_environment_says_where_the_daemon_listens(tmp_path: Path) -> None:
     with daemon_with_fake_engine() as daemon:
         done = runner(other_environment(daemon, tmp_path))("ask", "hello")
         assert done.returncode == 3
         assert f"export MLXD_SOCKET={daemon.socket_path}" in done.stderr
 
 
-def test_once_the_daemon_has_stopped_the_second_environment_has_its_own(tmp_path: Path):
+def test_once_the_daemon_has_stopped_the_second_environment_has_its_own(tmp_path: Path) -> None:
     with daemon_with_fake_engine() as daemon:
         daemon.stop()
         environ = other_environment(daemon, tmp_path)

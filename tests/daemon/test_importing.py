@@ -41,7 +41,7 @@ def imported(report: dict[str, Any]) -> list[str]:
     return [one["name"] for one in report["imported"]]
 
 
-def test_models_of_known_tools_are_linked_and_only_once(place: Place):
+def test_models_of_known_tools_are_linked_and_only_once(place: Place) -> None:
     theirs = bare_model(place.home / ".lmstudio/models/acme/Small")
     bare_model(place.home / ".omlx/models/Flat")
     assert imported(place.add()) == ["acme/Small", "Flat"]
@@ -52,14 +52,14 @@ def test_models_of_known_tools_are_linked_and_only_once(place: Place):
     assert [one["name"] for one in again["known"]] == ["acme/Small", "Flat"]
 
 
-def test_names_do_not_clash(place: Place, tmp_path: Path):
+def test_names_do_not_clash(place: Place, tmp_path: Path) -> None:
     for volume in ("one", "two", "three"):
         bare_model(tmp_path / volume / "models" / "Small")
         place.add(tmp_path / volume / "models" / "Small")
     assert place.names("imported") == ["Small", "Small-2", "models/Small"]
 
 
-def test_removing_an_import_leaves_the_files(place: Place, tmp_path: Path):
+def test_removing_an_import_leaves_the_files(place: Place, tmp_path: Path) -> None:
     theirs = bare_model(tmp_path / "lm" / "acme" / "Small")
     place.add(tmp_path / "lm")
     name, link = place.catalog.removable("acme/Small")
@@ -70,14 +70,14 @@ def test_removing_an_import_leaves_the_files(place: Place, tmp_path: Path):
     assert imported(place.add(tmp_path / "lm")) == ["acme/Small"]
 
 
-def test_a_link_whose_model_is_gone_is_replaced(place: Place, tmp_path: Path):
+def test_a_link_whose_model_is_gone_is_replaced(place: Place, tmp_path: Path) -> None:
     first = bare_model(tmp_path / "a" / "Small")
     place.add(first)
     first.rename(tmp_path / "moved")
     assert imported(place.add(bare_model(tmp_path / "b" / "Small"))) == ["Small"]
 
 
-def test_incomplete_models_are_skipped_with_their_problem(place: Place, tmp_path: Path):
+def test_incomplete_models_are_skipped_with_their_problem(place: Place, tmp_path: Path) -> None:
     bare_model(tmp_path / "lm" / "whole")
     bare_model(tmp_path / "lm" / "partly").joinpath("model.safetensors").unlink()
     report = place.add(tmp_path / "lm")
@@ -87,7 +87,9 @@ def test_incomplete_models_are_skipped_with_their_problem(place: Place, tmp_path
         place.add(tmp_path / "lm" / "partly")
 
 
-def test_a_folder_without_models_is_an_error_with_the_next_step(place: Place, tmp_path: Path):
+def test_a_folder_without_models_is_an_error_with_the_next_step(
+    place: Place, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(ModelNotFound) as caught:

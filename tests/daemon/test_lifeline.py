@@ -59,14 +59,14 @@ def start(parents: list[subprocess.Popen[str]], child: str, beside: str = "") ->
 @pytest.mark.parametrize("then", [HOLDS_THE_INTERPRETER, "while True: pass"])
 def test_a_child_that_is_stuck_ends_with_its_parent(
     started: list[subprocess.Popen[str]], then: str
-):
+) -> None:
     parent, child = start(started, CHILD.format(first="", then=then))
     os.kill(parent, signal.SIGKILL)
     until(lambda: ended(child), "the child outlived its parent", 10)
 
 
 @needs.linux_only
-def test_a_child_that_is_stopped_ends_with_its_parent(started: list[subprocess.Popen[str]]):
+def test_a_child_that_is_stopped_ends_with_its_parent(started: list[subprocess.Popen[str]]) -> None:
     parent, child = start(started, CHILD.format(first="", then="time.sleep(60)"))
     os.kill(child, signal.SIGSTOP)
     os.kill(parent, signal.SIGKILL)
@@ -76,7 +76,7 @@ def test_a_child_that_is_stopped_ends_with_its_parent(started: list[subprocess.P
 @needs.linux_only
 def test_a_child_whose_parent_ended_before_it_was_ready_ends_at_once(
     started: list[subprocess.Popen[str]],
-):
+) -> None:
     slow = (
         "print(os.getpid(), flush=True)\nwhile os.getppid() == int(sys.argv[1]): time.sleep(0.01)"
     )
@@ -88,7 +88,7 @@ def test_a_child_whose_parent_ended_before_it_was_ready_ends_at_once(
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_guard_ends_a_child_that_does_nothing_for_it(
     started: list[subprocess.Popen[str]], stop: bool
-):
+) -> None:
     parent, child = start(started, UNAWARE, GUARDED)
     if stop:
         os.kill(child, signal.SIGSTOP)
@@ -96,7 +96,7 @@ def test_a_guard_ends_a_child_that_does_nothing_for_it(
     until(lambda: ended(child), "the child outlived its parent", 10)
 
 
-def test_a_guard_that_is_released_harms_nobody(started: list[subprocess.Popen[str]]):
+def test_a_guard_that_is_released_harms_nobody(started: list[subprocess.Popen[str]]) -> None:
     _, child = start(started, UNAWARE, f"{GUARDED}; guard.release()")
     assert not ended(child)
     os.kill(child, signal.SIGKILL)

@@ -35,14 +35,14 @@ def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_time_is_local_and_units_are_in_words():
+def test_time_is_local_and_units_are_in_words() -> None:
     line = formatted(record("converted", model="pocket", bytes=3_626_592, took_s=3720))
     assert line == (
         "Nov 28 02:12:59 info  converted      model pocket, size 3.6 MB, took 1 h 2 min"
     )
 
 
-def test_a_request_is_shown_by_its_outcome_tokens_and_speed():
+def test_a_request_is_shown_by_its_outcome_tokens_and_speed() -> None:
     line = formatted(json.dumps(REQUEST).encode())
     assert line == (
         "Nov 28 02:12:59 info  request        #7 chat mlx-community/Qwen3-4B-4bit, ok, "
@@ -51,13 +51,13 @@ def test_a_request_is_shown_by_its_outcome_tokens_and_speed():
     )
 
 
-def test_text_that_log_text_adds_is_shown():
+def test_text_that_log_text_adds_is_shown() -> None:
     line = formatted(json.dumps({**REQUEST, "prompt": "a\x1b[31mb\nc"}).encode())
     assert "prompt a\\x1b[31mb\\nc" in line
 
 
 @pytest.mark.parametrize("width", [50, 80, 120])
-def test_lines_fit_the_terminal_and_break_between_words(width: int):
+def test_lines_fit_the_terminal_and_break_between_words(width: int) -> None:
     raw = json.dumps(REQUEST).encode()
     shown = formatted(raw, width=width).splitlines()
     assert len(shown) > 1
@@ -66,7 +66,7 @@ def test_lines_fit_the_terminal_and_break_between_words(width: int):
     assert " ".join(" ".join(shown).split()) == " ".join(formatted(raw).split())
 
 
-def test_only_the_level_has_a_colour():
+def test_only_the_level_has_a_colour() -> None:
     line = formatted(record("hub worker died", "warning"), colour=True)
     assert line == "Nov 28 02:12:59 \x1b[33mwarn\x1b[0m  hub worker died"
     assert "\x1b" not in formatted(record("ready"), colour=True)
@@ -84,7 +84,7 @@ def test_only_the_level_has_a_colour():
     ],
     ids=["text", "other JSON", "a list", "not UTF-8", "too deep", "direction"],
 )
-def test_a_line_that_is_no_record_is_shown_as_it_is(line: bytes, shown: str):
+def test_a_line_that_is_no_record_is_shown_as_it_is(line: bytes, shown: str) -> None:
     assert formatted(line) == shown
 
 
@@ -97,7 +97,7 @@ NAMES = st.sampled_from([*REQUEST, "x_s", "bytes", "_bytes"]) | st.text(max_size
 
 
 @given(fields=st.dictionaries(NAMES, JSON, max_size=6), width=st.none() | st.integers(1, 130))
-def test_any_record_is_formatted_without_control_characters(fields, width):
+def test_any_record_is_formatted_without_control_characters(fields, width) -> None:
     shown = formatted(record("request") [:-2] + b", " + json.dumps(fields).encode()[1:] + b"\n"
                       if fields else record("ready"), width=width)  # fmt: skip
     assert shown

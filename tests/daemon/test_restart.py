@@ -16,7 +16,7 @@ from support.daemon_process import (
 from support.places import MLXD, mlxd
 
 
-def test_a_restart_lets_running_requests_finish():
+def test_a_restart_lets_running_requests_finish() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         running = peer.send("chat", messages=user("500 tokens"), stream=True)
         peer.wait_event("delta")
@@ -35,7 +35,7 @@ def test_a_restart_lets_running_requests_finish():
             assert mlxd(daemon.environ, "stop").returncode == 0
 
 
-def test_a_damaged_configuration_is_told_before_anything_is_stopped():
+def test_a_damaged_configuration_is_told_before_anything_is_stopped() -> None:
     with daemon_with_fake_engine() as daemon:
         config = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "config.toml"
         config.parent.mkdir()
@@ -47,7 +47,7 @@ def test_a_damaged_configuration_is_told_before_anything_is_stopped():
         assert daemon.ask("status")["pid"] == before
 
 
-def test_where_none_runs_restart_starts_one():
+def test_where_none_runs_restart_starts_one() -> None:
     with daemon_with_fake_engine() as daemon:
         assert daemon.stop() == 0
         assert mlxd(daemon.environ, "restart").returncode == 0
@@ -55,7 +55,7 @@ def test_where_none_runs_restart_starts_one():
         assert mlxd(daemon.environ, "stop").returncode == 0
 
 
-def test_a_runtime_folder_that_goes_as_its_user_logs_out_and_comes_again(tmp_path: Path):
+def test_a_runtime_folder_that_goes_as_its_user_logs_out_and_comes_again(tmp_path: Path) -> None:
     runtime = tmp_path / "user-runtime"
     runtime.mkdir(mode=0o700)
     settings = {"XDG_RUNTIME_DIR": str(runtime), "MLXD_UPGRADE_CHECK_S": "0.05"}

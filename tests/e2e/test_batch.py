@@ -44,7 +44,7 @@ def records(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_every_line_is_answered_in_order(own: Daemon, source: Path):
+def test_every_line_is_answered_in_order(own: Daemon, source: Path) -> None:
     done = runner(own.environ)("batch", str(source), "--temp", "0")
     assert done.returncode == 0, done.stderr
     found = records(done.stdout)
@@ -56,7 +56,7 @@ def test_every_line_is_answered_in_order(own: Daemon, source: Path):
     assert own.ask("conversations.list") == {"conversations": []}
 
 
-def test_as_finished_does_not_wait_for_the_slow_one(own: Daemon, tmp_path: Path):
+def test_as_finished_does_not_wait_for_the_slow_one(own: Daemon, tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     slow = {"prompt": "Tell me a story about a fox.", "max_tokens": 200, "ignore_eos": True}
     path.write_text("\n".join(json.dumps(line) for line in [slow, "hello", "hello"]))
@@ -64,7 +64,7 @@ def test_as_finished_does_not_wait_for_the_slow_one(own: Daemon, tmp_path: Path)
     assert [record["line"] for record in records(done.stdout)][-1] == 1
 
 
-def test_a_mistake_in_one_line_is_an_error_in_one_line(own: Daemon, tmp_path: Path):
+def test_a_mistake_in_one_line_is_an_error_in_one_line(own: Daemon, tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text('"Count from 3 to 7."\nno json\n{"prompt": "x", "temprature": 1}\n7\n')
     done = runner(own.environ)("batch", str(path), "--temp", "0")
@@ -75,7 +75,7 @@ def test_a_mistake_in_one_line_is_an_error_in_one_line(own: Daemon, tmp_path: Pa
     assert "3 of 4 failed" in done.stderr
 
 
-def test_a_second_run_asks_only_what_is_missing(own: Daemon, source: Path, tmp_path: Path):
+def test_a_second_run_asks_only_what_is_missing(own: Daemon, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     run = runner(own.environ)
     assert run("batch", str(source), "-o", str(out), "--temp", "0").returncode == 0
@@ -93,7 +93,7 @@ def test_a_second_run_asks_only_what_is_missing(own: Daemon, source: Path, tmp_p
 
 def test_an_edited_line_is_asked_again_and_a_moved_one_keeps_its_answer(
     own: Daemon, source: Path, tmp_path: Path
-):
+) -> None:
     out = tmp_path / "out.jsonl"
     run = runner(own.environ)
     source.write_text('"Count from 1 to 3."\n"Count from 2 to 4."\n"Count from 3 to 5."\n')
@@ -107,7 +107,7 @@ def test_an_edited_line_is_asked_again_and_a_moved_one_keeps_its_answer(
 
 def test_another_input_with_as_many_lines_does_not_get_these_answers(
     own: Daemon, source: Path, tmp_path: Path
-):
+) -> None:
     out = tmp_path / "out.jsonl"
     run = runner(own.environ)
     source.write_text('"Count from 1 to 3."\n')
@@ -121,7 +121,7 @@ def test_another_input_with_as_many_lines_does_not_get_these_answers(
 
 def test_a_resumed_run_reports_removed_lines_and_answers_of_other_options(
     own: Daemon, source: Path, tmp_path: Path
-):
+) -> None:
     out = tmp_path / "out.jsonl"
     run = runner(own.environ)
     source.write_text('"Count from 1 to 3."\n"Count from 2 to 4."\n')
@@ -140,7 +140,7 @@ def test_a_resumed_run_reports_removed_lines_and_answers_of_other_options(
 
 def test_an_output_of_an_older_mlx_is_left_alone_with_the_next_step(
     own: Daemon, source: Path, tmp_path: Path
-):
+) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text('{"line": 1, "text": "3", "result": {}}\n')
     done = runner(own.environ)("batch", str(source), "-o", str(out))
@@ -149,7 +149,7 @@ def test_an_output_of_an_older_mlx_is_left_alone_with_the_next_step(
     assert "Choose another -o" in done.stderr
 
 
-def test_a_truncated_constrained_line_fails_and_is_asked_again(own: Daemon, tmp_path: Path):
+def test_a_truncated_constrained_line_fails_and_is_asked_again(own: Daemon, tmp_path: Path) -> None:
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     path.write_text('"hello"\n{"prompt": "x", "regex": "[ab]{20}"}\n')
     run = runner(own.environ)
@@ -166,7 +166,7 @@ def test_a_truncated_constrained_line_fails_and_is_asked_again(own: Daemon, tmp_
     assert "1 of 2 lines are answered already" in again.stderr
 
 
-def test_output_goes_through_links_and_into_what_is_no_file(own: Daemon, tmp_path: Path):
+def test_output_goes_through_links_and_into_what_is_no_file(own: Daemon, tmp_path: Path) -> None:
     run = runner(own.environ)
     path, real, link = tmp_path / "in.jsonl", tmp_path / "real.jsonl", tmp_path / "link"
     path.write_text('"Count from 1 to 3."\n')
@@ -191,13 +191,15 @@ def test_output_goes_through_links_and_into_what_is_no_file(own: Daemon, tmp_pat
     assert stat.S_ISFIFO(fifo.stat().st_mode)
 
 
-def test_input_and_output_are_never_one_file(own: Daemon, source: Path):
+def test_input_and_output_are_never_one_file(own: Daemon, source: Path) -> None:
     whole = source.read_text()
     done = runner(own.environ)("batch", str(source), "-o", str(source))
     assert (done.returncode, source.read_text()) == (2, whole)
 
 
-def test_the_output_of_another_input_is_left_alone(own: Daemon, source: Path, tmp_path: Path):
+def test_the_output_of_another_input_is_left_alone(
+    own: Daemon, source: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.jsonl"
     for text in ('{"line": 2, "id": "hen", "result": {}}\n', "my diary\n"):
         out.write_text(text)
@@ -206,7 +208,7 @@ def test_the_output_of_another_input_is_left_alone(own: Daemon, source: Path, tm
         assert out.read_text() == text
 
 
-def test_it_goes_on_through_a_restart_and_a_killed_engine(own: Daemon, tmp_path: Path):
+def test_it_goes_on_through_a_restart_and_a_killed_engine(own: Daemon, tmp_path: Path) -> None:
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     path.write_text("".join(f'"Count from {n} to 99."\n' for n in range(24)))
     command = [str(BIN / "mlx"), "batch", str(path), "-o", str(out), *SHORT, "-j", "4"]
@@ -223,7 +225,7 @@ def test_it_goes_on_through_a_restart_and_a_killed_engine(own: Daemon, tmp_path:
     assert all("result" in record for record in found)
 
 
-def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(own: Daemon, tmp_path: Path):
+def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(own: Daemon, tmp_path: Path) -> None:
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     path.write_text("".join(f'"Count from {n} to 99."\n' for n in range(24)))
     command = [str(BIN / "mlx"), "batch", str(path), "-o", str(out), *SHORT, "-j", "2"]
@@ -242,7 +244,7 @@ def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(own: Daemon, tmp_path:
     assert len(records(out.read_text())) == 24
 
 
-def test_it_has_the_lowest_priority(own: Daemon, source: Path):
+def test_it_has_the_lowest_priority(own: Daemon, source: Path) -> None:
     runner(own.environ)("batch", str(source))
     priorities = [line["priority"] for line in own.log_lines() if line["event"] == "request"]
     assert set(priorities[-5:]) == {"batch"}

@@ -35,7 +35,7 @@ def say(screen: Terminal, line: str, wanted: str) -> None:
     screen.wait(wanted)
 
 
-def test_it_remembers_until_it_is_cleared_and_leaves_by_any_word(own: Daemon):
+def test_it_remembers_until_it_is_cleared_and_leaves_by_any_word(own: Daemon) -> None:
     for word in ("quit", "exit", "q", "/quit", "\x04"):
         with chat(own) as screen:
             say(screen, "My name is Ada.", "Nice to meet you, Ada!")
@@ -48,7 +48,7 @@ def test_it_remembers_until_it_is_cleared_and_leaves_by_any_word(own: Daemon):
             assert screen.exit_code == 0
 
 
-def test_ctrl_c_stops_the_answer_and_keeps_the_chat(own: Daemon):
+def test_ctrl_c_stops_the_answer_and_keeps_the_chat(own: Daemon) -> None:
     with chat(own) as screen:
         say(screen, "My name is Ada.", "Ada!")
         say(screen, "Count from 0 to 99.", "0, 1, 2")
@@ -57,7 +57,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(own: Daemon):
         say(screen, "What is my name?", "Your name is Ada.")
 
 
-def test_what_was_stopped_is_part_of_the_conversation_until_it_is_taken_back(own: Daemon):
+def test_what_was_stopped_is_part_of_the_conversation_until_it_is_taken_back(own: Daemon) -> None:
     with chat(own) as screen:
         say(screen, "Count from 0 to 99.", "0, 1, 2")
         screen.send("\x03")
@@ -77,7 +77,7 @@ def test_what_was_stopped_is_part_of_the_conversation_until_it_is_taken_back(own
     ]
 
 
-def test_an_emptied_conversation_is_still_the_last_one(own: Daemon):
+def test_an_emptied_conversation_is_still_the_last_one(own: Daemon) -> None:
     with chat(own) as screen:
         say(screen, "My name is Cleo.", "Cleo!")
         say(screen, "/undo", "Forgotten: My name is Cleo.")
@@ -86,7 +86,7 @@ def test_an_emptied_conversation_is_still_the_last_one(own: Daemon):
     assert (record["title"], record["turns"]) == ("", 0)
 
 
-def test_a_question_that_got_no_answer_is_asked_again(own: Daemon):
+def test_a_question_that_got_no_answer_is_asked_again(own: Daemon) -> None:
     with chat(own) as screen:
         say(screen, "My name is Ada.", "Ada!")
         say(screen, "/set regex (", "regex (")
@@ -96,7 +96,7 @@ def test_a_question_that_got_no_answer_is_asked_again(own: Daemon):
         say(screen, "/retry", "Your name is Ada.")
 
 
-def test_a_killed_daemon_leaves_the_finished_turns_and_the_broken_one_marked(own: Daemon):
+def test_a_killed_daemon_leaves_the_finished_turns_and_the_broken_one_marked(own: Daemon) -> None:
     with chat(own) as screen:
         say(screen, "My name is Ada.", "Ada!")
         say(screen, "Count from 0 to 99.", "0, 1, 2")
@@ -115,7 +115,7 @@ def test_a_killed_daemon_leaves_the_finished_turns_and_the_broken_one_marked(own
     assert [turn["state"] for turn in shown] == ["done", "done", "done"]
 
 
-def test_it_survives_a_restart_of_the_daemon(own: Daemon):
+def test_it_survives_a_restart_of_the_daemon(own: Daemon) -> None:
     with chat(own) as screen:
         say(screen, "My name is Ada.", "Ada!")
         own.stop()
@@ -123,14 +123,14 @@ def test_it_survives_a_restart_of_the_daemon(own: Daemon):
         say(screen, "What is my name?", "Your name is Ada.")
 
 
-def test_a_killed_engine_is_said_and_the_chat_goes_on(own: Daemon):
+def test_a_killed_engine_is_said_and_the_chat_goes_on(own: Daemon) -> None:
     with chat(own) as screen:
         say(screen, "My name is Ada.", "Ada!")
         os.kill(own.engine_pid(), signal.SIGKILL)
         say(screen, "What is my name?", "Your name is Ada.")
 
 
-def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path):
+def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path) -> None:
     with chat(own) as screen:
         say(screen, "/system Answer in upper case.", "System prompt: Answer in upper case.")
         say(screen, "Repeat after me: the red fox", "THE RED FOX")
@@ -155,7 +155,7 @@ def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path):
     assert "red fox" not in saved
 
 
-def test_commands_and_models_are_completed(own: Daemon):
+def test_commands_and_models_are_completed(own: Daemon) -> None:
     with chat(own) as screen:
         screen.wait_prompt(">")
         screen.send("/tok\t")
@@ -169,7 +169,7 @@ def test_commands_and_models_are_completed(own: Daemon):
         screen.wait("pocket answers from here on")
 
 
-def test_history_outlives_the_session_and_is_the_users_alone(own: Daemon):
+def test_history_outlives_the_session_and_is_the_users_alone(own: Daemon) -> None:
     with chat(own) as screen:
         say(screen, "Repeat after me: the purple hippo", "\nthe purple hippo")
         screen.wait_prompt(">")
@@ -183,7 +183,7 @@ def test_history_outlives_the_session_and_is_the_users_alone(own: Daemon):
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
-def test_several_lines_are_one_message(own: Daemon):
+def test_several_lines_are_one_message(own: Daemon) -> None:
     with chat(own) as screen:
         screen.wait_prompt(">")
         screen.send("Repeat after me: one\x1b\r two\r")
@@ -194,7 +194,7 @@ def test_several_lines_are_one_message(own: Daemon):
     assert turn["messages"][0]["content"] == "Repeat after me: one\n two"
 
 
-def test_it_is_stored_as_one_conversation_and_continued(own: Daemon):
+def test_it_is_stored_as_one_conversation_and_continued(own: Daemon) -> None:
     with chat(own) as screen:
         say(screen, "My name is Ada.", "Ada!")
         say(screen, "Count from 1 to 3.", "1, 2, 3")
@@ -207,7 +207,7 @@ def test_it_is_stored_as_one_conversation_and_continued(own: Daemon):
     assert (again["id"], again["turns"]) == (record["id"], 3)
 
 
-def test_in_a_pipe_it_answers_line_by_line_and_nothing_else(own: Daemon):
+def test_in_a_pipe_it_answers_line_by_line_and_nothing_else(own: Daemon) -> None:
     done = runner(own.environ)(
         "chat", "--temp", "0", stdin="My name is Ada.\n\nWhat is my name?\nq\nignored\n"
     )
@@ -219,18 +219,18 @@ def test_in_a_pipe_it_answers_line_by_line_and_nothing_else(own: Daemon):
     "option", [("-t", "commit"), ("-p", "a=b"), ("-e",), ("--stream",), ("-n", "2"),
                ("--logprobs", "2")], ids=str,
 )  # fmt: skip
-def test_options_without_meaning_are_refused(own: Daemon, option: tuple[str, ...]):
+def test_options_without_meaning_are_refused(own: Daemon, option: tuple[str, ...]) -> None:
     done = runner(own.environ)("chat", *option, stdin="")
     assert done.returncode == 2
     assert "Use it with mlx ask, then continue: mlx chat -c" in done.stderr
 
 
-def test_stdin_cannot_be_the_file_of_a_chat(own: Daemon):
+def test_stdin_cannot_be_the_file_of_a_chat(own: Daemon) -> None:
     done = runner(own.environ)("chat", "-f", "-", stdin="hello")
     assert (done.returncode, "stdin is what you type" in done.stderr) == (2, True)
 
 
-def test_json_and_extract_work_in_a_pipe(own: Daemon):
+def test_json_and_extract_work_in_a_pipe(own: Daemon) -> None:
     run = runner(own.environ)
     done = run("chat", "--json", "--temp", "0", stdin="Count from 3 to 5.\nCount from 5 to 7.\n")
     texts = [json.loads(line)["choices"][0]["text"] for line in done.stdout.splitlines()]
@@ -239,7 +239,7 @@ def test_json_and_extract_work_in_a_pipe(own: Daemon):
     assert done.stdout == "3, 4, 5\n"
 
 
-def test_files_go_with_the_first_message_and_with_the_next_one(own: Daemon, tmp_path: Path):
+def test_files_go_with_the_first_message_and_with_the_next_one(own: Daemon, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("1")
     (tmp_path / "two.txt").write_text("2")
     lines = f"first\n/file {tmp_path}/two.txt\nsecond\nthird\n/file {tmp_path}/no.txt\n"
@@ -256,7 +256,7 @@ def test_files_go_with_the_first_message_and_with_the_next_one(own: Daemon, tmp_
     ]
 
 
-def test_a_file_is_put_before_a_question_once(own: Daemon, tmp_path: Path):
+def test_a_file_is_put_before_a_question_once(own: Daemon, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("1")
     lines = "/set regex (\nfirst\n/set regex\n/retry\nsecond\n"
     runner(own.environ)("chat", "--max-tokens", "2", "-f", str(tmp_path / "one.txt"), stdin=lines)
@@ -267,7 +267,7 @@ def test_a_file_is_put_before_a_question_once(own: Daemon, tmp_path: Path):
     ]  # fmt: skip
 
 
-def test_what_is_forgotten_is_said_in_one_line(own: Daemon):
+def test_what_is_forgotten_is_said_in_one_line(own: Daemon) -> None:
     lines = '"""a\x1b[31m\n' + "word " * 100 + '"""\n/undo\n'
     done = runner(own.environ)("chat", "--max-tokens", "2", stdin=lines)
     (said,) = (line for line in done.stderr.splitlines() if line.startswith("Forgotten"))
@@ -276,7 +276,7 @@ def test_what_is_forgotten_is_said_in_one_line(own: Daemon):
     assert len(said) < 80
 
 
-def test_three_quotes_hold_several_lines_together(own: Daemon):
+def test_three_quotes_hold_several_lines_together(own: Daemon) -> None:
     lines = '"""Repeat after me:\nquit\n"""\n"""one line"""\n"""open'
     runner(own.environ)("chat", "--max-tokens", "2", stdin=lines)
     (record,) = own.ask("conversations.list", limit=1)["conversations"]
@@ -286,7 +286,7 @@ def test_three_quotes_hold_several_lines_together(own: Daemon):
     ]  # fmt: skip
 
 
-def test_three_quotes_on_a_terminal_let_enter_be_a_new_line(own: Daemon):
+def test_three_quotes_on_a_terminal_let_enter_be_a_new_line(own: Daemon) -> None:
     with chat(own) as screen:
         screen.wait_prompt(">")
         screen.send('"""Repeat after me: one\r')
@@ -320,18 +320,18 @@ def test_three_quotes_on_a_terminal_let_enter_be_a_new_line(own: Daemon):
         ("/copy", "No answer to copy yet"),
     ],
 )
-def test_what_a_command_says(own: Daemon, line: str, said: str):
+def test_what_a_command_says(own: Daemon, line: str, said: str) -> None:
     done = runner(own.environ)("chat", stdin=line + "\n")
     assert (done.returncode, done.stdout) == (0, "")
     assert said in done.stderr
 
 
-def test_the_help_fits_a_terminal_of_80_columns(own: Daemon):
+def test_the_help_fits_a_terminal_of_80_columns(own: Daemon) -> None:
     done = runner(own.environ)("chat", stdin="/help\n")
     assert max(map(len, done.stderr.splitlines())) < 80
 
 
-def test_every_setting_of_ask_can_be_set(own: Daemon):
+def test_every_setting_of_ask_can_be_set(own: Daemon) -> None:
     from mlxd.client.cli.chat_commands import SETTABLE
 
     wanted = {"temperature", "top_p", "seed", "stop", "regex", "thinking", "priority", "adapter",
@@ -339,7 +339,7 @@ def test_every_setting_of_ask_can_be_set(own: Daemon):
     assert wanted <= SETTABLE.keys()
 
 
-def test_it_opens_with_the_model_and_its_context(own: Daemon):
+def test_it_opens_with_the_model_and_its_context(own: Daemon) -> None:
     for columns in (50, 80, 120):
         with terminal(CHAT, own.environ, columns=columns) as screen:
             said = screen.wait("Ctrl-D leaves.").splitlines()
@@ -347,13 +347,13 @@ def test_it_opens_with_the_model_and_its_context(own: Daemon):
             assert said[1] == "/help shows the commands, Ctrl-D leaves."
 
 
-def test_a_model_that_is_not_here_ends_it_at_once(own: Daemon):
+def test_a_model_that_is_not_here_ends_it_at_once(own: Daemon) -> None:
     with chat(own, "-m", "nope") as screen:
         assert "mlx models pull" in screen.end()
         assert screen.exit_code == 4
 
 
-def test_exit_and_bye_leave_and_a_near_miss_is_named(own: Daemon):
+def test_exit_and_bye_leave_and_a_near_miss_is_named(own: Daemon) -> None:
     for word in ("/exit", "/bye"):
         with chat(own) as screen:
             say(screen, "/hlep", "There is no command /hlep. Did you mean /help")
@@ -364,7 +364,7 @@ def test_exit_and_bye_leave_and_a_near_miss_is_named(own: Daemon):
             assert screen.exit_code == 0
 
 
-def test_save_asks_before_it_overwrites(own: Daemon, tmp_path: Path):
+def test_save_asks_before_it_overwrites(own: Daemon, tmp_path: Path) -> None:
     path = tmp_path / "talk.json"
     path.write_text("mine")
     with terminal(CHAT, own.environ, columns=200) as screen:
@@ -382,7 +382,7 @@ def test_save_asks_before_it_overwrites(own: Daemon, tmp_path: Path):
     assert "exists" in done.stderr
 
 
-def test_undo_detaches_files_before_it_forgets_a_question(own: Daemon, tmp_path: Path):
+def test_undo_detaches_files_before_it_forgets_a_question(own: Daemon, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     lines = f"hello\n/attach {tmp_path}/a.txt\n/undo\n/undo\n"
     done = runner(own.environ)("chat", "--temp", "0", stdin=lines)
@@ -390,7 +390,7 @@ def test_undo_detaches_files_before_it_forgets_a_question(own: Daemon, tmp_path:
     assert done.stderr.index("detached") < done.stderr.index("Forgotten: hello")
 
 
-def test_ctrl_z_suspends(own: Daemon):
+def test_ctrl_z_suspends(own: Daemon) -> None:
     shell = ["bash", "--norc", "-i"]
     with terminal(shell, {**own.environ, "PS1": "sh$ "}) as screen:
         screen.wait_prompt("sh$")

@@ -22,14 +22,16 @@ from support.waiting import until
 POCKET_NOTE = "small built-in model"
 
 
-def test_ask_prints_the_answer_and_nothing_else(mlx: Run):
+def test_ask_prints_the_answer_and_nothing_else(mlx: Run) -> None:
     mlx("ask", "hello")
     done = mlx("ask", "--temp", "0", "Count from 3 to 7.")
     assert (done.stdout, done.stderr, done.returncode) == ("3, 4, 5, 6, 7\n", "", 0)
 
 
 @pytest.mark.parametrize("way", [(), ("--json",), ("--no-stream",), ("-x",), ("-n", "1")])
-def test_the_fast_path_and_the_full_program_print_the_same_answer(mlx: Run, way: tuple[str, ...]):
+def test_the_fast_path_and_the_full_program_print_the_same_answer(
+    mlx: Run, way: tuple[str, ...]
+) -> None:
     done = mlx("ask", "--temp", "0", *way, "Count from 3 to 7.")
     if way == ("--json",):
         assert json.loads(done.stdout)["choices"][0]["text"] == "3, 4, 5, 6, 7"
@@ -37,7 +39,7 @@ def test_the_fast_path_and_the_full_program_print_the_same_answer(mlx: Run, way:
         assert done.stdout == "3, 4, 5, 6, 7\n"
 
 
-def test_stdin_is_the_prompt_or_is_appended(mlx: Run):
+def test_stdin_is_the_prompt_or_is_appended(mlx: Run) -> None:
     assert mlx("ask", "--temp", "0", stdin="Count from 3 to 7.").stdout == "3, 4, 5, 6, 7\n"
     tokens = [
         json.loads(mlx("ask", "--json", "--max-tokens", "1", *words, stdin=piped).stdout)
@@ -46,7 +48,7 @@ def test_stdin_is_the_prompt_or_is_appended(mlx: Run):
     assert tokens[0]["usage"]["prompt_tokens"] == tokens[1]["usage"]["prompt_tokens"]
 
 
-def test_the_built_in_model_says_once_what_it_is(daemon: Daemon, tmp_path: Path):
+def test_the_built_in_model_says_once_what_it_is(daemon: Daemon, tmp_path: Path) -> None:
     run = runner({**daemon.environ, "MLXD_STATE_DIR": str(tmp_path / "new")})
     (note,) = run("ask", "hello").stderr.splitlines()
     assert POCKET_NOTE in note
@@ -54,19 +56,19 @@ def test_the_built_in_model_says_once_what_it_is(daemon: Daemon, tmp_path: Path)
     assert run("ask", "hello").stderr == ""
 
 
-def test_verbose_tells_statistics_on_stderr(mlx: Run):
+def test_verbose_tells_statistics_on_stderr(mlx: Run) -> None:
     done = mlx("ask", "-v", "--temp", "0", "Count from 3 to 7.")
     assert "tokens/s" in done.stderr
     assert done.stdout == "3, 4, 5, 6, 7\n"
 
 
-def test_generate_and_fill(mlx: Run):
+def test_generate_and_fill(mlx: Run) -> None:
     assert mlx("generate", "--temp", "0", "--max-tokens", "8", "Once upon a time").stdout
     done = mlx("fill", "--temp", "0", "--prefix", "def add(a, b):\n    return ", "--suffix", "\n")
     assert done.stdout == "a + b\n"
 
 
-def test_system_prompts_presets_and_schemas(mlx: Run):
+def test_system_prompts_presets_and_schemas(mlx: Run) -> None:
     done = mlx("ask", "-s", "Answer in upper case.", "--preset", "precise", "Repeat: red fox")
     assert done.stdout == "RED FOX\n"
     done = mlx("ask", "--schema", "kind bool, quick bool", "Invent a person")
@@ -110,7 +112,9 @@ def test_system_prompts_presets_and_schemas(mlx: Run):
         (("rpc", "tokenize", '{"txt": 1}'), 6, "Did you mean text?"),
     ],
 )
-def test_failures_say_what_to_do_and_have_their_exit_codes(mlx: Run, arguments, code, words):
+def test_failures_say_what_to_do_and_have_their_exit_codes(
+    mlx: Run, arguments, code, words
+) -> None:
     done = mlx(*arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
@@ -118,7 +122,7 @@ def test_failures_say_what_to_do_and_have_their_exit_codes(mlx: Run, arguments, 
     assert done.stdout == "" or code == 7
 
 
-def test_words_of_other_tools_work(mlx: Run):
+def test_words_of_other_tools_work(mlx: Run) -> None:
     assert mlx("run", "pocket", "--temp", "0", "Count from 3 to 7.").stdout == "3, 4, 5, 6, 7\n"
     assert mlx("run", "pocket", "--temp", "0", stdin="Count from 3 to 7.").stdout == (
         "3, 4, 5, 6, 7\n"
@@ -133,7 +137,7 @@ def test_words_of_other_tools_work(mlx: Run):
     assert mlx("pull", "https://example.com/x/y").returncode == 2
 
 
-def test_binary_input_is_refused(mlx: Run, tmp_path: Path):
+def test_binary_input_is_refused(mlx: Run, tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(b"\x89PNG\0\xff")
     done = mlx("ask", "-f", str(tmp_path / "image.png"), "hi")
     assert done.returncode == 2
@@ -144,7 +148,7 @@ def test_binary_input_is_refused(mlx: Run, tmp_path: Path):
 @pytest.mark.parametrize(
     ("data", "said"), [(b"text\0more", "is binary"), (b"caf\xe9", "byte 3 is 0xe9")]
 )
-def test_binary_stdin_is_refused_by_both_ways(mlx: Run, way, data: bytes, said: str):
+def test_binary_stdin_is_refused_by_both_ways(mlx: Run, way, data: bytes, said: str) -> None:
     for words in ((), ("Summarise",)):
         done = mlx("ask", *way, *words, stdin=data)
         assert (done.returncode, done.stdout) == (2, "")
@@ -153,7 +157,9 @@ def test_binary_stdin_is_refused_by_both_ways(mlx: Run, way, data: bytes, said: 
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_input_over_the_message_limit_is_refused_with_both_numbers(mlx: Run, way, tmp_path: Path):
+def test_input_over_the_message_limit_is_refused_with_both_numbers(
+    mlx: Run, way, tmp_path: Path
+) -> None:
     large = b"word " * (34 << 18)
     done = mlx("ask", *way, stdin=large)
     assert (done.returncode, done.stdout) == (6, "")
@@ -167,7 +173,7 @@ def test_input_over_the_message_limit_is_refused_with_both_numbers(mlx: Run, way
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_a_truncated_answer_is_reported_also_in_a_pipe(mlx: Run, way):
+def test_a_truncated_answer_is_reported_also_in_a_pipe(mlx: Run, way) -> None:
     line = ("ask", *way, "--temp", "0", "--max-tokens", "3", "Count from 3 to 7.")
     done = mlx(*line)
     assert (done.returncode, done.stderr) == (
@@ -182,14 +188,14 @@ def test_a_truncated_answer_is_reported_also_in_a_pipe(mlx: Run, way):
      ("--grammar", "start: /[ab]{40}/")],
     ids=["fast", "full", "schema", "grammar"],
 )  # fmt: skip
-def test_a_truncated_constrained_answer_is_exit_8(mlx: Run, constraint: tuple[str, ...]):
+def test_a_truncated_constrained_answer_is_exit_8(mlx: Run, constraint: tuple[str, ...]) -> None:
     done = mlx("ask", *constraint, "--max-tokens", "3", "Invent a person")
     assert done.returncode == 8
     assert "Truncated at max_tokens" in done.stderr
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_a_full_disk_behind_stdout_is_an_error(daemon: Daemon, way):
+def test_a_full_disk_behind_stdout_is_an_error(daemon: Daemon, way) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [str(BIN / "mlx"), "ask", *way, "hello"], env=daemon.environ, stdout=full,
@@ -200,7 +206,7 @@ def test_a_full_disk_behind_stdout_is_an_error(daemon: Daemon, way):
     assert "Traceback" not in done.stderr
 
 
-def test_quiet_prints_the_answer_alone(daemon: Daemon, tmp_path: Path):
+def test_quiet_prints_the_answer_alone(daemon: Daemon, tmp_path: Path) -> None:
     run = runner({**daemon.environ, "MLXD_STATE_DIR": str(tmp_path / "new")})
     for way in ((), ("--no-stream",), ("-n", "1")):
         done = run("ask", "-q", "-v", *way, "--temp", "0", "Count from 3 to 7.")
@@ -208,7 +214,7 @@ def test_quiet_prints_the_answer_alone(daemon: Daemon, tmp_path: Path):
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_a_dash_stands_for_stdin(mlx: Run, daemon: Daemon, way):
+def test_a_dash_stands_for_stdin(mlx: Run, daemon: Daemon, way) -> None:
     done = mlx("ask", "-q", *way, "--temp", "0", "-", stdin="Count from 3 to 7.")
     assert "3, 4, 5, 6, 7" in done.stdout
     done = mlx("ask", "--json", "--max-tokens", "1", "Summarise", "-", stdin="a diff")
@@ -216,7 +222,9 @@ def test_a_dash_stands_for_stdin(mlx: Run, daemon: Daemon, way):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_files_and_stdin_are_read_by_their_byte_order_mark(mlx: Run, encoding, tmp_path: Path):
+def test_files_and_stdin_are_read_by_their_byte_order_mark(
+    mlx: Run, encoding, tmp_path: Path
+) -> None:
     raw = "Count from 3 to 7.".encode(encoding)
     assert mlx("ask", "--temp", "0", stdin=raw).stdout == "3, 4, 5, 6, 7\n"
 
@@ -229,7 +237,7 @@ def asked(daemon: Daemon, done: subprocess.CompletedProcess[str]) -> str:
     return text
 
 
-def test_files_are_named_and_fenced(mlx: Run, daemon: Daemon, tmp_path: Path):
+def test_files_are_named_and_fenced(mlx: Run, daemon: Daemon, tmp_path: Path) -> None:
     one, two = tmp_path / "one.txt", tmp_path / "two.md"
     one.write_text("Count from 3 to 7.\n")
     two.write_text("```\ncode\n```\n")
@@ -243,7 +251,7 @@ def test_files_are_named_and_fenced(mlx: Run, daemon: Daemon, tmp_path: Path):
     assert asked(daemon, done) == "stdin:\n```\nfrom a pipe\n```\n\nDo it"
 
 
-def test_what_does_not_fit_is_refused_with_both_numbers_and_what_to_do(mlx: Run):
+def test_what_does_not_fit_is_refused_with_both_numbers_and_what_to_do(mlx: Run) -> None:
     done = mlx("ask", stdin="word " * 9000)
     assert (done.returncode, done.stdout) == (6, "")
     assert "pocket has a context of 16384" in done.stderr
@@ -251,7 +259,7 @@ def test_what_does_not_fit_is_refused_with_both_numbers_and_what_to_do(mlx: Run)
     assert f"Shorten the prompt by {tokens - 16383} tokens or more" in done.stderr
 
 
-def test_json_lines_are_the_events_and_then_the_result(mlx: Run):
+def test_json_lines_are_the_events_and_then_the_result(mlx: Run) -> None:
     lines = mlx("ask", "--json", "--stream", "--temp", "0", "Count from 3 to 7.").stdout
     *events, result = [json.loads(line) for line in lines.splitlines()]
     deltas = [event["text"] for event in events if event["type"] == "delta"]
@@ -259,7 +267,7 @@ def test_json_lines_are_the_events_and_then_the_result(mlx: Run):
     assert "".join(deltas) == result["choices"][0]["text"] == "3, 4, 5, 6, 7"
 
 
-def test_reasoning_stays_out_of_pipes(mlx: Run):
+def test_reasoning_stays_out_of_pipes(mlx: Run) -> None:
     for way in ((), ("-n", "1"), ("-n", "2")):
         done = mlx("ask", "--think", "--temp", "0", *way, "hello")
         assert "The user" not in done.stdout + done.stderr
@@ -267,18 +275,18 @@ def test_reasoning_stays_out_of_pipes(mlx: Run):
     assert "The user" in result["choices"][0]["reasoning"]
 
 
-def test_a_models_stay_may_be_said_in_words(mlx: Run):
+def test_a_models_stay_may_be_said_in_words(mlx: Run) -> None:
     for said, kept in (("2h", 7200.0), ("90", 90.0), ("forever", -1.0), ("1h30m", 5400.0)):
         assert mlx("load", "--keep-alive", said).returncode == 0
         assert json.loads(mlx("ps", "--json").stdout)[0]["keep_alive_s"] == kept
 
 
-def test_several_answers_are_numbered(mlx: Run):
+def test_several_answers_are_numbered(mlx: Run) -> None:
     done = mlx("ask", "-n", "2", "--temp", "0", "Count from 3 to 5.")
     assert done.stdout == "1. 3, 4, 5\n2. 3, 4, 5\n"
 
 
-def test_ps_load_unload_models_and_rpc(mlx: Run):
+def test_ps_load_unload_models_and_rpc(mlx: Run) -> None:
     assert "pocket" in mlx("load").stdout
     assert json.loads(mlx("ps", "--json").stdout)[0]["model"] == "pocket"
     assert "pocket" in mlx("ps").stdout
@@ -288,7 +296,7 @@ def test_ps_load_unload_models_and_rpc(mlx: Run):
     assert "Unloaded" in mlx("unload", "pocket").stdout
 
 
-def test_chat_reads_lines_clears_and_leaves(mlx: Run):
+def test_chat_reads_lines_clears_and_leaves(mlx: Run) -> None:
     lines = "My name is Ada.\n\nWhat is my name?\nclear\nCount from 2 to 4.\nquit\nnever\n"
     done = mlx("chat", "--temp", "0", stdin=lines)
     assert done.returncode == 0
@@ -299,7 +307,7 @@ def test_chat_reads_lines_clears_and_leaves(mlx: Run):
     assert "cleared" in done.stderr
 
 
-def test_ctrl_c_stops_the_answer_and_exits_130(daemon: Daemon, environ_of: dict[str, str]):
+def test_ctrl_c_stops_the_answer_and_exits_130(daemon: Daemon, environ_of: dict[str, str]) -> None:
     command = ["ask", "--ignore-eos", "--max-tokens", "9000", "Count from 1 to 99."]
     with terminal([str(BIN / "mlx"), *command], environ_of) as screen:
         screen.wait("2, 3")
@@ -309,7 +317,7 @@ def test_ctrl_c_stops_the_answer_and_exits_130(daemon: Daemon, environ_of: dict[
     daemon.wait_idle()
 
 
-def test_a_reader_that_has_enough_is_no_error(daemon: Daemon):
+def test_a_reader_that_has_enough_is_no_error(daemon: Daemon) -> None:
     done = subprocess.run(
         f"{BIN / 'mlx'} ask --temp 0 'Count from 1 to 60.' </dev/null | head -c 4",
         shell=True, env=daemon.environ, capture_output=True, text=True, timeout=60, check=True,
@@ -317,7 +325,7 @@ def test_a_reader_that_has_enough_is_no_error(daemon: Daemon):
     assert (done.stdout, done.stderr) == ("1, 2", "")
 
 
-def test_mlx_works_through_a_link(daemon: Daemon, tmp_path: Path):
+def test_mlx_works_through_a_link(daemon: Daemon, tmp_path: Path) -> None:
     link = tmp_path / "bin" / "ask-me"
     link.parent.mkdir()
     link.symlink_to(BIN / "mlx")
@@ -331,7 +339,7 @@ def test_mlx_works_through_a_link(daemon: Daemon, tmp_path: Path):
 # ---- daemons of their own
 
 
-def test_ask_starts_a_daemon_where_none_runs(tmp_path: Path):
+def test_ask_starts_a_daemon_where_none_runs(tmp_path: Path) -> None:
     environ = own_environ(tmp_path)
     run = runner(environ)
     refused = run("ask", "hi", MLXD_AUTOSTART="0")
@@ -345,7 +353,7 @@ def test_ask_starts_a_daemon_where_none_runs(tmp_path: Path):
     assert lock.holder(resolve_paths(environ).lock_file) is None
 
 
-def test_a_killed_engine_ends_the_answer_with_exit_8_and_the_next_one_works():
+def test_a_killed_engine_ends_the_answer_with_exit_8_and_the_next_one_works() -> None:
     with running_daemon() as daemon:
         pid = daemon.engine_pid()
         process = subprocess.Popen(
@@ -365,7 +373,7 @@ def test_a_killed_engine_ends_the_answer_with_exit_8_and_the_next_one_works():
         assert done.stdout == "3, 4, 5, 6, 7\n"
 
 
-def test_the_preloaded_model_is_warm_and_an_empty_engine_gives_its_memory_back():
+def test_the_preloaded_model_is_warm_and_an_empty_engine_gives_its_memory_back() -> None:
     with running_daemon(MLXD_KEEP_ALIVE_S="0.5") as daemon:
         pid = daemon.engine_pid()
         until(lambda: daemon.ask("status")["engine"]["state"] == "stopped", "the engine ends")
@@ -374,7 +382,7 @@ def test_the_preloaded_model_is_warm_and_an_empty_engine_gives_its_memory_back()
         assert "choices" in daemon.ask("chat", messages=[{"role": "user", "content": "hello"}])
 
 
-def test_remembered_prompts_survive_a_restart(tmp_path: Path):
+def test_remembered_prompts_survive_a_restart(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "Repeat after me: " + "green lake stone " * 20}]
     with running_daemon(tmp_path) as daemon:
         cold = daemon.ask("chat", messages=messages, temperature=0)
@@ -385,7 +393,7 @@ def test_remembered_prompts_survive_a_restart(tmp_path: Path):
     assert warm["choices"][0]["text"] == cold["choices"][0]["text"]
 
 
-def test_what_does_not_fit_into_memory_is_refused_with_the_numbers():
+def test_what_does_not_fit_into_memory_is_refused_with_the_numbers() -> None:
     with running_daemon(MLXD_MEMORY_BUDGET_BYTES="4000000", MLXD_PRELOAD="false") as daemon:
         error = daemon.ask("chat", messages=[{"role": "user", "content": "hi"}])["error"]
     assert error["code"] == "out_of_memory"

@@ -35,14 +35,14 @@ def environ(daemon: Daemon, tmp_path: Path) -> dict[str, str]:
         ("mlx ask --max-t", {"--max-tokens"}),
     ],
 )
-def test_what_can_follow_is_offered(daemon: Daemon, words: str, wanted: set[str]):
+def test_what_can_follow_is_offered(daemon: Daemon, words: str, wanted: set[str]) -> None:
     mlx: Run = runner(daemon.environ)
     given = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
     said = mlx(_MLX_COMPLETE="bash_complete", **given).stdout
     assert {line.partition(",")[2] for line in said.splitlines()} == wanted
 
 
-def test_completion_starts_no_daemon(tmp_path: Path, daemon: Daemon):
+def test_completion_starts_no_daemon(tmp_path: Path, daemon: Daemon) -> None:
     nowhere = {**daemon.environ, "MLXD_SOCKET": str(tmp_path / "s")}
     done = runner(nowhere)(_MLX_COMPLETE="bash_complete", COMP_WORDS="mlx load p", COMP_CWORD="2")
     assert (done.returncode, done.stdout.strip()) == (0, "")
@@ -57,7 +57,7 @@ def complete(screen: Terminal) -> None:
     screen.wait("pocket (")
 
 
-def test_bash_completes_a_model(daemon: Daemon, tmp_path: Path):
+def test_bash_completes_a_model(daemon: Daemon, tmp_path: Path) -> None:
     command = [installed("bash"), "--norc", "-i"]
     with terminal(command, {**environ(daemon, tmp_path), "PS1": PROMPT}) as screen:
         screen.wait_prompt(PROMPT)
@@ -65,14 +65,14 @@ def test_bash_completes_a_model(daemon: Daemon, tmp_path: Path):
         complete(screen)
 
 
-def test_zsh_completes_a_model(daemon: Daemon, tmp_path: Path):
+def test_zsh_completes_a_model(daemon: Daemon, tmp_path: Path) -> None:
     rc = 'autoload -Uz compinit; compinit -u -D; eval "$(mlx completion zsh)"; PS1="ready>"\n'
     (tmp_path / ".zshrc").write_text(rc)
     with terminal([installed("zsh"), "-i"], environ(daemon, tmp_path)) as screen:
         complete(screen)
 
 
-def test_fish_completes_a_model(daemon: Daemon, tmp_path: Path):
+def test_fish_completes_a_model(daemon: Daemon, tmp_path: Path) -> None:
     script = 'mlx completion fish | source; complete -C "mlx load poc"'
     done = subprocess.run(
         [installed("fish"), "-c", script], env=environ(daemon, tmp_path), capture_output=True,

@@ -42,7 +42,9 @@ def in_folder(own: Daemon, folder: Path) -> Run:
     return here
 
 
-def test_c_goes_on_with_this_folders_last_conversation(own: Daemon, mlx: Run, tmp_path: Path):
+def test_c_goes_on_with_this_folders_last_conversation(
+    own: Daemon, mlx: Run, tmp_path: Path
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir(), two.mkdir()
     first, second = in_folder(own, one), in_folder(own, two)
@@ -52,7 +54,9 @@ def test_c_goes_on_with_this_folders_last_conversation(own: Daemon, mlx: Run, tm
     assert second("ask", "-c", "--temp", "0", "What is my name?").stdout == "Your name is Bob.\n"
 
 
-def test_the_full_program_continues_the_same_conversation(own: Daemon, mlx: Run, tmp_path: Path):
+def test_the_full_program_continues_the_same_conversation(
+    own: Daemon, mlx: Run, tmp_path: Path
+) -> None:
     here = in_folder(own, tmp_path)
     here("ask", "--temp", "0", "My name is Ada.")
     done = here("ask", "-c", "--json", "--temp", "0", "What is my name?")
@@ -61,14 +65,14 @@ def test_the_full_program_continues_the_same_conversation(own: Daemon, mlx: Run,
     assert len(own.ask("conversations.show", id=result["conversation"])["turns"]) == 2
 
 
-def test_nothing_to_continue_is_said(mlx: Run, own: Daemon, tmp_path: Path):
+def test_nothing_to_continue_is_said(mlx: Run, own: Daemon, tmp_path: Path) -> None:
     done = in_folder(own, tmp_path)("ask", "-c", "And now?")
     assert done.returncode == 6
     assert "no conversation to continue in this folder" in done.stderr
     assert "mlx log list" in done.stderr
 
 
-def test_two_terminals_are_two_conversations(own: Daemon, mlx: Run):
+def test_two_terminals_are_two_conversations(own: Daemon, mlx: Run) -> None:
     # Each shell is a session on a terminal of its own.
     ask = f"{BIN}/mlx ask --temp 0"
     shell = ["sh"]
@@ -84,31 +88,31 @@ def test_two_terminals_are_two_conversations(own: Daemon, mlx: Run):
         two.wait("Your name is Bob.")
 
 
-def test_no_log_leaves_nothing(own: Daemon, mlx: Run):
+def test_no_log_leaves_nothing(own: Daemon, mlx: Run) -> None:
     mlx("ask", "--no-log", "hello")
     assert own.ask("conversations.list") == {"conversations": []}
 
 
-def test_conversation_takes_an_id_from_anywhere(own: Daemon, mlx: Run, tmp_path: Path):
+def test_conversation_takes_an_id_from_anywhere(own: Daemon, mlx: Run, tmp_path: Path) -> None:
     in_folder(own, tmp_path)("ask", "--temp", "0", "My name is Ada.")
     (record,) = own.ask("conversations.list")["conversations"]
     done = mlx("ask", "--conversation", record["id"][:5], "--temp", "0", "What is my name?")
     assert done.stdout == "Your name is Ada.\n"
 
 
-def test_c_and_conversation_together_are_a_usage_error(mlx: Run):
+def test_c_and_conversation_together_are_a_usage_error(mlx: Run) -> None:
     assert mlx("ask", "-c", "--conversation", "x", "hi").returncode == 2
     assert mlx("fill", "--prefix", "x", "-c").returncode == 2
 
 
-def test_generate_goes_on_where_it_stopped(own: Daemon, mlx: Run):
+def test_generate_goes_on_where_it_stopped(own: Daemon, mlx: Run) -> None:
     whole = mlx("generate", "--temp", "0", "--max-tokens", "20", "--no-log", "Once upon a time")
     first = mlx("generate", "--temp", "0", "--max-tokens", "10", "Once upon a time")
     rest = mlx("generate", "-c", "--temp", "0", "--max-tokens", "10")
     assert first.stdout.rstrip("\n") + rest.stdout.rstrip("\n") == whole.stdout.rstrip("\n")
 
 
-def test_log_lists_shows_finds_and_removes(own: Daemon, mlx: Run):
+def test_log_lists_shows_finds_and_removes(own: Daemon, mlx: Run) -> None:
     mlx("ask", "--temp", "0", "Repeat after me: the purple hippo")
     mlx("ask", "--temp", "0", "Count from 3 to 7.")
     listed = mlx("log", "list").stdout
@@ -123,7 +127,7 @@ def test_log_lists_shows_finds_and_removes(own: Daemon, mlx: Run):
     assert mlx("log", "list").stdout == ""
 
 
-def test_log_show_without_an_id_is_the_last_one_here(own: Daemon, mlx: Run, tmp_path: Path):
+def test_log_show_without_an_id_is_the_last_one_here(own: Daemon, mlx: Run, tmp_path: Path) -> None:
     here = in_folder(own, tmp_path)
     here("ask", "--temp", "0", "Count from 3 to 7.")
     mlx("ask", "--temp", "0", "hello")
@@ -132,7 +136,7 @@ def test_log_show_without_an_id_is_the_last_one_here(own: Daemon, mlx: Run, tmp_
     assert here("log", "list", "--here", "--json").stdout.count('"id"') == 1
 
 
-def test_an_interrupted_answer_is_marked(own: Daemon, mlx: Run):
+def test_an_interrupted_answer_is_marked(own: Daemon, mlx: Run) -> None:
     with terminal([str(BIN / "mlx"), "ask", "Count from 0 to 99."], own.environ) as screen:
         screen.wait("0, 1, 2")
         screen.send("\x03")
@@ -144,7 +148,9 @@ def test_an_interrupted_answer_is_marked(own: Daemon, mlx: Run):
     assert "0, 1, 2" in shown.stdout
 
 
-def test_all_conversations_are_exported_as_json_lines(own: Daemon, mlx: Run, tmp_path: Path):
+def test_all_conversations_are_exported_as_json_lines(
+    own: Daemon, mlx: Run, tmp_path: Path
+) -> None:
     assert mlx("ask", "hello").returncode == 0
     file = tmp_path / "all.jsonl"
     assert mlx("log", "export", str(file)).returncode == 0
@@ -158,7 +164,7 @@ def test_all_conversations_are_exported_as_json_lines(own: Daemon, mlx: Run, tmp
 
 def test_an_export_is_imported_into_an_empty_home_whole_and_once(
     own: Daemon, mlx: Run, tmp_path: Path
-):
+) -> None:
     mlx("ask", "--temp", "0", "-s", "Be brief.", "Repeat after me: the purple hippo")
     mlx("ask", "-c", "--temp", "0", "Count from 3 to 7.")
     mlx("generate", "--max-tokens", "5", "Once upon a time")
@@ -188,7 +194,7 @@ def test_an_export_is_imported_into_an_empty_home_whole_and_once(
 )
 def test_an_invalid_line_is_refused_by_number_before_anything_is_imported(
     own: Daemon, mlx: Run, tmp_path: Path, line: str, said: str
-):
+) -> None:
     mlx("ask", "--max-tokens", "2", "hello")
     good = mlx("log", "export").stdout.splitlines()[-1]
     mlx("log", "rm", "-y", "--all")

@@ -62,7 +62,7 @@ def reference() -> list[str]:
     return texts
 
 
-def test_greedy_text_equals_mlx_lms_alone_and_with_eight_callers(daemon: Daemon):
+def test_greedy_text_equals_mlx_lms_alone_and_with_eight_callers(daemon: Daemon) -> None:
     expected = reference()
     settings = {"temperature": 0, "max_tokens": 120}
     for prompt, text in zip(PROMPTS, expected, strict=True):
@@ -81,6 +81,6 @@ def test_greedy_text_equals_mlx_lms_alone_and_with_eight_callers(daemon: Daemon)
             assert text == expected[start + offset]
 
 
-def test_the_reference_runs_with_the_engines_blas(daemon: Daemon):
+def test_the_reference_runs_with_the_engines_blas(daemon: Daemon) -> None:
     preloaded = engine_environment().get("LD_PRELOAD", "")
     assert daemon.ask("status")["engine"]["blas"] == (blas_kind(preloaded) or "reference (slow)")

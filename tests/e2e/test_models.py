@@ -51,7 +51,7 @@ def pulled(mlx: Run) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("pulled")
-def test_what_was_pulled_answers_by_its_short_name(mlx: Run):
+def test_what_was_pulled_answers_by_its_short_name(mlx: Run) -> None:
     done = mlx("ask", "-m", "pocket-8bit", "--temp", "0", "Count from 3 to 7.")
     assert done.stdout == "3, 4, 5, 6, 7\n"
     assert REPO in mlx("models", "list").stdout
@@ -60,7 +60,7 @@ def test_what_was_pulled_answers_by_its_short_name(mlx: Run):
     assert f"Did you mean {REPO}" in wrong.stderr
 
 
-def test_a_connection_cut_in_the_middle_is_taken_up_again(mlx: Run, hub: Hub):
+def test_a_connection_cut_in_the_middle_is_taken_up_again(mlx: Run, hub: Hub) -> None:
     hub.ranges.clear()
     hub.cut_after[WEIGHTS] = 600_000
     done = mlx("models", "pull", REPO)
@@ -69,7 +69,7 @@ def test_a_connection_cut_in_the_middle_is_taken_up_again(mlx: Run, hub: Hub):
     assert mlx("models", "rm", "-y", REPO).returncode == 0
 
 
-def test_killed_workers_lose_nothing(own: Daemon, mlx: Run, hub: Hub):
+def test_killed_workers_lose_nothing(own: Daemon, mlx: Run, hub: Hub) -> None:
     hub.ranges.clear()
     hub.hold[WEIGHTS] = threading.Event()
     command = [str(BIN / "mlx"), "models", "pull", REPO]
@@ -87,7 +87,7 @@ def test_killed_workers_lose_nothing(own: Daemon, mlx: Run, hub: Hub):
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_worker_ends_with_its_daemon(hub: Hub, stopped: bool):
+def test_a_worker_ends_with_its_daemon(hub: Hub, stopped: bool) -> None:
     hub.hold[WEIGHTS] = threading.Event()
     hub.held.clear()
     with running_daemon(HF_ENDPOINT=hub.url, MLXD_PRELOAD="0") as daemon, daemon.peer() as peer:
@@ -109,7 +109,7 @@ def children(daemon: Daemon) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_ctrl_c_stops_the_download_and_progress_is_shown(own: Daemon, mlx: Run, hub: Hub):
+def test_ctrl_c_stops_the_download_and_progress_is_shown(own: Daemon, mlx: Run, hub: Hub) -> None:
     hub.hold[WEIGHTS] = threading.Event()
     with terminal([str(BIN / "mlx"), "models", "pull", REPO], own.environ) as screen:
         screen.wait(WEIGHTS)
@@ -125,7 +125,7 @@ def test_ctrl_c_stops_the_download_and_progress_is_shown(own: Daemon, mlx: Run, 
     assert mlx("models", "rm", "-y", REPO).returncode == 0
 
 
-def test_an_update_that_breaks_off_leaves_the_old_model_usable(mlx: Run, hub: Hub):
+def test_an_update_that_breaks_off_leaves_the_old_model_usable(mlx: Run, hub: Hub) -> None:
     assert mlx("models", "pull", REPO).returncode == 0
     hub.commits[REPO] = "f" * 40
     hub.claimed_bytes[WEIGHTS] = 10**16
@@ -153,7 +153,7 @@ def test_an_update_that_breaks_off_leaves_the_old_model_usable(mlx: Run, hub: Hu
         ("not a name", 6, "no Hugging Face id"),
     ],
 )
-def test_what_cannot_be_pulled_is_said(mlx: Run, hub: Hub, name: str, code: int, said: str):
+def test_what_cannot_be_pulled_is_said(mlx: Run, hub: Hub, name: str, code: int, said: str) -> None:
     hub.gated.add("acme/secret")
     hub.repos["acme/torch"] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     hub.commits["acme/torch"] = COMMIT
@@ -166,13 +166,13 @@ def test_what_cannot_be_pulled_is_said(mlx: Run, hub: Hub, name: str, code: int,
     "settings",
     [{"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}],
 )
-def test_without_the_hub_a_pull_is_exit_7(mlx: Run, settings: dict[str, str]):
+def test_without_the_hub_a_pull_is_exit_7(mlx: Run, settings: dict[str, str]) -> None:
     done = mlx("models", "pull", REPO, **settings)
     assert done.returncode == 7, done.stderr
     assert f"mlx models pull {REPO}" in done.stderr
 
 
-def test_a_damaged_download_is_exit_7(mlx: Run, hub: Hub):
+def test_a_damaged_download_is_exit_7(mlx: Run, hub: Hub) -> None:
     hub.damaged.add(WEIGHTS)
     try:
         done = mlx("models", "pull", REPO)
@@ -183,7 +183,7 @@ def test_a_damaged_download_is_exit_7(mlx: Run, hub: Hub):
     assert mlx("models", "rm", "-y", REPO).returncode == 0
 
 
-def test_convert_writes_fewer_bits_and_the_result_answers(own: Daemon, mlx: Run):
+def test_convert_writes_fewer_bits_and_the_result_answers(own: Daemon, mlx: Run) -> None:
     done = mlx("models", "convert", "pocket", "--bits", "8", "--group-size", "32")
     assert done.returncode == 0, done.stderr
     shown = json.loads(mlx("models", "show", "--json", "pocket-8bit").stdout)
@@ -199,7 +199,7 @@ def test_convert_writes_fewer_bits_and_the_result_answers(own: Daemon, mlx: Run)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6])
-def test_convert_knows_every_width(own: Daemon, mlx: Run, tmp_path: Path, bits: int):
+def test_convert_knows_every_width(own: Daemon, mlx: Run, tmp_path: Path, bits: int) -> None:
     out = str(tmp_path / "out")
     done = mlx("models", "convert", "pocket", "-o", out, "-b", str(bits), "--group-size", "32")
     assert done.returncode == 0, done.stderr
@@ -207,7 +207,7 @@ def test_convert_knows_every_width(own: Daemon, mlx: Run, tmp_path: Path, bits: 
     assert own.ask("chat", model=out, messages=user("hello"), max_tokens=2)["choices"]
 
 
-def test_a_conversion_that_fails_leaves_nothing(mlx: Run, tmp_path: Path):
+def test_a_conversion_that_fails_leaves_nothing(mlx: Run, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     done = mlx("models", "convert", "pocket", "-o", out, "-b", "4", "--mode", "mxfp4",
                "--group-size", "128")  # fmt: skip
@@ -216,7 +216,7 @@ def test_a_conversion_that_fails_leaves_nothing(mlx: Run, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_load_unload_and_evictions_are_reported(own: Daemon, mlx: Run, tmp_path: Path):
+def test_load_unload_and_evictions_are_reported(own: Daemon, mlx: Run, tmp_path: Path) -> None:
     mlx("unload", "--all")
     own.wait_idle()
     copy = tmp_path / "copy"
@@ -258,7 +258,7 @@ def searchable(hub: Hub) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("searchable")
-def test_search_shows_sizes_and_what_fits(mlx: Run, hub: Hub):
+def test_search_shows_sizes_and_what_fits(mlx: Run, hub: Hub) -> None:
     done = mlx("models", "search", "4bit", "mlx-community")
     assert done.returncode == 0, done.stderr
     [header, huge, tiny] = [line.split() for line in done.stdout.splitlines()]
@@ -273,7 +273,7 @@ def test_search_shows_sizes_and_what_fits(mlx: Run, hub: Hub):
 
 
 @pytest.mark.usefixtures("searchable")
-def test_suggest_lists_what_fits(mlx: Run):
+def test_suggest_lists_what_fits(mlx: Run) -> None:
     done = mlx("models", "suggest", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -285,13 +285,17 @@ def test_suggest_lists_what_fits(mlx: Run):
 @pytest.mark.parametrize(
     "settings", [{"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}]
 )
-def test_without_the_hub_a_search_is_exit_7(mlx: Run, settings: dict[str, str], command: list[str]):
+def test_without_the_hub_a_search_is_exit_7(
+    mlx: Run, settings: dict[str, str], command: list[str]
+) -> None:
     done = mlx("models", *command, **settings)
     assert done.returncode == 7, done.stderr
     assert f"mlx models {' '.join(command)}" in done.stderr
 
 
-def test_an_imported_model_answers_and_its_removal_leaves_the_files(mlx: Run, tmp_path: Path):
+def test_an_imported_model_answers_and_its_removal_leaves_the_files(
+    mlx: Run, tmp_path: Path
+) -> None:
     theirs = tmp_path / "models" / "acme" / "Small-8bit"
     shutil.copytree(BUILTIN_DIR, theirs)
     done = mlx("models", "import", str(tmp_path / "models"))
@@ -313,7 +317,7 @@ def test_an_imported_model_answers_and_its_removal_leaves_the_files(mlx: Run, tm
 @pytest.mark.parametrize("command", [["models", "import"], ["ask", "hi", "-m"]])
 def test_a_gguf_file_is_refused_with_what_to_get_instead(
     mlx: Run, tmp_path: Path, command: list[str]
-):
+) -> None:
     file = tmp_path / "Llama-3.2-1B-Instruct-Q4_K_M.gguf"
     file.write_bytes(b"GGUF")
     done = mlx(*command, str(file))
@@ -321,14 +325,14 @@ def test_a_gguf_file_is_refused_with_what_to_get_instead(
     assert "mlx models search Llama-3.2-1B-Instruct" in done.stderr
 
 
-def test_what_mlxd_did_not_put_there_is_not_deleted(mlx: Run):
+def test_what_mlxd_did_not_put_there_is_not_deleted(mlx: Run) -> None:
     for name in ("pocket", str(BUILTIN_DIR)):
         done = mlx("models", "rm", "-y", name)
         assert done.returncode == 6
         assert (BUILTIN_DIR / WEIGHTS).exists()
 
 
-def test_an_alias_and_the_default_apply_at_once_and_stay(own: Daemon, mlx: Run):
+def test_an_alias_and_the_default_apply_at_once_and_stay(own: Daemon, mlx: Run) -> None:
     config = Path(own.environ["MLXD_CONFIG_DIR"]) / "config.toml"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("# mine\n")

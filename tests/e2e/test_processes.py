@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_real_process_ends_with_a_code_of_the_table(
     command, words, redirect, environ, stdin, with_daemon, daemon: Daemon, folder: Path
-):
+) -> None:
     base = daemon.environ if with_daemon else own_environ(folder)
     changed = {**base, "MLXD_AUTOSTART": "0", **environ}
     program, *arguments = command
@@ -69,7 +69,7 @@ def test_a_real_process_ends_with_a_code_of_the_table(
         assert words_of_the_interpreter not in done.stderr
 
 
-def test_copy_puts_the_answer_on_the_clipboard(mlx: Run, daemon: Daemon, tmp_path: Path):
+def test_copy_puts_the_answer_on_the_clipboard(mlx: Run, daemon: Daemon, tmp_path: Path) -> None:
     program = tmp_path / "xclip"
     program.write_text(f"#!/bin/sh\necho noise\ncat > {tmp_path}/clipboard\n")
     program.chmod(0o700)
@@ -87,7 +87,7 @@ def test_copy_puts_the_answer_on_the_clipboard(mlx: Run, daemon: Daemon, tmp_pat
 )
 def test_a_file_in_utf_16_is_read_like_one_in_utf_8(
     mlx: Run, daemon: Daemon, tmp_path: Path, mark: bytes, encoding: str
-):
+) -> None:
     file = tmp_path / "note.txt"
     file.write_bytes(mark + "Grüße 🦊".encode(encoding))
     done = mlx(

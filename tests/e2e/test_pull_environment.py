@@ -41,14 +41,14 @@ def mlx(own: Daemon) -> Iterator[Run]:
     run("models", "rm", "-y", REPO)
 
 
-def test_endpoint_and_token_of_the_shell_are_used_for_the_pull(mlx: Run, hub: Hub):
+def test_endpoint_and_token_of_the_shell_are_used_for_the_pull(mlx: Run, hub: Hub) -> None:
     hub.credentials.clear()
     done = mlx("models", "pull", REPO, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr
     assert f"Bearer {TOKEN}" in hub.credentials
 
 
-def test_a_proxy_of_the_shell_is_used_and_its_password_said_nowhere(mlx: Run, hub: Hub):
+def test_a_proxy_of_the_shell_is_used_and_its_password_said_nowhere(mlx: Run, hub: Hub) -> None:
     hub.credentials.clear()
     proxy = hub.url.replace("//", f"//me:{PASSWORD}@")
     settings = {"HF_ENDPOINT": "http://hub.example", "http_proxy": proxy, "HF_TOKEN": TOKEN}
@@ -69,14 +69,14 @@ def test_a_proxy_of_the_shell_is_used_and_its_password_said_nowhere(mlx: Run, hu
         ({"http_proxy": f"nonsense://me:{PASSWORD}@x", "HF_ENDPOINT": "http://hub.x"}, 5),
     ],
 )
-def test_a_pull_that_fails_says_no_secret(mlx: Run, settings: dict[str, str], code: int):
+def test_a_pull_that_fails_says_no_secret(mlx: Run, settings: dict[str, str], code: int) -> None:
     done = mlx("models", "pull", "acme/none", HF_TOKEN=TOKEN, **settings)
     assert done.returncode == code, done.stderr
     assert TOKEN not in done.stderr
     assert PASSWORD not in done.stderr
 
 
-def test_other_variables_are_refused_by_name(own: Daemon):
+def test_other_variables_are_refused_by_name(own: Daemon) -> None:
     answer = own.ask("models.pull", model=REPO, environment={"LD_PRELOAD": PASSWORD})
     assert answer["error"]["code"] == "invalid_params"
     assert "LD_PRELOAD" in answer["error"]["message"]
@@ -84,5 +84,5 @@ def test_other_variables_are_refused_by_name(own: Daemon):
     assert own.ask("models.pull", model=REPO, environment={"HF_HUB_CACHE": "/x"})["error"]
 
 
-def test_tests_look_where_secrets_could_lie(own: Daemon):
+def test_tests_look_where_secrets_could_lie(own: Daemon) -> None:
     assert any(Path(own.folder).rglob("*.log"))

@@ -70,7 +70,7 @@ def shown_on(screen: Terminal) -> str:
     return "\n".join(line.rstrip() for line in screen.text().splitlines())
 
 
-def test_markdown_is_rendered_alike_by_both_ways(told: Daemon):
+def test_markdown_is_rendered_alike_by_both_ways(told: Daemon) -> None:
     assert shown_on(ask(told, MARKDOWN)) == SCREEN
     chat = [MLX, "chat", "--temp", "0"]
     with terminal(chat, told.environ, columns=40) as screen:
@@ -81,13 +81,13 @@ def test_markdown_is_rendered_alike_by_both_ways(told: Daemon):
         assert SCREEN in shown_on(screen)
 
 
-def test_an_answer_longer_than_the_screen_is_whole_when_scrolled_back(told: Daemon):
+def test_an_answer_longer_than_the_screen_is_whole_when_scrolled_back(told: Daemon) -> None:
     text = "\n\n".join(f"Paragraph **{number}** of many." for number in range(40))
     shown = "\n\n".join(f"Paragraph {number} of many." for number in range(40))
     assert shown_on(ask(told, text)) == shown
 
 
-def test_wide_characters_are_two_columns(told: Daemon):
+def test_wide_characters_are_two_columns(told: Daemon) -> None:
     text = "宽字符" * 12 + " **end** 한국어 🦊 and é."
     # pyte leaves an empty cell behind each wide character, as terminals do.
     screen = ask(told, text, columns=24)
@@ -98,13 +98,15 @@ def test_wide_characters_are_two_columns(told: Daemon):
 
 
 @pytest.mark.parametrize("columns", [10, 20, 79, 80, 81])
-def test_no_width_loses_a_word(told: Daemon, columns: int):
+def test_no_width_loses_a_word(told: Daemon, columns: int) -> None:
     words = [f"word{number}" for number in range(30)]
     assert shown_on(ask(told, "*" + " ".join(words) + "*", columns=columns)).split() == words
 
 
 @pytest.mark.parametrize("way", [(), ("--plain",), ("--no-stream",)], ids=str)
-def test_control_characters_of_a_model_are_seen_and_do_nothing(told: Daemon, way: tuple[str, ...]):
+def test_control_characters_of_a_model_are_seen_and_do_nothing(
+    told: Daemon, way: tuple[str, ...]
+) -> None:
     evil = "a\x1b[31mred\x1b]0;title\x07 \u202egnp.exe\x9b2J end"
     screen = ask(told, evil, *way, columns=60)
     assert shown_on(screen) == "a␛[31mred␛]0;title␇ \ufffdgnp.exe\ufffd2J end"
@@ -112,7 +114,7 @@ def test_control_characters_of_a_model_are_seen_and_do_nothing(told: Daemon, way
     assert "\x07" not in screen.raw
 
 
-def test_in_a_pipe_the_bytes_are_those_of_the_model(told: Daemon):
+def test_in_a_pipe_the_bytes_are_those_of_the_model(told: Daemon) -> None:
     text = "a\x1b[31mred\x1b[0m **bold** 宽\u202e"
     done = runner(told.environ)("ask", f"say {text}")
     assert (done.stdout, done.stderr) == (text + "\n", "")
@@ -122,12 +124,12 @@ def test_in_a_pipe_the_bytes_are_those_of_the_model(told: Daemon):
     ("way", "settings"),
     [(("--plain",), {}), ((), {"NO_COLOR": "1"}), ((), {"TERM": "dumb"})], ids=str,
 )  # fmt: skip
-def test_plain_is_plain(told: Daemon, way: tuple[str, ...], settings: dict[str, str]):
+def test_plain_is_plain(told: Daemon, way: tuple[str, ...], settings: dict[str, str]) -> None:
     screen = ask(told, "# Title\n\n**bold** `code`", *way, **settings)
     assert screen.raw == "# Title\r\n\r\n**bold** `code`\r\n"
 
 
-def test_an_answer_is_printed_into_a_pipe_as_it_comes(told: Daemon):
+def test_an_answer_is_printed_into_a_pipe_as_it_comes(told: Daemon) -> None:
     process = subprocess.Popen(
         [MLX, "ask", "endless"], env=told.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
@@ -141,7 +143,7 @@ def test_an_answer_is_printed_into_a_pipe_as_it_comes(told: Daemon):
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["fast", "full"])
-def test_reasoning_is_dim_and_above_the_answer(told: Daemon, full: bool):
+def test_reasoning_is_dim_and_above_the_answer(told: Daemon, full: bool) -> None:
     command = [MLX, "ask", "mixed"]
     if full:
         command[2:2] = ["-e"]
@@ -163,19 +165,19 @@ def test_reasoning_is_dim_and_above_the_answer(told: Daemon, full: bool):
     ],
     ids=str,
 )
-def test_reasoning_is_hidden_or_shown_as_asked(told: Daemon, options, settings, shown: str):
+def test_reasoning_is_hidden_or_shown_as_asked(told: Daemon, options, settings, shown: str) -> None:
     with terminal([MLX, "ask", *options, "mixed"], {**told.environ, **settings}) as screen:
         assert screen.end() == shown
 
 
-def test_reasoning_stays_off_the_terminal_where_the_answer_is_piped(told: Daemon):
+def test_reasoning_stays_off_the_terminal_where_the_answer_is_piped(told: Daemon) -> None:
     for option, shown in (("", "well|"), ("--think", "hm\n\nwell|")):
         script = f"{MLX} ask {option} mixed | sed 's/$/|/'"
         with terminal(["sh", "-c", script], told.environ) as screen:
             assert screen.end() == shown
 
 
-def test_the_built_in_model_thinks_on_a_terminal():
+def test_the_built_in_model_thinks_on_a_terminal() -> None:
     with (
         running_daemon(MLXD_PRELOAD="false") as daemon,
         terminal([MLX, "ask", "--think", "--temp", "0", "hello"], daemon.environ) as screen,
@@ -189,7 +191,7 @@ def test_the_built_in_model_thinks_on_a_terminal():
 
 
 @pytest.mark.parametrize("way", [(), ("-n", "1")], ids=["fast", "full"])
-def test_a_truncated_answer_is_reported_on_a_terminal_and_in_a_pipe(daemon: Daemon, way):
+def test_a_truncated_answer_is_reported_on_a_terminal_and_in_a_pipe(daemon: Daemon, way) -> None:
     command = [MLX, "ask", "--temp", "0", "--max-tokens", "5", *way, "Count from 1 to 9."]
     said = "mlx: Truncated at max_tokens. Raise the limit: --max-tokens N"
     with terminal(command, daemon.environ) as screen:
@@ -201,7 +203,7 @@ def test_a_truncated_answer_is_reported_on_a_terminal_and_in_a_pipe(daemon: Daem
 # ---- failures
 
 
-def test_a_failure_is_told_below_what_had_come(told: Daemon):
+def test_a_failure_is_told_below_what_had_come(told: Daemon) -> None:
     with daemon_with_fake_engine() as daemon:
         with terminal([MLX, "ask", "endless"], daemon.environ, columns=80) as screen:
             screen.wait("on on on")

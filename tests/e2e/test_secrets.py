@@ -60,7 +60,7 @@ def files(daemon: Daemon) -> list[Path]:
     return [path for path in daemon.folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
-def test_no_file_but_the_database_has_what_was_said(used: Daemon):
+def test_no_file_but_the_database_has_what_was_said(used: Daemon) -> None:
     having = {path.name for path in files(used) if SECRET.encode() in path.read_bytes()}
     assert {name for name in having if not name.startswith(DATABASE)} == set()
     assert having  # the database has: the search can find what it looks for
@@ -69,12 +69,12 @@ def test_no_file_but_the_database_has_what_was_said(used: Daemon):
     assert '"outcome": "ok"' in log
 
 
-def test_neither_metrics_nor_status_have_what_was_said(used: Daemon):
+def test_neither_metrics_nor_status_have_what_was_said(used: Daemon) -> None:
     for method in ("metrics", "status", "ps"):
         assert SECRET not in str(used.ask(method))
 
 
-def test_process_titles_do_not_have_what_was_said(used: Daemon):
+def test_process_titles_do_not_have_what_was_said(used: Daemon) -> None:
     needs.proc()
     with used.peer() as peer:
         running = peer.send("generate", prompt=SECRET, max_tokens=400, ignore_eos=True, stream=True)
@@ -91,7 +91,7 @@ def processes(daemon: Daemon) -> list[int]:
     return [daemon.process.pid, daemon.engine_pid()]
 
 
-def test_a_crash_leaves_no_core(used: Daemon):
+def test_a_crash_leaves_no_core(used: Daemon) -> None:
     needs.proc()
     for pid in processes(used):
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
@@ -99,7 +99,7 @@ def test_a_crash_leaves_no_core(used: Daemon):
         assert core[4] == "0"
 
 
-def test_every_file_and_folder_is_its_owners_alone(used: Daemon):
+def test_every_file_and_folder_is_its_owners_alone(used: Daemon) -> None:
     places = [path for path in used.folder.rglob("*") if not path.is_symlink()]
     open_to_others = {
         str(path.relative_to(used.folder)): oct(stat.S_IMODE(path.stat().st_mode))
@@ -110,7 +110,7 @@ def test_every_file_and_folder_is_its_owners_alone(used: Daemon):
     assert open_to_others == {}
 
 
-def test_the_log_has_the_words_where_that_is_asked_for():
+def test_the_log_has_the_words_where_that_is_asked_for() -> None:
     with running_daemon(MLXD_LOG_TEXT="true") as daemon:
         answer = daemon.ask("chat", messages=user(f"Repeat: {SECRET}"), temperature=0)
         daemon.ask("fill", prefix=SECRET, suffix="", deadline_s=0.001)
@@ -120,7 +120,7 @@ def test_the_log_has_the_words_where_that_is_asked_for():
     assert late["prefix"] == SECRET
 
 
-def test_an_error_is_outlined_without_its_words():
+def test_an_error_is_outlined_without_its_words() -> None:
     with pytest.raises(UnicodeEncodeError) as caught:
         f"{SECRET}\udc80".encode()
     said = outline(caught.value)
@@ -129,7 +129,7 @@ def test_an_error_is_outlined_without_its_words():
 
 
 @pytest.mark.parametrize("where", ["fail()", "threading.Thread(target=fail).start()"])
-def test_a_process_with_prompts_fails_without_telling_them(where: str):
+def test_a_process_with_prompts_fails_without_telling_them(where: str) -> None:
     program = (
         "import threading\n"
         "from mlxd.daemon.words import keep_quiet\n"

@@ -79,7 +79,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_an_engine_without_memory_leaves_no_caller_without_an_answer(own: Daemon, what: str):
+def test_an_engine_without_memory_leaves_no_caller_without_an_answer(
+    own: Daemon, what: str
+) -> None:
     assert own.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
     pid = own.engine_pid()
     with own.peer() as peer:
@@ -102,7 +104,7 @@ def assert_answered(answer: Any, what: str, asked_s: float) -> None:
     assert seconds < ANSWERED_WITHIN_S
 
 
-def test_an_engine_without_descriptors_says_so_and_serves_the_next_caller(own: Daemon):
+def test_an_engine_without_descriptors_says_so_and_serves_the_next_caller(own: Daemon) -> None:
     assert own.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
     own.ask("unload", model="other")
     pid = own.engine_pid()
@@ -116,7 +118,7 @@ def test_an_engine_without_descriptors_says_so_and_serves_the_next_caller(own: D
     assert own.engine_pid() == pid
 
 
-def test_a_front_without_descriptors_answers_and_logs(own: Daemon):
+def test_a_front_without_descriptors_answers_and_logs(own: Daemon) -> None:
     assert own.process is not None
     assert own.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
     with own.peer() as peer:
@@ -131,7 +133,7 @@ def test_a_front_without_descriptors_answers_and_logs(own: Daemon):
         assert own.ask("models.list")["models"]
 
 
-def test_a_daemon_that_can_start_no_threads_answers_and_logs():
+def test_a_daemon_that_can_start_no_threads_answers_and_logs() -> None:
     with unprivileged_daemon() as (daemon, peer):
         with_second_model(daemon.folder)
         assert daemon.process is not None
@@ -152,7 +154,7 @@ def test_a_daemon_that_can_start_no_threads_answers_and_logs():
         assert peer.call("load", model="other")["model"] == "other"
 
 
-def test_an_engine_that_cannot_be_started_for_want_of_processes_is_an_answer():
+def test_an_engine_that_cannot_be_started_for_want_of_processes_is_an_answer() -> None:
     with unprivileged_daemon(MLXD_PRELOAD="false") as (daemon, peer):
         assert daemon.process is not None
         start_no_threads(daemon.process.pid)

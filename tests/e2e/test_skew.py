@@ -82,14 +82,14 @@ def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run,
         yield with_template(daemon), version, step
 
 
-def test_the_advice_fits_the_direction():
+def test_the_advice_fits_the_direction() -> None:
     assert skew(VERSION) == ""
     assert skew("999.0").endswith("upgrade this one.")
     assert skew("0.0.99").endswith("mlxd restart")
     assert skew(f"{VERSION}.dev1").endswith("mlxd restart")
 
 
-def test_another_daemon_answers_and_the_client_advises(other: tuple[Run, str, str]):
+def test_another_daemon_answers_and_the_client_advises(other: tuple[Run, str, str]) -> None:
     mlx, version, step = other
     for options in (FAST, FULL):
         done = mlx("ask", *options, COUNT)
@@ -101,7 +101,7 @@ def test_another_daemon_answers_and_the_client_advises(other: tuple[Run, str, st
     assert done.stderr.count(version) == 1, "once is enough"
 
 
-def test_an_option_that_an_older_daemon_does_not_know(tmp_path: Path):
+def test_an_option_that_an_older_daemon_does_not_know(tmp_path: Path) -> None:
     place = become(tmp_path, "0.0.1")
     min_p = r'    Param\(\s*"min_p".*?\),\n'
     change(tmp_path, "protocol/mlxd/protocol/parameters.py", min_p, "")
@@ -120,7 +120,7 @@ def test_an_option_that_an_older_daemon_does_not_know(tmp_path: Path):
         assert mlx("ask", "3 tokens").stdout == "w0 w1 w2 \n"
 
 
-def test_a_method_that_an_older_daemon_does_not_have(tmp_path: Path):
+def test_a_method_that_an_older_daemon_does_not_have(tmp_path: Path) -> None:
     place = become(tmp_path, "0.0.1")
     change(tmp_path, "protocol/mlxd/protocol/methods.py", r'"models\.show"', '"models.other"')
     handlers = "daemon/mlxd/daemon/front/handlers/models.py"
@@ -134,7 +134,7 @@ def test_a_method_that_an_older_daemon_does_not_have(tmp_path: Path):
     assert done.stderr.splitlines()[-1].endswith("mlxd restart")
 
 
-def test_what_a_newer_daemon_says_more_is_ignored(tmp_path: Path):
+def test_what_a_newer_daemon_says_more_is_ignored(tmp_path: Path) -> None:
     place = become(tmp_path, VERSION)
     codec = tmp_path / "protocol" / "mlxd" / "protocol" / "codec.py"
     codec.write_text(codec.read_text() + SAYS_MORE)

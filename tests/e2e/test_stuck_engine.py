@@ -85,7 +85,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, ask: Path) -> Iterator[Daemon]
 @pytest.mark.timeout(2 * ANSWER_TIMEOUT_S)
 @needs.linux_only  # the system reports the CPU times of threads
 @pytest.mark.parametrize("how", WAYS)
-def test_an_engine_that_is_stuck_in_a_step_is_replaced(own: Daemon, ask: Path, how: str):
+def test_an_engine_that_is_stuck_in_a_step_is_replaced(own: Daemon, ask: Path, how: str) -> None:
     assert own.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
     pid = own.engine_pid()
     ask.write_text(how)
@@ -106,7 +106,7 @@ def test_an_engine_that_is_stuck_in_a_step_is_replaced(own: Daemon, ask: Path, h
 
 @pytest.mark.timeout(2 * ANSWER_TIMEOUT_S)
 @needs.linux_only
-def test_a_stopped_engine_is_replaced(own: Daemon):
+def test_a_stopped_engine_is_replaced(own: Daemon) -> None:
     os.kill(own.engine_pid(), signal.SIGSTOP)
     asked_s = time.time()
     with own.peer() as peer:

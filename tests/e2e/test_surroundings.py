@@ -67,7 +67,7 @@ def stop(environ: Mapping[str, str]) -> None:
 @pytest.mark.parametrize("start", ["umask 0777; ", f"{BIN}/mlxd start && "])
 def test_neither_variables_nor_files_nor_limits_of_a_shell_change_an_answer(
     start: str, environ: dict[str, str], evil: Path
-):
+) -> None:
     (evil / "file").touch()
     hostile = {
         **environ,
@@ -96,7 +96,7 @@ OPENBLAS = "/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0"
 )
 def test_a_blas_that_the_shell_preloads_is_used_if_it_exists(
     preloaded: str, loaded: str, environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     hostile = {**environ, "LD_PRELOAD": preloaded}
     try:
         said = run(f'{BIN}/mlx ask --temp 0 "Count from 3 to 7."', hostile, tmp_path)
@@ -112,7 +112,7 @@ def test_a_blas_that_the_shell_preloads_is_used_if_it_exists(
 @needs.linux_only
 def test_a_home_that_is_read_only_costs_what_is_stored_and_no_answer(
     environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     # Short: the path of a socket below it must fit.
     home, runtime = Path(tempfile.mkdtemp(prefix="mlxd-")), tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
@@ -139,7 +139,7 @@ def test_a_home_that_is_read_only_costs_what_is_stored_and_no_answer(
 
 def test_closed_streams_and_a_deleted_working_folder_are_no_obstacle(
     environ: dict[str, str], evil: Path
-):
+) -> None:
     hostile = {**environ, "LC_ALL": "C", "TMPDIR": str(evil / "missing")}
     begin = f'cd "$0/gone" && rmdir "$0/gone" && {BIN}/mlxd run <&- >&- 2>&- &'
     (evil / "gone").mkdir()
@@ -163,10 +163,10 @@ def test_closed_streams_and_a_deleted_working_folder_are_no_obstacle(
 )
 def test_python_is_isolated_as_far_as_it_still_finds_the_program(
     place: str, pythonpath: str, expected: tuple[str, ...]
-):
+) -> None:
     assert flags([Path(place)], {"PYTHONPATH": pythonpath}) == expected
 
 
-def test_what_was_installed_for_one_user_is_still_found(monkeypatch: pytest.MonkeyPatch):
+def test_what_was_installed_for_one_user_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("site.getusersitepackages", lambda: "/home/ada/.local/lib")
     assert "-s" not in flags([Path("/home/ada/.local/lib/mlxd")], os.environ | {"PYTHONPATH": ""})

@@ -19,17 +19,17 @@ def folder(daemon: Daemon) -> Path:
     return path
 
 
-def test_some_come_with_it(mlx: Run):
+def test_some_come_with_it(mlx: Run) -> None:
     listed = mlx("templates", "list").stdout
     assert [line.split()[0] for line in listed.splitlines()[1:]][: len(SHIPPED)] == list(SHIPPED)
 
 
-def test_the_shell_template_gives_a_command(mlx: Run):
+def test_the_shell_template_gives_a_command(mlx: Run) -> None:
     done = mlx("ask", "-t", "shell", "list files by size")
     assert done.stdout == "ls -lS\n"
 
 
-def test_fields_system_and_options_of_ones_own(mlx: Run, folder: Path):
+def test_fields_system_and_options_of_ones_own(mlx: Run, folder: Path) -> None:
     (folder / "loud.toml").write_text(
         'prompt = "Repeat after me: the {colour} {input}"\n'
         'system = "Answer in upper case."\n[options]\ntemperature = 0.0\n'
@@ -58,7 +58,7 @@ def test_fields_system_and_options_of_ones_own(mlx: Run, folder: Path):
         (["-t", "explain"], "needs a text"),
     ],
 )
-def test_mistakes_are_said_with_the_next_step(mlx: Run, folder: Path, arguments, word):
+def test_mistakes_are_said_with_the_next_step(mlx: Run, folder: Path, arguments, word) -> None:
     (folder / "bad.toml").write_text("prompt = \n")
     (folder / "unknown.toml").write_text('promt = "x"\n')
     (folder / "option.toml").write_text('prompt = "x"\n[options]\ncolour = 1\n')
@@ -69,7 +69,7 @@ def test_mistakes_are_said_with_the_next_step(mlx: Run, folder: Path, arguments,
     assert done.stdout == ""
 
 
-def test_a_field_is_not_filled_twice(mlx: Run, folder: Path):
+def test_a_field_is_not_filled_twice(mlx: Run, folder: Path) -> None:
     (folder / "echo.toml").write_text(
         'prompt = "Repeat after me: {a} fox"\n[options]\ntemperature = 0.0\n'
     )
@@ -78,7 +78,7 @@ def test_a_field_is_not_filled_twice(mlx: Run, folder: Path):
     assert done.returncode == 0
 
 
-def test_edit_opens_the_editor_with_what_is_there(mlx: Run, tmp_path: Path):
+def test_edit_opens_the_editor_with_what_is_there(mlx: Run, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nsed -i "s/green/red/" "$1"\n')
     editor.chmod(0o755)
@@ -86,7 +86,7 @@ def test_edit_opens_the_editor_with_what_is_there(mlx: Run, tmp_path: Path):
     assert done.stdout == "the red fox\n"
 
 
-def test_templates_edit_makes_a_copy_of_ones_own(mlx: Run, folder: Path, tmp_path: Path):
+def test_templates_edit_makes_a_copy_of_ones_own(mlx: Run, folder: Path, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nsed -i "s/^description.*/description = \\"mine\\"/" "$1"\n')
     editor.chmod(0o755)

@@ -45,7 +45,7 @@ def installed(folder: Path) -> None:
         npm("ci", "--no-audit", "--no-fund", folder=folder)
 
 
-def test_the_client_passes_its_own_tests(environ: dict[str, str]):
+def test_the_client_passes_its_own_tests(environ: dict[str, str]) -> None:
     installed(CLIENT)
     faulty = json.dumps([sys.executable, str(SUPPORT / "faulty_daemon.py")])
     paths = os.pathsep.join(map(os.path.abspath, sys.path))
@@ -55,7 +55,7 @@ def test_the_client_passes_its_own_tests(environ: dict[str, str]):
     assert "# pass 0" not in said
 
 
-def test_the_vs_code_extension_passes_its_own_tests(environ: dict[str, str]):
+def test_the_vs_code_extension_passes_its_own_tests(environ: dict[str, str]) -> None:
     folder = CLIENT.parent / "editors" / "vscode"
     installed(CLIENT)
     npm("run", "build", folder=CLIENT)
@@ -66,7 +66,7 @@ def test_the_vs_code_extension_passes_its_own_tests(environ: dict[str, str]):
 
 
 @pytest.mark.host
-def test_the_vs_code_extension_works_in_a_real_editor(environ: dict[str, str]):
+def test_the_vs_code_extension_works_in_a_real_editor(environ: dict[str, str]) -> None:
     folder = CLIENT.parent / "editors" / "vscode"
     installed(CLIENT)
     npm("run", "build", folder=CLIENT)

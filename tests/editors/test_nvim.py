@@ -22,7 +22,7 @@ def other_buffer(vim: Neovim) -> int:
     return found
 
 
-def test_an_answer_comes_into_a_split_and_the_window_stays(vim: Neovim):
+def test_an_answer_comes_into_a_split_and_the_window_stays(vim: Neovim) -> None:
     window = vim.lua("return vim.api.nvim_get_current_win()")
     vim.command("Mlx Count from 3 to 7.")
     wait_idle(vim)
@@ -31,7 +31,7 @@ def test_an_answer_comes_into_a_split_and_the_window_stays(vim: Neovim):
     assert vim.lines() == [""]
 
 
-def test_the_selection_and_nothing_else_is_sent(vim: Neovim, daemon: Daemon):
+def test_the_selection_and_nothing_else_is_sent(vim: Neovim, daemon: Daemon) -> None:
     vim.fill("one", "two", "three")
     spy(vim)
     vim.command("2,3Mlx hello")
@@ -44,7 +44,7 @@ FENCED = "```lua\nlocal a = 1\n\nlocal b = '```'\n```\n"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-def test_the_fence_around_an_answer_goes_whatever_the_pieces(vim: Neovim, size: int):
+def test_the_fence_around_an_answer_goes_whatever_the_pieces(vim: Neovim, size: int) -> None:
     code = """
       local text, size = ...
       local fence, found = require('mlxd.fence').new(), ''
@@ -56,7 +56,7 @@ def test_the_fence_around_an_answer_goes_whatever_the_pieces(vim: Neovim, size: 
         assert vim.lua(code, plain, size) == plain
 
 
-def test_an_answer_in_place_has_no_fence(vim: Neovim):
+def test_an_answer_in_place_has_no_fence(vim: Neovim) -> None:
     vim.fill("keep", "old", "keep too")
     spy(vim, answers=True)
     vim.command("2Mlx! shorter")
@@ -67,7 +67,7 @@ def test_an_answer_in_place_has_no_fence(vim: Neovim):
     assert vim.lines() == ["keep", "old", "keep too"]
 
 
-def test_a_selection_that_was_changed_meanwhile_is_left_alone(vim: Neovim):
+def test_a_selection_that_was_changed_meanwhile_is_left_alone(vim: Neovim) -> None:
     vim.fill("keep", "old", "keep too")
     spy(vim, answers=True)
     vim.command("2Mlx! shorter")
@@ -78,7 +78,7 @@ def test_a_selection_that_was_changed_meanwhile_is_left_alone(vim: Neovim):
     assert vim.lua("return _G.sent[1].cancelled")
 
 
-def test_an_answer_in_place_is_one_undo_step(vim: Neovim):
+def test_an_answer_in_place_is_one_undo_step(vim: Neovim) -> None:
     vim.fill("first", "", "last")
     vim.lua("vim.api.nvim_win_set_cursor(0, { 2, 0 })")
     vim.command("Mlx! Count from 3 to 7.")
@@ -89,7 +89,7 @@ def test_an_answer_in_place_is_one_undo_step(vim: Neovim):
     assert vim.lines() == ["first", "", "last"]
 
 
-def test_a_selection_is_replaced_when_the_answer_comes_and_undone_in_one(vim: Neovim):
+def test_a_selection_is_replaced_when_the_answer_comes_and_undone_in_one(vim: Neovim) -> None:
     vim.fill("keep", "old", "older", "keep too")
     vim.command("2,3Mlx! hello")
     wait_idle(vim)
@@ -101,7 +101,7 @@ def test_a_selection_is_replaced_when_the_answer_comes_and_undone_in_one(vim: Ne
     assert vim.lines() == ["keep", "old", "older", "keep too"]
 
 
-def test_what_is_typed_meanwhile_stays(vim: Neovim):
+def test_what_is_typed_meanwhile_stays(vim: Neovim) -> None:
     vim.fill("a", "", "z")
     vim.lua("vim.api.nvim_win_set_cursor(0, { 2, 0 })")
     vim.command("Mlx! Count from 1 to 60.")
@@ -112,7 +112,7 @@ def test_what_is_typed_meanwhile_stays(vim: Neovim):
     assert vim.lines() == ["typed above", "a", counted, "z"]
 
 
-def test_stopping_stops_the_work(vim: Neovim, daemon: Daemon):
+def test_stopping_stops_the_work(vim: Neovim, daemon: Daemon) -> None:
     vim.lua(SETUP, {"params": {"ignore_eos": True, "max_tokens": 9000}})
     vim.command("Mlx Count from 1 to 99.")
     vim.wait("require('mlxd').statusline():find('%d')")
@@ -121,7 +121,7 @@ def test_stopping_stops_the_work(vim: Neovim, daemon: Daemon):
     daemon.wait_idle()
 
 
-def test_an_error_is_said_with_the_next_step(vim: Neovim):
+def test_an_error_is_said_with_the_next_step(vim: Neovim) -> None:
     vim.lua(SETUP, {"model": "no-such"})
     vim.command("Mlx hello")
     wait_idle(vim)
@@ -129,7 +129,7 @@ def test_an_error_is_said_with_the_next_step(vim: Neovim):
     assert "mlx models list" in vim.messages()
 
 
-def test_a_chat_remembers_and_what_the_buffer_says_counts(vim: Neovim):
+def test_a_chat_remembers_and_what_the_buffer_says_counts(vim: Neovim) -> None:
     vim.command("MlxChat My name is Ada.")
     wait_idle(vim)
     vim.wait("vim.api.nvim_buf_get_lines(0, -4, -3, false)[1] == '## You'")
@@ -140,7 +140,7 @@ def test_a_chat_remembers_and_what_the_buffer_says_counts(vim: Neovim):
     assert any(line == "Your name is Ada." for line in vim.lines())
 
 
-def test_typing_in_a_chat_warms_the_prompt(vim: Neovim, daemon: Daemon):
+def test_typing_in_a_chat_warms_the_prompt(vim: Neovim, daemon: Daemon) -> None:
     before = daemon.logged(method="prefill")
     vim.command("MlxChat")
     vim.keys("iRepeat after me: the purple fox")
@@ -152,7 +152,9 @@ def test_typing_in_a_chat_warms_the_prompt(vim: Neovim, daemon: Daemon):
     until(warmed, "the prompt is computed")
 
 
-def test_typing_a_question_about_a_selection_warms_what_goes_before_it(vim: Neovim, daemon: Daemon):
+def test_typing_a_question_about_a_selection_warms_what_goes_before_it(
+    vim: Neovim, daemon: Daemon
+) -> None:
     vim.fill("one", "two", "three")
     spy(vim)
     vim.keys(":2,3Mlx ")
@@ -168,7 +170,7 @@ def test_typing_a_question_about_a_selection_warms_what_goes_before_it(vim: Neov
     assert warmed["params"]["supersede"]
 
 
-def test_warming_can_be_turned_off(vim: Neovim):
+def test_warming_can_be_turned_off(vim: Neovim) -> None:
     vim.lua(SETUP, {"prefill": False})
     vim.fill("one", "two")
     spy(vim)
@@ -178,7 +180,7 @@ def test_warming_can_be_turned_off(vim: Neovim):
     assert vim.lua("return _G.sent[1].method") == "chat"
 
 
-def test_checkhealth_says_what_is_there(vim: Neovim):
+def test_checkhealth_says_what_is_there(vim: Neovim) -> None:
     vim.command("checkhealth mlxd")
     said = "\n".join(vim.lines())
     assert "answers at" in said
@@ -186,7 +188,7 @@ def test_checkhealth_says_what_is_there(vim: Neovim):
     assert "ERROR" not in said
 
 
-def test_the_help_has_its_tags(vim: Neovim, tmp_path: Path):
+def test_the_help_has_its_tags(vim: Neovim, tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "client" / "editors" / "nvim" / "doc"
     copy = tmp_path / "doc"
     copy.mkdir()
@@ -199,7 +201,7 @@ def test_the_help_has_its_tags(vim: Neovim, tmp_path: Path):
 
 def test_a_daemon_is_started_where_none_runs(
     environ: dict[str, str], tmp_path: Path, program: str | None
-):
+) -> None:
     own = {"MLXD_SOCKET": str(tmp_path / "s" / "mlxd.sock")}
     for place in ("STATE", "LOG"):
         own[f"MLXD_{place}_DIR"] = str(tmp_path / place)
@@ -213,7 +215,7 @@ def test_a_daemon_is_started_where_none_runs(
 
 def test_without_a_daemon_the_next_step_is_said(
     environ: dict[str, str], tmp_path: Path, program: str | None
-):
+) -> None:
     with neovim({**environ, "MLXD_SOCKET": str(tmp_path / "s"), "MLXD_AUTOSTART": "0"},
                 tmp_path, program) as editor:  # fmt: skip
         editor.command("Mlx hello")
@@ -222,7 +224,7 @@ def test_without_a_daemon_the_next_step_is_said(
 
 def test_a_request_withdrawn_before_the_daemon_runs_is_not_sent(
     environ: dict[str, str], tmp_path: Path, program: str | None
-):
+) -> None:
     path, go = tmp_path / "s", tmp_path / "go"
     with (
         neovim({**environ, "MLXD_SOCKET": str(path)}, tmp_path, program) as editor,
@@ -244,14 +246,14 @@ def test_a_request_withdrawn_before_the_daemon_runs_is_not_sent(
             assert peer.recv(1000) == msgpack.packb([0, 2, "ping", []])
 
 
-def test_a_socket_that_cannot_be_is_said(vim: Neovim):
+def test_a_socket_that_cannot_be_is_said(vim: Neovim) -> None:
     vim.lua(SETUP, {"socket": "/tmp/" + "x" * 200, "command": False})
     vim.command("Mlx hello")
     vim.wait("vim.api.nvim_exec('messages', true):find('mlxd:')")
     wait_idle(vim)
 
 
-def test_the_golden_vectors_are_understood_whatever_the_pieces(vim: Neovim):
+def test_the_golden_vectors_are_understood_whatever_the_pieces(vim: Neovim) -> None:
     read = """
       local data, size = ...
       data = data:gsub('..', function(two) return string.char(tonumber(two, 16)) end)
@@ -282,7 +284,7 @@ AS_HEX = """
 """
 
 
-def test_what_is_sent_are_the_bytes_of_the_golden_vectors(vim: Neovim):
+def test_what_is_sent_are_the_bytes_of_the_golden_vectors(vim: Neovim) -> None:
     compared = 0
     for vector in json.loads(VECTORS.read_text()):
         meaning = vector["meaning"]

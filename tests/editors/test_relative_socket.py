@@ -88,7 +88,7 @@ CLIENTS = {
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_relative_socket_is_refused_by_every_client_alike(
     client: str, environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     said = CLIENTS[client]({**environ, "MLXD_SOCKET": RELATIVE}, tmp_path)
     words = " ".join(said.split())
     assert SAID in words

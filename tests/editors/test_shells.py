@@ -42,7 +42,9 @@ def read_link(file: Path) -> str:
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_words_become_a_command_that_is_not_run(name: str, environ: dict[str, str], tmp_path: Path):
+def test_words_become_a_command_that_is_not_run(
+    name: str, environ: dict[str, str], tmp_path: Path
+) -> None:
     with shell(name, environ, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send("list files by size")
@@ -56,7 +58,9 @@ def test_words_become_a_command_that_is_not_run(name: str, environ: dict[str, st
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_a_command_is_explained_and_stays(name: str, environ: dict[str, str], tmp_path: Path):
+def test_a_command_is_explained_and_stays(
+    name: str, environ: dict[str, str], tmp_path: Path
+) -> None:
     with shell(name, environ, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send("ls -l")
@@ -72,7 +76,7 @@ FAILS = "sh -c 'exit 7'"
 @pytest.mark.parametrize("name", ["bash", "fish"])
 def test_the_last_failed_command_is_sent_with_its_status(
     name: str, environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     asked = tmp_path / "asked"
     wrapper = tmp_path / "bin" / "mlx"
     wrapper.parent.mkdir()
@@ -89,7 +93,9 @@ def test_the_last_failed_command_is_sent_with_its_status(
     assert f"status 7: {FAILS}" in asked.read_text()
 
 
-def test_zsh_sends_the_last_failed_command_with_its_status(environ: dict[str, str], tmp_path: Path):
+def test_zsh_sends_the_last_failed_command_with_its_status(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
@@ -110,7 +116,7 @@ def test_zsh_sends_the_last_failed_command_with_its_status(environ: dict[str, st
 @pytest.mark.parametrize("name", ["zsh", "fish"])
 def test_a_second_press_stops_the_work(
     name: str, daemon: Daemon, environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     with daemon.peer() as busy:
         # A long prompt ahead of it keeps the answer away until it is cancelled.
         one = busy.send("chat", messages=[{"role": "user", "content": "Count from 0 to 99."}],
@@ -132,7 +138,7 @@ def test_a_second_press_stops_the_work(
 @pytest.mark.parametrize("name", ["bash", "fish"])
 def test_ctrl_c_stops_the_work_and_the_shell_goes_on(
     name: str, daemon: Daemon, environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     with shell(name, environ, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send("Count from 0 to 99.")
@@ -145,7 +151,9 @@ def test_ctrl_c_stops_the_work_and_the_shell_goes_on(
         screen.wait("\nstill here")
 
 
-def test_zsh_takes_keys_while_it_waits(daemon: Daemon, environ: dict[str, str], tmp_path: Path):
+def test_zsh_takes_keys_while_it_waits(
+    daemon: Daemon, environ: dict[str, str], tmp_path: Path
+) -> None:
     with shell("zsh", environ, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send("Count from 0 to 99.")
@@ -162,7 +170,7 @@ def test_zsh_takes_keys_while_it_waits(daemon: Daemon, environ: dict[str, str], 
 @pytest.mark.parametrize("pieces", [None, *range(4)])
 def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
     pieces: int | None, daemon: Daemon, environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     """It may hit the line editor while it waits, a handler of ours, or the moment before one.
 
     Promised: one Ctrl-C is enough, the daemon's work ends, and the shell keeps nothing open.
@@ -193,7 +201,7 @@ def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
 @pytest.mark.parametrize("name", SHELLS)
 def test_a_key_that_is_taken_is_left_alone_and_another_can_be_chosen(
     name: str, environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     before = {
         "zsh": "bindkey '^Xk' beginning-of-line; MLXD_KEY_EXPLAIN='^Xq'",
         "bash": "bind '\"\\C-xk\": beginning-of-line'; MLXD_KEY_EXPLAIN='\\C-xq'",
@@ -212,7 +220,9 @@ def test_a_key_that_is_taken_is_left_alone_and_another_can_be_chosen(
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_without_a_daemon_the_next_step_is_said(name: str, environ: dict[str, str], tmp_path: Path):
+def test_without_a_daemon_the_next_step_is_said(
+    name: str, environ: dict[str, str], tmp_path: Path
+) -> None:
     nobody = {**environ, "MLXD_SOCKET": str(tmp_path / "s"), "MLXD_AUTOSTART": "0"}
     with shell(name, nobody, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
@@ -223,7 +233,7 @@ def test_without_a_daemon_the_next_step_is_said(name: str, environ: dict[str, st
         screen._until(lambda: f"{PROMPT}list files by size" in screen.text(), "the line", WAIT_S)
 
 
-def test_zsh_starts_a_daemon_where_none_runs(environ: dict[str, str], tmp_path: Path):
+def test_zsh_starts_a_daemon_where_none_runs(environ: dict[str, str], tmp_path: Path) -> None:
     own = {**environ, "MLXD_SOCKET": str(tmp_path / "s" / "m"), "MLXD_LOG_DIR": str(tmp_path / "l"),
            "MLXD_STATE_DIR": str(tmp_path / "state")}  # fmt: skip
     with shell("zsh", own, tmp_path) as screen:
@@ -265,19 +275,21 @@ def message(folder: Path, environ: dict[str, str]) -> str:
     return git(folder, "log", "-1", "--format=%B", **environ).stdout.strip()
 
 
-def test_a_commit_message_is_proposed(repository: Path, environ: dict[str, str]):
+def test_a_commit_message_is_proposed(repository: Path, environ: dict[str, str]) -> None:
     done = git(repository, "commit", **{**environ, "GIT_EDITOR": "true"})
     assert done.returncode == 0, done.stderr
     assert message(repository, environ)
     assert not (repository / ".git" / "COMMIT_EDITMSG.mlxd").exists()
 
 
-def test_a_message_that_was_given_is_left_alone(repository: Path, environ: dict[str, str]):
+def test_a_message_that_was_given_is_left_alone(repository: Path, environ: dict[str, str]) -> None:
     assert git(repository, "commit", "-m", "mine", **environ).returncode == 0
     assert message(repository, environ) == "mine"
 
 
-def test_no_daemon_blocks_no_commit(repository: Path, environ: dict[str, str], tmp_path: Path):
+def test_no_daemon_blocks_no_commit(
+    repository: Path, environ: dict[str, str], tmp_path: Path
+) -> None:
     alone = {**environ, "MLXD_SOCKET": str(tmp_path / "nobody")}
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\necho by hand > "$1"\n')
@@ -290,7 +302,7 @@ def test_no_daemon_blocks_no_commit(repository: Path, environ: dict[str, str], t
 
 def test_a_daemon_that_says_nothing_blocks_no_commit(
     repository: Path, environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
@@ -305,7 +317,7 @@ def test_a_daemon_that_says_nothing_blocks_no_commit(
 
 def test_the_hook_sends_the_diff_to_standard_input(
     repository: Path, environ: dict[str, str], tmp_path: Path
-):
+) -> None:
     asked = tmp_path / "asked"
     wrapper = tmp_path / "bin" / "mlx"
     wrapper.parent.mkdir()

@@ -29,7 +29,7 @@ def locked(name: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_declared_dependency_is_locked_to_a_version_that_fits(name: str):
+def test_every_declared_dependency_is_locked_to_a_version_that_fits(name: str) -> None:
     versions = locked(name)
     for line in FILES[name]:
         requirement = Requirement(line)
@@ -39,7 +39,7 @@ def test_every_declared_dependency_is_locked_to_a_version_that_fits(name: str):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_locked_package_has_hashes_and_no_address(name: str):
+def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
     text = (ROOT / "packaging" / name).read_text(encoding="utf-8")
     assert "://" not in text
     blocks = re.split(r"\n(?=\S)", text.strip())
@@ -48,5 +48,5 @@ def test_every_locked_package_has_hashes_and_no_address(name: str):
         assert "--hash=sha256:" in block, block
 
 
-def test_tests_run_with_the_versions_that_users_get():
+def test_tests_run_with_the_versions_that_users_get() -> None:
     assert locked("constraints.txt").items() <= locked("constraints-dev.txt").items()

@@ -79,7 +79,9 @@ def formula(index: Index, sdist: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_formula_is_valid_ruby_and_has_every_package(index: Index, sdist: Path, tmp_path: Path):
+def test_the_formula_is_valid_ruby_and_has_every_package(
+    index: Index, sdist: Path, tmp_path: Path
+) -> None:
     done = formula(index, sdist)
     assert done.returncode == 0, done.stderr
     rb = tmp_path / "mlxd.rb"
@@ -91,7 +93,7 @@ def test_the_formula_is_valid_ruby_and_has_every_package(index: Index, sdist: Pa
     assert not {"mlx-cpu", "hatchling"} & set(resources)
 
 
-def test_a_file_whose_hash_is_not_locked_is_refused(index: Index, sdist: Path):
+def test_a_file_whose_hash_is_not_locked_is_refused(index: Index, sdist: Path) -> None:
     (click,) = [key for key in index.hashes if key[0] == "click"]
     index.hashes[click] = "0" * 64
     done = formula(index, sdist)

@@ -15,7 +15,7 @@ SHARE = ROOT / "packaging" / "share"
 MAN = SHARE / "man" / "man1"
 
 
-def test_the_committed_files_say_what_the_commands_say():
+def test_the_committed_files_say_what_the_commands_say() -> None:
     # In a process of its own: click keeps the help option of whoever asked first.
     command = [sys.executable, str(ROOT / "tools" / "man.py"), "--check"]
     check = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -23,7 +23,7 @@ def test_the_committed_files_say_what_the_commands_say():
 
 
 @pytest.mark.parametrize("name", ["mlx.1", "mlx-ask.1", "mlx-models-pull.1", "mlxd-logs.1"])
-def test_a_page_is_formatted_without_a_warning(name: str):
+def test_a_page_is_formatted_without_a_warning(name: str) -> None:
     groff = [needs.program("groff"), "-man", "-Tutf8", "-ww", "-z", str(MAN / name)]
     done = subprocess.run(groff, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -37,13 +37,13 @@ def test_a_page_is_formatted_without_a_warning(name: str):
         ("fish", "fish/vendor_completions.d/mlxd.fish"),
     ],
 )
-def test_mlxd_prints_the_completion_that_is_installed(shell: str, installed: str):
+def test_mlxd_prints_the_completion_that_is_installed(shell: str, installed: str) -> None:
     command = [sys.executable, "-m", "mlxd.daemon.cli", "completion", shell]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == (SHARE / installed).read_text(encoding="utf-8").strip()
 
 
-def test_mlxd_completes_its_commands():
+def test_mlxd_completes_its_commands() -> None:
     environ = {"_MLXD_COMPLETE": "bash_complete", "COMP_WORDS": "mlxd un", "COMP_CWORD": "1"}
     command = [str(Path(sys.executable).parent / "mlxd")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)

@@ -35,7 +35,7 @@ def built(folder: Path) -> tuple[set[str], set[str]]:
     return names, sources
 
 
-def test_the_index_page_links_by_whole_addresses(folder: Path):
+def test_the_index_page_links_by_whole_addresses(folder: Path) -> None:
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
@@ -45,7 +45,7 @@ def test_the_index_page_links_by_whole_addresses(folder: Path):
     assert all(target.startswith("https://") for target in targets), targets
 
 
-def test_the_wheel_has_every_module_and_program(built: tuple[set[str], set[str]]):
+def test_the_wheel_has_every_module_and_program(built: tuple[set[str], set[str]]) -> None:
     names, _ = built
     for part in ("protocol", "client", "daemon", "launchd"):
         modules = {str(p.relative_to(ROOT / part)) for p in (ROOT / part / "mlxd").rglob("*.py")}
@@ -54,7 +54,9 @@ def test_the_wheel_has_every_module_and_program(built: tuple[set[str], set[str]]
     assert any(name.endswith(".data/scripts/mlx") for name in names)
 
 
-def test_the_wheel_has_manual_pages_completions_and_shell_keys(built: tuple[set[str], set[str]]):
+def test_the_wheel_has_manual_pages_completions_and_shell_keys(
+    built: tuple[set[str], set[str]],
+) -> None:
     names, _ = built
     shared = {name.partition(DATA)[2] for name in names if DATA in name}
     assert {
@@ -67,7 +69,7 @@ def test_the_wheel_has_manual_pages_completions_and_shell_keys(built: tuple[set[
     assert "mlxd/client/shell/mlxd.zsh" in names
 
 
-def test_nothing_is_packed_that_does_not_belong(built: tuple[set[str], set[str]]):
+def test_nothing_is_packed_that_does_not_belong(built: tuple[set[str], set[str]]) -> None:
     names, sources = built
     for name in names | sources:
         assert not name.endswith((".pyc", ".log", ".tmp", "~")), name

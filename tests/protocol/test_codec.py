@@ -55,14 +55,14 @@ def decoded(data: bytes, sizes: list[int], limits: Limits | None = None) -> list
     encoding=st.sampled_from(Encoding),
     sizes=st.lists(st.integers(1, 9), max_size=60),
 )
-def test_messages_survive_any_chunking(messages, encoding, sizes):
+def test_messages_survive_any_chunking(messages, encoding, sizes) -> None:
     data = b"".join(encode(message, encoding) for message in messages)
     assert decoded(data, sizes) == messages
 
 
 @settings(deadline=None, max_examples=400)
 @given(start=st.sampled_from([b"\x93", b"\x94", b"{", b""]), data=st.binary(max_size=200))
-def test_garbage_gives_messages_or_a_parse_error_and_nothing_else(start, data):
+def test_garbage_gives_messages_or_a_parse_error_and_nothing_else(start, data) -> None:
     decoder = Decoder(Limits(max_message_bytes=1000, max_depth=8))
     try:
         decoder.feed(start + data)
@@ -75,7 +75,7 @@ def test_garbage_gives_messages_or_a_parse_error_and_nothing_else(start, data):
 
 @settings(deadline=None)
 @given(message=MESSAGES, at=st.integers(0, 200), byte=st.integers(0, 255))
-def test_a_damaged_byte_never_brings_anything_else_down(message, at, byte):
+def test_a_damaged_byte_never_brings_anything_else_down(message, at, byte) -> None:
     data = bytearray(encode(message, Encoding.MSGPACK))
     data[at % len(data)] = byte
     try:
@@ -85,7 +85,7 @@ def test_a_damaged_byte_never_brings_anything_else_down(message, at, byte):
 
 
 @pytest.mark.parametrize("vector", golden.INVALID, ids=str)
-def test_bombs_are_refused_before_memory_is_spent(vector: str):
+def test_bombs_are_refused_before_memory_is_spent(vector: str) -> None:
     tracemalloc.start()
     with pytest.raises(ParseError):
         decoded(golden.INVALID[vector], [])
@@ -93,7 +93,7 @@ def test_bombs_are_refused_before_memory_is_spent(vector: str):
     tracemalloc.stop()
 
 
-def test_the_size_limit_is_exact():
+def test_the_size_limit_is_exact() -> None:
     data = encode(Request(1, "ping", {"x": "a" * 500}), Encoding.MSGPACK)
     assert decoded(data, [], Limits(max_message_bytes=len(data)))
     with pytest.raises(ParseError):
@@ -101,7 +101,7 @@ def test_the_size_limit_is_exact():
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_the_depth_limit_is_exact(encoding: Encoding):
+def test_the_depth_limit_is_exact(encoding: Encoding) -> None:
     inner: Any = 1
     for _ in range(5):
         inner = [inner]
@@ -112,36 +112,36 @@ def test_the_depth_limit_is_exact(encoding: Encoding):
         decoded(data, [], Limits(max_depth=depth - 1))
 
 
-def test_a_long_message_in_small_pieces_is_not_scanned_again_and_again():
+def test_a_long_message_in_small_pieces_is_not_scanned_again_and_again() -> None:
     data = encode(Request(1, "generate", {"prompt": list(range(300)) * 20}), Encoding.MSGPACK)
     assert len(decoded(data, [7] * (len(data) // 7))) == 1
 
 
 @pytest.mark.parametrize("params", [[], [{}], [[]], None])
-def test_no_parameters_may_be_said_in_several_ways(params: Any):
+def test_no_parameters_may_be_said_in_several_ways(params: Any) -> None:
     raw = msgpack.packb([0, 1, "ping", params])
     assert decoded(raw, []) == [Request(1, "ping", {})]
 
 
-def test_wrong_parameters_can_be_answered():
+def test_wrong_parameters_can_be_answered() -> None:
     (bad,) = decoded(msgpack.packb([0, 9, "ping", [1, 2]]), [])
     assert isinstance(bad, BadRequest)
     assert bad.id == 9
 
 
-def test_a_string_that_never_ends_costs_no_more_than_its_length():
+def test_a_string_that_never_ends_costs_no_more_than_its_length() -> None:
     line = b'{"a":"' + b'\\"' * 500_000 + b"\n"
     with pytest.raises(ParseError):
         decoded(line, [])  # backtracking would take hours
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 30, "-" + "9" * 20])
-def test_numbers_that_cannot_be_passed_on_are_refused(number: str):
+def test_numbers_that_cannot_be_passed_on_are_refused(number: str) -> None:
     with pytest.raises(ParseError):
         decoded(b'{"id":1,"method":"ping","params":{"x":%s}}\n' % number.encode(), [])
 
 
-def test_a_trusted_peer_is_read_without_a_scan():
+def test_a_trusted_peer_is_read_without_a_scan() -> None:
     decoder = Decoder(trusted=True)
     message = Notification("step", {"events": [[1, "delta", {"text": "x"}]]})
     data = encode(message, Encoding.MSGPACK) * 3
@@ -151,7 +151,7 @@ def test_a_trusted_peer_is_read_without_a_scan():
     assert list(decoder) == [message] * 3
 
 
-def test_a_message_that_cannot_be_written_spoils_no_other():
+def test_a_message_that_cannot_be_written_spoils_no_other() -> None:
     good = Notification("event", {"text": "x"})
     before = encode(good, Encoding.MSGPACK)
     with pytest.raises(TypeError):
@@ -163,7 +163,7 @@ def test_a_message_that_cannot_be_written_spoils_no_other():
     assert encode(good, Encoding.MSGPACK) == before
 
 
-def test_errors_come_back_as_what_they_were():
+def test_errors_come_back_as_what_they_were() -> None:
     for kind in ERRORS.values():
         error = kind.__new__(kind)
         MlxdError.__init__(error, "what")
@@ -173,7 +173,7 @@ def test_errors_come_back_as_what_they_were():
         assert again.hint
 
 
-def test_the_golden_vectors_are_what_the_codec_writes_and_reads():
+def test_the_golden_vectors_are_what_the_codec_writes_and_reads() -> None:
     valid = json.loads((golden.GOLDEN / "valid.json").read_text(encoding="utf-8"))
     assert valid == json.loads(golden.as_text(golden.valid_vectors()))
     for vector, message in zip(valid, golden.VALID.values(), strict=True):
@@ -183,12 +183,12 @@ def test_the_golden_vectors_are_what_the_codec_writes_and_reads():
     assert invalid == golden.invalid_vectors()
 
 
-def test_the_tables_of_the_specification_are_those_of_the_code():
+def test_the_tables_of_the_specification_are_those_of_the_code() -> None:
     text = spec.SPEC.read_text(encoding="utf-8")
     assert spec.rendered(text) == text
 
 
-def test_the_session_in_the_specification_is_one_that_validates():
+def test_the_session_in_the_specification_is_one_that_validates() -> None:
     for who, message in spec.session():
         if who == "→" and isinstance(message, Request) and message.id != 3:
             validate(message.method, message.params)

@@ -11,7 +11,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
-def test_every_default_is_a_value_that_is_allowed(method):
+def test_every_default_is_a_value_that_is_allowed(method) -> None:
     for param in method.params:
         if param.default is not REQUIRED and param.default is not None:
             assert param.check(param.default) == param.default
@@ -36,13 +36,13 @@ def test_every_default_is_a_value_that_is_allowed(method):
         ({"messages": MESSAGES, "temprature": 1}, "temprature"),
     ],
 )
-def test_a_bad_parameter_is_refused_by_name(params, named):
+def test_a_bad_parameter_is_refused_by_name(params, named) -> None:
     with pytest.raises(InvalidParams) as caught:
         validate("chat", params)
     assert caught.value.data["param"] == named
 
 
-def test_the_nearest_name_is_offered():
+def test_the_nearest_name_is_offered() -> None:
     with pytest.raises(InvalidParams) as caught:
         validate("chat", {"messages": MESSAGES, "temprature": 1})
     assert "temperature" in caught.value.hint
@@ -51,7 +51,7 @@ def test_the_nearest_name_is_offered():
     assert "chat" in missing.value.hint
 
 
-def test_defaults_are_filled_in_and_fill_is_of_a_lower_class():
+def test_defaults_are_filled_in_and_fill_is_of_a_lower_class() -> None:
     assert validate("chat", {"messages": MESSAGES})["priority"] == "interactive"
     assert validate("fill", {"prefix": "x"})["priority"] == "completion"
     assert validate("chat", {"messages": MESSAGES, "logit_bias": {"5": 1}})["logit_bias"] == {
@@ -59,14 +59,14 @@ def test_defaults_are_filled_in_and_fill_is_of_a_lower_class():
     }
 
 
-def test_a_socket_path_holds_103_bytes_and_no_more():
+def test_a_socket_path_holds_103_bytes_and_no_more() -> None:
     room = "/" + "s" * (SOCKET_PATH_MAX_BYTES - 1)
     assert str(resolve_paths({"MLXD_SOCKET": room}).socket) == room
     with pytest.raises(SocketPathTooLong, match="104"):
         resolve_paths({"MLXD_SOCKET": room + "s"})
 
 
-def test_the_socket_follows_the_environment(tmp_path):
+def test_the_socket_follows_the_environment(tmp_path) -> None:
     assert str(resolve_paths({"XDG_RUNTIME_DIR": "/run/u"}).socket) == "/run/u/mlxd/mlxd.sock"
     state = resolve_paths({"MLXD_STATE_DIR": str(tmp_path)})
     assert state.socket == tmp_path / "mlxd.sock"

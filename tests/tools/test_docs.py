@@ -24,7 +24,7 @@ TESTS = {
 
 
 @pytest.mark.parametrize("page", ["reliability.md", "security.md"])
-def test_every_test_that_is_named_exists(page: str):
+def test_every_test_that_is_named_exists(page: str) -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text(encoding="utf-8"))
     assert named
     assert set(named) <= TESTS
@@ -53,13 +53,13 @@ FILES = {
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path):
+def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target and not target.startswith("#"):
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
-def test_every_file_of_the_architecture_exists():
+def test_every_file_of_the_architecture_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w/.]+(?:\.py|/))`", text)
     assert len(named) > 20
@@ -68,7 +68,7 @@ def test_every_file_of_the_architecture_exists():
         assert name in FILES or any((folder / name).exists() for folder in packages), name
 
 
-def test_every_decision_is_in_the_index():
+def test_every_decision_is_in_the_index() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = re.findall(
         r"\]\(([^)]+)\) \| (.+) \|", (folder / "README.md").read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def test_every_decision_is_in_the_index():
 
 
 @pytest.mark.parametrize("name", ["ask", "chat"])
-def test_a_picture_shows_what_a_session_says_today(name: str):
+def test_a_picture_shows_what_a_session_says_today(name: str) -> None:
     drawn = ElementTree.parse(ROOT / "docs" / "pictures" / f"{name}.svg")
     ended = [
         element.text
@@ -115,7 +115,7 @@ def pages() -> list[str]:
     return [name for name in listed.split() if not name.startswith(NOT_OURS)]
 
 
-def test_every_option_that_a_page_names_exists():
+def test_every_option_that_a_page_names_exists() -> None:
     known = {*options(mlx), *options(mlxd), *FOREIGN}
     strange = {
         f"{page}: {named}"

@@ -38,7 +38,7 @@ def run(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
 
 @needs.linux_only
 @pytest.mark.parametrize(("text", "status"), [(LEAVES, 1), (TIDY, 0)])
-def test_a_run_fails_by_what_it_leaves_behind(tmp_path: Path, text: str, status: int):
+def test_a_run_fails_by_what_it_leaves_behind(tmp_path: Path, text: str, status: int) -> None:
     done = run(tmp_path, text)
     assert done.returncode == status, done.stdout + done.stderr
     assert ("sleep 1000" in done.stdout) == bool(status)

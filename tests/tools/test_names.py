@@ -39,11 +39,11 @@ PATH = re.compile(r"[\w.-]+(/[\w.-]+)*/|[\w.-]+(/[\w.-]+)+|[\w-]+\.(py|md|toml|j
 
 
 @pytest.mark.parametrize("page", pages())
-def test_every_command_that_a_page_shows_exists_with_its_options(page: str):
+def test_every_command_that_a_page_shows_exists_with_its_options(page: str) -> None:
     assert [part for span in code(text_of(page)) for part in unknown_parts(span)] == []
 
 
-def test_every_command_that_a_message_or_help_shows_exists_with_its_options():
+def test_every_command_that_a_message_or_help_shows_exists_with_its_options() -> None:
     found = {
         f"{place}: {part}" for place, text in messages() for part in unknown_parts(text, prose=True)
     }
@@ -60,7 +60,7 @@ def test_every_command_that_a_message_or_help_shows_exists_with_its_options():
         ('mlx ask "what --does this mean" -m pocket', []),
     ],
 )
-def test_an_option_counts_only_for_its_own_command(text: str, found: list[str]):
+def test_an_option_counts_only_for_its_own_command(text: str, found: list[str]) -> None:
     assert [*unknown_parts(text)] == found
 
 
@@ -76,7 +76,7 @@ def variables_of_the_code() -> set[str]:
     return {name.decode() if isinstance(name, bytes) else name for name in found}
 
 
-def test_every_variable_that_a_page_names_is_read_by_the_code():
+def test_every_variable_that_a_page_names_is_read_by_the_code() -> None:
     named = {
         variable for page in pages() for variable in re.findall(r"\bMLXD?_[A-Z_]+\b", text_of(page))
     }
@@ -84,7 +84,7 @@ def test_every_variable_that_a_page_names_is_read_by_the_code():
     assert named <= variables_of_the_code()
 
 
-def test_every_setting_that_a_page_shows_exists():
+def test_every_setting_that_a_page_shows_exists() -> None:
     strange = set()
     for page in (page for page in pages() if not page.startswith(HISTORY)):
         for block in toml_blocks(text_of(page)):
@@ -107,7 +107,7 @@ def _unknown_settings(table: dict[str, object]) -> set[str]:
     return unknown
 
 
-def test_every_method_that_a_page_calls_exists():
+def test_every_method_that_a_page_calls_exists() -> None:
     groups = {name.partition(".")[0] for name in METHODS if "." in name}
     dotted = re.compile(rf"(?:{'|'.join(sorted(groups))})\.[a-z_]+")
     named = {
@@ -127,7 +127,7 @@ def test_every_method_that_a_page_calls_exists():
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if not page.startswith(HISTORY)])
-def test_every_file_that_a_page_names_exists(page: str):
+def test_every_file_that_a_page_names_exists(page: str) -> None:
     known = tracked()
     endings = {name[at + 1 :] for name in known for at in _slashes(name)}
     here = str(Path(page).parent)
@@ -152,7 +152,7 @@ REPOSITORY_PATH = re.compile(
 )
 
 
-def test_no_message_names_a_file_that_an_installation_lacks():
+def test_no_message_names_a_file_that_an_installation_lacks() -> None:
     """A wheel has the packages, but no documents and no tools."""
     named = {
         f"{place}: {path}"
@@ -164,7 +164,7 @@ def test_no_message_names_a_file_that_an_installation_lacks():
     assert named == set()
 
 
-def test_no_advice_weakens_a_system():
+def test_no_advice_weakens_a_system() -> None:
     said = [*messages()]
     said += [
         (f"{page}:{number}", line)
@@ -183,17 +183,17 @@ def test_no_advice_weakens_a_system():
      "spctl --master-disable", "ulimit -c unlimited", "umask 000", "kill -9 1", "sudo chown x",
      "pip install --break-system-packages mlx", "setenforce 0", "export SSL_NO_VERIFY=1"],
 )  # fmt: skip
-def test_such_advice_is_recognised(advice: str):
+def test_such_advice_is_recognised(advice: str) -> None:
     assert weakens(f"Try this: {advice}")
 
 
-def test_advice_that_protects_is_not_refused():
+def test_advice_that_protects_is_not_refused() -> None:
     for advice in ("chmod 600 X", "chmod 700 X/mlxd", "sudo apt install libblis4-pthread",
                    "chmod +x .git/hooks/prepare-commit-msg", "ulimit -n 4096"):  # fmt: skip
         assert weakens(advice) == []
 
 
-def test_the_examples_of_json_in_pages_can_be_read():
+def test_the_examples_of_json_in_pages_can_be_read() -> None:
     for page in (page for page in pages() if not page.startswith(HISTORY)):
         for block in re.findall(r"```json\n(.*?)```", text_of(page), re.DOTALL):
             if "…" not in block:

@@ -12,13 +12,13 @@ import mlxd.client
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_is_made_from_the_docstrings():
+def test_the_page_is_made_from_the_docstrings() -> None:
     tool = ROOT / "tools" / "python_api.py"
     check = subprocess.run([sys.executable, str(tool), "--check"], check=False)
     assert check.returncode == 0, "python tools/python_api.py"
 
 
-def test_every_exported_name_can_be_imported_and_has_a_docstring():
+def test_every_exported_name_can_be_imported_and_has_a_docstring() -> None:
     assert set(mlxd.client.__all__) == set(mlxd.client._PLACES)
     for name in mlxd.client.__all__:
         thing = getattr(mlxd.client, name)

@@ -47,14 +47,14 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-def test_the_site_builds_without_a_warning():
+def test_the_site_builds_without_a_warning() -> None:
     tool = [sys.executable, str(ROOT / "tools" / "site.py")]
     done = subprocess.run(tool, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (ROOT / "build" / "site" / "coming-from" / "index.html").exists()
 
 
-def test_every_page_of_the_docs_is_in_the_menu():
+def test_every_page_of_the_docs_is_in_the_menu() -> None:
     config = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))
     named = set(leaves(config["project"]["nav"]))
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
@@ -70,7 +70,7 @@ def leaves(menu: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(("guide", "line"), commands())
-def test_every_command_in_a_guide_is_understood(guide: str, line: list[str]):
+def test_every_command_in_a_guide_is_understood(guide: str, line: list[str]) -> None:
     words = list(line)
     command: click.Command = PROGRAMS[words.pop(0)]
     ctx = click.Context(command)
@@ -81,5 +81,5 @@ def test_every_command_in_a_guide_is_understood(guide: str, line: list[str]):
     command.make_parser(ctx).parse_args(words)
 
 
-def test_the_guides_have_commands():
+def test_the_guides_have_commands() -> None:
     assert len(commands()) > 60

@@ -40,7 +40,7 @@ def asked(turn: Turn, text: str, **changes: str) -> Turn:
     return replace(turn, messages=[{"role": "user", "content": text}], **changes)
 
 
-def test_a_conversation_is_continued_with_all_that_was_said(store: Store):
+def test_a_conversation_is_continued_with_all_that_was_said(store: Store) -> None:
     answered(store, replace(ASK, system="Be brief."), "Hello Ada.")
     answered(store, asked(ASK, "what is my name?"), "Ada.")
     history = store.history("last", "tty:1", "chat")
@@ -50,7 +50,7 @@ def test_a_conversation_is_continued_with_all_that_was_said(store: Store):
     ]  # fmt: skip
 
 
-def test_last_means_the_last_of_this_terminal(store: Store):
+def test_last_means_the_last_of_this_terminal(store: Store) -> None:
     answered(store, ASK, "mine")
     answered(store, asked(ASK, "other", conversation="bbbb", scope="tty:2"), "theirs")
     assert store.history("last", "tty:1", "chat").id == "aaaa"
@@ -61,19 +61,19 @@ def test_last_means_the_last_of_this_terminal(store: Store):
         store.history("last", "dir:/tmp", "chat")
 
 
-def test_a_conversation_moves_to_where_it_is_continued(store: Store):
+def test_a_conversation_moves_to_where_it_is_continued(store: Store) -> None:
     answered(store, ASK, "one")
     answered(store, replace(ASK, scope="tty:2"), "two")
     assert store.history("last", "tty:2", "chat").id == "aaaa"
 
 
-def test_text_and_chat_are_not_mixed(store: Store):
+def test_text_and_chat_are_not_mixed(store: Store) -> None:
     answered(store, ASK, "one")
     with pytest.raises(InvalidParams, match="was created by chat"):
         store.history("aaaa", "", "generate")
 
 
-def test_an_id_may_be_shortened_while_it_is_clear(store: Store):
+def test_an_id_may_be_shortened_while_it_is_clear(store: Store) -> None:
     answered(store, replace(ASK, conversation="abcd"), "one")
     answered(store, replace(ASK, conversation="abef"), "two")
     assert store.show("abc")["id"] == "abcd"
@@ -83,7 +83,7 @@ def test_an_id_may_be_shortened_while_it_is_clear(store: Store):
         store.show("zz")
 
 
-def test_a_daemon_that_was_killed_leaves_finished_turns_and_a_broken_one(path: Path):
+def test_a_daemon_that_was_killed_leaves_finished_turns_and_a_broken_one(path: Path) -> None:
     first = Store(path)
     answered(first, ASK, "Hello Ada.")
     first.begin(asked(ASK, "and now?"))
@@ -95,19 +95,19 @@ def test_a_daemon_that_was_killed_leaves_finished_turns_and_a_broken_one(path: P
     ]
 
 
-def test_what_broke_off_keeps_its_words_and_its_reason(store: Store):
+def test_what_broke_off_keeps_its_words_and_its_reason(store: Store) -> None:
     store.fail(store.begin(ASK), "cancelled", "Hello A")
     (turn,) = store.show("aaaa")["turns"]
     assert (turn["state"], turn["error"], turn["answer"]) == ("broken", "cancelled", "Hello A")
     assert [m["content"] for m in store.history("aaaa", "", "chat").messages][-1] == "Hello A"
 
 
-def test_a_turn_without_a_word_is_not_sent_again(store: Store):
+def test_a_turn_without_a_word_is_not_sent_again(store: Store) -> None:
     store.fail(store.begin(ASK), "engine_died", "")
     assert store.history("aaaa", "", "chat").messages == []
 
 
-def test_search_finds_whole_conversations_by_the_beginnings_of_words(store: Store):
+def test_search_finds_whole_conversations_by_the_beginnings_of_words(store: Store) -> None:
     answered(store, ASK, "Hello Ada.")
     answered(store, asked(ASK, "a red fox", conversation="bbbb"), "It jumps.")
     assert [found["id"] for found in store.search("fox", 5)] == ["bbbb"]
@@ -116,7 +116,7 @@ def test_search_finds_whole_conversations_by_the_beginnings_of_words(store: Stor
     assert store.search('"; drop table', 5) == store.search("  ", 5) == []
 
 
-def test_search_forgets_what_was_removed(store: Store, path: Path):
+def test_search_forgets_what_was_removed(store: Store, path: Path) -> None:
     answered(store, asked(ASK, "the secret word is xylophone"), "ok")
     assert store.remove("aaaa") == 1
     assert store.search("xylophone", 5) == []
@@ -124,14 +124,14 @@ def test_search_forgets_what_was_removed(store: Store, path: Path):
     assert b"xylophone" not in path.read_bytes()
 
 
-def test_truncate_takes_the_last_turns(store: Store):
+def test_truncate_takes_the_last_turns(store: Store) -> None:
     for text in ("one", "two", "three"):
         answered(store, asked(ASK, text), text.upper())
     assert store.truncate("aaaa", 2) == 2
     assert [turn["answer"] for turn in store.show("aaaa")["turns"]] == ["ONE"]
 
 
-def test_recent_is_newest_first_and_removed_all(store: Store):
+def test_recent_is_newest_first_and_removed_all(store: Store) -> None:
     for name in ("one", "two"):
         answered(store, asked(ASK, name, conversation=name), "x")
     assert [c["id"] for c in store.recent(9)] == ["two", "one"]
@@ -140,14 +140,14 @@ def test_recent_is_newest_first_and_removed_all(store: Store):
     assert store.recent(9) == []
 
 
-def test_only_the_user_can_read_it(store: Store, path: Path):
+def test_only_the_user_can_read_it(store: Store, path: Path) -> None:
     answered(store, ASK, "x")
     modes = {stat.S_IMODE(os.stat(file).st_mode) for file in path.parent.glob("conversations.db*")}
     assert modes == {0o600}
 
 
 @pytest.mark.parametrize("damage", [b"garbage" * 1000, "header", "page"])
-def test_a_damaged_database_is_kept_aside(path: Path, damage: bytes | str):
+def test_a_damaged_database_is_kept_aside(path: Path, damage: bytes | str) -> None:
     store = Store(path)
     answered(store, ASK, "x")
     store.close()
@@ -171,7 +171,7 @@ def damage_inside(path: Path, pages: int = 1) -> None:
         file.write(b"\xa5" * (len(whole) - kept))
 
 
-def test_damage_behind_the_first_page_is_noticed_too(path: Path):
+def test_damage_behind_the_first_page_is_noticed_too(path: Path) -> None:
     store = Store(path)
     answered(store, ASK, "x")
     store.close()
@@ -182,7 +182,7 @@ def test_damage_behind_the_first_page_is_noticed_too(path: Path):
     again.close()
 
 
-def test_damage_that_shows_while_it_is_open_begins_a_new_database(path: Path):
+def test_damage_that_shows_while_it_is_open_begins_a_new_database(path: Path) -> None:
     lines = []
     recorder = Recorder(path, lambda event, **fields: lines.append((event, fields)))
 
@@ -210,7 +210,7 @@ def test_damage_that_shows_while_it_is_open_begins_a_new_database(path: Path):
     assert list(path.parent.glob("*.damaged-*"))
 
 
-def test_what_cannot_be_opened_is_an_error_in_words(path: Path):
+def test_what_cannot_be_opened_is_an_error_in_words(path: Path) -> None:
     path.mkdir(parents=True)
     recorder = Recorder(path, lambda *_event, **_fields: None)
 
@@ -225,7 +225,7 @@ def test_what_cannot_be_opened_is_an_error_in_words(path: Path):
 
 def test_the_last_one_is_the_last_though_the_clock_was_set_back(
     store: Store, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     answered(store, asked(ASK, "first", conversation="one"), "x")
     monkeypatch.setattr(time, "time", lambda: 1e9)
     answered(store, asked(ASK, "second", conversation="two"), "x")
@@ -233,7 +233,7 @@ def test_the_last_one_is_the_last_though_the_clock_was_set_back(
     assert store.history("last", ASK.scope, ASK.kind).id == "two"
 
 
-def test_a_database_of_a_newer_mlxd_is_left_alone(path: Path):
+def test_a_database_of_a_newer_mlxd_is_left_alone(path: Path) -> None:
     Store(path).close()
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
@@ -243,11 +243,11 @@ def test_a_database_of_a_newer_mlxd_is_left_alone(path: Path):
     assert not list(path.parent.glob("*damaged*"))
 
 
-def test_ids_differ():
+def test_ids_differ() -> None:
     assert len({new_id() for _ in range(1000)}) == 1000
 
 
-def test_a_conversation_whose_turns_were_all_taken_back_stays_the_last_one(store: Store):
+def test_a_conversation_whose_turns_were_all_taken_back_stays_the_last_one(store: Store) -> None:
     answered(store, ASK, "older")
     answered(store, asked(ASK, "a secret", conversation="bbbb"), "x")
     assert store.truncate("bbbb", 9) == 1
@@ -257,7 +257,7 @@ def test_a_conversation_whose_turns_were_all_taken_back_stays_the_last_one(store
     assert store.recent(1)[0]["title"] == "in its place"
 
 
-def test_a_database_of_an_earlier_mlxd_is_brought_up_to_date(path: Path):
+def test_a_database_of_an_earlier_mlxd_is_brought_up_to_date(path: Path) -> None:
     path.parent.mkdir()
     with sqlite3.connect(path, isolation_level=None) as db:
         db.executescript(f"BEGIN; {MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
@@ -296,7 +296,7 @@ def replace_by_another(path: Path) -> None:
 )
 def test_a_database_that_is_removed_or_replaced_is_noticed(
     change: Callable[[Path], None], how: str, kept: list[str], path: Path
-):
+) -> None:
     """The answer that is under way is stored in the next one, and no other turn is touched."""
     events: list[str] = []
     recorder = Recorder(path, lambda event, **_fields: events.append(event))
@@ -322,7 +322,7 @@ def test_a_database_that_is_removed_or_replaced_is_noticed(
     assert Store(path).show("aaaa")["turns"]
 
 
-def test_a_removed_database_is_noticed_while_nobody_uses_it(path: Path):
+def test_a_removed_database_is_noticed_while_nobody_uses_it(path: Path) -> None:
     recorder = Recorder(path, lambda *_event, **_fields: None)
 
     async def story() -> None:
@@ -339,7 +339,7 @@ def test_a_removed_database_is_noticed_while_nobody_uses_it(path: Path):
     assert not list(path.parent.glob("*-wal"))
 
 
-def test_conversations_are_listed_by_pages(store: Store):
+def test_conversations_are_listed_by_pages(store: Store) -> None:
     names = [new_id() for _ in range(5)]
     for name in names:
         answered(store, replace(ASK, conversation=name), "Hello.")
@@ -347,7 +347,9 @@ def test_conversations_are_listed_by_pages(store: Store):
     assert [name for page in pages for name in page] == names[::-1]
 
 
-def test_imported_conversations_are_older_than_those_that_are_here(store: Store, tmp_path: Path):
+def test_imported_conversations_are_older_than_those_that_are_here(
+    store: Store, tmp_path: Path
+) -> None:
     other = Store(tmp_path / "other.db")
     answered(other, replace(ASK, conversation="bbbb"), "Hello.")
     answered(other, replace(ASK, conversation="cccc"), "Hello.")
@@ -360,7 +362,7 @@ def test_imported_conversations_are_older_than_those_that_are_here(store: Store,
     assert len(store.search("Ada", 9)) == 3
 
 
-def test_an_import_is_whole_or_not_at_all(store: Store):
+def test_an_import_is_whole_or_not_at_all(store: Store) -> None:
     answered(store, ASK, "Hello Ada.")
     record = {**store.show("aaaa"), "id": "bbbb"}
     with pytest.raises(sqlite3.Error):

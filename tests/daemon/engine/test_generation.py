@@ -11,7 +11,7 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-def test_every_parameter_of_a_validated_request_arrives():
+def test_every_parameter_of_a_validated_request_arrives() -> None:
     given = validate(
         "chat", {"messages": MESSAGES, "n": 3, "top_k": 7, "stop": ["END"], "temperature": 0.5}
     )
@@ -24,6 +24,6 @@ def test_every_parameter_of_a_validated_request_arrives():
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required", "look"])
-def test_a_tool_is_forced_where_the_model_may_not_choose(choice: str):
+def test_a_tool_is_forced_where_the_model_may_not_choose(choice: str) -> None:
     given = validate("chat", {"messages": MESSAGES, "tools": [TOOL], "tool_choice": choice})
     assert GenerationParams.from_map(given).forced_tool == (choice in ("required", "look"))

@@ -35,7 +35,7 @@ def run(text: str, *, reason: str = "stop", stops: tuple[str, ...] = ()):
     return choice, events
 
 
-def test_deltas_add_up_to_the_result():
+def test_deltas_add_up_to_the_result() -> None:
     choice, events = run("<think>hm</think>\n\nfour")
     out = choice.to_map()
     deltas = [payload for kind, payload in events if kind == "delta"]
@@ -46,7 +46,7 @@ def test_deltas_add_up_to_the_result():
     assert choice.reasoning_tokens == len("hm</think>")
 
 
-def test_a_tool_call_is_an_event_and_not_text():
+def test_a_tool_call_is_an_event_and_not_text() -> None:
     choice, events = run('<tool_call>\n{"name": "f", "arguments": {"x": "1"}}\n</tool_call>')
     calls = [payload for kind, payload in events if kind == "tool_call"]
     assert calls == [{"index": 0, "id": "call_0_0", "name": "f", "arguments": {"x": "1"}}]
@@ -54,30 +54,30 @@ def test_a_tool_call_is_an_event_and_not_text():
     assert choice.finish_reason == "tool_calls"
 
 
-def test_several_tool_calls_have_ids_of_their_own():
+def test_several_tool_calls_have_ids_of_their_own() -> None:
     choice, _ = run('<tool_call>{"name": "f", "arguments": {}}</tool_call>' * 2)
     assert [call["id"] for call in choice.tool_calls] == ["call_0_0", "call_0_1"]
 
 
-def test_a_tool_call_that_is_no_json_is_given_as_text_with_a_note():
+def test_a_tool_call_that_is_no_json_is_given_as_text_with_a_note() -> None:
     choice, _ = run("<tool_call>oops</tool_call>")
     assert choice.to_map()["text"] == "oops"
     assert choice.notes
     assert choice.finish_reason == "stop"
 
 
-def test_a_tool_call_cut_by_the_token_limit_is_said_to_be_cut():
+def test_a_tool_call_cut_by_the_token_limit_is_said_to_be_cut() -> None:
     choice, _ = run('<tool_call>{"name"', reason="length")
     assert choice.finish_reason == "length"
     assert "max_tokens" in choice.notes[0]
 
 
-def test_a_tool_call_without_its_end_marker_is_taken_at_the_end_token():
+def test_a_tool_call_without_its_end_marker_is_taken_at_the_end_token() -> None:
     choice, _ = run('<tool_call>{"name": "f", "arguments": {}}')
     assert choice.tool_calls[0]["name"] == "f"
 
 
-def test_usage_counts_every_choice():
+def test_usage_counts_every_choice() -> None:
     job = Job(1, "chat", {}, ModelRef("m", "/m"), 0, 0, 7, prepared=Prepared([1, 2]))
     job.prompt_tokens = 2
     job.choices = [run("ab")[0], run("cde")[0]]
@@ -87,13 +87,13 @@ def test_usage_counts_every_choice():
     assert [choice["text"] for choice in result["choices"]] == ["ab", "cde"]
 
 
-def test_the_same_weights_with_an_adapter_are_another_model():
+def test_the_same_weights_with_an_adapter_are_another_model() -> None:
     base = ModelRef("m", "/m")
     assert base.key != ModelRef("m", "/m", adapter="/a").key
     assert ModelRef.from_map({"name": "m", "path": "/m", "unknown": 1}) == base
 
 
-def test_a_choice_in_reasoning_counts_its_tokens_until_the_end_marker():
+def test_a_choice_in_reasoning_counts_its_tokens_until_the_end_marker() -> None:
     choice = Choice(0, TextSplitter(MARKERS, (), Channel.REASONING), CharDetokenizer())
     for char in "x</think>yz":
         choice.accept(ord(char), ends=False)

@@ -41,7 +41,7 @@ def becomes_another_and_answers(daemon: Daemon) -> None:
     assert os.stat(daemon.socket_path).st_ino == inode, "the socket is not ours to remove"
 
 
-def test_launchd_hands_its_socket_over_once(daemon: Daemon, tmp_path: Path):
+def test_launchd_hands_its_socket_over_once(daemon: Daemon, tmp_path: Path) -> None:
     daemon.environ |= {
         "LD_PRELOAD": str(build_libxpc(tmp_path)),
         "XPC_SERVICE_NAME": LABEL,
@@ -55,7 +55,7 @@ def test_launchd_hands_its_socket_over_once(daemon: Daemon, tmp_path: Path):
         becomes_another_and_answers(daemon)
 
 
-def test_systemd_s_socket_is_kept_over_an_upgrade(daemon: Daemon):
+def test_systemd_s_socket_is_kept_over_an_upgrade(daemon: Daemon) -> None:
     address = daemon.folder / "notify"
     daemon.environ["NOTIFY_SOCKET"] = str(address)
     passed = [f"--setenv={name}" for name in daemon.environ]

@@ -29,7 +29,7 @@ YEAR_S = 400 * 24 * 3600  # and some: it must show in the date
 
 
 @pytest.mark.parametrize("jump_s", [YEAR_S, -YEAR_S])
-def test_a_clock_that_jumps_is_of_no_matter(tmp_path: Path, jump_s: int):
+def test_a_clock_that_jumps_is_of_no_matter(tmp_path: Path, jump_s: int) -> None:
     clock = FakeClock(tmp_path)
     with (
         running_daemon(**clock.environ, MLXD_UPGRADE_CHECK_S="0.1") as daemon,
@@ -59,7 +59,7 @@ def test_a_clock_that_jumps_is_of_no_matter(tmp_path: Path, jump_s: int):
         assert peer.call("generate", prompt="Count", max_tokens=2)["choices"]
 
 
-def test_connections_leave_descriptors_for_the_rest(monkeypatch: pytest.MonkeyPatch):
+def test_connections_leave_descriptors_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     for hard, wanted, served in [(100_000, 2048, 2048), (256, 2048, 176), (40, 2048, 1)]:
         limits = (hard, hard)
         monkeypatch.setattr(resource, "getrlimit", lambda _what, limits=limits: limits)
@@ -77,7 +77,7 @@ def limited(daemon: Daemon, descriptors: int) -> None:
     os.close(ready)
 
 
-def test_when_descriptors_run_out_the_others_are_served(tmp_path: Path):
+def test_when_descriptors_run_out_the_others_are_served(tmp_path: Path) -> None:
     descriptors = RESERVED_DESCRIPTORS + 12
     daemon = Daemon(tmp_path, fake_engine_settings())
     limited(daemon, descriptors)
@@ -138,7 +138,7 @@ def as_a_stranger(script: str, environ: dict[str, str]) -> subprocess.CompletedP
     )
 
 
-def test_a_poor_environment_is_enough(tmp_path: Path):
+def test_a_poor_environment_is_enough(tmp_path: Path) -> None:
     """No HOME, no entry among the users, no locale: the places are given, and that will do."""
     places = {name: text for name, text in own_environ(tmp_path).items() if name[:5] == "MLXD_"}
     script = """
@@ -170,7 +170,7 @@ def test_a_poor_environment_is_enough(tmp_path: Path):
     ["mlxd status", "mlxd start", "mlxd run", "mlxd doctor", "mlxd install", "mlxd stop",
      "mlxd logs", "mlx ask hi", "mlx ps", "mlx models list"],
 )  # fmt: skip
-def test_where_nobody_has_a_home_it_is_said(command: str):
+def test_where_nobody_has_a_home_it_is_said(command: str) -> None:
     done = as_a_stranger(command, {})
     assert done.returncode == 6
     assert "HOME is not set, and user 12345 has no home directory" in done.stderr

@@ -59,12 +59,14 @@ def parameters(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
 
 @settings(deadline=None, max_examples=400)
 @given(parameters())
-def test_any_parameters_become_normal_or_are_refused_by_name(call: tuple[str, dict[str, object]]):
+def test_any_parameters_become_normal_or_are_refused_by_name(
+    call: tuple[str, dict[str, object]],
+) -> None:
     fuzz_targets.check_method(*call)
 
 
 @pytest.mark.parametrize("name", ["codec", "methods"])
-def test_what_searches_have_kept_breaks_neither_codec_nor_methods(name: str):
+def test_what_searches_have_kept_breaks_neither_codec_nor_methods(name: str) -> None:
     inputs = fuzz_targets.kept(name)
     assert len(inputs) > 30
     for data in inputs:
@@ -81,7 +83,7 @@ def front(tmp_path: Path) -> Iterator[FrontTarget]:
     os.environ.update(before)
 
 
-def test_what_searches_have_kept_leaves_a_front_well(front: FrontTarget):
+def test_what_searches_have_kept_leaves_a_front_well(front: FrontTarget) -> None:
     inputs = fuzz_targets.kept("front")
     assert len(inputs) > 30
     held = []

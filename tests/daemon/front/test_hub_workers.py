@@ -18,7 +18,7 @@ def outcome(workers: HubWorkers) -> Any:
     return asyncio.run(workers.run(job, lambda _progress: None))
 
 
-def test_so_many_run_at_once(tmp_path: Path):
+def test_so_many_run_at_once(tmp_path: Path) -> None:
     workers = HubWorkers(tmp_path / "err", lambda *_given, **_named: None)
     workers.running = WORKERS_MAX
     with pytest.raises(Overloaded, match="downloads and conversions are running"):
@@ -26,7 +26,9 @@ def test_so_many_run_at_once(tmp_path: Path):
     assert workers.running == WORKERS_MAX
 
 
-def test_one_that_cannot_be_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_one_that_cannot_be_started_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
     workers = HubWorkers(tmp_path / "err", lambda *_given, **_named: None)
     with pytest.raises(Overloaded, match="could not be started"):

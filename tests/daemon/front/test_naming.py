@@ -21,7 +21,7 @@ def daemon() -> Iterator[Daemon]:
         yield running
 
 
-def test_aliases_given_at_once_all_reach_the_disk_and_apply(daemon: Daemon):
+def test_aliases_given_at_once_all_reach_the_disk_and_apply(daemon: Daemon) -> None:
     config = Path(daemon.environ["MLXD_CONFIG_DIR"], "config.toml")
 
     def give(number: int) -> None:
@@ -39,7 +39,7 @@ def test_aliases_given_at_once_all_reach_the_disk_and_apply(daemon: Daemon):
     assert daemon.ask("models.list")["aliases"].keys() == expected
 
 
-def test_the_default_is_stored_and_shown_by_its_full_name(daemon: Daemon):
+def test_the_default_is_stored_and_shown_by_its_full_name(daemon: Daemon) -> None:
     daemon.ask("models.alias", alias="short", model="pocket")
     assert daemon.ask("models.default", model="short")["default"] == "pocket"
     config = Path(daemon.environ["MLXD_CONFIG_DIR"], "config.toml")
@@ -48,7 +48,7 @@ def test_the_default_is_stored_and_shown_by_its_full_name(daemon: Daemon):
     assert daemon.ask("models.list")["default"] == "pocket"
 
 
-def test_a_name_that_is_nearly_right_gets_the_nearest(daemon: Daemon):
+def test_a_name_that_is_nearly_right_gets_the_nearest(daemon: Daemon) -> None:
     error = daemon.ask("models.default", model="pokcet")["error"]
     assert error["code"] == "model_not_found"
     assert error["data"]["nearest"][0] == "pocket"

@@ -26,7 +26,7 @@ def as_nobody(path: str) -> subprocess.CompletedProcess[bytes]:
 
 
 @needs.root_only
-def test_another_user_cannot_even_connect():
+def test_another_user_cannot_even_connect() -> None:
     with daemon_with_fake_engine() as daemon:
         daemon.folder.chmod(0o755)
         done = as_nobody(daemon.socket_path)
@@ -35,7 +35,7 @@ def test_another_user_cannot_even_connect():
 
 
 @needs.root_only
-def test_other_users_are_refused_by_the_kernels_word():
+def test_other_users_are_refused_by_the_kernels_word() -> None:
     with daemon_with_fake_engine() as daemon:
         opened(daemon)
         assert b"permission_denied" in as_nobody(daemon.socket_path).stdout
@@ -51,14 +51,14 @@ def opened(daemon: Daemon) -> None:
 
 
 @needs.root_only
-def test_a_socket_folder_of_somebody_else_is_refused(tmp_path: Path):
+def test_a_socket_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o700)
     os.chown(folder, NOBODY, NOBODY)
     assert f"belongs to user {NOBODY}" in refused(folder / "s")
 
 
-def test_a_link_or_file_in_place_of_the_socket_is_refused(tmp_path: Path):
+def test_a_link_or_file_in_place_of_the_socket_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir(mode=0o700)
     (folder / "link").symlink_to(tmp_path / "elsewhere")
@@ -68,7 +68,7 @@ def test_a_link_or_file_in_place_of_the_socket_is_refused(tmp_path: Path):
     assert (folder / "file").read_text() == "precious"
 
 
-def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path):
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir(mode=0o700)
     precious = tmp_path / "precious"
@@ -86,7 +86,7 @@ def refused(path: Path) -> str:
     return done.stderr
 
 
-def test_a_byte_now_and_then_does_not_keep_a_message_alive():
+def test_a_byte_now_and_then_does_not_keep_a_message_alive() -> None:
     settings = {"MLXD_MESSAGE_TIMEOUT_S": "0.5"}
     with daemon_with_fake_engine(**settings) as daemon, daemon.peer() as slow:
         slow.sock.settimeout(0.05)
@@ -107,7 +107,7 @@ def still_listened_to(peer: Peer) -> bool:
         return False
 
 
-def test_half_sent_messages_are_bounded_all_together():
+def test_half_sent_messages_are_bounded_all_together() -> None:
     limit = 1 << 20
     settings = {"MLXD_MAX_MESSAGE_BYTES": str(limit)}
     with daemon_with_fake_engine(**settings) as daemon:

@@ -53,7 +53,7 @@ async def answers(one: Recorder) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("how", ["read", "close"])
-def test_an_answer_that_cannot_be_written_now_is_written_later(how: str, tmp_path: Path):
+def test_an_answer_that_cannot_be_written_now_is_written_later(how: str, tmp_path: Path) -> None:
     async def session() -> None:
         path = tmp_path / "conversations.db"
         one = Recorder(path, Lines())
@@ -82,7 +82,7 @@ def test_an_answer_that_cannot_be_written_now_is_written_later(how: str, tmp_pat
     asyncio.run(session())
 
 
-def test_so_many_answers_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_so_many_answers_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "UNWRITTEN_MOST", 2)
     log = Lines()
 

@@ -15,22 +15,22 @@ def request(rid: int, **state: Any) -> Completion:
     return one
 
 
-def test_what_was_under_way_is_suspect_and_what_only_waited_is_not():
+def test_what_was_under_way_is_suspect_and_what_only_waited_is_not() -> None:
     under_way, waiting, answering = request(1, begun=True), request(2), request(3, output=True)
     assert suspects([under_way, waiting, answering], ready=True) == [under_way]
     assert suspects([waiting, answering], ready=True) == []
 
 
-def test_where_nothing_was_under_way_everything_is_suspect():
+def test_where_nothing_was_under_way_everything_is_suspect() -> None:
     both = [request(1), request(2)]
     assert suspects(both, ready=True) == both
 
 
-def test_an_engine_that_never_got_ready_died_of_something_else():
+def test_an_engine_that_never_got_ready_died_of_something_else() -> None:
     assert suspects([request(1, begun=True)], ready=False) == []
 
 
-def test_the_second_death_under_a_request_is_its_last():
+def test_the_second_death_under_a_request_is_its_last() -> None:
     assert refusal(request(1, suspect_deaths=1), "x", alone=True) is None
     assert refusal(request(1, suspect_deaths=2), "x", alone=False) is None, (
         "it may have been another"
@@ -41,7 +41,7 @@ def test_the_second_death_under_a_request_is_its_last():
     assert "seems to be the cause" in error.message
 
 
-def test_suspects_are_tried_one_after_the_other():
+def test_suspects_are_tried_one_after_the_other() -> None:
     tried: list[Completion] = []
     probation = Probation(tried.append)
     one, two, three = request(1), request(2), request(3)
@@ -56,7 +56,7 @@ def test_suspects_are_tried_one_after_the_other():
     assert tried == [three]
 
 
-def test_what_is_held_is_given_back():
+def test_what_is_held_is_given_back() -> None:
     probation = Probation(lambda _one: None)
     one, two = request(1), request(2)
     probation.begin([one, two])

@@ -24,7 +24,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_a_stream_is_events_and_then_the_whole_result(daemon: Daemon, encoding: Encoding):
+def test_a_stream_is_events_and_then_the_whole_result(daemon: Daemon, encoding: Encoding) -> None:
     with daemon.peer(encoding) as peer:
         result = peer.call("chat", messages=user("5 tokens"), stream=True)
         kinds = [event["type"] for event in peer.events]
@@ -34,19 +34,19 @@ def test_a_stream_is_events_and_then_the_whole_result(daemon: Daemon, encoding: 
     assert {event["id"] for event in peer.events} == {1}
 
 
-def test_without_stream_only_the_response_comes(daemon: Daemon):
+def test_without_stream_only_the_response_comes(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         assert peer.call("chat", messages=user("3 tokens"))["usage"]["completion_tokens"] == 3
         assert peer.events == []
 
 
-def test_a_tag_takes_the_place_of_the_id_in_events(daemon: Daemon):
+def test_a_tag_takes_the_place_of_the_id_in_events(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         peer.call("chat", messages=user("2 tokens"), stream=True, tag="mine")
     assert {event["id"] for event in peer.events} == {"mine"}
 
 
-def test_requests_of_one_connection_are_answered_in_any_order(daemon: Daemon):
+def test_requests_of_one_connection_are_answered_in_any_order(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         slow = peer.send("chat", messages=user("endless"), stream=True)
         quick = peer.send("chat", messages=user("2 tokens"))
@@ -56,7 +56,7 @@ def test_requests_of_one_connection_are_answered_in_any_order(daemon: Daemon):
 
 
 @pytest.mark.parametrize("by", ["id", "tag"])
-def test_cancel_stops_the_work_and_answers_with_the_usage(daemon: Daemon, by: str):
+def test_cancel_stops_the_work_and_answers_with_the_usage(daemon: Daemon, by: str) -> None:
     with daemon.peer() as peer:
         running = peer.send("chat", messages=user("endless"), stream=True, tag="t")
         peer.wait_event("delta")
@@ -68,11 +68,11 @@ def test_cancel_stops_the_work_and_answers_with_the_usage(daemon: Daemon, by: st
     daemon.wait_idle()
 
 
-def test_cancel_of_nothing_says_so(daemon: Daemon):
+def test_cancel_of_nothing_says_so(daemon: Daemon) -> None:
     assert daemon.ask("cancel", id=99) == {"cancelled": False}
 
 
-def test_closing_the_connection_stops_the_work(daemon: Daemon):
+def test_closing_the_connection_stops_the_work(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         peer.send("chat", messages=user("endless"), stream=True)
         peer.wait_event("delta")
@@ -80,7 +80,7 @@ def test_closing_the_connection_stops_the_work(daemon: Daemon):
     daemon.wait_idle()
 
 
-def test_a_peer_that_only_shut_its_writing_side_is_answered(daemon: Daemon):
+def test_a_peer_that_only_shut_its_writing_side_is_answered(daemon: Daemon) -> None:
     line = (
         b'{"id":1,"method":"chat","params":{"messages":[{"role":"user","content":"4 tokens"}]}}\n'
     )
@@ -94,7 +94,7 @@ def test_a_peer_that_only_shut_its_writing_side_is_answered(daemon: Daemon):
     assert b'"completion_tokens":4' in done.stdout
 
 
-def test_a_half_closed_peer_that_goes_away_is_noticed(daemon: Daemon):
+def test_a_half_closed_peer_that_goes_away_is_noticed(daemon: Daemon) -> None:
     peer = daemon.peer()
     peer.send("chat", messages=user("endless"), stream=True)
     peer.wait_event("delta")
@@ -104,7 +104,7 @@ def test_a_half_closed_peer_that_goes_away_is_noticed(daemon: Daemon):
     daemon.wait_idle()
 
 
-def test_a_slow_reader_gets_everything_and_holds_nobody_up(daemon: Daemon):
+def test_a_slow_reader_gets_everything_and_holds_nobody_up(daemon: Daemon) -> None:
     with daemon.peer() as slow, daemon.peer() as quick:
         big = slow.send("chat", messages=user("flood 2000"), stream=True)
         many = slow.send("chat", messages=user("3000 tokens"), stream=True)
@@ -120,7 +120,9 @@ def test_a_slow_reader_gets_everything_and_holds_nobody_up(daemon: Daemon):
     "garbage",
     [b"GET / HTTP/1.1\r\n\r\n", b"\x93\xc1\xc1", b"{nonsense}\n", b"\xff\xff", b"\x93\x05"],
 )
-def test_garbage_is_answered_then_hung_up_on_and_others_go_on(daemon: Daemon, garbage: bytes):
+def test_garbage_is_answered_then_hung_up_on_and_others_go_on(
+    daemon: Daemon, garbage: bytes
+) -> None:
     with daemon.peer() as other, daemon.peer() as bad:
         running = other.send("chat", messages=user("endless"), stream=True)
         bad.raw(garbage + b"\x00" * 8)
@@ -132,14 +134,14 @@ def test_garbage_is_answered_then_hung_up_on_and_others_go_on(daemon: Daemon, ga
         other.answer(running)
 
 
-def test_a_request_with_a_wrong_shape_is_answered_and_the_connection_lives(daemon: Daemon):
+def test_a_request_with_a_wrong_shape_is_answered_and_the_connection_lives(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         peer.raw(msgpack.packb([0, 7, "ping", ["not a map"]]))
         assert peer.answer(7)["error"]["code"] == "invalid_request"
         assert peer.call("ping") == {"pong": True}
 
 
-def test_unknown_notifications_are_ignored(daemon: Daemon):
+def test_unknown_notifications_are_ignored(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         peer.notify("nvim_error_event", anything=1)
         peer.raw(msgpack.packb([2, "nvim_error_event", [0, "text"]]))
@@ -157,21 +159,23 @@ def test_unknown_notifications_are_ignored(daemon: Daemon):
         ("chat", {"messages": user("x"), "conversation": "zzz"}, "invalid_params", "'zzz'"),
     ],
 )
-def test_errors_are_typed_and_end_with_the_next_step(daemon: Daemon, method, params, code, word):
+def test_errors_are_typed_and_end_with_the_next_step(
+    daemon: Daemon, method, params, code, word
+) -> None:
     error = daemon.ask(method, **params)["error"]
     assert error["code"] == code
     assert word in error["message"] + error["hint"]
     assert error["hint"]
 
 
-def test_hello_tells_versions_methods_and_limits(daemon: Daemon):
+def test_hello_tells_versions_methods_and_limits(daemon: Daemon) -> None:
     hello = daemon.ask("hello", client="test", version="1", protocol=1)
     assert hello["protocol"] == 1
     assert "chat" in hello["capabilities"]
     assert hello["limits"]["max_requests_per_connection"] == 64
 
 
-def test_an_id_in_flight_is_not_taken_twice(daemon: Daemon):
+def test_an_id_in_flight_is_not_taken_twice(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         first = peer.send("chat", messages=user("endless"), stream=True)
         peer.wait_event("delta")
@@ -179,7 +183,7 @@ def test_an_id_in_flight_is_not_taken_twice(daemon: Daemon):
         assert peer.answer(first)["error"]["code"] == "invalid_request"
 
 
-def test_the_newest_request_of_a_key_supersedes_the_older(daemon: Daemon):
+def test_the_newest_request_of_a_key_supersedes_the_older(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         old = peer.send("chat", messages=user("endless"), supersede="buffer 1", stream=True)
         peer.wait_event("delta")
@@ -188,13 +192,13 @@ def test_the_newest_request_of_a_key_supersedes_the_older(daemon: Daemon):
         assert peer.answer(new)["usage"]["completion_tokens"] == 2
 
 
-def test_a_deadline_ends_the_request(daemon: Daemon):
+def test_a_deadline_ends_the_request(daemon: Daemon) -> None:
     error = daemon.ask("chat", messages=user("endless"), deadline_s=0.05)["error"]
     assert error["code"] == "deadline_exceeded"
     assert error["retryable"]
 
 
-def test_requests_per_connection_are_limited(daemon: Daemon):
+def test_requests_per_connection_are_limited(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         for _ in range(64):
             peer.send("chat", messages=user("endless"))
@@ -204,14 +208,14 @@ def test_requests_per_connection_are_limited(daemon: Daemon):
     daemon.wait_idle()
 
 
-def test_the_queue_is_limited():
+def test_the_queue_is_limited() -> None:
     with daemon_with_fake_engine(MLXD_MAX_QUEUE="2") as daemon, daemon.peer() as peer:
         for _ in range(2):
             peer.send("chat", messages=user("endless"), stream=True)
         assert daemon.ask("chat", messages=user("1 tokens"))["error"]["code"] == "overloaded"
 
 
-def test_metrics_are_prometheus_text_without_anybodys_words(daemon: Daemon):
+def test_metrics_are_prometheus_text_without_anybodys_words(daemon: Daemon) -> None:
     daemon.ask("chat", messages=user("3 tokens"))
     text = daemon.ask("metrics")["text"]
     assert 'mlxd_requests_total{method="chat"}' in text
@@ -219,7 +223,7 @@ def test_metrics_are_prometheus_text_without_anybodys_words(daemon: Daemon):
     assert "tokens" not in [line.split('"')[1] for line in text.splitlines() if '"' in line]
 
 
-def test_the_log_has_a_line_per_request_and_no_text(daemon: Daemon):
+def test_the_log_has_a_line_per_request_and_no_text(daemon: Daemon) -> None:
     daemon.ask("chat", messages=user("2 tokens of a secret"), deadline_s=0.02)
     daemon.ask("chat", messages=user("2 tokens"))
     lines = [line for line in daemon.log_lines() if line["event"] == "request"]
@@ -228,7 +232,7 @@ def test_the_log_has_a_line_per_request_and_no_text(daemon: Daemon):
     assert (daemon.folder / "log" / "mlxd.log").stat().st_mode & 0o777 == 0o600
 
 
-def test_idle_connections_cost_little(daemon: Daemon):
+def test_idle_connections_cost_little(daemon: Daemon) -> None:
     def resident_kib() -> int:
         assert daemon.process is not None
         status = Path(f"/proc/{daemon.process.pid}/status").read_text()
@@ -247,20 +251,20 @@ def test_idle_connections_cost_little(daemon: Daemon):
 # ---- daemons of their own
 
 
-def test_the_socket_is_its_owners_alone(daemon: Daemon):
+def test_the_socket_is_its_owners_alone(daemon: Daemon) -> None:
     path = Path(daemon.socket_path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_second_daemon_finds_the_first_and_says_so(daemon: Daemon):
+def test_a_second_daemon_finds_the_first_and_says_so(daemon: Daemon) -> None:
     done = mlxd(daemon.environ, "run")
     assert done.returncode == 1
     assert daemon.process is not None
     assert str(daemon.process.pid) in done.stderr
 
 
-def test_a_stale_socket_is_replaced(tmp_path: Path):
+def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     with running_daemon(tmp_path, MLXD_PRELOAD="false") as daemon:
         daemon.stop(signal.SIGKILL)
         assert Path(daemon.socket_path).exists()
@@ -268,7 +272,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path):
         assert daemon.ask("ping") == {"pong": True}
 
 
-def test_a_socket_folder_that_is_a_link_is_refused(tmp_path: Path):
+def test_a_socket_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     environ = {"MLXD_SOCKET": str(tmp_path / "link" / "s")}
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
@@ -278,7 +282,7 @@ def test_a_socket_folder_that_is_a_link_is_refused(tmp_path: Path):
     assert "link" in done.stderr
 
 
-def test_sigterm_lets_running_requests_finish_and_exits_0():
+def test_sigterm_lets_running_requests_finish_and_exits_0() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         running = peer.send("chat", messages=user("200 tokens"), stream=True)
         peer.wait_event("delta")
@@ -289,7 +293,7 @@ def test_sigterm_lets_running_requests_finish_and_exits_0():
         assert not Path(daemon.socket_path).exists()
 
 
-def test_shutdown_ends_what_takes_longer_than_the_drain():
+def test_shutdown_ends_what_takes_longer_than_the_drain() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         running = peer.send("chat", messages=user("endless"), stream=True)
         peer.wait_event("delta")
@@ -299,7 +303,7 @@ def test_shutdown_ends_what_takes_longer_than_the_drain():
         assert daemon.process.wait(20) == 0
 
 
-def test_a_message_that_never_gets_complete_is_given_up():
+def test_a_message_that_never_gets_complete_is_given_up() -> None:
     with daemon_with_fake_engine(MLXD_MESSAGE_TIMEOUT_S="0.3") as daemon, daemon.peer() as peer:
         peer.raw(b"\x94\x00\x01\xa4pi")
         with pytest.raises((EOFError, ConnectionError)):

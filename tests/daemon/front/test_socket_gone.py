@@ -36,7 +36,7 @@ def answers_again(daemon: Daemon) -> bool:
     return True
 
 
-def test_a_removed_runtime_folder_is_made_again():
+def test_a_removed_runtime_folder_is_made_again() -> None:
     with daemon_with_fake_engine(**OFTEN) as daemon, daemon.peer() as before:
         running = before.send("chat", messages=user("endless"), stream=True)
         before.wait_event("delta")
@@ -54,7 +54,7 @@ def test_a_removed_runtime_folder_is_made_again():
         assert not paths.socket.exists()
 
 
-def test_a_removed_lock_is_taken_again_and_callers_notice_nothing():
+def test_a_removed_lock_is_taken_again_and_callers_notice_nothing() -> None:
     with daemon_with_fake_engine(**OFTEN) as daemon:
         paths = resolve_paths(daemon.environ)
         inode = paths.socket.stat().st_ino
@@ -65,7 +65,7 @@ def test_a_removed_lock_is_taken_again_and_callers_notice_nothing():
         assert mlxd(daemon.environ, "status").returncode == 0
 
 
-def test_a_daemon_whose_place_was_taken_finishes_and_goes():
+def test_a_daemon_whose_place_was_taken_finishes_and_goes() -> None:
     with daemon_with_fake_engine(**OFTEN) as daemon, daemon.peer() as peer:
         running = peer.send("chat", messages=user("300 tokens"), stream=True)
         peer.wait_event("delta")
@@ -83,7 +83,7 @@ def test_a_daemon_whose_place_was_taken_finishes_and_goes():
             assert mlxd(daemon.environ, "stop").returncode == 0
 
 
-def test_a_place_that_cannot_be_made_is_tried_again_and_said_once():
+def test_a_place_that_cannot_be_made_is_tried_again_and_said_once() -> None:
     with daemon_with_fake_engine(**OFTEN) as daemon:
         folder = Path(daemon.socket_path).parent
         shutil.rmtree(folder)
@@ -94,7 +94,7 @@ def test_a_place_that_cannot_be_made_is_tried_again_and_said_once():
         assert sum(line["event"] == "socket gone" for line in daemon.log_lines()) == 1
 
 
-def test_a_daemon_whose_adopted_socket_was_removed_ends(tmp_path: Path):
+def test_a_daemon_whose_adopted_socket_was_removed_ends(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, {**fake_engine_settings(), **OFTEN})
     socket = Path(daemon.socket_path)
     socket.parent.mkdir(mode=0o700)

@@ -40,7 +40,7 @@ def daemon() -> Iterator[Daemon]:
         yield running
 
 
-def test_a_storm_of_anything_leaves_the_daemon_well(daemon: Daemon):
+def test_a_storm_of_anything_leaves_the_daemon_well(daemon: Daemon) -> None:
     assert daemon.process is not None
     pid = daemon.process.pid
     # What the daemon opens once and keeps: its engine, and the database.

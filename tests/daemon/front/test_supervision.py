@@ -13,7 +13,7 @@ from support.daemon_process import daemon_with_fake_engine, user
 from support.waiting import ended, until
 
 
-def test_a_killed_engine_ends_what_had_output_and_replays_the_rest(tmp_path: Path):
+def test_a_killed_engine_ends_what_had_output_and_replays_the_rest(tmp_path: Path) -> None:
     marker = tmp_path / "crashed"
     # So long that only the death of the process can end the request.
     timeout = {"MLXD_ENGINE_PROGRESS_TIMEOUT_S": "3600"}
@@ -30,7 +30,7 @@ def test_a_killed_engine_ends_what_had_output_and_replays_the_rest(tmp_path: Pat
         assert daemon.ask("status")["engine"]["restarts"] == 2
 
 
-def test_an_engine_that_always_dies_is_reported_with_the_reason():
+def test_an_engine_that_always_dies_is_reported_with_the_reason() -> None:
     with daemon_with_fake_engine("crash-at-submit") as daemon:
         error = daemon.ask("chat", messages=user("3 tokens"))["error"]
         assert error["code"] == "engine_died"
@@ -38,14 +38,14 @@ def test_an_engine_that_always_dies_is_reported_with_the_reason():
         assert daemon.ask("ping") == {"pong": True}
 
 
-def test_an_engine_that_cannot_start_is_reported():
+def test_an_engine_that_cannot_start_is_reported() -> None:
     with daemon_with_fake_engine("exit-now") as daemon:
         error = daemon.ask("chat", messages=user("3 tokens"))["error"]
         assert error["code"] == "engine_died"
         assert "exit status 3" in error["message"]
 
 
-def test_an_engine_that_makes_no_progress_is_replaced():
+def test_an_engine_that_makes_no_progress_is_replaced() -> None:
     with daemon_with_fake_engine("hang", MLXD_ENGINE_PROGRESS_TIMEOUT_S="1") as daemon:
         error = daemon.ask("chat", messages=user("3 tokens"))["error"]
         assert error["code"] == "engine_died"
@@ -53,7 +53,7 @@ def test_an_engine_that_makes_no_progress_is_replaced():
 
 
 @pytest.mark.slow
-def test_an_engine_that_is_slow_to_start_is_waited_for():
+def test_an_engine_that_is_slow_to_start_is_waited_for() -> None:
     settings = {"MLXD_ENGINE_PROGRESS_TIMEOUT_S": "4"}
     with daemon_with_fake_engine("slow-start 6", **settings) as daemon:
         assert daemon.ask("chat", messages=user("1 tokens"))["choices"]
@@ -61,7 +61,7 @@ def test_an_engine_that_is_slow_to_start_is_waited_for():
 
 
 @pytest.mark.slow
-def test_an_engine_that_never_gets_ready_is_replaced():
+def test_an_engine_that_never_gets_ready_is_replaced() -> None:
     settings = {"MLXD_ENGINE_PROGRESS_TIMEOUT_S": "1"}
     with daemon_with_fake_engine("slow-start 100", **settings) as daemon:
         error = daemon.ask("load")["error"]
@@ -70,7 +70,7 @@ def test_an_engine_that_never_gets_ready_is_replaced():
 
 
 @pytest.mark.slow
-def test_a_prefill_that_takes_longer_than_an_engine_may_be_silent_is_progress():
+def test_a_prefill_that_takes_longer_than_an_engine_may_be_silent_is_progress() -> None:
     with daemon_with_fake_engine(MLXD_ENGINE_PROGRESS_TIMEOUT_S="4") as daemon:
         began = time.monotonic()
         result = daemon.ask("chat", messages=user("prefill 6000"))
@@ -79,7 +79,7 @@ def test_a_prefill_that_takes_longer_than_an_engine_may_be_silent_is_progress():
         assert daemon.ask("status")["engine"]["restarts"] == 0
 
 
-def test_a_request_under_which_two_engines_died_is_not_tried_again():
+def test_a_request_under_which_two_engines_died_is_not_tried_again() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         error = peer.call("chat", messages=user("poison"))["error"]
         assert error["code"] == "engine_died"
@@ -87,7 +87,7 @@ def test_a_request_under_which_two_engines_died_is_not_tried_again():
         assert peer.call("status")["engine"]["restarts"] == 2
 
 
-def test_who_shares_an_engine_with_such_a_request_is_answered():
+def test_who_shares_an_engine_with_such_a_request_is_answered() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         daemon.ask("load")
         beside = [peer.send("chat", messages=user("prefill 1000")) for _ in range(3)]
@@ -99,7 +99,7 @@ def test_who_shares_an_engine_with_such_a_request_is_answered():
         assert 3 <= peer.call("status")["engine"]["restarts"] <= 4
 
 
-def test_a_call_whose_caller_left_is_not_asked_again(tmp_path: Path):
+def test_a_call_whose_caller_left_is_not_asked_again(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     with daemon_with_fake_engine(f"never-load {calls}") as daemon:
         with daemon.peer() as peer:
@@ -112,28 +112,30 @@ def test_a_call_whose_caller_left_is_not_asked_again(tmp_path: Path):
         assert calls.read_text() == "load\n"
 
 
-def test_metrics_come_without_the_engine_s_numbers_where_it_dies(tmp_path: Path):
+def test_metrics_come_without_the_engine_s_numbers_where_it_dies(tmp_path: Path) -> None:
     with daemon_with_fake_engine(f"die-of-stats {tmp_path / 'calls'}") as daemon:
         daemon.ask("load")
         text = daemon.ask("metrics")["text"]
         assert "mlxd_engine_restarts_total" in text
 
 
-def test_a_request_that_meets_an_engine_on_its_way_out_is_served_by_the_next(tmp_path: Path):
+def test_a_request_that_meets_an_engine_on_its_way_out_is_served_by_the_next(
+    tmp_path: Path,
+) -> None:
     with daemon_with_fake_engine(f"say-bye {tmp_path / 'left'}") as daemon:
         result = daemon.ask("chat", messages=user("3 tokens"))
         assert result["usage"]["completion_tokens"] == 3
         assert daemon.ask("status")["engine"]["restarts"] == 0
 
 
-def test_calls_to_an_engine_that_died_are_asked_again():
+def test_calls_to_an_engine_that_died_are_asked_again() -> None:
     with daemon_with_fake_engine() as daemon:
         os.kill(daemon.engine_pid(), signal.SIGKILL)
         assert daemon.ask("load")["model"] == "pocket"
 
 
 @pytest.mark.parametrize("state", ["idle", "stuck", "stopped", "starting"])
-def test_the_engine_ends_with_the_daemon(state: str):
+def test_the_engine_ends_with_the_daemon(state: str) -> None:
     script = "slow-start 100" if state == "starting" else ""
     with daemon_with_fake_engine(script) as daemon, daemon.peer() as peer:
         peer.send("chat", messages=user("stuck" if state == "stuck" else "endless"), stream=True)

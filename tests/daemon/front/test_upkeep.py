@@ -21,7 +21,7 @@ from support.sources import PARTS, copy_sources, touch
 from support.waiting import PATIENCE_S, until
 
 
-def test_a_change_is_taken_once_it_has_settled():
+def test_a_change_is_taken_once_it_has_settled() -> None:
     states = iter(["old", "old", "half", "new", "new", "new", "newer", "newer"])
     watch = UpgradeWatch(lambda: next(states))
     assert [watch.due() for _ in range(4)] == [False, False, False, True]
@@ -29,7 +29,7 @@ def test_a_change_is_taken_once_it_has_settled():
     assert [watch.due() for _ in range(3)] == [False, False, True]
 
 
-def test_every_file_of_the_program_counts(tmp_path: Path):
+def test_every_file_of_the_program_counts(tmp_path: Path) -> None:
     names = {folder.parent.name for folder in code_folders()}
     assert set(PARTS) <= names
     (tmp_path / "deep").mkdir()
@@ -41,13 +41,13 @@ def test_every_file_of_the_program_counts(tmp_path: Path):
     assert code_state([tmp_path]) != before
 
 
-def test_a_sleep_is_noticed_once():
+def test_a_sleep_is_noticed_once() -> None:
     readings = iter([5.0, 5.0, 5.5, 5.5 + ASLEEP_S + 1, 5.5 + ASLEEP_S + 1, 0.0])
     watch = SleepWatch(lambda: next(readings))
     assert [watch.woke() for _ in range(5)] == [False, False, True, False, False]
 
 
-def test_new_code_replaces_the_daemon_when_it_is_idle(tmp_path: Path):
+def test_new_code_replaces_the_daemon_when_it_is_idle(tmp_path: Path) -> None:
     settings = {"PYTHONPATH": copy_sources(tmp_path), "MLXD_UPGRADE_CHECK_S": "0.1"}
     with daemon_with_fake_engine(**settings) as daemon:
         daemon.ask("load", model="pocket")
@@ -78,7 +78,7 @@ def test_new_code_replaces_the_daemon_when_it_is_idle(tmp_path: Path):
         assert not Path(daemon.socket_path).exists()
 
 
-def test_a_configuration_that_new_code_refuses_keeps_the_old_running(tmp_path: Path):
+def test_a_configuration_that_new_code_refuses_keeps_the_old_running(tmp_path: Path) -> None:
     settings = {"PYTHONPATH": copy_sources(tmp_path), "MLXD_UPGRADE_CHECK_S": "0.1"}
     with daemon_with_fake_engine(**settings) as daemon:
         config = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "config.toml"
@@ -102,7 +102,7 @@ def ask_patiently(daemon: Daemon) -> bool:
         return bool(daemon.ask("ping")["pong"])
 
 
-def test_a_busy_daemon_is_not_replaced(tmp_path: Path):
+def test_a_busy_daemon_is_not_replaced(tmp_path: Path) -> None:
     settings = {"PYTHONPATH": copy_sources(tmp_path), "MLXD_UPGRADE_CHECK_S": "0.05"}
     with daemon_with_fake_engine(**settings) as daemon, daemon.peer() as peer:
         one = peer.send("generate", prompt="endless", stream=True)
@@ -118,7 +118,7 @@ def test_a_busy_daemon_is_not_replaced(tmp_path: Path):
         )
 
 
-def test_a_restart_loads_what_was_in_memory(tmp_path: Path):
+def test_a_restart_loads_what_was_in_memory(tmp_path: Path) -> None:
     with running_daemon(tmp_path, MLXD_PRELOAD="false") as daemon:
         daemon.ask("load", model="pocket", keep_alive_s=77.0, pin=True)
         assert mlxd(daemon.environ, "restart").returncode == 0
@@ -179,7 +179,7 @@ def front_that_slept(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatc
 
 def test_after_a_sleep_a_token_is_computed_before_it_is_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     before, during, after, state = front_that_slept(tmp_path, "", monkeypatch)
     assert (during, state) == ("checking", "ready")
     assert after == before
@@ -187,13 +187,13 @@ def test_after_a_sleep_a_token_is_computed_before_it_is_ready(
 
 def test_an_engine_that_does_not_come_back_from_sleep_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     before, during, after, state = front_that_slept(tmp_path, "dead-after-sleep", monkeypatch)
     assert (during, state) == ("checking", "ready")
     assert after != before
 
 
-def test_the_real_engine_computes_a_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_real_engine_computes_a_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = resolve_paths(own_environ(tmp_path))
     listener = open_listener(paths)
 
@@ -211,7 +211,7 @@ def test_the_real_engine_computes_a_canary(tmp_path: Path, monkeypatch: pytest.M
     listener.close()
 
 
-def test_a_duty_that_fails_does_not_end_the_others():
+def test_a_duty_that_fails_does_not_end_the_others() -> None:
     done: list[str] = []
     failed: list[Exception] = []
 

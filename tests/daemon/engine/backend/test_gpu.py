@@ -23,7 +23,7 @@ print(*(name for name in sys.modules if name.startswith("mlxd.daemon.engine.back
 """
 
 
-def test_an_engine_on_a_gpu_imports_nothing_of_the_cpu():
+def test_an_engine_on_a_gpu_imports_nothing_of_the_cpu() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", ALL_OF_AN_ENGINE],
         capture_output=True, text=True, check=True, timeout=120,
@@ -33,6 +33,6 @@ def test_an_engine_on_a_gpu_imports_nothing_of_the_cpu():
     assert not [name for name in imported if ".backend.cpu" in name]
 
 
-def test_the_backend_is_that_of_the_default_device():
+def test_the_backend_is_that_of_the_default_device() -> None:
     device = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
     assert choose_backend(None).describe()["device"] == device

@@ -21,26 +21,26 @@ def shared(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_for_everybody_is_not_used(tmp_path: Path, shared: Path):
+def test_a_folder_for_everybody_is_not_used(tmp_path: Path, shared: Path) -> None:
     environ = {"TMPDIR": str(shared)}
     assert keep_kernels(str(tmp_path / "own" / "kernels"), environ, "linux")
     assert environ["TMPDIR"] == str(tmp_path / "own" / "kernels")
     assert is_own(Path(environ["TMPDIR"]))
 
 
-def test_a_temporary_folder_of_ones_own_stays(tmp_path: Path):
+def test_a_temporary_folder_of_ones_own_stays(tmp_path: Path) -> None:
     environ = {"TMPDIR": str(tmp_path)}
     assert keep_kernels("/nowhere", environ, "linux")
     assert environ == {"TMPDIR": str(tmp_path)}
 
 
-def test_macos_has_one_for_everybody(shared: Path):
+def test_macos_has_one_for_everybody(shared: Path) -> None:
     environ = {"TMPDIR": str(shared)}
     assert keep_kernels(None, environ, "darwin")
     assert environ == {"TMPDIR": str(shared)}
 
 
-def test_where_no_folder_can_be_had_it_is_said(tmp_path: Path, shared: Path):
+def test_where_no_folder_can_be_had_it_is_said(tmp_path: Path, shared: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
     for place in (None, str(shared), str(tmp_path / "file"), str(tmp_path / "link")):
@@ -49,7 +49,7 @@ def test_where_no_folder_can_be_had_it_is_said(tmp_path: Path, shared: Path):
         assert environ == {}
 
 
-def test_an_engine_compiles_into_its_own_folder(shared: Path):
+def test_an_engine_compiles_into_its_own_folder(shared: Path) -> None:
     with running_daemon(TMPDIR=str(shared)) as daemon:
         answer = daemon.ask("chat", messages=user("hello"), max_tokens=4)
         assert "error" not in answer, answer
@@ -70,7 +70,7 @@ def builders_of(engine: int) -> list[str]:
     return found
 
 
-def test_a_cache_that_is_cleared_under_a_running_engine_is_made_again(shared: Path):
+def test_a_cache_that_is_cleared_under_a_running_engine_is_made_again(shared: Path) -> None:
     with running_daemon(TMPDIR=str(shared)) as daemon:
         assert "error" not in daemon.ask("load", model="pocket")
         shutil.rmtree(daemon.folder / "cache")
@@ -80,7 +80,7 @@ def test_a_cache_that_is_cleared_under_a_running_engine_is_made_again(shared: Pa
     assert not [*shared.iterdir()]
 
 
-def test_without_such_a_folder_it_computes_without_compiling(tmp_path: Path, shared: Path):
+def test_without_such_a_folder_it_computes_without_compiling(tmp_path: Path, shared: Path) -> None:
     (tmp_path / "cache").touch()  # no folder can be made there
     blocked = {"TMPDIR": str(shared), "MLXD_CACHE_DIR": str(tmp_path / "cache")}
     with running_daemon(**blocked) as daemon:

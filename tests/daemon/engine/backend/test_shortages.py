@@ -19,17 +19,17 @@ from mlxd.protocol.errors import InvalidParams, ModelLoadFailed
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_what_the_machine_denies_is_out_of_memory(exc: Exception):
+def test_what_the_machine_denies_is_out_of_memory(exc: Exception) -> None:
     assert as_error(exc).code == "out_of_memory"
 
 
-def test_what_fails_otherwise_is_internal_and_what_is_known_stays():
+def test_what_fails_otherwise_is_internal_and_what_is_known_stays() -> None:
     assert as_error(KeyError("layers")).code == "internal"
     assert as_error(OSError(2, "No such file")).code == "internal"
     assert as_error(InvalidParams("n", "must be 1")).code == "invalid_params"
 
 
-def test_a_file_that_is_unreadable_for_want_of_descriptors_is_a_shortage():
+def test_a_file_that_is_unreadable_for_want_of_descriptors_is_a_shortage() -> None:
     error = ModelLoadFailed("config.json cannot be read.")
     error.__cause__ = OSError(24, "Too many open files")
     assert as_error(error).code == "out_of_memory"

@@ -88,7 +88,7 @@ def walk(tokenizer: Tokenizer, constraint: Constraint, seed: int, most: int = 40
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: json.dumps(schema)[:40])
-def test_random_walks_satisfy_the_schema(tokenizer: Tokenizer, compiler: Any, schema: Any):
+def test_random_walks_satisfy_the_schema(tokenizer: Tokenizer, compiler: Any, schema: Any) -> None:
     constraint = compiler.compile("schema", schema)
     texts = [walk(tokenizer, constraint, seed) for seed in range(25)]
     complete = [text for text in texts if text is not None]
@@ -100,14 +100,14 @@ def test_random_walks_satisfy_the_schema(tokenizer: Tokenizer, compiler: Any, sc
 @pytest.mark.parametrize("pattern", ["[0-9]{2,40}", "(ab|c)+d?", "é[äö]{1,3}", "a.c"])
 def test_random_walks_match_the_regular_expression(
     tokenizer: Tokenizer, compiler: Any, pattern: str
-):
+) -> None:
     constraint = compiler.compile("regex", pattern)
     for seed in range(25):
         text = walk(tokenizer, constraint, seed)
         assert text is None or re.fullmatch(pattern, text)
 
 
-def test_random_walks_follow_a_lark_grammar(tokenizer: Tokenizer, compiler: Any):
+def test_random_walks_follow_a_lark_grammar(tokenizer: Tokenizer, compiler: Any) -> None:
     lark = 'start: item ("," item)*\nitem: NAME "=" NUMBER\nNAME: /[a-z]{1,4}/\nNUMBER: /[0-9]+/\n'
     constraint = compiler.compile("grammar", lark)
     for seed in range(25):
@@ -139,13 +139,15 @@ def test_random_walks_follow_a_lark_grammar(tokenizer: Tokenizer, compiler: Any)
         ("grammar", "begin: NOTHING\n"),
     ],
 )
-def test_what_cannot_be_or_is_not_supported_is_refused(compiler: Any, kind: str, source: Any):
+def test_what_cannot_be_or_is_not_supported_is_refused(
+    compiler: Any, kind: str, source: Any
+) -> None:
     with pytest.raises(ConstraintInvalid) as refused:
         compiler.compile(kind, source)
     assert kind in refused.value.message
 
 
-def test_a_deep_schema_is_refused_and_ends_no_thread(compiler: Any):
+def test_a_deep_schema_is_refused_and_ends_no_thread(compiler: Any) -> None:
     schema: Any = {"type": "string"}
     for _ in range(400):
         schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
@@ -154,14 +156,14 @@ def test_a_deep_schema_is_refused_and_ends_no_thread(compiler: Any):
     assert compiler.compile("schema", {"type": "null"}).possible
 
 
-def test_equal_constraints_are_compiled_once_and_refused_once(compiler: Any):
+def test_equal_constraints_are_compiled_once_and_refused_once(compiler: Any) -> None:
     assert compiler.begin("schema", PERSON) is compiler.begin("schema", dict(PERSON))
     assert compiler.begin("regex", "x(") is compiler.begin("regex", "x(")
     other_order = {**PERSON, "properties": dict(reversed(PERSON["properties"].items()))}
     assert compiler.begin("schema", PERSON) is not compiler.begin("schema", other_order)
 
 
-def test_the_oldest_constraint_is_forgotten_first(tokenizer: Tokenizer):
+def test_the_oldest_constraint_is_forgotten_first(tokenizer: Tokenizer) -> None:
     compiler = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())._constraints()
     compiler._entries = 2
     first, second = compiler.begin("regex", "a"), compiler.begin("regex", "b")
@@ -171,7 +173,7 @@ def test_the_oldest_constraint_is_forgotten_first(tokenizer: Tokenizer):
     assert compiler.begin("regex", "b") is not second
 
 
-def test_one_that_takes_long_holds_up_no_other(compiler: Any):
+def test_one_that_takes_long_holds_up_no_other(compiler: Any) -> None:
     slow = compiler.begin("schema", SLOW)
     assert compiler.compile("schema", {"type": "boolean"}).possible
     assert not slow.done()
@@ -192,7 +194,7 @@ def outcome(future: Any, limit_s: float) -> tuple[Constraint | None, MlxdError |
     return results[0]
 
 
-def test_compiling_has_a_time_limit_and_a_second_try_finds_it_done(compiler: Any):
+def test_compiling_has_a_time_limit_and_a_second_try_finds_it_done(compiler: Any) -> None:
     schema = {"type": "integer", "multipleOf": 19_993}
     future = compiler.begin("schema", schema)
     constraint, error = outcome(future, 0.05)
@@ -204,7 +206,7 @@ def test_compiling_has_a_time_limit_and_a_second_try_finds_it_done(compiler: Any
     assert error is None
 
 
-def test_while_all_threads_compile_the_next_is_told_to_come_again():
+def test_while_all_threads_compile_the_next_is_told_to_come_again() -> None:
     compiler = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool(threads=1))._constraints()
     slow = compiler.begin("schema", SLOW)
     until(lambda: slow.running() or slow.done(), "a thread compiles")
@@ -213,13 +215,13 @@ def test_while_all_threads_compile_the_next_is_told_to_come_again():
     assert waiting.result().possible
 
 
-def test_a_refusal_is_delivered_as_it_is(compiler: Any):
+def test_a_refusal_is_delivered_as_it_is(compiler: Any) -> None:
     constraint, error = outcome(compiler.begin("regex", "("), 10)
     assert constraint is None
     assert isinstance(error, ConstraintInvalid)
 
 
-def test_only_the_end_may_follow_a_complete_text(tokenizer: Tokenizer, compiler: Any):
+def test_only_the_end_may_follow_a_complete_text(tokenizer: Tokenizer, compiler: Any) -> None:
     state = compiler.compile("regex", "[0-9]{2}").start()
     for token in tokenizer.wrapper.encode("42", add_special_tokens=False):
         assert not state.accepting
@@ -228,7 +230,7 @@ def test_only_the_end_may_follow_a_complete_text(tokenizer: Tokenizer, compiler:
     assert set(state.mask().nonzero()[0].tolist()) <= set(tokenizer.wrapper.eos_token_ids)
 
 
-def test_a_forbidden_token_leaves_the_state_as_it_is(tokenizer: Tokenizer, compiler: Any):
+def test_a_forbidden_token_leaves_the_state_as_it_is(tokenizer: Tokenizer, compiler: Any) -> None:
     state = compiler.compile("regex", "[0-9]{2}").start()
     before = state.mask().tolist()
     state.advance(tokenizer.wrapper.encode("x", add_special_tokens=False)[0])
@@ -237,7 +239,7 @@ def test_a_forbidden_token_leaves_the_state_as_it_is(tokenizer: Tokenizer, compi
 
 def test_sequences_of_one_constraint_know_nothing_of_each_other(
     tokenizer: Tokenizer, compiler: Any
-):
+) -> None:
     constraint = compiler.compile("regex", "[0-9]{2}")
     first, second = constraint.start(), constraint.start()
     first.advance(tokenizer.wrapper.encode("4", add_special_tokens=False)[0])
@@ -250,7 +252,7 @@ COMPLEX = "(a?){1,300}(a){300}b"
 
 def test_a_grammar_that_becomes_too_complex_ends_the_text_and_says_so(
     tokenizer: Tokenizer, compiler: Any
-):
+) -> None:
     guide = Guide(compiler.compile("regex", COMPLEX).start())
     token = tokenizer.wrapper.encode("a", add_special_tokens=False)[0]
     for _ in range(50):
@@ -266,7 +268,7 @@ def test_a_grammar_that_becomes_too_complex_ends_the_text_and_says_so(
 
 def test_a_guide_leaves_reasoning_free_and_begins_behind_its_end(
     tokenizer: Tokenizer, compiler: Any
-):
+) -> None:
     end = tuple(tokenizer.wrapper.think_end_tokens)
     guide = Guide(compiler.compile("regex", "[0-9]{2}").start(), think_end=end)
     four = tokenizer.wrapper.encode("4", add_special_tokens=False)[0]
@@ -285,7 +287,7 @@ def test_a_guide_leaves_reasoning_free_and_begins_behind_its_end(
 
 def test_a_model_that_opens_its_reasoning_itself_may_do_so_once(
     tokenizer: Tokenizer, compiler: Any
-):
+) -> None:
     (opens,) = tokenizer.wrapper.think_start_tokens
     (closes,) = tokenizer.wrapper.think_end_tokens
     four = tokenizer.wrapper.encode("4", add_special_tokens=False)[0]
@@ -311,7 +313,9 @@ def test_a_model_that_opens_its_reasoning_itself_may_do_so_once(
     assert not constraint.start().mask()[opens], "a shared first mask was written to"
 
 
-def test_more_than_one_blank_only_where_it_is_asked_for(tokenizer: Tokenizer, compiler: Any):
+def test_more_than_one_blank_only_where_it_is_asked_for(
+    tokenizer: Tokenizer, compiler: Any
+) -> None:
     def takes(schema: dict[str, Any], text: str) -> bool:
         state = compiler.compile("schema", schema).start()
         for token in tokenizer.wrapper.encode(text, add_special_tokens=False):
@@ -333,13 +337,13 @@ def test_more_than_one_blank_only_where_it_is_asked_for(tokenizer: Tokenizer, co
 @pytest.mark.parametrize("kind", ["schema", "regex", "grammar"])
 def test_inside_a_constraint_a_control_text_is_text(
     tokenizer: Tokenizer, compiler: Any, kind: str, text: str
-):
+) -> None:
     source = {"schema": {"const": text}, "regex": re.escape(text), "grammar": f'start: "{text}"'}
     written = walk(tokenizer, compiler.compile(kind, source[kind]), seed=1)
     assert written == (json.dumps(text) if kind == "schema" else text)
 
 
-def test_a_grammar_may_name_a_control_token(tokenizer: Tokenizer, compiler: Any):
+def test_a_grammar_may_name_a_control_token(tokenizer: Tokenizer, compiler: Any) -> None:
     source = 'start: <think> "a/<think>" <[8]> /<th[i]nk>/ // <think>'
     state, tokens = compiler.compile("grammar", source).start(), []
     while not state.finished:
@@ -409,7 +413,9 @@ def some_schema(rng: random.Random, depth: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_a_schema_forbids_is_never_written(tokenizer: Tokenizer, compiler: Any, seed: int):
+def test_what_a_schema_forbids_is_never_written(
+    tokenizer: Tokenizer, compiler: Any, seed: int
+) -> None:
     """Every keyword against jsonschema: an instance that the grammar takes is valid."""
     rng, accepted = random.Random(seed), 0
     for _ in range(60):
@@ -436,7 +442,7 @@ NUMBERS = ["-5", "-0.5", "-0", "0", "0.0", "0.1", "0.5", "5", "5.0", "5.0005", "
 @pytest.mark.parametrize("high", ["maximum", "exclusiveMaximum"])
 def test_a_number_that_its_bounds_exclude_is_never_written(
     tokenizer: Tokenizer, compiler: Any, low: str, high: str
-):
+) -> None:
     for lower, upper in itertools.combinations(BOUNDS, 2):
         schema = {"type": "number", low: lower, high: upper}
         validator = jsonschema.Draft202012Validator(schema)

@@ -28,7 +28,9 @@ from mlxd.daemon.engine.constraints.schema_audit import exact, unenforced
         ),
     ],
 )
-def test_exclusive_integers_beside_a_fraction_become_inclusive_with_a_note(schema: Any, held: Any):
+def test_exclusive_integers_beside_a_fraction_become_inclusive_with_a_note(
+    schema: Any, held: Any
+) -> None:
     narrowed, notes = exact(schema)
     assert narrowed == held
     assert ["is taken as" in note for note in notes] == [True]
@@ -42,13 +44,13 @@ def test_exclusive_integers_beside_a_fraction_become_inclusive_with_a_note(schem
         ({"maximum": 0.12345678901234567}, {"maximum": 0.12345678901234}),
     ],
 )
-def test_bounds_of_many_decimals_are_narrowed_with_a_note(schema: Any, held: Any):
+def test_bounds_of_many_decimals_are_narrowed_with_a_note(schema: Any, held: Any) -> None:
     narrowed, notes = exact(schema)
     assert narrowed == held
     assert len(notes) == 1
 
 
-def test_other_bounds_stay_as_they_are():
+def test_other_bounds_stay_as_they_are() -> None:
     for schema in (
         {"exclusiveMinimum": 0, "maximum": 1},
         {"minimum": 0.5, "maximum": 1e9},
@@ -70,7 +72,7 @@ def test_other_bounds_stay_as_they_are():
         ({"items": {"$ref": "#/x", "$id": "y"}}, "$id"),
     ],
 )
-def test_what_is_not_held_is_said(schema: Any, word: str):
+def test_what_is_not_held_is_said(schema: Any, word: str) -> None:
     assert [word in note for note in unenforced(schema)] == [True]
 
 
@@ -89,11 +91,11 @@ def test_what_is_not_held_is_said(schema: Any, word: str):
         {"format": {"not": "a string"}},
     ],
 )
-def test_what_is_held_or_is_data_is_not_complained_about(schema: Any):
+def test_what_is_held_or_is_data_is_not_complained_about(schema: Any) -> None:
     assert unenforced(schema) == []
 
 
-def test_each_thing_is_said_once():
+def test_each_thing_is_said_once() -> None:
     schema = {"properties": {name: {"format": "date"} for name in "abc"}}
     assert len(unenforced(schema)) == 1
 
@@ -110,7 +112,9 @@ def test_each_thing_is_said_once():
         ),
     ],
 )  # fmt: skip
-def test_bounds_that_a_float_cannot_tell_apart_are_narrowed_and_it_is_said(schema: Any, held: Any):
+def test_bounds_that_a_float_cannot_tell_apart_are_narrowed_and_it_is_said(
+    schema: Any, held: Any
+) -> None:
     narrowed, notes = exact(schema)
     assert narrowed == held
     assert len(notes) == 1
@@ -129,7 +133,7 @@ def test_bounds_that_a_float_cannot_tell_apart_are_narrowed_and_it_is_said(schem
         ({"enum": [1, {"a": [-(2**64)]}]}, "enum"),
     ],
 )
-def test_what_cannot_be_held_is_refused_by_name(schema: Any, named: str):
+def test_what_cannot_be_held_is_refused_by_name(schema: Any, named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named} "):
         exact(schema)
 
@@ -142,5 +146,5 @@ def test_what_cannot_be_held_is_refused_by_name(schema: Any, named: str):
         {"items": [{}], "additionalItems": False},
     ],
 )
-def test_all_else_stays_as_it_is(schema: Any):
+def test_all_else_stays_as_it_is(schema: Any) -> None:
     assert exact(schema) == (schema, [])

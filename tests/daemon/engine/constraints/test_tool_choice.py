@@ -50,7 +50,7 @@ def engine() -> Iterator[EngineProcess]:
 @pytest.mark.parametrize("choice", ["required", "get_weather", {"function": {"name": "get_time"}}])
 def test_a_call_is_forced_though_nothing_asks_for_one(
     engine: EngineProcess, choice: Any, thinking: bool | None
-):
+) -> None:
     result = engine.ask(COUNT, tools=TOOLS, tool_choice=choice, thinking=thinking, max_tokens=400)
     answer = result["choices"][0]
     assert answer["finish_reason"] == "tool_calls"
@@ -64,7 +64,9 @@ def test_a_call_is_forced_though_nothing_asks_for_one(
     assert not any("no tool can be called" in note for note in result["applied"]["notes"])
 
 
-def test_auto_and_none_leave_the_answer_free_and_none_hides_the_tools(engine: EngineProcess):
+def test_auto_and_none_leave_the_answer_free_and_none_hides_the_tools(
+    engine: EngineProcess,
+) -> None:
     ask = "Get the weather for Paris."
     sizes = {
         choice: engine.ask(ask, tools=TOOLS, tool_choice=choice)["usage"]["prompt_tokens"]
@@ -85,20 +87,20 @@ def test_auto_and_none_leave_the_answer_free_and_none_hides_the_tools(engine: En
         ({"tool_choice": {"function": {}}, "tools": TOOLS}, "name of a tool"),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused_by_name(params: dict[str, Any], word: str):
+def test_a_choice_that_cannot_be_is_refused_by_name(params: dict[str, Any], word: str) -> None:
     with pytest.raises(InvalidParams, match=word) as refusal:
         validate("chat", {"messages": USER, **params})
     assert refusal.value.data["param"] == "tool_choice"
 
 
-def test_only_what_must_be_called_is_forced():
+def test_only_what_must_be_called_is_forced() -> None:
     for choice, names in (("auto", []), ("none", []), ("required", TOOLS), ("get_time", [CLOCK])):
         params = validate("chat", {"messages": USER, "tools": TOOLS, "tool_choice": choice})
         assert forced_tools(params) == names
 
 
 @pytest.mark.parametrize("parser", ["", "pythonic", "glm47", "gemma4"])
-def test_a_form_that_is_unknown_is_an_error_by_name(parser: str):
+def test_a_form_that_is_unknown_is_an_error_by_name(parser: str) -> None:
     with pytest.raises(InvalidParams, match=parser or "no form") as refusal:
         call_source(CallForm(parser, "<a>", "</a>", {}), TOOLS)
     assert refusal.value.data["param"] == "tool_choice"
@@ -109,7 +111,7 @@ WITH_ARGS = Family(MISTRAL.build, ("[ARGS]", *MISTRAL.special), MISTRAL.template
 
 
 @pytest.mark.parametrize("kind", [MISTRAL, WITH_ARGS], ids=["list", "args"])
-def test_mistrals_forms_are_read_by_mistrals_parser(kind: Family, tmp_path: Path):
+def test_mistrals_forms_are_read_by_mistrals_parser(kind: Family, tmp_path: Path) -> None:
     tokenizer = Tokenizer(ModelRef("mistral", str(write(kind, tmp_path))), compile_pool())
     params = {"tools": TOOLS, "tool_choice": "required"}
     future = tokenizer.constraint(params)
@@ -132,7 +134,7 @@ def test_mistrals_forms_are_read_by_mistrals_parser(kind: Family, tmp_path: Path
     assert seen == {"get_weather", "get_time"}
 
 
-def test_what_a_tools_schema_leaves_open_is_said():
+def test_what_a_tools_schema_leaves_open_is_said() -> None:
     day = {"type": "object", "properties": {"on": {"type": "string", "format": "date"}}}
     tool = {"function": {"name": "book", "parameters": day}}
     tokenizer = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())

@@ -81,7 +81,7 @@ def reference(model: Any, prompt: list[int], **kwargs: Any) -> list[int]:
     return [int(token) for token, _ in steps]
 
 
-def test_greedy_text_equals_mlx_lm_alone_and_in_company(tiny_model, batch):
+def test_greedy_text_equals_mlx_lm_alone_and_in_company(tiny_model, batch) -> None:
     expected = [reference(tiny_model, prompt) for prompt in PROMPTS]
     out: Out = {}
     for uid, prompt in enumerate(PROMPTS):
@@ -91,7 +91,7 @@ def test_greedy_text_equals_mlx_lm_alone_and_in_company(tiny_model, batch):
     assert [out[uid] for uid in range(8)] == expected
 
 
-def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_model, batch):
+def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_model, batch) -> None:
     out: Out = {}
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, sampled(uid), out)
@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_mod
 
 
 @pytest.mark.parametrize("step", [DecodeBatch.step, DecodeBatch.step_alone, either])
-def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model, batch, step):
+def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model, batch, step) -> None:
     out, parked = {}, []
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, sampled(uid), out, chunk=3)
@@ -116,7 +116,7 @@ def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model, b
         assert out[uid] == alone(tiny_model, uid, sampled)
 
 
-def test_a_single_row_can_be_parked_and_resumed(tiny_model, batch):
+def test_a_single_row_can_be_parked_and_resumed(tiny_model, batch) -> None:
     out = {0: []}
     start(batch, PROMPTS[0], greedy(0), out)
     told(batch.step(), out)
@@ -127,7 +127,7 @@ def test_a_single_row_can_be_parked_and_resumed(tiny_model, batch):
     assert out[0] == reference(tiny_model, PROMPTS[0])
 
 
-def test_the_cache_of_a_row_covers_its_prompt_and_the_emitted_tokens(batch):
+def test_the_cache_of_a_row_covers_its_prompt_and_the_emitted_tokens(batch) -> None:
     out: Out = {}
     for uid in range(3):
         start(batch, PROMPTS[uid], greedy(uid), out)
@@ -137,7 +137,7 @@ def test_the_cache_of_a_row_covers_its_prompt_and_the_emitted_tokens(batch):
     assert batch.lag(1) == 0
 
 
-def test_alone_a_step_s_tokens_are_told_before_they_are_fed(tiny_model, batch):
+def test_alone_a_step_s_tokens_are_told_before_they_are_fed(tiny_model, batch) -> None:
     out: Out = {}
     for uid in range(2):
         start(batch, PROMPTS[uid], greedy(uid), out)
@@ -149,7 +149,7 @@ def test_alone_a_step_s_tokens_are_told_before_they_are_fed(tiny_model, batch):
     assert [out[uid] for uid in range(2)] == [reference(tiny_model, PROMPTS[uid]) for uid in (0, 1)]
 
 
-def test_a_last_token_is_told_without_computing_another(tiny_model, batch):
+def test_a_last_token_is_told_without_computing_another(tiny_model, batch) -> None:
     out: Out = {}
     for uid in range(2):
         start(batch, PROMPTS[uid], greedy(uid), out)
@@ -163,7 +163,7 @@ def test_a_last_token_is_told_without_computing_another(tiny_model, batch):
         assert batch.caches_of([uid])[0][0].offset == covered
 
 
-def test_several_answers_share_one_prefill(tiny_model, batch):
+def test_several_answers_share_one_prefill(tiny_model, batch) -> None:
     out: Out = {}
     prefill = Prefill(tiny_model, PROMPTS[0])
     prefill.run(1000)
@@ -174,7 +174,7 @@ def test_several_answers_share_one_prefill(tiny_model, batch):
     assert len({tuple(tokens) for tokens in out.values()}) == 3
 
 
-def test_penalties_equal_mlx_lms_in_company(tiny_model, batch):
+def test_penalties_equal_mlx_lms_in_company(tiny_model, batch) -> None:
     def processors() -> tuple[Any, ...]:
         return tuple(make_logits_processors({3: -5.0}, 1.3, 10, 0.4, 10, 0.2, 10))
 
@@ -195,7 +195,7 @@ def test_penalties_equal_mlx_lms_in_company(tiny_model, batch):
     assert out[0] == reference(tiny_model, PROMPTS[0])
 
 
-def test_log_probabilities_are_reported_only_for_rows_that_ask(tiny_model, batch):
+def test_log_probabilities_are_reported_only_for_rows_that_ask(tiny_model, batch) -> None:
     out: Out = {}
     detailed_row = Row(uid=1, sampling=SamplingParams(), logprobs=3)
     chosen_row = Row(uid=2, sampling=SamplingParams(), logprobs=0)
@@ -229,7 +229,7 @@ class OnlyEven:
         self.seen.append(token)
 
 
-def test_a_constraint_masks_its_own_row_and_sees_every_token(tiny_model, batch):
+def test_a_constraint_masks_its_own_row_and_sees_every_token(tiny_model, batch) -> None:
     constraint = OnlyEven()
     row = Row(uid=1, sampling=sampled(1).sampling, constraint=Guide(constraint))  # type: ignore[arg-type]
     out: Out = {}
@@ -241,7 +241,7 @@ def test_a_constraint_masks_its_own_row_and_sees_every_token(tiny_model, batch):
     assert out[0] == alone(tiny_model, 0, sampled)
 
 
-def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model, batch):
+def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model, batch) -> None:
     free = alone(tiny_model, 1, sampled)
     marker = (free[4],)
     first = free.index(marker[0])
@@ -257,7 +257,7 @@ def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model, batch):
     assert all(token % 2 == 0 for token in out[1][first + 1 :])
 
 
-def test_prefill_in_chunks_stops_before_the_last_token(tiny_model):
+def test_prefill_in_chunks_stops_before_the_last_token(tiny_model) -> None:
     prefill = Prefill(tiny_model, PROMPTS[3])
     counts = []
     while prefill.left:
@@ -267,5 +267,5 @@ def test_prefill_in_chunks_stops_before_the_last_token(tiny_model):
     assert prefill.cache[0].offset == len(PROMPTS[3]) - 1
 
 
-def test_qwen_caches_can_be_merged(tiny_model):
+def test_qwen_caches_can_be_merged(tiny_model) -> None:
     assert mergeable(tiny_model)

@@ -42,7 +42,7 @@ def kept(filtered: mx.array) -> set[int]:
         ),
     ],
 )
-def test_filters_keep_the_tokens_that_mlx_lms_keep(params: SamplingParams, reference: Any):
+def test_filters_keep_the_tokens_that_mlx_lms_keep(params: SamplingParams, reference: Any) -> None:
     row = logprobs(1)
     drawn = support(params, row)
     allowed = kept(reference(row))
@@ -51,7 +51,7 @@ def test_filters_keep_the_tokens_that_mlx_lms_keep(params: SamplingParams, refer
     assert likely <= set(drawn)
 
 
-def test_frequencies_follow_the_probabilities():
+def test_frequencies_follow_the_probabilities() -> None:
     row = logprobs(1, seed=3)
     draws = 6000
     drawn = support(SamplingParams(1.0), row, draws)
@@ -60,7 +60,7 @@ def test_frequencies_follow_the_probabilities():
     assert np.abs(observed - probabilities).max() < 0.03
 
 
-def test_temperature_zero_takes_the_best_in_a_mixed_batch():
+def test_temperature_zero_takes_the_best_in_a_mixed_batch() -> None:
     rows = logprobs(3)
     sampler = BatchSampler([SamplingParams(), SamplingParams(1.0, seed=1), SamplingParams()])
     picked = sampler(rows, [0, 0, 0]).tolist()
@@ -68,7 +68,7 @@ def test_temperature_zero_takes_the_best_in_a_mixed_batch():
     assert (picked[0], picked[2]) == (best[0], best[2])
 
 
-def test_a_row_draws_the_same_whatever_its_company_asks_for():
+def test_a_row_draws_the_same_whatever_its_company_asks_for() -> None:
     row = logprobs(1)
     mine = SamplingParams(0.8, top_p=0.9, seed=5)
     company = [
@@ -84,7 +84,7 @@ def test_a_row_draws_the_same_whatever_its_company_asks_for():
         assert together.tolist()[2] == alone
 
 
-def test_xtc_excludes_the_top_choices_but_not_the_exempt():
+def test_xtc_excludes_the_top_choices_but_not_the_exempt() -> None:
     row = mx.log(mx.array([[0.4, 0.3, 0.2, 0.1]]))
     params = SamplingParams(1.0, xtc_probability=1.0, xtc_threshold=0.15)
     sampler = BatchSampler([params] * 500)
@@ -95,7 +95,7 @@ def test_xtc_excludes_the_top_choices_but_not_the_exempt():
     assert set(sampler(tiled, list(range(500))).tolist()) == {0, 2, 3}
 
 
-def test_choices_have_seeds_of_their_own_and_the_first_has_the_requests():
+def test_choices_have_seeds_of_their_own_and_the_first_has_the_requests() -> None:
     seeds = [choice_seed(42, index) for index in range(64)]
     assert seeds[0] == 42
     assert len(set(seeds)) == 64

@@ -46,7 +46,7 @@ def drawn(params: dict[str, Any]) -> set[int]:
 
 
 @pytest.mark.parametrize(("name", "value", "effect"), table(), ids=str)
-def test_an_edge_value_does_what_the_table_says(name: str, value: Any, effect: str):
+def test_an_edge_value_does_what_the_table_says(name: str, value: Any, effect: str) -> None:
     neutral = {"temperature": 1, "top_p": 1}
     helpers = {
         # What these two change is seen only where their companions are on.
@@ -67,13 +67,13 @@ def test_an_edge_value_does_what_the_table_says(name: str, value: Any, effect: s
     assert drawn(params) == {"all tokens": everything, "most likely token": {WIDTH - 1}}[effect]
 
 
-def test_the_table_has_every_number_of_sampling():
+def test_the_table_has_every_number_of_sampling() -> None:
     numbers = {p.name for p in SAMPLING if p.kind in ("number", "integer", "logit bias")}
     assert numbers <= {name for name, _, _ in table()}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), "0.5", True, [], {}])
-def test_what_is_no_number_is_refused_by_name(bad: Any):
+def test_what_is_no_number_is_refused_by_name(bad: Any) -> None:
     for param in SAMPLING:
         if param.kind in ("number", "integer"):
             with pytest.raises(InvalidParams) as refusal:

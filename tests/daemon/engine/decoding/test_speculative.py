@@ -36,7 +36,7 @@ def text(result: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("draft", ["twin", "fool"])
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 7, "top_p": 0.9}])
-def test_the_text_is_the_same_with_any_draft_at_any_temperature(engine, draft, sampling):
+def test_the_text_is_the_same_with_any_draft_at_any_temperature(engine, draft, sampling) -> None:
     alone = engine.ask(STORY, max_tokens=120, **sampling)
     steps = engine.call("stats")["decode_steps"]
     drafted = engine.ask(STORY, model=with_draft(engine, draft), max_tokens=120, **sampling)
@@ -52,13 +52,13 @@ def test_the_text_is_the_same_with_any_draft_at_any_temperature(engine, draft, s
         assert report["accepted"] < report["proposed"] / 3
 
 
-def test_a_draft_that_is_never_right_is_given_up_and_the_result_says_so(engine):
+def test_a_draft_that_is_never_right_is_given_up_and_the_result_says_so(engine) -> None:
     result = engine.ask(STORY, model=with_draft(engine, "fool"), max_tokens=200, ignore_eos=True)
     assert any("given up" in note for note in result["applied"]["notes"])
     assert result["applied"]["draft"]["proposed"] < 100
 
 
-def test_an_answer_ends_at_its_end_token_stop_text_and_limit(engine):
+def test_an_answer_ends_at_its_end_token_stop_text_and_limit(engine) -> None:
     ref = with_draft(engine, "twin")
     counted = engine.ask("Count from 3 to 30.", model=ref)
     assert text(counted).endswith("29, 30")
@@ -71,7 +71,7 @@ def test_an_answer_ends_at_its_end_token_stop_text_and_limit(engine):
         assert text(cut) == text(engine.ask("Count from 3 to 30.", max_tokens=limit))
 
 
-def test_what_is_remembered_of_a_drafted_answer_is_right(engine):
+def test_what_is_remembered_of_a_drafted_answer_is_right(engine) -> None:
     ref = with_draft(engine, "twin")
     first = text(engine.ask("My name is Zora.", model=ref))
     messages = [
@@ -84,7 +84,7 @@ def test_what_is_remembered_of_a_drafted_answer_is_right(engine):
     assert "Zora" in text(drafted)
 
 
-def test_in_company_everybody_decodes_together_and_the_draft_catches_up_afterwards(engine):
+def test_in_company_everybody_decodes_together_and_the_draft_catches_up_afterwards(engine) -> None:
     ref = with_draft(engine, "twin")
     expected = text(engine.ask(STORY, max_tokens=150, ignore_eos=True))
     messages = [{"role": "user", "content": STORY}]
@@ -101,19 +101,19 @@ def test_in_company_everybody_decodes_together_and_the_draft_catches_up_afterwar
     "params",
     [{"regex": "[0-9, ]+"}, {"n": 2}, {"logprobs": 2}, {"repetition_penalty": 1.1}],
 )
-def test_what_does_not_go_with_a_draft_is_decoded_without_and_said(engine, params):
+def test_what_does_not_go_with_a_draft_is_decoded_without_and_said(engine, params) -> None:
     result = engine.ask("Count from 3 to 7.", model=with_draft(engine, "twin"), **params)
     assert "draft" not in result["applied"]
     assert any("draft model twin was not used" in note for note in result["applied"]["notes"])
 
 
-def test_a_draft_folder_that_is_no_model_is_refused(engine):
+def test_a_draft_folder_that_is_no_model_is_refused(engine) -> None:
     ref = {**with_draft(engine, "twin"), "draft": str(engine.root), "draft_name": "nothing"}
     answer = engine.ask("Count from 3 to 7.", model=ref)
     assert answer["error"]["code"] == "model_load_failed"
 
 
-def test_a_draft_that_does_not_fit_is_done_without_and_said(engine):
+def test_a_draft_that_does_not_fit_is_done_without_and_said(engine) -> None:
     one_and_a_half = int(1.5 * estimate_resident_bytes(POCKET)) + kv_room_bytes(POCKET)
     with running_engine(EngineOptions(memory_budget_bytes=one_and_a_half)) as small:
         result = small.ask("Count from 3 to 7.", model=with_draft(engine, "twin"))

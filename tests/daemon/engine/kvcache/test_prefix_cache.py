@@ -77,7 +77,7 @@ def fresh(rng: random.Random, words: int = 12) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(words))
 
 
-def test_a_second_turn_computes_its_new_tokens_only(engine):
+def test_a_second_turn_computes_its_new_tokens_only(engine) -> None:
     messages = [user("Count from 2 to 5. " + fresh(random.Random(1)))]
     first = chat(engine, messages)
     messages += [assistant(first), user("And now from 4 to 8.")]
@@ -89,7 +89,7 @@ def test_a_second_turn_computes_its_new_tokens_only(engine):
     assert cached + new == second["usage"]["prompt_tokens"] - 1  # one is fed with the first step
 
 
-def test_a_system_prompt_is_shared_by_conversations(engine):
+def test_a_system_prompt_is_shared_by_conversations(engine) -> None:
     first = chat(engine, [{"role": "system", "content": SYSTEM}, user("Hello, who are you?")])
     before = computed(engine)
     second = chat(engine, [{"role": "system", "content": SYSTEM}, user("Count from 1 to 3.")])
@@ -99,7 +99,7 @@ def test_a_system_prompt_is_shared_by_conversations(engine):
     assert new == second["usage"]["prompt_tokens"] - 1 - cached < 25
 
 
-def test_an_editor_buffer_that_grows_by_a_line_costs_a_line(engine):
+def test_an_editor_buffer_that_grows_by_a_line_costs_a_line(engine) -> None:
     lines = [f"def function_{number}(a, b):\n    return a + b * {number}\n" for number in range(9)]
     for count in range(3, 9):
         before = computed(engine)
@@ -111,7 +111,7 @@ def test_an_editor_buffer_that_grows_by_a_line_costs_a_line(engine):
             assert new <= result["usage"]["prompt_tokens"] / count + 6
 
 
-def test_prefill_warms_the_cache_and_emits_nothing(engine):
+def test_prefill_warms_the_cache_and_emits_nothing(engine) -> None:
     messages = [user("Warm this: " + fresh(random.Random(2), 40))]
     rid = engine.submit("prefill", messages=messages)
     warmed = engine.result(rid)
@@ -123,7 +123,7 @@ def test_prefill_warms_the_cache_and_emits_nothing(engine):
     assert computed(engine) == before
 
 
-def test_a_request_that_takes_another_s_place_inherits_what_was_computed(engine):
+def test_a_request_that_takes_another_s_place_inherits_what_was_computed(engine) -> None:
     text = "A long text to be read: " + fresh(random.Random(3), 700)
     older = engine.submit(messages=[user(text)], max_tokens=1)
     progress = engine.wait_event(older, "prefill")
@@ -156,7 +156,7 @@ def played(engine: EngineProcess, questions: list[str], **params: Any) -> list[s
 
 
 @pytest.mark.parametrize("kind", ["pocket", "rotating", "hybrid", "chunked"])
-def test_the_text_is_the_same_with_and_without_the_cache(engine, uncached, tmp_path, kind):
+def test_the_text_is_the_same_with_and_without_the_cache(engine, uncached, tmp_path, kind) -> None:
     model = None if kind == "pocket" else small_model(tmp_path / kind, kind)
     before = engine.call("stats").get("prompt_tokens_cached", 0)
     # Odd lengths, so that snapshots end inside and outside of windows.
@@ -168,7 +168,7 @@ def test_the_text_is_the_same_with_and_without_the_cache(engine, uncached, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["rotating", "hybrid", "chunked"])
-def test_caches_that_cannot_be_cut_have_snapshots_where_turns_end(engine, tmp_path, kind):
+def test_caches_that_cannot_be_cut_have_snapshots_where_turns_end(engine, tmp_path, kind) -> None:
     model = small_model(tmp_path / kind, kind)
     messages = [{"role": "system", "content": SYSTEM}, user("Hello, tell me of the river.")]
     first = chat(engine, messages, model=model)
@@ -188,7 +188,9 @@ def on_disk(folder: Path, **more: Any) -> EngineOptions:
 
 
 @pytest.mark.parametrize("kind", ["pocket", "rotating", "hybrid", "chunked"])
-def test_a_prompt_survives_the_engine_s_end_its_crash_and_unloading(tmp_path: Path, kind: str):
+def test_a_prompt_survives_the_engine_s_end_its_crash_and_unloading(
+    tmp_path: Path, kind: str
+) -> None:
     make = copy_of_pocket if kind == "pocket" else lambda folder: small_model(folder, kind)
     model, prompts = make(tmp_path / kind), tmp_path / "prompts"
     messages = [{"role": "system", "content": SYSTEM}, user("Hello, tell me of the river.")]
@@ -216,7 +218,7 @@ def test_a_prompt_survives_the_engine_s_end_its_crash_and_unloading(tmp_path: Pa
         assert third["usage"]["cached_tokens"] > 60
 
 
-def test_files_belong_to_exactly_these_weights_and_damage_is_never_used(tmp_path: Path):
+def test_files_belong_to_exactly_these_weights_and_damage_is_never_used(tmp_path: Path) -> None:
     model, prompts = copy_of_pocket(tmp_path / "model"), tmp_path / "prompts"
     messages = [{"role": "system", "content": SYSTEM}, user("Count from 3 to 7.")]
     with running_engine(on_disk(prompts)) as engine:
@@ -238,7 +240,7 @@ def test_files_belong_to_exactly_these_weights_and_damage_is_never_used(tmp_path
         assert engine.call("stats")["prefix_disk_dropped"] >= 1
 
 
-def test_both_tiers_keep_to_their_bytes(tmp_path: Path):
+def test_both_tiers_keep_to_their_bytes(tmp_path: Path) -> None:
     limits = {"prefix_cache_memory_bytes": 2_000_000, "prefix_cache_disk_bytes": 3_000_000}
     with running_engine(on_disk(tmp_path, **limits)) as engine:
         rng = random.Random(5)
@@ -251,7 +253,7 @@ def test_both_tiers_keep_to_their_bytes(tmp_path: Path):
     assert 0 < kept <= 3_000_000
 
 
-def test_a_machine_short_of_memory_gets_idle_models_and_caches_back(tmp_path: Path):
+def test_a_machine_short_of_memory_gets_idle_models_and_caches_back(tmp_path: Path) -> None:
     psi = tmp_path / "pressure"
     calm = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
     psi.write_text(calm)

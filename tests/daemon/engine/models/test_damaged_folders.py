@@ -25,7 +25,7 @@ def engine() -> Iterator[EngineProcess]:
 @pytest.mark.parametrize("name", FATAL)
 def test_a_damaged_folder_is_a_load_error_that_names_it(
     engine: EngineProcess, tmp_path: Path, name: str
-):
+) -> None:
     ref = copy_of_pocket(tmp_path / "damaged")
     FATAL[name](tmp_path / "damaged")
     error = engine.ask("hello", model=ref, max_tokens=4)["error"]
@@ -38,7 +38,9 @@ def test_a_damaged_folder_is_a_load_error_that_names_it(
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_damage_beside_the_model_costs_nothing(engine: EngineProcess, tmp_path: Path, name: str):
+def test_damage_beside_the_model_costs_nothing(
+    engine: EngineProcess, tmp_path: Path, name: str
+) -> None:
     ref = copy_of_pocket(tmp_path / "damaged")
     HARMLESS[name](tmp_path / "damaged")
     result = engine.ask("hello", model=ref, max_tokens=4, keep_alive_s=0)

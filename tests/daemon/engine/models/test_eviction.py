@@ -50,7 +50,7 @@ def check_gone(residents: list[Resident], gone: tuple[str, ...]) -> None:
 
 @settings(max_examples=2000, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_a_load_never_ends_above_the_budget_and_evicts_nobody_in_use(seed):
+def test_a_load_never_ends_above_the_budget_and_evicts_nobody_in_use(seed) -> None:
     rng, residents = world(seed)
     budget, need = rng.randrange(1, 500), rng.randrange(1, 200)
     beside = tuple(one.key for one in residents if rng.random() < 0.1)
@@ -67,7 +67,7 @@ def test_a_load_never_ends_above_the_budget_and_evicts_nobody_in_use(seed):
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_a_load_that_is_refused_would_not_fit_with_everything_evicted(seed):
+def test_a_load_that_is_refused_would_not_fit_with_everything_evicted(seed) -> None:
     rng, residents = world(seed)
     budget, need = rng.randrange(1, 300), rng.randrange(1, 200)
     if plan_load(residents, need, budget).fits:
@@ -79,7 +79,7 @@ def test_a_load_that_is_refused_would_not_fit_with_everything_evicted(seed):
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_nothing_goes_that_need_not(seed):
+def test_nothing_goes_that_need_not(seed) -> None:
     rng, residents = world(seed)
     budget, need = rng.randrange(50, 500), rng.randrange(1, 200)
     plan = plan_load(residents, need, budget)
@@ -92,7 +92,7 @@ def test_nothing_goes_that_need_not(seed):
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_time_and_pressure_take_only_what_nobody_uses(seed):
+def test_time_and_pressure_take_only_what_nobody_uses(seed) -> None:
     rng, residents = world(seed)
     now_s = rng.uniform(0, 200)
     gone = expired(residents, now_s)
@@ -105,17 +105,17 @@ def test_time_and_pressure_take_only_what_nobody_uses(seed):
     assert under_pressure(residents, "normal") == ()
 
 
-def test_the_least_recently_used_goes_first():
+def test_the_least_recently_used_goes_first() -> None:
     residents = [Resident("a", 10, last_used_s=2), Resident("b", 10, last_used_s=1)]
     assert plan_load(residents, 10, 20).evict == ("b",)
 
 
-def test_a_large_model_that_goes_spares_the_smaller_ones_before_it():
+def test_a_large_model_that_goes_spares_the_smaller_ones_before_it() -> None:
     residents = [Resident("small", 10, last_used_s=1), Resident("large", 90, last_used_s=2)]
     assert plan_load(residents, 50, 100).evict == ("large",)
 
 
-def test_a_base_goes_after_the_last_adapter_that_rests_on_it():
+def test_a_base_goes_after_the_last_adapter_that_rests_on_it() -> None:
     base = Resident("base", 90, last_used_s=0, keep_alive_s=0)
     adapter = Resident("adapter", 5, last_used_s=50, keep_alive_s=10, rests_on=("base",))
     assert expired([base, adapter], now_s=55) == ()

@@ -48,7 +48,7 @@ def answers(result: dict[str, Any]) -> list[dict[str, Any]]:
     return out
 
 
-def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(engine):
+def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(engine) -> None:
     alone = [answers(engine.result(engine.submit(**params))) for params in REQUESTS]
     rids = [engine.submit(conn=index, **params) for index, params in enumerate(REQUESTS)]
     results = [engine.result(rid) for rid in rids]
@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(engine
     assert len({one["text"] for one in several}) > 1
 
 
-def test_answers_joining_and_leaving_at_odd_moments_change_nobodys_text(engine):
+def test_answers_joining_and_leaving_at_odd_moments_change_nobodys_text(engine) -> None:
     long = {"messages": OWL, "seed": 11, "temperature": 0.8, "max_tokens": 80, "ignore_eos": True}
     alone = answers(engine.result(engine.submit(**long)))
     rid = engine.submit(**long)
@@ -82,7 +82,7 @@ def test_answers_joining_and_leaving_at_odd_moments_change_nobodys_text(engine):
 
 
 @pytest.mark.parametrize("kind", ["rotating", "hybrid"])
-def test_other_caches_share_a_batch_too(engine, tmp_path: Path, kind: str):
+def test_other_caches_share_a_batch_too(engine, tmp_path: Path, kind: str) -> None:
     model = small_model(tmp_path / kind, kind)
     asked = [
         {"messages": [{"role": "user", "content": "x" * (5 + 40 * index)}], "seed": index,
@@ -96,7 +96,9 @@ def test_other_caches_share_a_batch_too(engine, tmp_path: Path, kind: str):
     assert all(result["applied"]["batched"] for result in results)
 
 
-def test_a_model_whose_cache_cannot_be_merged_is_served_alone_and_says_so(engine, tmp_path: Path):
+def test_a_model_whose_cache_cannot_be_merged_is_served_alone_and_says_so(
+    engine, tmp_path: Path
+) -> None:
     model = small_model(tmp_path / "chunked", "chunked")
     asked = {"messages": OWL, "temperature": 0.9, "max_tokens": 16, "ignore_eos": True}
     alone = [engine.result(engine.submit(model=model, seed=s, n=2, **asked)) for s in range(3)]
@@ -123,7 +125,7 @@ PERSON = {
 LISTS = 'start: item ("," item){1,3}\nitem: /[a-z]{1,4}/'
 
 
-def test_constrained_answers_are_valid_at_a_high_temperature(engine):
+def test_constrained_answers_are_valid_at_a_high_temperature(engine) -> None:
     rids = [
         engine.submit(messages=OWL, schema=PERSON, temperature=1.2, seed=seed, max_tokens=150)
         for seed in range(8)
@@ -147,7 +149,7 @@ def test_constrained_answers_are_valid_at_a_high_temperature(engine):
         assert all(part.isalpha() and part.islower() and len(part) <= 4 for part in parts)
 
 
-def test_a_budget_that_cuts_a_constrained_answer_is_said_plainly(engine):
+def test_a_budget_that_cuts_a_constrained_answer_is_said_plainly(engine) -> None:
     for asked in ({"schema": PERSON}, {"regex": "[a-f]{300}"}, {"grammar": LISTS}):
         result = engine.result(engine.submit(messages=OWL, temperature=1.2, max_tokens=2, **asked))
         assert result["choices"][0]["finish_reason"] == "length"
@@ -165,7 +167,7 @@ def test_a_budget_that_cuts_a_constrained_answer_is_said_plainly(engine):
         {"grammar": "start: nothing_of_that_name"},
     ],
 )
-def test_what_is_impossible_or_not_supported_is_refused_before_any_token(engine, asked):
+def test_what_is_impossible_or_not_supported_is_refused_before_any_token(engine, asked) -> None:
     rid = engine.submit(messages=OWL, **asked)
     error = engine.result(rid)["error"]
     assert error["code"] == "constraint_invalid"

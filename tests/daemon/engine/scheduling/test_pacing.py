@@ -16,11 +16,11 @@ from mlxd.daemon.engine.scheduling.pacing import (
 )
 
 
-def test_before_anything_is_measured_the_chunk_is_moderate():
+def test_before_anything_is_measured_the_chunk_is_moderate() -> None:
     assert PrefillPacer().chunk_tokens(decoding=True) == CHUNK_FIRST_TOKENS
 
 
-def test_the_chunk_keeps_the_gap_of_running_streams():
+def test_the_chunk_keeps_the_gap_of_running_streams() -> None:
     pacer = PrefillPacer()
     pacer.observe(1000, 0.5)
     tokens = pacer.chunk_tokens(decoding=True)
@@ -28,7 +28,7 @@ def test_the_chunk_keeps_the_gap_of_running_streams():
     assert pacer.chunk_tokens(decoding=False) > tokens
 
 
-def test_chunks_stay_within_bounds_at_any_speed():
+def test_chunks_stay_within_bounds_at_any_speed() -> None:
     for seconds in (1e-6, 1000.0):
         pacer = PrefillPacer()
         pacer.observe(1000, seconds)
@@ -36,13 +36,13 @@ def test_chunks_stay_within_bounds_at_any_speed():
             assert CHUNK_MIN_TOKENS <= pacer.chunk_tokens(decoding=decoding) <= CHUNK_MAX_TOKENS
 
 
-def test_short_chunks_say_nothing_about_speed():
+def test_short_chunks_say_nothing_about_speed() -> None:
     pacer = PrefillPacer()
     pacer.observe(3, 1.0)
     assert pacer.tokens_per_s == 0.0
 
 
-def test_a_slowdown_shortens_the_chunk():
+def test_a_slowdown_shortens_the_chunk() -> None:
     pacer = PrefillPacer()
     pacer.observe(1000, 0.1)
     before = pacer.chunk_tokens(decoding=False)
@@ -53,7 +53,7 @@ def test_a_slowdown_shortens_the_chunk():
     assert shorter < pacer.chunk_tokens(decoding=False) < before
 
 
-def test_what_comes_behind_much_is_expected_to_be_as_slow_as_it_was_before():
+def test_what_comes_behind_much_is_expected_to_be_as_slow_as_it_was_before() -> None:
     pacer = PrefillPacer()
     pacer.observe(2000, 0.2)
     pacer.observe(1000, 0.2, behind=5000)
@@ -64,7 +64,7 @@ def test_what_comes_behind_much_is_expected_to_be_as_slow_as_it_was_before():
     assert pacer.chunk_tokens(decoding=False, behind=9000) == CHUNK_MAX_TOKENS, "nothing is known"
 
 
-def test_a_chunk_is_at_most_twice_as_long_as_any_before():
+def test_a_chunk_is_at_most_twice_as_long_as_any_before() -> None:
     pacer = PrefillPacer()
     pacer.observe(CHUNK_FIRST_TOKENS, 0.01)
     lengths = []
@@ -74,7 +74,7 @@ def test_a_chunk_is_at_most_twice_as_long_as_any_before():
     assert lengths == [2 * CHUNK_FIRST_TOKENS, 4 * CHUNK_FIRST_TOKENS, CHUNK_MAX_TOKENS]
 
 
-def test_where_steps_are_long_the_gap_is_measured_in_steps():
+def test_where_steps_are_long_the_gap_is_measured_in_steps() -> None:
     pacer = PrefillPacer()
     pacer.observe(10_000, 10.0)
     pacer.observe_step(0.001)
@@ -88,14 +88,14 @@ def test_where_steps_are_long_the_gap_is_measured_in_steps():
     assert pacer.chunk_tokens(decoding=True) <= 1000 * GAP_ALONE_S
 
 
-def test_whoever_comes_alone_waits_for_nobody():
+def test_whoever_comes_alone_waits_for_nobody() -> None:
     arrivals = Arrivals()
     for second in range(3):
         arrivals.came(float(second), alone=True)
         assert arrivals.company_until_s([]) <= second
 
 
-def test_prompts_in_the_making_are_waited_for_a_moment():
+def test_prompts_in_the_making_are_waited_for_a_moment() -> None:
     arrivals = Arrivals()
     arrivals.came(1.0, alone=True)
     arrivals.came(1.001, alone=False)
@@ -103,7 +103,7 @@ def test_prompts_in_the_making_are_waited_for_a_moment():
     assert arrivals.company_until_s([]) <= 1.0
 
 
-def test_a_burst_is_expected_after_a_burst_and_not_after_one_alone():
+def test_a_burst_is_expected_after_a_burst_and_not_after_one_alone() -> None:
     arrivals = Arrivals()
     arrivals.came(1.0, alone=True)
     arrivals.came(1.001, alone=False)
@@ -114,12 +114,12 @@ def test_a_burst_is_expected_after_a_burst_and_not_after_one_alone():
     assert arrivals.company_until_s([]) <= 9.0
 
 
-def test_what_a_turn_may_take_comes_from_the_weights_before_anything_was_measured():
+def test_what_a_turn_may_take_comes_from_the_weights_before_anything_was_measured() -> None:
     pacer = PrefillPacer()
     assert pacer.expected_s(256, 15_000_000) == pytest.approx(4 * 15e6 * 256 / 3e9)
 
 
-def test_what_a_turn_may_take_follows_from_what_was_measured():
+def test_what_a_turn_may_take_follows_from_what_was_measured() -> None:
     pacer = PrefillPacer()
     pacer.observe(10, 1.0)
     assert pacer.expected_s(200, 15_000_000) == pytest.approx(20)

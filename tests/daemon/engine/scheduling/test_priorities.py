@@ -52,7 +52,7 @@ def between(events: list[tuple[int, str]], rid: int, first: str, last: str) -> l
 
 
 @pytest.mark.parametrize("lower", ["completion", "batch"])
-def test_a_lower_class_stands_still_and_goes_on_where_it_was(engine, lower):
+def test_a_lower_class_stands_still_and_goes_on_where_it_was(engine, lower) -> None:
     sampling = {"temperature": 0.8, "seed": 3}
     alone = text(engine, stream(engine, 150, priority=lower, **sampling))
     before = computed(engine)
@@ -68,7 +68,7 @@ def test_a_lower_class_stands_still_and_goes_on_where_it_was(engine, lower):
     assert computed(engine) - before == prompts - 2, "nothing was computed again"
 
 
-def test_a_long_prompt_of_a_lower_class_waits_chunk_by_chunk(engine):
+def test_a_long_prompt_of_a_lower_class_waits_chunk_by_chunk(engine) -> None:
     before = computed(engine)
     low = stream(engine, 2, prompt=LONG, priority="batch")
     engine.wait_event(low, "prefill")
@@ -84,7 +84,7 @@ def test_a_long_prompt_of_a_lower_class_waits_chunk_by_chunk(engine):
     assert computed(engine) - before == prompts - 2
 
 
-def test_classes_are_served_in_their_order(engine):
+def test_classes_are_served_in_their_order(engine) -> None:
     running = stream(engine, 100, priority="batch")
     engine.wait_event(running, "delta")
     later = [stream(engine, 40, priority=name) for name in ("batch", "completion", "interactive")]
@@ -94,7 +94,7 @@ def test_classes_are_served_in_their_order(engine):
     assert ends[:2] == [later[2], later[1]]
 
 
-def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(engine):
+def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(engine) -> None:
     # Always the same letter: other tokens may hold their text back, and then a step has no delta.
     model = {"name": "pocket", "path": str(POCKET)}
     (letter,) = engine.call("tokenize", model=model, text="a")["tokens"]
@@ -113,7 +113,7 @@ def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(engine):
     assert sum(rid == running for rid, _ in events[chunks[0] : chunks[-1]]) >= len(chunks) // 2
 
 
-def test_a_greedy_connection_starves_nobody_and_what_it_gives_up_loses_nothing(engine):
+def test_a_greedy_connection_starves_nobody_and_what_it_gives_up_loses_nothing(engine) -> None:
     asked = [{"seed": seed, "temperature": 0.9} for seed in range(12)]
     alone = [text(engine, stream(engine, 60, **one)) for one in asked[:3]]
     parked = engine.call("stats").get("parked", 0)
@@ -128,7 +128,7 @@ def test_a_greedy_connection_starves_nobody_and_what_it_gives_up_loses_nothing(e
     assert engine.call("stats")["parked"] > parked
 
 
-def test_a_cancel_is_silence_after_one_step(engine):
+def test_a_cancel_is_silence_after_one_step(engine) -> None:
     rid = stream(engine, 4000)
     engine.wait_event(rid, "delta")
     engine.cancel(rid)
@@ -159,7 +159,7 @@ def opened_at_both_ends(fifo: Path, engine: EngineProcess) -> Iterator[None]:
 
 
 @linux_only
-def test_a_cancel_is_answered_while_the_compute_thread_is_at_work(tmp_path: Path):
+def test_a_cancel_is_answered_while_the_compute_thread_is_at_work(tmp_path: Path) -> None:
     pressure = tmp_path / "pressure"
     pressure.write_text("")
     with running_engine(EngineOptions(pressure_file=str(pressure))) as engine:

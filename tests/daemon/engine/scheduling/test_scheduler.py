@@ -102,7 +102,7 @@ class World:
 
 @settings(max_examples=1000, deadline=None)
 @given(seed=st.integers(0, 2**32), max_rows=st.integers(1, 8), jobs=st.integers(1, 14))
-def test_every_job_ends_exactly_once_and_nothing_is_computed_twice(seed, max_rows, jobs):
+def test_every_job_ends_exactly_once_and_nothing_is_computed_twice(seed, max_rows, jobs) -> None:
     rng = random.Random(seed)
     world = World(Scheduler(max_rows=max_rows, kv_budget_bytes=rng.choice([1e9, 3000.0])))
     cancelled = set()
@@ -135,7 +135,7 @@ def test_every_job_ends_exactly_once_and_nothing_is_computed_twice(seed, max_row
         assert world.prefilled[job] == world.prompts[job]
 
 
-def test_interactive_work_parks_a_batch_lane_within_one_turn_and_it_goes_on_after():
+def test_interactive_work_parks_a_batch_lane_within_one_turn_and_it_goes_on_after() -> None:
     world = World(Scheduler(max_rows=4))
     world.add(entry(1, rank=2, prompt=10_000), 50)
     for _ in range(5):
@@ -152,7 +152,7 @@ def test_interactive_work_parks_a_batch_lane_within_one_turn_and_it_goes_on_afte
     assert world.prefilled[1] == done + CHUNK
 
 
-def test_models_of_one_class_take_turns():
+def test_models_of_one_class_take_turns() -> None:
     world = World(Scheduler())
     for job, model in ((1, "a"), (2, "b")):
         world.add(Entry(job, Lane(0, model), job, 1, 1), 20)
@@ -160,7 +160,7 @@ def test_models_of_one_class_take_turns():
     assert lanes == ["a", "b"] * 6
 
 
-def test_a_greedy_connection_gives_a_row_up_for_one_that_has_none():
+def test_a_greedy_connection_gives_a_row_up_for_one_that_has_none() -> None:
     world = World(Scheduler(max_rows=4))
     for job in range(10):
         world.add(entry(job, conn=1, prompt=1), 1000)
@@ -176,7 +176,7 @@ def test_a_greedy_connection_gives_a_row_up_for_one_that_has_none():
     assert len(world.parked) >= 1
 
 
-def test_a_short_prompt_waits_one_chunk_behind_another_connections_long_one():
+def test_a_short_prompt_waits_one_chunk_behind_another_connections_long_one() -> None:
     world = World(Scheduler())
     world.add(entry(1, conn=1, prompt=8000), 5)
     world.turn()
@@ -184,7 +184,7 @@ def test_a_short_prompt_waits_one_chunk_behind_another_connections_long_one():
     assert world.turn().prefill[0] == 2
 
 
-def test_short_prompts_of_one_connection_overtake_a_long_one_a_bounded_number_of_times():
+def test_short_prompts_of_one_connection_overtake_a_long_one_a_bounded_number_of_times() -> None:
     world = World(Scheduler(max_rows=64))
     world.add(entry(0, conn=1, prompt=1000), 1)
     for job in range(1, 40):
@@ -196,7 +196,7 @@ def test_short_prompts_of_one_connection_overtake_a_long_one_a_bounded_number_of
     assert order.index(0) <= OVERTAKES_MAX + 1
 
 
-def test_prompts_ahead_of_free_rows_are_bounded_so_that_waiting_work_holds_no_memory():
+def test_prompts_ahead_of_free_rows_are_bounded_so_that_waiting_work_holds_no_memory() -> None:
     world = World(Scheduler(max_rows=2))
     for job in range(30):
         world.add(entry(job, prompt=10, kv=1), 10_000)
@@ -205,14 +205,14 @@ def test_prompts_ahead_of_free_rows_are_bounded_so_that_waiting_work_holds_no_me
     assert world.scheduler.kv_in_use() <= 2 + 2 + 1
 
 
-def test_a_job_is_admitted_once():
+def test_a_job_is_admitted_once() -> None:
     scheduler = Scheduler()
     scheduler.add(entry(1))
     with pytest.raises(AssertionError):
         scheduler.add(entry(1))
 
 
-def test_connections_that_have_gone_are_forgotten_though_there_is_always_work():
+def test_connections_that_have_gone_are_forgotten_though_there_is_always_work() -> None:
     scheduler = Scheduler()
     scheduler.add(entry(0, conn=0, prompt=10**6))
     for number in range(1, 2000):
@@ -226,7 +226,7 @@ def test_connections_that_have_gone_are_forgotten_though_there_is_always_work():
     assert set(scheduler._served) == {0}, "none of them was served more than who is here"
 
 
-def test_who_was_served_much_is_remembered_while_others_wait():
+def test_who_was_served_much_is_remembered_while_others_wait() -> None:
     scheduler = Scheduler()
     scheduler.add(entry(0, conn=0, prompt=100))
     scheduler.add(entry(1, conn=1, prompt=100))

@@ -31,7 +31,7 @@ def pocket() -> Tokenizer:
 
 def test_a_refused_system_message_goes_into_the_first_question_and_the_result_says_so(
     pocket: Tokenizer,
-):
+) -> None:
     params = validate(
         "chat",
         {
@@ -47,13 +47,13 @@ def test_a_refused_system_message_goes_into_the_first_question_and_the_result_sa
     assert len(prepared.cuts) >= 1, "the folded system message is a reusable beginning"
 
 
-def test_a_template_that_takes_system_messages_is_left_alone(pocket: Tokenizer):
+def test_a_template_that_takes_system_messages_is_left_alone(pocket: Tokenizer) -> None:
     prepared = PREPARERS["chat"](pocket, validate("chat", {"messages": [SYSTEM, USER]}))
     assert prepared.notes == ()
     assert "<|im_start|>system\n" in pocket.wrapper.decode(prepared.tokens)
 
 
-def test_folding_keeps_the_order():
+def test_folding_keeps_the_order() -> None:
     assert fold_system([USER]) is None
     assert fold_system([SYSTEM]) == [{"role": "user", "content": SYSTEM["content"]}]
     assert fold_system([SYSTEM, ANSWER, USER]) == [
@@ -66,7 +66,7 @@ def parts(*texts: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", ["chat", "prefill", "tokenize"])
-def test_content_in_parts_is_their_text(method: str):
+def test_content_in_parts_is_their_text(method: str) -> None:
     given = [{"role": "user", "content": parts("Count ", "from 1", "")}, {**ANSWER, "content": []}]
     messages = validate(method, {"messages": given})["messages"]
     assert [one["content"] for one in messages] == ["Count from 1", ""]
@@ -82,19 +82,19 @@ def test_content_in_parts_is_their_text(method: str):
         ({"type": "text", "text": "a"}, "messages[0].content"),
     ],
 )
-def test_other_parts_are_refused_by_name(content: Any, named: str):
+def test_other_parts_are_refused_by_name(content: Any, named: str) -> None:
     with pytest.raises(InvalidParams) as refusal:
         validate("chat", {"messages": [{"role": "user", "content": content}]})
     assert refusal.value.data["param"] == named
 
 
 @pytest.mark.parametrize("name", ["messages", "tools", "tokenize", "add_generation_prompt"])
-def test_template_variables_do_not_replace_what_the_request_sets(name: str):
+def test_template_variables_do_not_replace_what_the_request_sets(name: str) -> None:
     with pytest.raises(InvalidParams, match=f"'{name}' is set by the request"):
         check_template_kwargs({"language": "en", name: []})
 
 
-def test_a_reserved_template_variable_is_refused_instead_of_rendered_without_the_template():
+def test_a_reserved_template_variable_is_refused_instead_of_rendered_without_the_template() -> None:
     tokenizer = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
     params = {"messages": [USER], "template_kwargs": {"messages": []}}
     with pytest.raises(InvalidParams):

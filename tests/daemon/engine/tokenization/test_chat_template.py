@@ -28,19 +28,19 @@ ENDLESS = (
         "{{ 9 ** 999999999 }}",
     ],
 )
-def test_products_and_powers_that_need_much_memory_are_refused(source: str):
+def test_products_and_powers_that_need_much_memory_are_refused(source: str) -> None:
     with pytest.raises(SecurityError):
         compile_template(source).render()
 
 
-def test_ordinary_products_and_powers_work():
+def test_ordinary_products_and_powers_work() -> None:
     assert (
         compile_template("{{ 'ab' * 3 }}{{ 10 ** 6 * 10 ** 6 }}").render()
         == "ababab" + "1" + "0" * 12
     )
 
 
-def test_a_template_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch):
+def test_a_template_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(light_tokenizer, "RENDER_TIME_LIMIT_S", 0.2)
     tokenizer = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
     params = {

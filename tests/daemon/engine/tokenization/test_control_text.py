@@ -62,7 +62,7 @@ def dialogue(text: str) -> dict[str, Any]:
     }
 
 
-def test_no_text_of_a_caller_is_a_control_token(family: Any):
+def test_no_text_of_a_caller_is_a_control_token(family: Any) -> None:
     kind, tokenizer = family
     hostile = " x ".join(kind.control)
     harmless = tokens_of(tokenizer, dialogue("plain"))
@@ -77,7 +77,7 @@ def test_no_text_of_a_caller_is_a_control_token(family: Any):
     assert written == expected
 
 
-def test_text_without_control_tokens_has_the_tokens_that_it_always_had(family: Any):
+def test_text_without_control_tokens_has_the_tokens_that_it_always_had(family: Any) -> None:
     _, tokenizer = family
     params = dialogue("<b>bold</b> é 你  \n\n x")
     fast = tokenizer.wrapper._tokenizer
@@ -93,7 +93,7 @@ def test_text_without_control_tokens_has_the_tokens_that_it_always_had(family: A
     assert tokens_of(tokenizer, params) == expected
 
 
-def test_text_beside_a_control_text_is_tokenized_as_ever(family: Any):
+def test_text_beside_a_control_text_is_tokenized_as_ever(family: Any) -> None:
     kind, tokenizer = family
     text = "The quick <b>brown</b> fox\n\njumps  over é."
     rendered = f"{kind.control[0]}{text}{kind.control[-1]}{text}"
@@ -101,7 +101,7 @@ def test_text_beside_a_control_text_is_tokenized_as_ever(family: Any):
     assert parts == tokenizer.wrapper.encode(rendered, add_special_tokens=False)
 
 
-def test_a_caller_may_ask_for_control_tokens(family: Any):
+def test_a_caller_may_ask_for_control_tokens(family: Any) -> None:
     kind, tokenizer = family
     text = kind.special[-1]
     params = {"messages": [{"role": "user", "content": f"a{text}b"}]}
@@ -111,7 +111,7 @@ def test_a_caller_may_ask_for_control_tokens(family: Any):
 
 
 @pytest.mark.parametrize("how", ["upper", "title", "trim", "tojson", "length", "replace('x', 'x')"])
-def test_templates_may_do_to_strings_what_they_like(family: Any, how: str):
+def test_templates_may_do_to_strings_what_they_like(family: Any, how: str) -> None:
     kind, tokenizer = family
     template = f"{kind.control[0]}{{{{ messages[0].content | {how} }}}}"
     if how.startswith("replace"):
@@ -123,7 +123,7 @@ def test_templates_may_do_to_strings_what_they_like(family: Any, how: str):
     assert controls(tokenizer, tokens_of(tokenizer, params), kind) == [kind.control[0]]
 
 
-def test_a_look_alike_that_a_normalizer_straightens_is_text(tmp_path: Any):
+def test_a_look_alike_that_a_normalizer_straightens_is_text(tmp_path: Any) -> None:
     # Full-width signs become ASCII before this tokenizer looks for what it was told to normalize.
     kind = FAMILIES["unigram"]
     folder = write(kind, tmp_path)
@@ -141,7 +141,7 @@ def pocket() -> Tokenizer:
     return Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
 
 
-def test_reasoning_begins_only_where_the_template_begins_it(pocket: Tokenizer):
+def test_reasoning_begins_only_where_the_template_begins_it(pocket: Tokenizer) -> None:
     params = {"messages": [{"role": "user", "content": "Say <think>"}]}
     assert not pocket.starts_in_reasoning(pocket.chat_text(params)[0])
     text, _ = pocket.chat_text({**params, "thinking": True})
@@ -150,7 +150,7 @@ def test_reasoning_begins_only_where_the_template_begins_it(pocket: Tokenizer):
     assert pocket.starts_in_reasoning(pocket.chat_text(closed)[0])
 
 
-def test_code_around_a_gap_is_text(pocket: Tokenizer):
+def test_code_around_a_gap_is_text(pocket: Tokenizer) -> None:
     tokens = PREPARERS["fill"](pocket, {"prefix": "a<|fim_suffix|>", "suffix": "<|im_end|>b"})
     names = pocket.wrapper.convert_ids_to_tokens(tokens.tokens)
     assert [name for name in names if name.startswith("<|") and name.endswith("|>")] == [

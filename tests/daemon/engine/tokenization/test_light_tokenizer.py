@@ -227,7 +227,7 @@ def check_text(light: LightTokenizer, whole: Any, text: str) -> None:
             assert light.decode(ids, skip_special_tokens=skip) == decoded
 
 
-def test_ids_and_texts_are_the_same(pair: tuple[LightTokenizer, Any]):
+def test_ids_and_texts_are_the_same(pair: tuple[LightTokenizer, Any]) -> None:
     light, whole = pair
     for text in TEXTS:
         check_text(light, whole, text)
@@ -240,7 +240,7 @@ def test_ids_and_texts_are_the_same(pair: tuple[LightTokenizer, Any]):
     any_text()
 
 
-def test_any_ids_decode_to_the_same(pair: tuple[LightTokenizer, Any]):
+def test_any_ids_decode_to_the_same(pair: tuple[LightTokenizer, Any]) -> None:
     light, whole = pair
     draw = random.Random(5)
     for _ in range(100):
@@ -250,7 +250,9 @@ def test_any_ids_decode_to_the_same(pair: tuple[LightTokenizer, Any]):
     assert light.decode(3) == whole.decode(3)
 
 
-def test_the_vocabulary_and_the_special_tokens_are_the_same(pair: tuple[LightTokenizer, Any]):
+def test_the_vocabulary_and_the_special_tokens_are_the_same(
+    pair: tuple[LightTokenizer, Any],
+) -> None:
     light, whole = pair
     assert len(light) == len(whole)
     assert light.get_vocab() == whole.get_vocab()
@@ -273,7 +275,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def test_templates_give_the_same_text_or_the_same_error(tmp_path: Path):
+def test_templates_give_the_same_text_or_the_same_error(tmp_path: Path) -> None:
     for change in (as_shipped, with_decoder, sentencepiece):
         folder = make(tmp_path / change.__name__, change)
         whole = AutoTokenizer.from_pretrained(folder)
@@ -290,7 +292,7 @@ def test_templates_give_the_same_text_or_the_same_error(tmp_path: Path):
                     assert texts[0] == texts[1]
 
 
-def test_ordinary_renderings_do_not_need_transformers():
+def test_ordinary_renderings_do_not_need_transformers() -> None:
     light = load(POCKET, refuse)
     assert light is not None
     for options in OPTIONS[:3]:
@@ -300,7 +302,7 @@ def test_ordinary_renderings_do_not_need_transformers():
 
 
 @pytest.mark.parametrize("template", HOSTILE)
-def test_hostile_templates_fail_as_they_do_in_transformers(template: str, tmp_path: Path):
+def test_hostile_templates_fail_as_they_do_in_transformers(template: str, tmp_path: Path) -> None:
     folder = make(tmp_path / "model", lambda path: configured(path, chat_template=template))
     whole = AutoTokenizer.from_pretrained(folder)
     light = load(folder, refuse)
@@ -309,7 +311,7 @@ def test_hostile_templates_fail_as_they_do_in_transformers(template: str, tmp_pa
     assert outcome(lambda: light.apply_chat_template([USER], tokenize=False)) == failed
 
 
-def test_what_is_rare_is_answered_by_transformers():
+def test_what_is_rare_is_answered_by_transformers() -> None:
     light = load(POCKET, lambda: AutoTokenizer.from_pretrained(POCKET))
     whole = AutoTokenizer.from_pretrained(POCKET)
     assert light.all_special_ids == whole.all_special_ids
@@ -369,7 +371,7 @@ LEFT_TO_TRANSFORMERS: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("what", LEFT_TO_TRANSFORMERS)
-def test_folders_that_need_transformers_are_left_to_it(what: str, tmp_path: Path):
+def test_folders_that_need_transformers_are_left_to_it(what: str, tmp_path: Path) -> None:
     folder = make(tmp_path / "model", lambda path: None)
     assert load(folder, refuse) is not None
     LEFT_TO_TRANSFORMERS[what](folder)
@@ -377,7 +379,9 @@ def test_folders_that_need_transformers_are_left_to_it(what: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("model_type", sorted(MODEL_TYPES))
-def test_transformers_takes_the_file_as_it_is_for_these_types(model_type: str, tmp_path: Path):
+def test_transformers_takes_the_file_as_it_is_for_these_types(
+    model_type: str, tmp_path: Path
+) -> None:
     folder = make(tmp_path / "model", lambda path: of_type(path, model_type))
     whole = AutoTokenizer.from_pretrained(folder)
     assert type(whole).__name__ == "TokenizersBackend"
@@ -386,7 +390,7 @@ def test_transformers_takes_the_file_as_it_is_for_these_types(model_type: str, t
     check_text(light, whole, TEXTS[2])
 
 
-def test_mlx_lm_sees_the_same_with_and_without_transformers(tmp_path: Path):
+def test_mlx_lm_sees_the_same_with_and_without_transformers(tmp_path: Path) -> None:
     changes = {change.__name__: change for change in COVERED}
     changes["qwen"] = LEFT_TO_TRANSFORMERS["another class"]
     folders = [str(make(tmp_path / name, change)) for name, change in changes.items()]

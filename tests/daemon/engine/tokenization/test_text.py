@@ -29,7 +29,7 @@ TEXT = '<think>\nWhy <b?\n</think>\n\nSo: a<b<tool_call>\n{"name": 1}\n</tool_ca
 
 
 @given(sizes=st.lists(st.integers(1, 5), max_size=80))
-def test_any_chunking_splits_alike(sizes):
+def test_any_chunking_splits_alike(sizes) -> None:
     pieces, _ = split(TEXT, sizes)
     assert joined(pieces, Channel.REASONING) == "Why <b?\n"
     assert joined(pieces, Channel.ANSWER) == "So: a<bend"
@@ -38,48 +38,48 @@ def test_any_chunking_splits_alike(sizes):
 
 
 @given(sizes=st.lists(st.integers(1, 4), max_size=40))
-def test_a_stop_text_ends_the_answer_and_is_left_out(sizes):
+def test_a_stop_text_ends_the_answer_and_is_left_out(sizes) -> None:
     pieces, splitter = split("one two three STOP four", sizes, ("STOP", "never"))
     assert joined(pieces, Channel.ANSWER) == "one two three "
     assert splitter.stopped
 
 
-def test_the_earliest_of_several_stops_wins():
+def test_the_earliest_of_several_stops_wins() -> None:
     pieces, _ = split("abcdef", [], ("ef", "cd"))
     assert joined(pieces, Channel.ANSWER) == "ab"
 
 
-def test_a_stop_text_inside_reasoning_does_not_stop():
+def test_a_stop_text_inside_reasoning_does_not_stop() -> None:
     pieces, splitter = split("<think>x STOP y</think>z", [], ("STOP",))
     assert not splitter.stopped
     assert joined(pieces, Channel.ANSWER) == "z"
 
 
-def test_text_that_may_begin_a_marker_is_held_back_and_released():
+def test_text_that_may_begin_a_marker_is_held_back_and_released() -> None:
     splitter = TextSplitter(MARKERS)
     assert splitter.feed("a<thi") == [Piece(Channel.ANSWER, "a")]
     assert splitter.feed("s") == [Piece(Channel.ANSWER, "<this")]
 
 
-def test_held_text_is_flushed_at_the_end():
+def test_held_text_is_flushed_at_the_end() -> None:
     splitter = TextSplitter(MARKERS)
     splitter.feed("1 <")
     assert splitter.flush() == [Piece(Channel.ANSWER, "<")]
 
 
-def test_a_prompt_that_opened_reasoning_starts_there():
+def test_a_prompt_that_opened_reasoning_starts_there() -> None:
     pieces, _ = split("because</think>yes", [], channel=Channel.REASONING)
     assert joined(pieces, Channel.REASONING) == "because"
     assert joined(pieces, Channel.ANSWER) == "yes"
 
 
 @pytest.mark.parametrize("text", ["", "plain", "a < b > c", "</think>", "x</tool_call>y"])
-def test_text_without_opening_markers_passes_unchanged(text):
+def test_text_without_opening_markers_passes_unchanged(text) -> None:
     pieces, _ = split(text, [1] * len(text))
     assert joined(pieces, Channel.ANSWER) == text
 
 
-def test_without_markers_everything_is_answer():
+def test_without_markers_everything_is_answer() -> None:
     splitter = TextSplitter(Markers())
     assert splitter.feed("<think>x") == [Piece(Channel.ANSWER, "<think>x")]
 
@@ -88,7 +88,7 @@ LITERAL = "a<think>b</think>c<tool_call>d</tool_call>"
 
 
 @pytest.mark.parametrize("size", [1, 3, 50])
-def test_inside_a_constraint_text_is_text(size: int):
+def test_inside_a_constraint_text_is_text(size: int) -> None:
     splitter = TextSplitter(MARKERS, literal=True)
     chunks = [LITERAL[at : at + size] for at in range(0, len(LITERAL), size)]
     pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush()
@@ -98,7 +98,7 @@ def test_inside_a_constraint_text_is_text(size: int):
 
 @pytest.mark.parametrize("start", ["<think>", ""])
 @pytest.mark.parametrize("size", [1, 3, 50])
-def test_reasoning_before_a_constraint_is_split_off(start: str, size: int):
+def test_reasoning_before_a_constraint_is_split_off(start: str, size: int) -> None:
     channel = Channel.ANSWER if start else Channel.REASONING
     splitter = TextSplitter(MARKERS, (), channel, literal=True)
     text = f"{start}why <tool_call></think>{LITERAL}"

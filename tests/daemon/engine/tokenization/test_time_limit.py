@@ -12,12 +12,12 @@ def loop_for_ever() -> None:
         pass
 
 
-def test_a_loop_is_interrupted():
+def test_a_loop_is_interrupted() -> None:
     with pytest.raises(TimeLimitExceeded), time_limit(0.05):
         loop_for_ever()
 
 
-def test_code_that_finishes_is_not_interrupted_later():
+def test_code_that_finishes_is_not_interrupted_later() -> None:
     for _ in range(200):
         try:
             with time_limit(0.002):

@@ -58,7 +58,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("token", [512, 99_999, 2**31 - 1])
 def test_a_bias_outside_the_vocabulary_is_refused_and_harms_nobody(
     engine: EngineProcess, token: int
-):
+) -> None:
     neighbour = engine.submit(messages=[{"role": "user", "content": COUNT}])
     error = engine.ask("hi", logit_bias={str(token): 1})["error"]
     assert (error["code"], error["data"]["param"]) == ("invalid_params", "logit_bias")
@@ -66,12 +66,12 @@ def test_a_bias_outside_the_vocabulary_is_refused_and_harms_nobody(
 
 
 @pytest.mark.parametrize("method", ["generate", "prefill"])
-def test_a_prompt_outside_the_vocabulary_is_refused(engine: EngineProcess, method: str):
+def test_a_prompt_outside_the_vocabulary_is_refused(engine: EngineProcess, method: str) -> None:
     error = engine.result(engine.submit(method, prompt=[1, 512]))["error"]
     assert (error["code"], error["data"]["param"]) == ("invalid_params", "prompt")
 
 
-def test_the_vocabulary_is_the_models_where_it_is_wider(engine: EngineProcess, wide: Any):
+def test_the_vocabulary_is_the_models_where_it_is_wider(engine: EngineProcess, wide: Any) -> None:
     # The padding behind the tokenizer's tokens is the model's own, and has no text.
     padding = engine.ask("hi", model=wide, logit_bias={"600": 100}, max_tokens=4)
     assert padding["choices"][0]["text"] == ""
@@ -82,7 +82,9 @@ def test_the_vocabulary_is_the_models_where_it_is_wider(engine: EngineProcess, w
     assert refused["data"]["param"] == "tokens"
 
 
-def test_the_vocabulary_is_the_models_where_it_is_narrower(engine: EngineProcess, narrow: Any):
+def test_the_vocabulary_is_the_models_where_it_is_narrower(
+    engine: EngineProcess, narrow: Any
+) -> None:
     tokens = engine.call("tokenize", model=narrow, text="The story of a turtle.")["tokens"]
     assert max(tokens) >= 300
     for prompt in (tokens, "The story of a turtle."):
@@ -94,7 +96,7 @@ def test_the_vocabulary_is_the_models_where_it_is_narrower(engine: EngineProcess
 
 def test_a_draft_with_another_number_of_rows_proposes_only_what_both_have(
     engine: EngineProcess, wide: Any
-):
+) -> None:
     narrower = {"draft": wide["path"], "draft_name": "wide"}
     pocket = {"name": "pocket", "path": str(POCKET), **narrower}
     answer = engine.ask(COUNT, model=pocket, temperature=5, top_p=1, seed=1, max_tokens=60)
@@ -107,7 +109,7 @@ def test_a_draft_with_another_number_of_rows_proposes_only_what_both_have(
     assert any("lacks a token" in note for note in notes)
 
 
-def test_where_the_configuration_is_silent_the_weights_tell(tmp_path: Path):
+def test_where_the_configuration_is_silent_the_weights_tell(tmp_path: Path) -> None:
     ref = with_rows(tmp_path / "silent", 640, stated=False)
     tokenizer = Tokenizer(ModelRef("silent", ref["path"]), compile_pool())
     assert tokenizer.model_tokens == 640

@@ -28,7 +28,7 @@ def supervisor(folder: Path, command: list[str], logged: list[dict[str, Any]]) -
 @pytest.mark.parametrize("command", [["/no/such/program"], ["not\0a\0name"]])
 def test_an_engine_that_cannot_be_started_in_whatever_way_is_an_answer(
     tmp_path: Path, command: list[str]
-):
+) -> None:
     logged: list[dict[str, Any]] = []
 
     async def ask() -> None:

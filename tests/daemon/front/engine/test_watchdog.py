@@ -100,22 +100,22 @@ def computing(expected_s: float | None = 1.0, *, uses_cpu: bool = True) -> Watch
     return Watchdog(TIMEOUT_S, uses_cpu=uses_cpu, activity=COMPUTE, expected_s=expected_s)
 
 
-def test_a_step_in_which_all_threads_sleep_is_stuck_within_seconds():
+def test_a_step_in_which_all_threads_sleep_is_stuck_within_seconds() -> None:
     assert stuck_after_s(computing(), asleep, answers=True) <= 7
     assert stuck_after_s(computing(expected_s=500.0), asleep) <= 7, "however long it may take"
 
 
-def test_threads_may_sleep_while_a_gpu_computes():
+def test_threads_may_sleep_while_a_gpu_computes() -> None:
     watchdog = computing(5.0, uses_cpu=False)
     assert stuck_after_s(watchdog, asleep, answers=True) > limit_s(5.0)
 
 
-def test_a_step_that_spins_is_stuck_after_many_times_what_it_takes():
+def test_a_step_that_spins_is_stuck_after_many_times_what_it_takes() -> None:
     assert limit_s(1.0) < stuck_after_s(computing(1.0), alone) <= limit_s(1.0) + 2
     assert limit_s(4.0) < stuck_after_s(computing(4.0), alone) <= limit_s(4.0) + 2
 
 
-def test_a_busy_machine_makes_no_step_look_stuck():
+def test_a_busy_machine_makes_no_step_look_stuck() -> None:
     limit = limit_s(1.0)
     assert stuck_after_s(computing(1.0), starved, answers=True) > 7 * limit
     assert stuck_after_s(computing(1.0), starved_worker, answers=True) > 7 * limit
@@ -123,21 +123,21 @@ def test_a_busy_machine_makes_no_step_look_stuck():
     assert stuck_after_s(computing(1.0), throttled, answers=True) > 7 * limit
 
 
-def test_a_step_that_waits_for_a_disk_or_a_compiler_has_the_longest_time():
+def test_a_step_that_waits_for_a_disk_or_a_compiler_has_the_longest_time() -> None:
     assert stuck_after_s(computing(1.0), waits_for_the_disk, answers=True) > TIMEOUT_S
 
 
 @pytest.mark.parametrize("measured", [asleep, alone, starved, unknown])
-def test_a_load_ends_by_the_longest_silence_only(measured: Measured):
+def test_a_load_ends_by_the_longest_silence_only(measured: Measured) -> None:
     loading = Watchdog(TIMEOUT_S, uses_cpu=True, activity=LOAD)
     assert TIMEOUT_S < stuck_after_s(loading, measured) <= TIMEOUT_S + 2
 
 
-def test_where_nothing_can_be_seen_the_clock_decides():
+def test_where_nothing_can_be_seen_the_clock_decides() -> None:
     assert limit_s(1.0) < stuck_after_s(computing(1.0), unknown) <= limit_s(1.0) + 2
 
 
-def test_a_machine_that_slept_is_no_silence():
+def test_a_machine_that_slept_is_no_silence() -> None:
     watchdog = computing(1.0)
     watchdog.progress(0.0)
     assert not watchdog.check(3600.0, None)
@@ -145,16 +145,18 @@ def test_a_machine_that_slept_is_no_silence():
 
 
 @pytest.mark.parametrize("activity", [COMPUTE, WAIT])
-def test_an_engine_that_holds_the_gil_is_stuck_within_seconds_on_a_busy_machine(activity: str):
+def test_an_engine_that_holds_the_gil_is_stuck_within_seconds_on_a_busy_machine(
+    activity: str,
+) -> None:
     watchdog = Watchdog(TIMEOUT_S, uses_cpu=True, activity=activity, expected_s=1.0)
     assert stuck_after_s(watchdog, holds_the_gil) <= 14
 
 
-def test_threads_that_want_the_gil_do_not_hide_one_that_spins():
+def test_threads_that_want_the_gil_do_not_hide_one_that_spins() -> None:
     assert stuck_after_s(computing(1.0), spins_in_python) <= 2 * limit_s(1.0) + 3
 
 
-def test_progress_begins_anew():
+def test_progress_begins_anew() -> None:
     watchdog = computing(1.0)
     watchdog.progress(0.0)
     for now_s in range(1, 1000):
@@ -163,7 +165,7 @@ def test_progress_begins_anew():
             watchdog.progress(float(now_s))
 
 
-def test_an_engine_that_waits_is_asked_for_a_sign_of_life():
+def test_an_engine_that_waits_is_asked_for_a_sign_of_life() -> None:
     def waiting() -> Watchdog:
         return Watchdog(TIMEOUT_S, uses_cpu=True, activity=WAIT)
 
@@ -172,7 +174,7 @@ def test_an_engine_that_waits_is_asked_for_a_sign_of_life():
     assert stuck_after_s(waiting(), starved) > TIMEOUT_S - 1
 
 
-def test_an_engine_that_gives_a_sign_of_life_may_wait():
+def test_an_engine_that_gives_a_sign_of_life_may_wait() -> None:
     watchdog = Watchdog(TIMEOUT_S, uses_cpu=True, activity=WAIT)
     watchdog.progress(0.0)
     for now_s in range(1, 119):
@@ -182,7 +184,7 @@ def test_an_engine_that_gives_a_sign_of_life_may_wait():
             watchdog.ponged()
 
 
-def test_a_start_that_computes_may_take_long_and_one_that_sleeps_may_not():
+def test_a_start_that_computes_may_take_long_and_one_that_sleeps_may_not() -> None:
     def starting() -> Watchdog:
         return Watchdog(5 * TIMEOUT_S, activity=START)
 

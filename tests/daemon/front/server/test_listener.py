@@ -90,7 +90,7 @@ def test_the_other_end_is_known_by_the_kernels_word() -> None:
     assert not peer_allowed(None, adopted=True)
 
 
-def test_nobody_is_advised_to_close_a_folder_that_others_share(tmp_path: Path):
+def test_nobody_is_advised_to_close_a_folder_that_others_share(tmp_path: Path) -> None:
     for name, advised in (("shared", "MLXD_SOCKET"), ("mlxd", "chmod 700")):
         folder = tmp_path / name
         folder.mkdir()

@@ -3,7 +3,7 @@ from __future__ import annotations
 from mlxd.daemon.engine.backend.cpu.blas import THREADS_FROM, Threads
 
 
-def test_small_products_take_one_thread_and_large_ones_all():
+def test_small_products_take_one_thread_and_large_ones_all() -> None:
     put: list[int] = []
     threads = Threads(put.append, 6)
     for products in (THREADS_FROM, THREADS_FROM - 1, 1, THREADS_FROM, 2 * THREADS_FROM):
@@ -11,5 +11,5 @@ def test_small_products_take_one_thread_and_large_ones_all():
     assert put == [1, 6], "told once per change; all of them from the start"
 
 
-def test_a_library_without_that_setting_is_left_alone():
+def test_a_library_without_that_setting_is_left_alone() -> None:
     Threads(None, 4).fit(1)

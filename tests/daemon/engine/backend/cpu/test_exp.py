@@ -35,7 +35,7 @@ MASKS: dict[str, Any] = {
 
 @pytest.mark.parametrize("block", [1, 8 * 300 * 7, 1 << 19])
 @pytest.mark.parametrize("mask", MASKS)
-def test_attention_is_that_of_mlx(mask: str, block: int, monkeypatch: pytest.MonkeyPatch):
+def test_attention_is_that_of_mlx(mask: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exp, "BLOCK_SCORES", block)
     q = mx.random.normal((2, 4, 40, 16))
     k, v = mx.random.normal((2, 2, 300, 16)), mx.random.normal((2, 2, 300, 24))
@@ -43,7 +43,7 @@ def test_attention_is_that_of_mlx(mask: str, block: int, monkeypatch: pytest.Mon
     assert same(exp.attention(q, k, v, **given), exp._attention(q, k, v, **given))
 
 
-def test_scores_far_apart_and_rows_that_see_nothing_are_as_with_mlx():
+def test_scores_far_apart_and_rows_that_see_nothing_are_as_with_mlx() -> None:
     q, k = 40 * mx.random.normal((1, 1, 64, 16)), mx.random.normal((1, 1, 300, 16))
     mask = mx.broadcast_to(mx.arange(64)[:, None] > 0, (64, 300))
     mine = exp.attention(q, k, k, scale=1.0, mask=mask)
@@ -53,7 +53,7 @@ def test_scores_far_apart_and_rows_that_see_nothing_are_as_with_mlx():
 @pytest.mark.parametrize(
     "given", [{"dtype": mx.float16}, {"mask": mx.zeros((64, 300))}, {"sinks": mx.zeros((4,))}]
 )
-def test_what_has_no_form_here_is_left_to_mlx(given: dict[str, Any]):
+def test_what_has_no_form_here_is_left_to_mlx(given: dict[str, Any]) -> None:
     dtype = given.pop("dtype", mx.float32)
     q = mx.random.normal((1, 4, 64, 16)).astype(dtype)
     k = mx.random.normal((1, 4, 300, 16)).astype(dtype)
@@ -61,7 +61,7 @@ def test_what_has_no_form_here_is_left_to_mlx(given: dict[str, Any]):
     assert mx.array_equal(mine, exp._attention(q, k, k, scale=0.25, **given))
 
 
-def test_swiglu_is_that_of_mlx():
+def test_swiglu_is_that_of_mlx() -> None:
     gate = mx.concatenate([mx.linspace(-200, 200, 5000), mx.random.normal((3000,))])[None]
     x = mx.random.normal(gate.shape)
     assert same(exp.swiglu(gate, x), exp._swiglu(gate, x))
@@ -69,7 +69,7 @@ def test_swiglu_is_that_of_mlx():
     assert mx.array_equal(exp.swiglu(few, few), exp._swiglu(few, few))
 
 
-def test_powers_are_as_exact_as_the_numbers_allow():
+def test_powers_are_as_exact_as_the_numbers_allow() -> None:
     exponents = -mx.random.uniform(0, 30, (4, 20_000))
     exponents[:, 0] = 0.0
     found = np.array(exp._softmax_weights(exponents)).astype(np.float64)
@@ -77,7 +77,9 @@ def test_powers_are_as_exact_as_the_numbers_allow():
     assert np.max(np.abs(found / true - 1)) < 3e-7
 
 
-def test_models_use_the_forms_also_those_that_are_loaded(own_exponentials: None, tiny_model: Any):
+def test_models_use_the_forms_also_those_that_are_loaded(
+    own_exponentials: None, tiny_model: Any
+) -> None:
     tokens = mx.random.randint(0, 96, (1, 700))
     theirs = tiny_model(tokens)
     mx.eval(theirs)

@@ -27,7 +27,7 @@ print(before, held, kept, resident())
 
 
 @linux_only
-def test_freed_memory_is_kept_and_then_given_back():
+def test_freed_memory_is_kept_and_then_given_back() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, timeout=60
     )

@@ -44,7 +44,7 @@ def same(mine: mx.array, theirs: mx.array) -> bool:
         {"base": 1e4, "scale": 1.0, "dims": 8},
     ],
 )
-def test_rotary_positions_are_those_of_mlx(form: dict[str, Any], dtype: Any, offset: str):
+def test_rotary_positions_are_those_of_mlx(form: dict[str, Any], dtype: Any, offset: str) -> None:
     arguments = {"traditional": False, "offset": OFFSETS[offset], **form}
     dims = arguments.pop("dims", 16)
     for length in (1, 7):
@@ -52,7 +52,7 @@ def test_rotary_positions_are_those_of_mlx(form: dict[str, Any], dtype: Any, off
         assert same(rope_norm.rope(a, dims, **arguments), rope_norm._rope(a, dims, **arguments))
 
 
-def test_every_position_gets_its_own_waves():
+def test_every_position_gets_its_own_waves() -> None:
     a = mx.random.normal((2, 1, 1, 16))
     form = {"traditional": False, "base": 1e4, "scale": 1.0}
     shared = mx.array([1, 2])
@@ -61,7 +61,9 @@ def test_every_position_gets_its_own_waves():
         assert same(mine, rope_norm._rope(a, 16, offset=offset, **form))
 
 
-def test_each_layer_is_begun_while_the_next_is_put_together(monkeypatch: pytest.MonkeyPatch):
+def test_each_layer_is_begun_while_the_next_is_put_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     begun: list[mx.array] = []
     monkeypatch.setattr(mx, "async_eval", begun.append)
     form = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 4711}
@@ -70,7 +72,7 @@ def test_each_layer_is_begun_while_the_next_is_put_together(monkeypatch: pytest.
     assert [id(array) for array in begun] == [id(rotated) for _, rotated in layers]
 
 
-def test_inside_a_transformation_nothing_is_begun():
+def test_inside_a_transformation_nothing_is_begun() -> None:
     form = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 3}
     a = mx.random.normal((1, 2, 1, 16))
 
@@ -82,7 +84,7 @@ def test_inside_a_transformation_nothing_is_begun():
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16])
 @pytest.mark.parametrize("shape", [(1, 1, 32), (4, 1, 32), (2, 9, 32), (2, 5, 4, 32)])
-def test_the_norm_is_that_of_mlx(shape: tuple[int, ...], dtype: Any):
+def test_the_norm_is_that_of_mlx(shape: tuple[int, ...], dtype: Any) -> None:
     x = mx.random.normal(shape).astype(dtype)
     for weight in (mx.random.normal((32,)).astype(dtype), mx.random.normal((32,)), None):
         assert same(rope_norm.rms_norm(x, weight, 1e-6), rope_norm._rms_norm(x, weight, 1e-6))
@@ -105,7 +107,7 @@ rope_norm.main()
 
 def test_kernels_are_built_by_a_process_of_their_own_and_used_when_they_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setattr(
@@ -129,7 +131,7 @@ def test_kernels_are_built_by_a_process_of_their_own_and_used_when_they_are_ther
 
 def test_without_kernels_everything_stays_with_mlx_and_the_log_says_so(
     capfd: pytest.CaptureFixture[str],
-):
+) -> None:
     builder = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
     builder.wait()
     assert rope_norm.built(builder)
@@ -139,7 +141,7 @@ def test_without_kernels_everything_stays_with_mlx_and_the_log_says_so(
 
 def test_without_a_compiler_nothing_is_built_and_the_log_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert rope_norm.install() is None
