@@ -14,13 +14,22 @@ autoload -Uz add-zsh-hook add-zle-hook-widget
 typeset -g _mlxd_fd= _mlxd_clock= _mlxd_kind= _mlxd_line= _mlxd_text= _mlxd_pending= _mlxd_request=
 typeset -g _mlxd_status=0 _mlxd_last=
 
+# The daemon's socket into REPLY. On macOS no XDG variable counts. A relative path is said to the
+# person, and fails.
 _mlxd_socket() {
-  if [[ -n $MLXD_SOCKET ]]; then REPLY=$MLXD_SOCKET
-  elif [[ -n $XDG_RUNTIME_DIR ]]; then REPLY=$XDG_RUNTIME_DIR/mlxd/mlxd.sock
+  local from=MLXD_STATE_DIR what=folder home=${HOME:-~$USERNAME}
+  if [[ -n $MLXD_SOCKET ]]; then
+    from=MLXD_SOCKET what=socket REPLY=$MLXD_SOCKET
+  elif [[ $OSTYPE != darwin* && $XDG_RUNTIME_DIR == /* ]]; then REPLY=$XDG_RUNTIME_DIR/mlxd/mlxd.sock
   elif [[ -n $MLXD_STATE_DIR ]]; then REPLY=$MLXD_STATE_DIR/mlxd.sock
-  elif [[ $OSTYPE == darwin* ]]; then REPLY=$HOME/Library/Application\ Support/mlxd/mlxd.sock
-  else REPLY=${XDG_STATE_HOME:-$HOME/.local/state}/mlxd/mlxd.sock
+  elif [[ $OSTYPE == darwin* ]]; then REPLY=$home/Library/Application\ Support/mlxd/mlxd.sock
+  elif [[ $XDG_STATE_HOME == /* ]]; then REPLY=$XDG_STATE_HOME/mlxd/mlxd.sock
+  else REPLY=$home/.local/state/mlxd/mlxd.sock
   fi
+  [[ $REPLY != /* ]] || return 0
+  _mlxd_say "mlxd: $from must be an absolute path, not \"${(P)from}\".
+      Set it to the whole path of the $what, or unset it."
+  return 1
 }
 
 # A JSON string of a text, into REPLY.
@@ -104,18 +113,15 @@ _mlxd_ask() {
   if [[ -n $MLXD_MODEL ]]; then _mlxd_json "$MLXD_MODEL"; model="\"model\":$REPLY,"; fi
   _mlxd_request='{"jsonrpc":"2.0","id":1,"method":"chat","params":{'$model'"messages":[{"role":"system","content":'$system'},{"role":"user","content":'$question'}],"temperature":0,"max_tokens":300,"stream":true,"log":false,"supersede":"zsh-'$$'"}}'
   _mlxd_kind=$1 _mlxd_line=$BUFFER _mlxd_text=
-  if [[ -n $MLXD_SOCKET && $MLXD_SOCKET != /* ]]; then
-    _mlxd_say "mlxd: MLXD_SOCKET must be an absolute path, not \"$MLXD_SOCKET\".
-      Set it to the whole path of the socket, or unset it."
-    return
-  fi
+  local REPLY
+  _mlxd_socket || return
   _mlxd_connect || _mlxd_start
   [[ -z $_mlxd_fd ]] || _mlxd_start_clock
 }
 
 _mlxd_connect() {
   local REPLY free=20
-  _mlxd_socket
+  _mlxd_socket || return
   while [[ -e /dev/fd/$free ]]; do (( free++ )); done
   # The number is noted before there is a file, so that Ctrl-C cannot come between the two.
   _mlxd_fd=$free

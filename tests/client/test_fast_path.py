@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,6 @@ from mlxd.protocol.durations import seconds
 from mlxd.protocol.errors import ERRORS
 from mlxd.protocol.methods import METHODS
 from mlxd.protocol.parameters import SAMPLING
-from mlxd.protocol.paths import SocketPathTooLong, resolve_paths
 from support.commands import BIN
 
 FAST = Path(options.__file__).parent
@@ -167,42 +165,6 @@ def test_folders_are_resolved_where_they_are_typed(
 
 def test_fill_has_its_own_options() -> None:
     assert {p.name for p in fill_options(click.command()(lambda **_: None)).params} >= {"prefix"}
-
-
-ENVIRONMENTS = [
-    {},
-    {"HOME": "/home/u"},
-    {"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/1"},
-    {"HOME": "/home/u", "XDG_RUNTIME_DIR": ""},
-    {"HOME": "/home/u", "XDG_STATE_HOME": "/state"},
-    {"HOME": "/home/u", "XDG_STATE_HOME": ""},
-    {"HOME": "/home/u", "MLXD_STATE_DIR": "/s"},
-    {"HOME": "/home/u", "MLXD_SOCKET": "/x/y.sock", "XDG_RUNTIME_DIR": "/run/user/1"},
-]
-
-
-@pytest.mark.parametrize("environ", ENVIRONMENTS[1:], ids=str)
-def test_both_find_the_same_socket(
-    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in list(os.environ):
-        if name.startswith(("XDG_", "MLXD_", "HOME")):
-            monkeypatch.delenv(name)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    try:
-        expected = str(resolve_paths().socket)
-    except SocketPathTooLong:
-        return
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import text; "
-        "print(text.socket_path().decode())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script, str(FAST)],
-        env=environ, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == expected
 
 
 VALUES = st.recursive(

@@ -54,23 +54,34 @@ Its property `pending' is what has come of an incomplete line.")
   "Return who waits for answers of PROCESS."
   (process-get process 'waiting))
 
+(defun mlxd--variable (name)
+  "Return the environment variable NAME; nil if it is unset or empty."
+  (let ((value (getenv name)))
+    (and value (not (string-empty-p value)) value)))
+
+(defun mlxd--path-in (name what)
+  "Return the environment variable NAME, the path of WHAT.
+It is nil if the variable is unset or empty."
+  (let ((value (mlxd--variable name)))
+    (when (and value (not (string-prefix-p "/" value)))
+      (user-error "%s must be an absolute path, not \"%s\".  %s" name value
+                  (format "Set it to the whole path of the %s, or unset it." what)))
+    value))
+
 (defun mlxd-socket-path ()
-  "Return where the daemon listens."
-  (let ((given (lambda (name) (let ((value (getenv name)))
-                                (and value (not (string-empty-p value)) value)))))
+  "Return where the daemon listens.  On macOS no XDG variable counts."
+  (let* ((mac (eq system-type 'darwin))
+         (xdg (lambda (name)
+                (let ((value (unless mac (mlxd--variable name))))
+                  (and value (string-prefix-p "/" value) value))))
+         (home (or (mlxd--variable "HOME") (expand-file-name (concat "~" (user-login-name)))))
+         path)
     (cond (mlxd-socket)
-          ((funcall given "MLXD_SOCKET")
-           (unless (string-prefix-p "/" (getenv "MLXD_SOCKET"))
-             (user-error "MLXD_SOCKET must be an absolute path, not \"%s\".  %s"
-                         (getenv "MLXD_SOCKET")
-                         "Set it to the whole path of the socket, or unset it."))
-           (getenv "MLXD_SOCKET"))
-          ((funcall given "XDG_RUNTIME_DIR")
-           (concat (getenv "XDG_RUNTIME_DIR") "/mlxd/mlxd.sock"))
-          ((funcall given "MLXD_STATE_DIR") (concat (getenv "MLXD_STATE_DIR") "/mlxd.sock"))
-          ((eq system-type 'darwin)
-           (expand-file-name "~/Library/Application Support/mlxd/mlxd.sock"))
-          (t (concat (or (funcall given "XDG_STATE_HOME") (expand-file-name "~/.local/state"))
+          ((mlxd--path-in "MLXD_SOCKET" "socket"))
+          ((setq path (funcall xdg "XDG_RUNTIME_DIR")) (concat path "/mlxd/mlxd.sock"))
+          ((setq path (mlxd--path-in "MLXD_STATE_DIR" "folder")) (concat path "/mlxd.sock"))
+          (mac (concat home "/Library/Application Support/mlxd/mlxd.sock"))
+          (t (concat (or (funcall xdg "XDG_STATE_HOME") (concat home "/.local/state"))
                      "/mlxd/mlxd.sock")))))
 
 (defun mlxd--open ()

@@ -2,8 +2,8 @@
 import { spawn } from "node:child_process";
 import { lstatSync } from "node:fs";
 import { connect as netConnect, type Socket } from "node:net";
-import { homedir } from "node:os";
-import { isAbsolute, join } from "node:path";
+import { userInfo } from "node:os";
+import { join } from "node:path";
 import { MlxdError, RequestTimeout, unreachable } from "./errors.js";
 
 const CONNECT_MS = 5_000;
@@ -16,20 +16,25 @@ export interface ConnectOptions {
   command?: string[] | false;
 }
 
-/** Return the path of the socket in this environment. Throws if MLXD_SOCKET is relative. */
-export function socketPath(env: NodeJS.ProcessEnv = process.env): string {
-  const chosen = env["MLXD_SOCKET"];
-  if (chosen && !isAbsolute(chosen)) {
-    const problem = `MLXD_SOCKET must be an absolute path, not "${chosen}".`;
-    throw new MlxdError("invalid_request", problem, "Set it to the whole path of the socket, or unset it.");
-  }
-  if (chosen) return chosen;
-  if (env["XDG_RUNTIME_DIR"]) return join(env["XDG_RUNTIME_DIR"], "mlxd", "mlxd.sock");
-  if (env["MLXD_STATE_DIR"]) return join(env["MLXD_STATE_DIR"], "mlxd.sock");
-  if (process.platform === "darwin") {
-    return join(homedir(), "Library", "Application Support", "mlxd", "mlxd.sock");
-  }
-  return join(env["XDG_STATE_HOME"] || join(homedir(), ".local", "state"), "mlxd", "mlxd.sock");
+/**
+ * Return the path of the socket in this environment. On macOS no `XDG_*` variable counts.
+ * Throws if MLXD_SOCKET or MLXD_STATE_DIR is relative.
+ */
+export function socketPath(env: NodeJS.ProcessEnv = process.env, platform: string = process.platform): string {
+  if (env["MLXD_SOCKET"]) return absolute("MLXD_SOCKET", env["MLXD_SOCKET"], "socket");
+  const xdg = (name: string) => (platform !== "darwin" && env[name]?.startsWith("/") ? env[name] : undefined);
+  const runtime = xdg("XDG_RUNTIME_DIR");
+  if (runtime) return join(runtime, "mlxd", "mlxd.sock");
+  if (env["MLXD_STATE_DIR"]) return join(absolute("MLXD_STATE_DIR", env["MLXD_STATE_DIR"], "folder"), "mlxd.sock");
+  const home = env["HOME"] || userInfo().homedir;
+  if (platform === "darwin") return join(home, "Library", "Application Support", "mlxd", "mlxd.sock");
+  return join(xdg("XDG_STATE_HOME") ?? join(home, ".local", "state"), "mlxd", "mlxd.sock");
+}
+
+function absolute(variable: string, value: string, what: string): string {
+  if (value.startsWith("/")) return value;
+  const problem = `${variable} must be an absolute path, not "${value}".`;
+  throw new MlxdError("invalid_request", problem, `Set it to the whole path of the ${what}, or unset it.`);
 }
 
 /** Return a connected socket. Rejects with `daemon_unreachable`. */

@@ -1,5 +1,7 @@
 /** Against the real daemon at MLXD_SOCKET, with the built-in model. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { userInfo } from "node:os";
 import { after, before, test } from "node:test";
 import { Client, MlxdError, socketPath } from "../dist/index.js";
 
@@ -100,12 +102,20 @@ test("no daemon is said with the next step", async () => {
   );
 });
 
-test("the socket is where the daemon puts it", () => {
-  assert.equal(socketPath({ MLXD_SOCKET: "/x/s" }), "/x/s");
-  assert.throws(() => socketPath({ MLXD_SOCKET: "x/s" }), {
-    code: "invalid_request",
-    message: 'MLXD_SOCKET must be an absolute path, not "x/s".',
-    hint: "Set it to the whole path of the socket, or unset it.",
-  });
-  assert.equal(socketPath({ XDG_RUNTIME_DIR: "/run/user/7" }), "/run/user/7/mlxd/mlxd.sock");
+test("the socket is where every client finds it, on Linux and on macOS", () => {
+  const golden = new URL("../../../protocol/golden/socket.json", import.meta.url);
+  const cases = JSON.parse(readFileSync(golden, "utf8"));
+  assert.ok(cases.length > 20);
+  for (const { environ, platform, socket, relative } of cases) {
+    if (relative) {
+      const value = environ[relative];
+      assert.throws(() => socketPath(environ, platform), {
+        code: "invalid_request",
+        message: `${relative} must be an absolute path, not "${value}".`,
+        hint: `Set it to the whole path of the ${relative === "MLXD_SOCKET" ? "socket" : "folder"}, or unset it.`,
+      });
+    } else {
+      assert.equal(socketPath(environ, platform), socket.replace(/^~/, userInfo().homedir.replace(/^\/$/, "")));
+    }
+  }
 });

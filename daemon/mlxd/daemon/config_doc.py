@@ -68,6 +68,14 @@ These can be set in the environment only.
 | `MLXD_DATA_DIR` | converted models | `~/.local/share/mlxd` |
 | `MLXD_CACHE_DIR` | cached prompts | `~/.cache/mlxd` |
 | `MLXD_LOG_DIR` | logs | `~/.local/state/mlxd/log` |
+
+On Linux, `XDG_CONFIG_HOME`, `XDG_STATE_HOME`, `XDG_DATA_HOME` and `XDG_CACHE_HOME` replace the
+folder above `mlxd`.
+
+On macOS, the cache is in `~/Library/Caches/mlxd`, the log is in `~/Library/Logs/mlxd`, and
+everything else, the socket included, is in `~/Library/Application Support/mlxd`. No `XDG_*`
+variable counts there: launchd and programs started from the Dock do not see your shell's variables,
+and would use other folders.
 """
 
 

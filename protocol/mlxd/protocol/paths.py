@@ -1,13 +1,18 @@
-"""The files and folders that mlxd uses, derived from the environment. Creates nothing."""
+"""The files and folders that mlxd uses, derived from an environment. Creates and reads no files.
+
+On macOS the `XDG_*` variables do not count: launchd and editors started from the Dock do not see
+the variables of a shell, and would use other folders than the shell's commands. The fast path, zsh,
+Emacs, Neovim and JavaScript derive the socket by the same rules. Change them together.
+"""
 
 from __future__ import annotations
 
 import os
+import pwd
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import platformdirs
 
 from mlxd.protocol.errors import InvalidRequest
 
@@ -21,10 +26,10 @@ class SocketPathTooLong(InvalidRequest):
     default_hint = "Use a shorter path: export MLXD_SOCKET=/tmp/mlxd-$UID/mlxd.sock"
 
 
-class RelativeSocket(InvalidRequest):
-    """MLXD_SOCKET is relative, and would name a different socket in every working directory."""
+class RelativePath(InvalidRequest):
+    """A variable has a relative path, which differs in every working directory."""
 
-    default_hint = "Set it to the whole path of the socket, or unset it."
+    default_hint = "Set it to the whole path of the folder, or unset it."
 
 
 class NoHome(InvalidRequest):
@@ -81,50 +86,94 @@ class Paths:
         return self.log_dir / "mlxd.log"
 
 
+_XDG = {
+    "config": ("XDG_CONFIG_HOME", ".config", APP_NAME),
+    "state": ("XDG_STATE_HOME", ".local/state", APP_NAME),
+    "data": ("XDG_DATA_HOME", ".local/share", APP_NAME),
+    "cache": ("XDG_CACHE_HOME", ".cache", APP_NAME),
+    "log": ("XDG_STATE_HOME", ".local/state", f"{APP_NAME}/log"),
+}
+"""Kind of folder → the variable for its parent, the default below the home, the rest."""
+
+_MACOS = {
+    "config": "Library/Application Support",
+    "state": "Library/Application Support",
+    "data": "Library/Application Support",
+    "cache": "Library/Caches",
+    "log": "Library/Logs",
+}
+"""Kind of folder → its parent below the home, as Apple's File System Programming Guide says."""
+
+
 def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
-    """Return the paths for an environment, by default that of this process.
+    """Return the paths for an environment on this machine, by default for that of this process.
+
+    Raises as `derive_paths` does.
+    """
+    env = os.environ if environ is None else environ
+    return derive_paths(env, sys.platform, env.get("HOME") or _account_home())
+
+
+def derive_paths(environ: Mapping[str, str], platform: str, home: str | None) -> Paths:
+    """Return the paths for an environment on a platform. A pure function.
+
+    `home` is None if the user has no home directory.
 
     Raises:
-        RelativeSocket: MLXD_SOCKET is a relative path.
+        RelativePath: MLXD_SOCKET or the variable of a folder is a relative path.
         SocketPathTooLong: the socket path has more than `SOCKET_PATH_MAX_BYTES` bytes.
         NoHome: the user has no home directory, and a folder below it is needed.
     """
-    env = os.environ if environ is None else environ
-    state_dir = _folder(env, "state")
+    folders = {kind: _folder(environ, platform, home, kind) for kind in _XDG}
     return Paths(
-        socket=check_socket_path(_socket_path(env, state_dir)),
-        config_dir=_folder(env, "config"),
-        state_dir=state_dir,
-        data_dir=_folder(env, "data"),
-        cache_dir=_folder(env, "cache"),
-        log_dir=_folder(env, "log"),
+        socket=check_socket_path(_socket_path(environ, platform, folders["state"])),
+        config_dir=folders["config"],
+        state_dir=folders["state"],
+        data_dir=folders["data"],
+        cache_dir=folders["cache"],
+        log_dir=folders["log"],
     )
 
 
-def _folder(env: Mapping[str, str], kind: str) -> Path:
-    if chosen := env.get(f"MLXD_{kind.upper()}_DIR"):
-        return Path(chosen)
+def _folder(env: Mapping[str, str], platform: str, home: str | None, kind: str) -> Path:
+    variable = f"MLXD_{kind.upper()}_DIR"
+    if chosen := env.get(variable):
+        return _absolute(variable, chosen, RelativePath.default_hint)
+    xdg_variable, below_home, rest = _XDG[kind]
+    if platform == "darwin":
+        return Path(_required(home), _MACOS[kind], APP_NAME)
+    # The XDG specification has relative values ignored.
+    if (base := env.get(xdg_variable, "")).startswith("/"):
+        return Path(base, rest)
+    return Path(_required(home), below_home, rest)
+
+
+def _required(home: str | None) -> str:
+    if home is None:
+        raise NoHome(f"HOME is not set, and user {os.getuid()} has no home directory.")
+    return home
+
+
+def _account_home() -> str | None:
     try:
-        folder = getattr(platformdirs.PlatformDirs(APP_NAME, appauthor=False), f"user_{kind}_dir")
-    except RuntimeError as exc:
-        raise _no_home() from exc
-    if folder.startswith("~"):  # platformdirs before 4.14
-        raise _no_home()
-    return Path(folder)
+        return pwd.getpwuid(os.getuid()).pw_dir or None
+    except KeyError:
+        return None
 
 
-def _no_home() -> NoHome:
-    return NoHome(f"HOME is not set, and user {os.getuid()} has no home directory.")
-
-
-def _socket_path(env: Mapping[str, str], state_dir: Path) -> Path:
+def _socket_path(env: Mapping[str, str], platform: str, state_dir: Path) -> Path:
     if chosen := env.get("MLXD_SOCKET"):
-        if not chosen.startswith("/"):
-            raise RelativeSocket(f'MLXD_SOCKET must be an absolute path, not "{chosen}".')
-        return Path(chosen)
-    if runtime_dir := env.get("XDG_RUNTIME_DIR"):
-        return Path(runtime_dir) / APP_NAME / "mlxd.sock"
+        hint = "Set it to the whole path of the socket, or unset it."
+        return _absolute("MLXD_SOCKET", chosen, hint)
+    if platform != "darwin" and (runtime := env.get("XDG_RUNTIME_DIR", "")).startswith("/"):
+        return Path(runtime, APP_NAME, "mlxd.sock")
     return state_dir / "mlxd.sock"
+
+
+def _absolute(variable: str, value: str, hint: str) -> Path:
+    if not value.startswith("/"):
+        raise RelativePath(f'{variable} must be an absolute path, not "{value}".', hint=hint)
+    return Path(value)
 
 
 def check_socket_path(path: Path) -> Path:

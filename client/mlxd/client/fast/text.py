@@ -12,29 +12,44 @@ INPUT_MAX_BYTES = 1 << 28
 POCKET_NOTE = "mlx: small built-in model. A real one: mlx models pull NAME; mlx ask -m NAME\n"
 
 
-def state_dir():
-    """Return where mlxd keeps its state, as `mlxd.protocol.paths` says."""
+def state_dir(platform=sys.platform):
+    """Return where mlxd keeps its state, as `mlxd.protocol.paths` says. Relative: OSError."""
     env = posix.environ
-    if env.get(b"MLXD_STATE_DIR"):
-        return env[b"MLXD_STATE_DIR"]
-    home = env.get(b"HOME") or b"/"
-    if sys.platform == "darwin":
+    if chosen := env.get(b"MLXD_STATE_DIR"):
+        return absolute_or_refused(chosen)
+    home = env.get(b"HOME") or account_home()
+    if platform == "darwin":
         return home + b"/Library/Application Support/mlxd"
     base = env.get(b"XDG_STATE_HOME", b"")
-    return (base if base.strip() else home + b"/.local/state") + b"/mlxd"
+    return (base if base[:1] == b"/" else home + b"/.local/state") + b"/mlxd"
 
 
-def socket_path():
-    """Return the daemon's socket, as `mlxd.protocol.paths` says."""
+def account_home():
+    """Return the home directory that the user database has."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(posix.getuid()).pw_dir.encode("utf-8", "surrogateescape")
+    except KeyError:
+        raise OSError from None  # the full program says what is wrong
+
+
+def absolute_or_refused(path):
+    """Return an absolute path. Raises OSError, and the full program says what is wrong."""
+    if path[:1] != b"/":
+        raise OSError
+    return path
+
+
+def socket_path(platform=sys.platform):
+    """Return the daemon's socket, as `mlxd.protocol.paths` says. On macOS no `XDG_*` counts."""
     env = posix.environ
-    chosen = env.get(b"MLXD_SOCKET")
-    if chosen:
-        if chosen[:1] != b"/":
-            raise OSError  # the full program says what is wrong
-        return chosen
-    if env.get(b"XDG_RUNTIME_DIR"):
-        return env[b"XDG_RUNTIME_DIR"] + b"/mlxd/mlxd.sock"
-    return state_dir() + b"/mlxd.sock"
+    if chosen := env.get(b"MLXD_SOCKET"):
+        return absolute_or_refused(chosen)
+    runtime = env.get(b"XDG_RUNTIME_DIR", b"")
+    if platform != "darwin" and runtime[:1] == b"/":
+        return runtime + b"/mlxd/mlxd.sock"
+    return state_dir(platform) + b"/mlxd.sock"
 
 
 def scope():

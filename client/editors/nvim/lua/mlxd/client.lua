@@ -26,21 +26,34 @@ local connection
 local next_id = 0
 local START_MS = 15000
 
---- Where the daemon listens.
----@return string
+--- The value of a variable; nil if it is unset or empty.
+---@param name string
+---@return string?
+local function variable(name)
+  local value = vim.env[name]
+  return value ~= '' and value or nil
+end
+
+--- Where the daemon listens, and what set it. On macOS no XDG variable counts.
+---@return string path
+---@return string origin
+---@return string what
 function M.socket_path()
-  local chosen = require('mlxd').options.socket or vim.env.MLXD_SOCKET
-  if chosen and chosen ~= '' then return chosen end
-  local runtime = vim.env.XDG_RUNTIME_DIR
-  if runtime and runtime ~= '' then return runtime .. '/mlxd/mlxd.sock' end
-  local state = vim.env.MLXD_STATE_DIR
-  if state and state ~= '' then return state .. '/mlxd.sock' end
-  if vim.fn.has('mac') == 1 then
-    return vim.fn.expand('~/Library/Application Support/mlxd/mlxd.sock')
+  local mac = vim.fn.has('mac') == 1
+  local function xdg(name)
+    local value = not mac and variable(name)
+    return value and value:sub(1, 1) == '/' and value or nil
   end
-  local base = vim.env.XDG_STATE_HOME
-  if not base or base == '' then base = vim.fn.expand('~/.local/state') end
-  return base .. '/mlxd/mlxd.sock'
+  local option, chosen = require('mlxd').options.socket, variable('MLXD_SOCKET')
+  if option then return option, 'The option socket', 'socket' end
+  if chosen then return chosen, 'MLXD_SOCKET', 'socket' end
+  local runtime, state = xdg('XDG_RUNTIME_DIR'), variable('MLXD_STATE_DIR')
+  if runtime then return runtime .. '/mlxd/mlxd.sock', 'XDG_RUNTIME_DIR', 'folder' end
+  if state then return state .. '/mlxd.sock', 'MLXD_STATE_DIR', 'folder' end
+  local home = variable('HOME') or uv.os_get_passwd().homedir
+  if mac then return home .. '/Library/Application Support/mlxd/mlxd.sock', 'HOME', 'folder' end
+  local base = xdg('XDG_STATE_HOME') or home .. '/.local/state'
+  return base .. '/mlxd/mlxd.sock', 'HOME', 'folder'
 end
 
 ---@param message string
@@ -103,11 +116,11 @@ local start
 ---@param may_start boolean
 local function connect(owner, may_start)
   owner.pipe = uv.new_pipe(false)
-  local path = M.socket_path()
+  local path, origin, what = M.socket_path()
   if path:sub(1, 1) ~= '/' then
-    local name = require('mlxd').options.socket and 'The option socket' or 'MLXD_SOCKET'
-    local message = ('%s must be an absolute path, not "%s".'):format(name, path)
-    local hint = 'Set it to the whole path of the socket, or unset it.'
+    local value = vim.env[origin] or path
+    local message = ('%s must be an absolute path, not "%s".'):format(origin, value)
+    local hint = ('Set it to the whole path of the %s, or unset it.'):format(what)
     return hang_up(owner, unreachable(message, hint))
   end
   local ok, begun, problem = pcall(owner.pipe.connect, owner.pipe, path, function(err)
