@@ -1,9 +1,8 @@
-"""Finds a fast BLAS for the CPU backend of MLX: its Linux wheel has the slow reference one.
+"""Finds a fast BLAS library for MLX's CPU backend. MLX's Linux wheel has the slow reference one.
 
-BLIS comes before OpenBLAS: it multiplies a few rows without packing the whole weight matrix
-first, which is what decoding does all day. Either uses one thread: their threads wait for each
-other in busy loops, which takes minutes where other processes use the cores. `docs/decisions/` has
-the figures.
+BLIS is preferred to OpenBLAS because it multiplies a few rows, as in decoding, without packing the
+whole weight matrix first. Both get one thread, because their threads wait for each other in busy
+loops. On a machine whose cores are in use, that takes minutes. `docs/decisions/` has the figures.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _THREADS = {
 def find_blas(
     platform: str = sys.platform, candidates: Iterable[str] = (*BLIS, *OPENBLAS)
 ) -> Path | None:
-    """Return the library to preload into the engine (LD_PRELOAD); None: none, or no need."""
+    """Return the library to preload into the engine (LD_PRELOAD), or None."""
     if not platform.startswith("linux"):
         return None
     paths = (Path(c.format(triplet=triplet)) for c in candidates for triplet in _TRIPLETS)
@@ -49,9 +48,9 @@ def blas_kind(path: str) -> str:
 
 
 def with_blas(environ: Mapping[str, str], library: Path | None) -> dict[str, str]:
-    """Return the environment that loads the library first, limited to one thread.
+    """Return an environment that preloads the library and limits it to one thread.
 
-    A BLAS or a number of threads that the environment already sets is kept.
+    A BLAS or a number of threads that `environ` already sets is kept.
     """
     env = dict(environ)
     chosen = preloaded_blas(environ)
@@ -64,10 +63,10 @@ def with_blas(environ: Mapping[str, str], library: Path | None) -> dict[str, str
 
 
 def preloaded_blas(environ: Mapping[str, str]) -> str:
-    """Return the first BLAS that LD_PRELOAD names; "" where there is none.
+    """Return the first BLAS in LD_PRELOAD, or "" if there is none.
 
-    The loader ignores paths that do not exist, so these do not count. A name without a slash is
-    looked up by the loader, and counts.
+    Paths that do not exist do not count, because the loader ignores them. A name without a slash
+    counts, because the loader searches for it.
     """
     named = environ.get("LD_PRELOAD", "").replace(":", " ").split()
     there = (name for name in named if "/" not in name or Path(name).is_file())

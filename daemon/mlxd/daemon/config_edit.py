@@ -1,4 +1,4 @@
-"""Changes entries of `config.toml` and leaves the rest of it as the user wrote it."""
+"""Changes entries of `config.toml` without reformatting the rest of the file."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ CAPTURED = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
 )
-"""What a service needs of the shell's environment to find models and the hub. No tokens: the hub's
-own file below HF_HOME holds them."""
+"""Variables of the shell that a service needs to find models and the hub. Tokens are not copied:
+the hub library keeps them in a file below HF_HOME."""
 
 
 def captured_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what is worth keeping of a shell's environment for a service."""
+    """Return the variables of a shell's environment that a service needs."""
     found = {name: environ[name] for name in CAPTURED if environ.get(name)}
     xdg = environ.get("XDG_CACHE_HOME")
     if xdg and not {"HF_HOME", "HF_HUB_CACHE"} & found.keys():
-        # The hub's library looks there; a service would not.
+        # The hub library uses this variable too, and a service does not see it.
         found["HF_HOME"] = os.path.join(xdg, "huggingface")
     return found
 
 
 def capture_environment(path: Path, environ: Mapping[str, str]) -> list[str]:
-    """Add to `[environment]` what the shell has and the file has not; returns the names added.
+    """Add the shell's variables that `[environment]` lacks. Return their names.
 
     Raises:
-        ConfigError: the file is damaged, or written in a way that cannot be added to safely.
+        ConfigError: the file is damaged or cannot be edited safely.
     """
     present = read_config_file(path).get("environment", {})
     wanted = {k: v for k, v in captured_environment(environ).items() if k not in present}
@@ -56,12 +56,12 @@ def capture_environment(path: Path, environ: Mapping[str, str]) -> list[str]:
 
 
 def with_entries(text: str, table: str, entries: Mapping[str, str | None], path: Path) -> str:
-    """Return TOML `text` with strings set in a top-level table, or at the top where `table` is "".
+    """Return TOML `text` with strings set in the table `table`, or at the top level if it is "".
 
-    None takes an entry away. Pure.
+    None removes an entry. Pure.
 
     Raises:
-        ConfigError: the result would not say what it should; the entries are in the hint.
+        ConfigError: the result would not contain the entries. The hint lists them.
     """
     import tomlkit
 
@@ -74,7 +74,7 @@ def with_entries(text: str, table: str, entries: Mapping[str, str | None], path:
             else:
                 place[key] = value
     edited = tomlkit.dumps(document)
-    # The reader's word decides, not our understanding of the text.
+    # Compare what a TOML parser reads, whatever the text looks like.
     if _loaded(edited) != _expected(tomllib.loads(text), table, entries):
         lines = [f"{key} = {json.dumps(value)}" for key, value in entries.items()]
         raise ConfigError(
@@ -85,17 +85,17 @@ def with_entries(text: str, table: str, entries: Mapping[str, str | None], path:
 
 
 def edit_config(path: Path, table: str, entries: Mapping[str, str | None]) -> dict[str, Any]:
-    """Set or take away strings in `config.toml`; returns the settings that it then has.
+    """Set or remove strings in `config.toml`. Return its new settings.
 
-    Edits of other threads and processes wait: each begins with what the last one has written.
+    A lock serialises edits by other threads and processes.
 
     Raises:
-        ConfigError: as `with_entries`, or the result would not be a valid configuration.
+        ConfigError: as `with_entries`, or the result is not a valid configuration.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with lock.exclusive(target.with_name(f".{target.name}.lock")):
-        read_config_file(path)  # a damaged file is not touched
+        read_config_file(path)  # a damaged file is left unchanged
         text = path.read_text("utf-8") if path.exists() else ""
         edited = with_entries(text, table, entries, path)
         settings = check_config_text(path, edited)
@@ -123,7 +123,7 @@ def _expected(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content whole or not at all. Links are followed: it may live elsewhere."""
+    """Replace a file's content atomically. Symlinks are followed."""
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o600

@@ -1,4 +1,4 @@
-"""One question to the daemon, one answer: what the `mlxd` commands need, without asyncio."""
+"""Sends one request to the daemon and returns its answer, for the `mlxd` commands. No asyncio."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mlxd.protocol.errors import DaemonUnreachable, Internal, error_from_map
 from mlxd.protocol.messages import Params, Request, Response
 
 ANSWER_TIMEOUT_S = 12.0
-"""Longer than the 10 s for which launchd holds back a service that crashed right after its start:
-meanwhile connecting succeeds and nobody answers."""
+"""Longer than the 10 s that launchd waits before it restarts a service that crashed. Meanwhile
+clients can connect, but nothing answers."""
 
 CONNECT_TRIES = 5
 CONNECT_PAUSE_S = 0.05
@@ -23,7 +23,7 @@ _CHUNK_BYTES = 65536
 
 
 class DaemonSilent(DaemonUnreachable):
-    """The socket accepts connections and nothing answers."""
+    """The socket accepts connections, but nothing answers."""
 
     default_hint = (
         "If a service keeps crashing, its manager holds it back for some seconds. "
@@ -37,8 +37,9 @@ def request(
     """Send one request to the socket at `path` and return its result.
 
     Raises:
-        DaemonUnreachable: nobody listens there; `DaemonSilent`: somebody does, without a word.
-        MlxdError: whatever the daemon answered.
+        DaemonUnreachable: nothing listens there. `DaemonSilent`: something does, but does not
+            answer.
+        MlxdError: the daemon answered with an error.
     """
     deadline = time.monotonic() + timeout_s
     try:
@@ -65,7 +66,7 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
             return connection
         except ConnectionRefusedError as exc:
             connection.close()
-            # macOS answers so as well when the listener's queue is full.
+            # macOS reports this error when the listener's queue is full, too.
             if not remaining:
                 raise _nobody(path) from exc
             time.sleep(CONNECT_PAUSE_S)

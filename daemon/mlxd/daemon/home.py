@@ -1,7 +1,7 @@
-"""One daemon for one state folder, whatever socket each environment names.
+"""Allows one daemon per state folder, even if environments name different sockets.
 
-Where `XDG_RUNTIME_DIR` is set in a desktop session and not in `cron` or `su`, the two name
-different sockets. Two daemons would then share one database and load each model twice.
+A desktop session sets `XDG_RUNTIME_DIR`, but `cron` and `su` do not, so they name different
+sockets. Two daemons would share one database and load each model twice.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class RunsElsewhere(DaemonUnreachable):
 
 
 def take(paths: Paths) -> int | None:
-    """Take the state folder for life; returns the descriptor that holds it.
+    """Lock the state folder until this process ends. Return the descriptor of the lock.
 
-    None: nothing can be written there, so that there is nothing to share either; or the one that
-    holds it listened at this very socket, lost it, and is about to end.
+    Returns None if the folder is not writable, since there is nothing to share then. Also returns
+    None if the lock's holder used this same socket: that daemon has lost it and is ending.
 
     Raises:
         RunsElsewhere: another daemon has it.
@@ -42,14 +42,14 @@ def take(paths: Paths) -> int | None:
         if (other := elsewhere(paths)) is not None:
             raise other
         return None
-    # A full disk takes no path; the lock itself needs no room.
+    # On a full disk the path cannot be written. The lock needs no space.
     with contextlib.suppress(OSError):
         os.write(descriptor, os.fsencode(paths.socket) + b"\n")
     return descriptor
 
 
 def elsewhere(paths: Paths) -> RunsElsewhere | None:
-    """Return what to tell where a daemon of this state folder listens at another socket."""
+    """Return an error if a daemon of this state folder listens at another socket."""
     path = _file(paths)
     if not lock.is_held(path):
         return None
@@ -70,7 +70,7 @@ def _noted_socket(path: Path) -> Path | None:
     for _ in range(NOTE_GLANCES):
         with contextlib.suppress(OSError, IndexError):
             return Path(os.fsdecode(path.read_bytes().splitlines()[1]))
-        time.sleep(lock.POLL_S)  # its daemon is starting and has not noted it yet
+        time.sleep(lock.POLL_S)  # the daemon is starting and has not written it yet
     return None
 
 

@@ -1,4 +1,4 @@
-"""Advisory locks: they end with their process, whatever ends it."""
+"""Advisory locks. They end with their process, however it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GLANCES = 10
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Wait for the lock at `path` and hold it; the file stays, for deleting it would race."""
+    """Wait for the lock at `path` and hold it. The file stays: deleting it would be a race."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -25,10 +25,10 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def take(path: Path) -> int | None:
-    """Take the lock at `path` for life and write this process's id into it; None: it is held.
+    """Lock `path` until this process ends, and write the process id into it. None: it is held.
 
-    Returns the descriptor that holds it. A glance by `is_held` also occupies the lock for a moment:
-    that is waited out.
+    Returns the descriptor of the lock. `is_held` also occupies the lock for a moment, so this
+    retries.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o600)
@@ -38,7 +38,7 @@ def take(path: Path) -> int | None:
         except BlockingIOError:
             time.sleep(POLL_S)
             continue
-        # A full disk takes no number; the lock itself needs no room.
+        # On a full disk the id cannot be written. The lock needs no space.
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -48,7 +48,7 @@ def take(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process holds the lock at `path` for itself."""
+    """Return whether a process holds the lock at `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -63,7 +63,7 @@ def is_held(path: Path) -> bool:
 
 
 def wait_released(path: Path, timeout_s: float) -> bool:
-    """Return whether the lock at `path` was let go within `timeout_s`. flock has no timeout."""
+    """Return whether the lock at `path` is released within `timeout_s`. flock has no timeout."""
     deadline = time.monotonic() + timeout_s
     while is_held(path):
         if time.monotonic() >= deadline:
@@ -73,7 +73,7 @@ def wait_released(path: Path, timeout_s: float) -> bool:
 
 
 def holder(path: Path) -> int | None:
-    """Return the process id that the lock's holder wrote into it; None where nobody holds it."""
+    """Return the process id in the lock at `path`, or None if nothing holds it."""
     if not is_held(path):
         return None
     try:

@@ -17,7 +17,7 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PromptBound:
-    """What a model's context allows.
+    """The limits of a model's context.
 
     `longest_bytes` is the length of the longest token. `uncounted` are bytes that may not become
     tokens. `user_messages` tells whether the chat template renders every user message in full.
@@ -36,7 +36,7 @@ class PromptBound:
         return asdict(self)
 
     def tokens_at_least(self, text: str) -> int:
-        """Return a number of tokens that the text has in any case."""
+        """Return the least number of tokens that the text can have."""
         return -(-self._bytes(text) // self.longest_bytes)
 
     def _bytes(self, text: str) -> int:
@@ -47,7 +47,7 @@ class PromptBound:
     def check(self, model: str, params: Params) -> None:
         """Raise ContextOverflow for a completion whose texts cannot fit into the context.
 
-        A text within the limit in characters is not looked at: this costs small requests nothing.
+        Texts with few characters are not encoded, so that small requests cost nothing.
         """
         # No character has more than four bytes.
         if 4 * sum(map(len, self._texts(params))) < self.context_tokens * self.longest_bytes:
@@ -57,16 +57,16 @@ class PromptBound:
             raise context_overflow(model, tokens, self.context_tokens, "at least ")
 
     def _texts(self, params: Params) -> Iterator[str]:
-        """Yield the texts of a completion that are in its prompt, whatever the template does."""
+        """Yield the texts of a completion that every template puts into the prompt."""
         if isinstance(prompt := params.get("prompt"), str):
             yield prompt
         for name in ("prefix", "suffix"):
             yield params.get(name) or ""
-        # A caller's own template may leave out anything.
+        # A caller's own template may omit any message.
         if self.user_messages and not params.get("template_kwargs"):
             for message in params.get("messages") or ():
                 if message["role"] == "user":
-                    yield (message.get("content") or "").strip()  # templates strip it
+                    yield (message.get("content") or "").strip()  # templates strip white space
 
 
 def context_overflow(model: str, tokens: int, limit: int, bound: str = "") -> ContextOverflow:

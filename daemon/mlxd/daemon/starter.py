@@ -1,4 +1,4 @@
-"""Starts a daemon that nobody's terminal holds, once, however many ask at the same time."""
+"""Starts the daemon in a session of its own. Concurrent starts give one daemon."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from mlxd.protocol.errors import EXITS, DaemonUnreachable, MlxdError
 from mlxd.protocol.paths import Paths
 
 READY_FD = "MLXD_READY_FD"
-"""Names the descriptor on which the child says that it accepts connections."""
+"""Variable with the descriptor on which the child reports that it accepts connections."""
 
 READY_WORD = b"ready\n"
 START_TIMEOUT_S = 60.0
-"""Generous: a machine that just woke up reads Python's modules from disk."""
+"""Long, because a machine that just woke up reads Python's modules from disk."""
 
 _SAID_MAX_BYTES = 8192
 _ERR_FILE_MAX_BYTES = 1_000_000
 
 
 class StartFailed(MlxdError):
-    """The daemon ended, or said nothing, before it was ready. Its exit status is the error's."""
+    """The daemon ended or timed out before it was ready. The error has its exit status."""
 
     code = "start_failed"
     default_hint = "See what it says in the foreground: mlxd run"
@@ -40,23 +40,23 @@ class StartFailed(MlxdError):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Outcome of a start: `fresh` is False where a daemon ran already."""
+    """Outcome of a start. `fresh` is False if a daemon was running already."""
 
     fresh: bool
 
 
 def start_lock(paths: Paths) -> Path:
-    """Return the file whose lock a starter holds while it starts."""
+    """Return the file that a starter locks while it starts the daemon."""
     return paths.socket.with_name(paths.socket.name + ".start")
 
 
 def run_in_foreground(flags: Sequence[str] = ()) -> list[str]:
-    """Return the command that is started: `mlxd run` by this very Python."""
+    """Return the command of the daemon: `mlxd run` with this Python."""
     return [*python_command("mlxd.daemon.cli"), "run", *flags]
 
 
 def answers(paths: Paths, timeout_s: float = control.ANSWER_TIMEOUT_S) -> bool:
-    """Return whether a daemon answers. Raises `control.DaemonSilent` where one is mute."""
+    """Return whether a daemon answers. Raises `control.DaemonSilent` if it only accepts."""
     try:
         control.request(paths.socket, "ping", timeout_s=timeout_s)
     except control.DaemonSilent:
@@ -67,10 +67,10 @@ def answers(paths: Paths, timeout_s: float = control.ANSWER_TIMEOUT_S) -> bool:
 
 
 def start(paths: Paths, command: Sequence[str], environ: Mapping[str, str]) -> Started:
-    """Start `command` in a session of its own and wait until it accepts connections.
+    """Start `command` in its own session and wait until it accepts connections.
 
     Raises:
-        StartFailed: with what the child said and its exit status.
+        StartFailed: with the child's output and exit status.
         RunsElsewhere: the daemon of this state folder listens at another socket.
     """
     _private_folder(paths.socket.parent)
@@ -101,7 +101,7 @@ def _spawn(paths: Paths, command: Sequence[str], environ: Mapping[str, str]) -> 
             stdin=subprocess.DEVNULL,
             stdout=said.descriptor,
             stderr=said.descriptor,
-            cwd="/",  # so that no folder stays busy
+            cwd="/",  # so that no folder stays in use
             env={**environ, READY_FD: str(tell_ready)},
             pass_fds=(tell_ready,),
             start_new_session=True,
@@ -125,10 +125,10 @@ def _await(child: subprocess.Popen[bytes], ready: int, said: _Said, paths: Paths
             f"The daemon was not ready within {START_TIMEOUT_S:.0f} s.\n{said.text()}"
         )
     if os.read(ready, len(READY_WORD)) == READY_WORD:
-        child.returncode = 0  # it lives on, and this process ends: nobody is to wait for it
+        child.returncode = 0  # the daemon outlives this process, so nothing waits for it
         return Started(fresh=True)
     status = child.wait()
-    # Another one, started by hand, may have been faster: then there is a daemon all the same.
+    # A daemon that was started by hand may have been faster.
     if answers(paths) or (lock.is_held(paths.lock_file) and wait_until_answering(paths)):
         return Started(fresh=False)
     words = said.text() or f"It ended with status {status} and said nothing."
@@ -136,7 +136,7 @@ def _await(child: subprocess.Popen[bytes], ready: int, said: _Said, paths: Paths
 
 
 class _Said:
-    """What the child writes outside its log: the part of the file that is its own."""
+    """The child's output outside its log: its own part of the file."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = append_to(path, _ERR_FILE_MAX_BYTES)
@@ -152,7 +152,7 @@ class _Said:
 
 
 def tell_ready(environ: dict[str, str] | os._Environ[str]) -> None:
-    """Tell the starter that connections are accepted; once, and nothing where nobody waits."""
+    """Tell the starter, if there is one, that connections are accepted. Does so once."""
     descriptor = environ.pop(READY_FD, "")
     if not descriptor.isdecimal():
         return
@@ -160,11 +160,11 @@ def tell_ready(environ: dict[str, str] | os._Environ[str]) -> None:
         os.write(int(descriptor), READY_WORD)
         os.close(int(descriptor))
     except OSError:
-        return  # the starter was interrupted; the daemon is none the worse
+        return  # the starter was interrupted, which does not matter here
 
 
 def keep_from_children(environ: Mapping[str, str]) -> None:
-    """Close the starter's descriptor to child processes, which would keep it waiting."""
+    """Do not pass the starter's descriptor to child processes, which would keep it open."""
     descriptor = environ.get(READY_FD, "")
     if descriptor.isdecimal():
         try:
@@ -174,7 +174,7 @@ def keep_from_children(environ: Mapping[str, str]) -> None:
 
 
 def wait_until_answering(paths: Paths, timeout_s: float = control.ANSWER_TIMEOUT_S) -> bool:
-    """Return whether a daemon answers within `timeout_s`: a service manager starts in its time."""
+    """Return whether a daemon answers within `timeout_s`, for starts by a service manager."""
     deadline = time.monotonic() + timeout_s
     while not answers(paths, max(deadline - time.monotonic(), 0.1)):
         if time.monotonic() >= deadline:

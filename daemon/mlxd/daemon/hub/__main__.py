@@ -1,7 +1,7 @@
-"""The worker's process: a job as one JSON line on stdin, messages on stdout.
+"""The worker process: reads a job as one line of JSON from stdin, and writes messages to stdout.
 
-Messages are notifications in MessagePack: `progress` as often as is useful, then one `result` or
-`error`. The worker ends when stdin does, since then the daemon has gone.
+Messages are MessagePack notifications: `progress` any number of times, then one `result` or
+`error`. The worker exits at the end of stdin, because the daemon has ended then.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mlxd.protocol.messages import Notification
 
 
 def main() -> None:
-    """Do the job that stdin names, for the daemon whose process id is the first argument."""
+    """Do the job on stdin for the daemon whose process id is the first argument."""
     lifeline.end_with(int(sys.argv[1]))
     job = json.loads(sys.stdin.buffer.readline())
-    # Before huggingface_hub is imported, which reads them then.
+    # huggingface_hub reads them when it is imported.
     environment: dict[str, str] = job.pop("environment", {})
     os.environ.update(environment)
     threading.Thread(target=_end_with_the_daemon, daemon=True).start()
-    # Libraries print; stdout belongs to the messages.
+    # Libraries may print, but stdout is for messages.
     out = os.dup(1)
     os.dup2(2, 1)
     lock = threading.Lock()

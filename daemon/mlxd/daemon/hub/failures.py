@@ -60,16 +60,17 @@ def offline(command: str) -> HubUnreachable:
 
 
 def is_connection_failure(exc: BaseException) -> bool:
-    """Whether the hub gave no answer, or one that says to try later."""
+    """Return whether the hub did not answer, or asked to try again later."""
     if isinstance(exc, hub_errors.HfHubHTTPError):
         status = exc.response.status_code
         return bool(status == TOO_MANY_REQUESTS or status >= SERVER_ERRORS)
     if isinstance(exc, hub_errors.LocalEntryNotFoundError):
-        return True  # huggingface_hub's word for: neither on the disk nor reachable
-    # The HTTP library's root, by the name under which every version of huggingface_hub has it.
+        return True  # neither on the disk nor reachable
+    # The base class of the HTTP library, which every version of huggingface_hub exports by this
+    # name.
     return isinstance(exc, (hub_errors.HTTPError, ConnectionError, TimeoutError))
 
 
 def described(exc: BaseException) -> str:
-    """Return the message of an error, or its name where it has none."""
+    """Return the message of an error, or the name of its class if it has none."""
     return str(exc) or type(exc).__name__

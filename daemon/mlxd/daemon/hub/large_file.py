@@ -1,7 +1,7 @@
-"""Downloads one large file so that a killed process, or a broken connection, costs next to nothing.
+"""Downloads one large file, and resumes after a broken connection or a killed process.
 
-huggingface_hub keeps nothing of a file whose download broke off; here what came stays beside the
-cache's blobs, and the next try asks for the rest.
+huggingface_hub discards a file whose download was interrupted. This module keeps the part beside
+the cache's blobs and requests only the rest.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_st
 from mlxd.protocol.errors import HubUnreachable
 
 TRIES = 5
-"""Tries in a row that bring nothing."""
+"""Consecutive tries without any data."""
 PAUSE_S = 1.0
 CHUNK_BYTES = 256 * 1024
 HASH_BYTES = 4 * 2**20
 
 
 def partial_path(blob: Path) -> Path:
-    """Return where the beginning of a blob waits for the rest."""
+    """Return the path of a partly downloaded blob."""
     return blob.with_name(f"{blob.name}.mlxd-partial")
 
 
 def download(url: str, blob: Path, size: int, sha256: str, came: Callable[[int], None]) -> None:
-    """Download `url` to `blob`, going on after what is there already; `came` is told the bytes.
+    """Download `url` to `blob`, or the missing part of it. `came` receives the bytes so far.
 
     Raises:
-        HubUnreachable: the file has not the size or the hash that the hub stated.
+        HubUnreachable: the file's size or hash differs from what the hub stated.
     """
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(blob)
     with partial.open("ab") as stream:
-        # A second download of the same file waits, and finds it.
+        # A second download of the same file waits for the first, then finds the file.
         fcntl.flock(stream, fcntl.LOCK_EX)
         if blob.exists():
             partial.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def _append(url: str, stream: BinaryIO, start: int, came: Callable[[int], None])
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    # Tries are counted here: those of the library would begin at the same byte again.
+    # Retries of the library would start at the same byte again.
     with http_stream_backoff(
         "GET", url, headers=headers, follow_redirects=True, retry_on_exceptions=()
     ) as response:

@@ -1,7 +1,7 @@
 """Downloads a model into the Hugging Face cache, which every other tool shares.
 
-The cache's branch moves to the new commit only when all files are there: a model that could be
-loaded before can be loaded during an update, and after one that broke off.
+The cache's branch moves to the new commit only when all files are complete. The old model can be
+loaded during an update, and after an interrupted one.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from mlxd.protocol.errors import MlxdError, ModelLoadFailed
 
 WANTED = ("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "tiktoken.model",
           "*.txt", "*.jsonl", "*.jinja")  # fmt: skip
-"""What mlx-lm loads a model from."""
+"""Files from which mlx-lm loads a model."""
 AT_ONCE = 4
 REPORT_EVERY_S = 0.1
 ROOM_BYTES = 256 * 2**20
-"""What a download leaves free on the disk."""
+"""Free space that a download leaves on the disk."""
 
 Report = Callable[[dict[str, Any]], None]
 
 
 def pull(job: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Download what `job` names: `repo`, `revision` (None: main), `cache_dir`.
+    """Download a model. `job` has `repo`, `revision` (None: main) and `cache_dir`.
 
     Returns {repo, revision, bytes}, where `bytes` counts all files of the model.
 
     Raises:
         ModelNotFound, PermissionDenied: the hub does not have it, or asks for an account.
         ModelLoadFailed: not enough disk space, or no weights that MLX can load.
-        HubUnreachable: no connection, or one that broke off.
+        HubUnreachable: there is no connection, or it broke.
     """
     repo, revision = job["repo"], job["revision"] or "main"
     cache_dir = Path(job["cache_dir"])
@@ -115,13 +115,13 @@ def _download(
             url = huggingface_hub.hf_hub_url(repo, file.rfilename, revision=commit)
             came = _throttled(file.rfilename, size, report)
             large_file.download(url, blobs / file.lfs.sha256, size, file.lfs.sha256, came)
-        # Puts the file's name into the snapshot; a small file is fetched by it as well.
+        # Links the file into the snapshot. Small files are downloaded by this call, too.
         huggingface_hub.hf_hub_download(
             repo, file.rfilename, revision=commit, cache_dir=cache_dir, tqdm_class=_NoBar
         )
         report({"file": file.rfilename, "done": size, "total": size})
 
-    # The weights last: a folder without them is not taken for a model.
+    # Weights come last, because a folder without them does not count as a model.
     files = sorted(files, key=lambda one: one.size or 0)
     for file in files:
         report({"file": file.rfilename, "done": 0, "total": file.size or 0})
@@ -143,7 +143,7 @@ def _throttled(name: str, size: int, report: Report) -> Callable[[int], None]:
 
 
 class _NoBar(huggingface_hub.utils.tqdm):  # type: ignore[misc]
-    """Draws nothing: the client does."""
+    """A progress bar that draws nothing. The client draws one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True})

@@ -1,4 +1,4 @@
-"""Deletes a model from the Hugging Face cache, and the prompts that were kept for it."""
+"""Deletes a model from the Hugging Face cache, and its cached prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlxd.protocol.errors import MlxdError
 
 
 def remove(job: dict[str, Any]) -> dict[str, Any]:
-    """Delete `folder` (the repository's), and what `prompts_dir` has of its snapshots.
+    """Delete the repository's `folder`, and the cached prompts of its snapshots in `prompts_dir`.
 
     Returns {removed, bytes}, where bytes counts what was freed.
     """
@@ -30,7 +30,7 @@ def _prompts(folder: Path, prompts_dir: Path) -> list[Path]:
         try:
             place = prompts_dir / fingerprint(snapshot)
         except (OSError, ValueError, MlxdError):
-            continue  # an incomplete model has answered nothing
+            continue  # an incomplete model has no cached prompts
         if place.is_dir():
             found.append(place)
     return found

@@ -27,7 +27,7 @@ def search(job: dict[str, Any]) -> dict[str, Any]:
     are left out.
 
     Raises:
-        HubUnreachable: no connection, or HF_HUB_OFFLINE is set.
+        HubUnreachable: there is no connection, or HF_HUB_OFFLINE is set.
         ModelLoadFailed: the hub refused the search.
     """
     api = huggingface_hub.HfApi()
@@ -49,14 +49,14 @@ def _listed(api: huggingface_hub.HfApi, query: str | None, limit: int) -> Any:
             sort="downloads",
             limit=limit,
         )
-    # Ollama writes MODEL:SIZE; the hub's names have both as words.
+    # Ollama writes MODEL:SIZE. Names on the hub contain both as words.
     words = query.replace(":", " ")
     return api.list_models(filter=LIBRARY, search=words, sort="downloads", limit=limit)
 
 
 def _record(api: huggingface_hub.HfApi, found: ModelInfo) -> dict[str, Any] | None:
     try:
-        # Of a branch: the search's own records have no sizes.
+        # Search results have no sizes, but a branch's file list does.
         info = api.model_info(found.id, revision=MAIN, files_metadata=True)
         files = model_files(info, found.id)
     except ModelLoadFailed:
@@ -64,7 +64,7 @@ def _record(api: huggingface_hub.HfApi, found: ModelInfo) -> dict[str, Any] | No
     except hub_errors.HfHubHTTPError as exc:
         if is_connection_failure(exc):
             raise
-        return None  # gone or closed since it was indexed
+        return None  # removed or made private since it was indexed
     return {
         "name": found.id,
         "bytes": sum(f.size or 0 for f in files if f.rfilename.endswith(".safetensors")),

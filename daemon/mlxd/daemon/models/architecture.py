@@ -1,4 +1,4 @@
-"""What `config.json` says about context length and KV cache. The one reader of it. Pure."""
+"""Reads context length and KV cache size from `config.json`. Nothing else reads them. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text_config(config: Settings) -> Settings:
 
 
 def context_tokens(config: Settings) -> int | None:
-    """Return the context length in tokens, or None where the configuration does not say."""
+    """Return the context length in tokens, or None if the configuration does not state it."""
     inner = text_config(config)
     for key in CONTEXT_KEYS:
         if (tokens := _count(inner.get(key))) and tokens <= CONTEXT_MAX_TOKENS:
@@ -39,9 +39,9 @@ def context_tokens(config: Settings) -> int | None:
 
 
 def _scaled(tokens: int, scaling: Any) -> int:
-    """Return the context with RoPE scaling, where the configuration still states the original.
+    """Return the context with RoPE scaling if the configuration states the unscaled one.
 
-    Most configurations state the scaled length; those of Qwen's YaRN recipe keep both apart.
+    Most configurations state the scaled length. Those of Qwen's YaRN recipe state both separately.
     """
     if not isinstance(scaling, dict):
         return tokens
@@ -56,7 +56,7 @@ def _scaled(tokens: int, scaling: Any) -> int:
 def kv_bytes_per_token(config: Settings, item_bytes: int) -> int | None:
     """Return the KV cache bytes of one token: 2 (K and V) x layers x KV heads x head size x item.
 
-    An upper bound for models with sliding windows; None where the configuration does not say.
+    An upper bound for models with sliding windows. None if the configuration does not state it.
     """
     inner = text_config(config)
     layers = _first(inner, LAYER_KEYS)
@@ -72,7 +72,7 @@ def kv_bytes_per_token(config: Settings, item_bytes: int) -> int | None:
 
 
 def layers(config: Settings) -> int:
-    """Return the largest number of layers that the configuration names; 0 where it names none."""
+    """Return the largest number of layers in the configuration, or 0 if it has none."""
     return max(_first(config, LAYER_KEYS) or 0, _first(text_config(config), LAYER_KEYS) or 0)
 
 
@@ -81,6 +81,6 @@ def _first(config: Settings, keys: tuple[str, ...]) -> int | None:
 
 
 def _count(value: Any) -> int | None:
-    """Return a positive integer; None for whatever else a file may hold."""
+    """Return `value` if it is a positive integer, otherwise None."""
     ok = isinstance(value, int) and not isinstance(value, bool) and value > 0
     return value if ok else None

@@ -1,7 +1,7 @@
-"""Reads the Hugging Face cache as it lies on disk, without the library that wrote it.
+"""Reads the Hugging Face cache on disk, without the hub library.
 
-Layout: `models--ORG--NAME/refs/BRANCH` holds a commit, `snapshots/COMMIT/` its files as links
-into `blobs/`.
+Layout: `models--ORG--NAME/refs/BRANCH` contains a commit, and `snapshots/COMMIT/` has its files as
+links into `blobs/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
 
 @dataclass(frozen=True, slots=True)
 class CachedRepo:
-    """One repository of the cache; `snapshot` is None where nothing usable was downloaded."""
+    """One repository of the cache. `snapshot` is None if nothing usable was downloaded."""
 
     name: str
     folder: Path
@@ -52,7 +52,7 @@ def repo_folder(cache_dir: Path, name: str) -> Path:
 
 
 def repo_names(cache_dir: Path) -> list[str]:
-    """Return the names of all cached repositories, sorted; empty where there is no cache."""
+    """Return the sorted names of all cached repositories."""
     try:
         with os.scandir(cache_dir) as entries:
             folders = [e.name for e in entries if e.name.startswith(_PREFIX) and e.is_dir()]
@@ -62,7 +62,7 @@ def repo_names(cache_dir: Path) -> list[str]:
 
 
 def find_repo(cache_dir: Path, name: str, revision: str | None = None) -> CachedRepo | None:
-    """Return what the cache has of a repository; None where it has nothing at all."""
+    """Return a repository of the cache, or None if the cache does not have it."""
     if not is_repo_name(name) or not (folder := repo_folder(cache_dir, name)).is_dir():
         return None
     for commit in _commits(folder, revision):
@@ -73,7 +73,7 @@ def find_repo(cache_dir: Path, name: str, revision: str | None = None) -> Cached
 
 
 def _commits(folder: Path, revision: str | None) -> Iterator[str]:
-    """Yield the commits to try: the one asked for, else main's, else the newest there is."""
+    """Yield the commits to try: the requested one, or those of main and then the newest."""
     if revision is not None:
         if _REVISION.fullmatch(revision) and ".." not in revision:
             yield from _ref(folder, revision)

@@ -1,6 +1,6 @@
-"""The models of this machine: the built-in one, configured ones, folders, the hub's cache.
+"""The models of this machine: built-in, configured, in folders, and in the Hugging Face cache.
 
-Reads files only, and again whenever they have changed: what was pulled a moment ago is there.
+It reads files only, and reads them again when they change, so that new downloads are found.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ __all__ = ["BUILTIN_DIR", "BUILTIN_NAME", "Catalog", "ModelRecord", "ModelRef"]
 BUILTIN_NAME = "pocket"
 BUILTIN_DIR = Path(__file__).with_name(BUILTIN_NAME)
 PARTIAL = ".partial"
-"""What the name of a folder ends in while a conversion writes it."""
+"""Suffix of a folder's name while a conversion writes it."""
 TELLING_FILES = ("config.json", "model.safetensors.index.json")
-"""Their names are in the folder's time, their contents are not."""
+"""Files whose contents matter. The folder's modification time covers only their names."""
 _DEPTH = 2  # model_dirs may hold NAME/ or, as other tools do, ORG/NAME/
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A place where a model is, or should be."""
+    """The folder where a model is, or should be."""
 
     name: str
     path: Path
@@ -43,11 +43,11 @@ class _Found:
 Asked = tuple[str | None, str | None, str | None, bool]
 Stamps = dict[str, tuple[int, int, int] | None]
 KNOWN_MAX = 256
-"""More ways of naming a model than anybody has; a caller may invent any number."""
+"""Limit of remembered names, because a caller may send any number of them."""
 
 
 def stamps(paths: tuple[str, ...]) -> Stamps:
-    """Return what tells of each path whether it is still the same: inode, time and size."""
+    """Return inode, modification time and size of each path, to detect changes."""
     out: Stamps = {}
     for path in paths:
         try:
@@ -78,7 +78,7 @@ class Catalog:
         own_dir: Path | None = None,
         builtin_dir: Path = BUILTIN_DIR,
     ) -> None:
-        """`own_dir` is where mlxd puts what it converts; it is looked into as `model_dirs` are."""
+        """`own_dir` is where mlxd writes converted models. It is searched like `model_dirs`."""
         self._config = config
         self._own_dir = own_dir
         env = config.process_environment(os.environ if environ is None else environ)
@@ -88,7 +88,7 @@ class Catalog:
 
     @property
     def cache_dir(self) -> Path:
-        """The Hugging Face cache that is read."""
+        """The folder of the Hugging Face cache."""
         return self._cache_dir
 
     def known(
@@ -99,9 +99,9 @@ class Catalog:
         draft: str | None = None,
         trust_remote_code: bool = False,
     ) -> ModelRef | None:
-        """Return what `resolve` said to the same last time, if no file has changed; else None.
+        """Return the last result of `resolve` for these arguments, or None if files have changed.
 
-        Reads no file, so that it may be asked where others wait.
+        Reads no file, so the event loop may call it.
         """
         found = self._known.get((name, adapter, draft, trust_remote_code))
         if found is None or found[1] != stamps(tuple(found[1])):
@@ -118,13 +118,13 @@ class Catalog:
     ) -> ModelRef:
         """Return the model that `name` means; None is the default model.
 
-        `adapter` (a folder, or a configured model's name) and `draft` (a model's name) go before
-        the configured ones.
+        `adapter` (a folder, or a configured model's name) and `draft` (a model's name) override the
+        configured ones.
 
         Raises:
-            ModelNotFound: nothing has that name, or several have; `data.nearest` lists names.
-            ModelLoadFailed: it is there, but its folder is not a complete MLX model.
-            PermissionDenied: the model's own code is asked for and not allowed by configuration.
+            ModelNotFound: no model or several have that name. `data.nearest` lists names.
+            ModelLoadFailed: its folder is not a complete MLX model.
+            PermissionDenied: `trust_remote_code` is requested but not configured.
         """
         asked = (name, adapter, draft, trust_remote_code)
         found = self._find(name or self._config.default_model)
@@ -148,12 +148,12 @@ class Catalog:
         return ref
 
     def loaded_as(self, name: str | None, loaded: Mapping[str, str]) -> LoadedAs:
-        """Return how the engine may know the model that `name` means, be its files there or not.
+        """Return how the engine may know the model that `name` means. Its files may be missing.
 
         `loaded` maps the names of the models in memory to their folders.
 
         Raises:
-            ModelNotFound: it means none of them, and none of this machine's.
+            ModelNotFound: it means neither one of them nor one on this machine.
         """
         target = self._unalias(name or self._config.default_model)
         try:
@@ -172,7 +172,7 @@ class Catalog:
         roots = [Path(root).expanduser() for root in self._config.model_dirs]
         own = [self._own_dir] if self._own_dir else []
         places = [self._cache_dir, *roots, *own]
-        # Where a model is found may be a link, which may come to lead elsewhere.
+        # The path may be a link, whose target may change.
         for path in found:
             places += [path, path.parent]
         for real in (ref.path, ref.draft):
@@ -185,7 +185,7 @@ class Catalog:
         self._known[asked] = (ref, stamps(tuple(str(place) for place in places)))
 
     def list(self) -> list[ModelRecord]:
-        """Return every model of this machine: built-in, configured, folders, cache; no doubles."""
+        """Return every model of this machine once."""
         records: dict[str, ModelRecord] = {}
         for found in self._all():
             record = describe(found.name, found.path, found.source, found.revision)
@@ -198,10 +198,10 @@ class Catalog:
         return describe(found.name, found.path, found.source, found.revision)
 
     def hub_target(self, name: str) -> tuple[str, str | None]:
-        """Return the Hugging Face id that `name` means, and the revision to keep to, if any.
+        """Return the Hugging Face id that `name` means, and its configured revision, if any.
 
         Raises:
-            InvalidParams: it is a folder, or has not the form of an id.
+            InvalidParams: it is a folder, or not in the form of an id.
         """
         target = self._unalias(name)
         settings = self._config.models.get(target, ModelConfig(name=target))
@@ -214,11 +214,11 @@ class Catalog:
         return repo, settings.revision
 
     def removable(self, name: str) -> tuple[str, Path]:
-        """Return the name of a model in the cache, or converted by mlxd, and what to delete of it.
+        """Return the name of a model that mlxd may delete, and the path to delete.
 
         Raises:
             ModelNotFound: nothing has that name.
-            PermissionDenied: it is the built-in one, or a folder of the user's own.
+            PermissionDenied: it is built in, or in one of the user's folders.
         """
         found = self._find(name)
         place = found.path
@@ -235,11 +235,11 @@ class Catalog:
         )
 
     def _imported(self, place: Path) -> bool:
-        """Whether `models import` made this link."""
+        """Return whether `models import` created this link."""
         return self._own_dir is not None and place.is_symlink() and self._own_dir in place.parents
 
     def names(self) -> Sequence[str]:
-        """Return every name that `resolve` takes as it is, aliases first."""
+        """Return every exact name that `resolve` accepts, aliases first."""
         everything = [*self._config.aliases, *(found.name for found in self._all())]
         return [*dict.fromkeys(everything)]
 
@@ -407,7 +407,7 @@ def _model_folders(base: Path, depth: int) -> Iterator[Path]:
 
 
 def _sayable(name: str) -> bool:
-    """Whether a file name is text: others cannot be sent to a caller, or typed by one."""
+    """Return whether a file name is valid text, which clients can receive and send."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Reads files of a model's folder, which may be links to nowhere, pipes or garbage."""
+"""Reads files of a model's folder safely: they may be broken links, pipes or garbage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 JSON_MAX_BYTES = 100_000_000
-"""Far above any configuration or index; the safetensors format's own limit for its header."""
+"""The safetensors format's limit for its header. Configurations and indexes are far smaller."""
 PATH_MAX_BYTES = 1024  # MAXPATHLEN of macOS, which F_GETPATH fills
 INDEX_NAME = "model.safetensors.index.json"
 READ_BY_LOADERS = re.compile(
@@ -37,8 +37,8 @@ def read_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        FileNotFoundError: there is no such file, nor a link of that name.
-        Unreadable: it is no regular file, or holds no JSON object.
+        FileNotFoundError: there is neither a file nor a link of that name.
+        Unreadable: it is not a regular file, or does not contain a JSON object.
     """
     data = read_regular(path)
     try:
@@ -52,7 +52,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unreadable(path, "is not a JSON object")
     if data.startswith(b"\xef\xbb\xbf"):
-        # mlx-lm refuses it; saying so here names the file.
+        # mlx-lm refuses it without naming the file.
         raise Unreadable(path, "starts with a byte order mark: save it as UTF-8 without one")
     return value
 
@@ -60,7 +60,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_regular(path: Path) -> bytes:
     """Return the content of a regular file of reasonable size. Raises as `read_object`."""
     try:
-        # Before opening: a pipe would wait for somebody to write into it.
+        # Before opening, because opening a pipe waits for a writer.
         status = path.stat()
         if problem := _mode_problem(status.st_mode):
             raise Unreadable(path, problem)
@@ -77,10 +77,10 @@ def read_regular(path: Path) -> bytes:
 
 
 def check_entries(folder: Path) -> None:
-    """Look at every entry that a loader would open; what cannot be a file is refused by name.
+    """Check every entry that a loader would open.
 
     Raises:
-        Unreadable: a link leads nowhere or in a circle, or an entry is no regular file.
+        Unreadable: an entry is a broken or circular link, or not a regular file.
     """
     try:
         with os.scandir(folder) as entries:
@@ -93,7 +93,7 @@ def check_entries(folder: Path) -> None:
 
 
 def check_entry(path: Path) -> None:
-    """Raise Unreadable where a path leads to no regular file."""
+    """Raise Unreadable if a path does not lead to a regular file."""
     try:
         problem = _mode_problem(path.stat().st_mode)
     except FileNotFoundError:
@@ -111,13 +111,13 @@ def _mode_problem(mode: int) -> str:
 
 
 def identity(path: str | os.PathLike[str]) -> str:
-    """Return the one path of a folder, however it is spelled: links, `..`, letters' case.
+    """Return the canonical path of a folder: links, `..` and letter case are resolved.
 
-    A path that leads nowhere comes back absolute and without `..`.
+    A path that does not exist becomes absolute and loses its `..`.
     """
     try:
         real = os.path.realpath(os.path.expanduser(path))
-    except ValueError:  # a name that no file system takes
+    except ValueError:  # no file system accepts the name
         return os.path.abspath(path)
     if sys.platform == "darwin":
         return _spelled_as_stored(real)
@@ -125,7 +125,7 @@ def identity(path: str | os.PathLike[str]) -> str:
 
 
 def _spelled_as_stored(path: str) -> str:
-    """Return a path as the file system spells it; macOS takes any case and normalization."""
+    """Return a path as the file system spells it. macOS accepts any case and normalization."""
     import fcntl
 
     get_path = getattr(fcntl, "F_GETPATH", None)
@@ -145,17 +145,17 @@ def _spelled_as_stored(path: str) -> str:
 
 
 def os_problem(exc: OSError) -> str:
-    """Return what completes "FILE …" for an error of the operating system."""
+    """Return the end of the sentence "FILE …" for an error of the operating system."""
     if exc.errno == errno.ELOOP:
         return "is a link that leads back to itself"
     return f"cannot be read: {exc.strerror or exc}"
 
 
 def indexed_names(folder: Path) -> set[str]:
-    """Return the weight files that the folder's index names; none where there is no index.
+    """Return the weight files in the folder's index, or none if there is no index.
 
     Raises:
-        Unreadable: it cannot be read, or names something outside of the folder.
+        Unreadable: it cannot be read, or names a file outside the folder.
     """
     index = folder / INDEX_NAME
     try:

@@ -1,4 +1,4 @@
-"""Reads what a model's folder says about itself: files and headers, never the weights."""
+"""Describes a model's folder from its files and headers. The weights are not read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OTHER_FORMATS = {
 
 
 class BrokenFolder(Exception):
-    """A folder cannot be loaded as a model. `remedy` is pull, convert or choose."""
+    """The folder cannot be loaded as a model. `remedy` is pull, convert or choose."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem)
@@ -41,10 +41,10 @@ class _Weights:
 
 
 def check_folder(path: Path) -> list[Path]:
-    """Return the weight files of a folder that is complete as far as its file list tells.
+    """Return the weight files of a folder whose file list is complete.
 
     Raises:
-        BrokenFolder: config.json or weights are missing, or are of another format.
+        BrokenFolder: config.json or weights are missing or in another format.
     """
     try:
         files.read_object(path / "config.json")
@@ -97,14 +97,14 @@ def _expected_shards(path: Path) -> tuple[str, ...]:
     return _index_shards(str(path), seen.st_mtime_ns, seen.st_size)
 
 
-# Keyed by time and size as well: never stale, and the index of a big model is read once.
+# The key includes time and size, so an entry is never stale. A large index is read once.
 @functools.lru_cache(maxsize=64)
 def _index_shards(folder: str, _mtime_ns: int, _size: int) -> tuple[str, ...]:
     return tuple(sorted(files.indexed_names(Path(folder))))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file; None where there is no readable object."""
+    """Return the object in a JSON file, or None if it cannot be read."""
     try:
         return files.read_object(path)
     except (OSError, files.Unreadable):
@@ -112,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def describe(name: str, path: Path, source: str, revision: str | None = None) -> ModelRecord:
-    """Return the record of a model's folder; a broken one has its `problem` filled in."""
+    """Return the record of a model's folder. If the folder is broken, `problem` says why."""
     try:
         found = check_folder(path)
         problem = None
@@ -199,11 +199,11 @@ def _file_weights(file: str, _mtime_ns: int, size: int, bits: int | None) -> _We
 
 
 def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
-    """A safetensors file: 8 bytes with the header's length, a JSON header, the data."""
+    """Read the header of a safetensors file: 8 bytes with its length, then JSON."""
     with file.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        # Before reading: a bad length must not make us allocate.
+        # Before reading, because a bad length must not cause an allocation.
         if length > min(files.JSON_MAX_BYTES, size):
             raise BrokenFolder(f"{file.name} is not a complete safetensors file", "pull")
         try:

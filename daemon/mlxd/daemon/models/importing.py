@@ -1,4 +1,4 @@
-"""Makes models of other tools known here by symbolic links; their files are never touched."""
+"""Imports models of other tools as symbolic links. Their files are never changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlxd.protocol.errors import ModelLoadFailed, ModelNotFound
 
 @dataclass(slots=True)
 class Report:
-    """What an import did. Each entry has `name` and `path`; skipped ones have a `problem`."""
+    """The result of an import. Each entry has `name` and `path`. Skipped ones have a `problem`."""
 
     imported: list[dict[str, Any]] = field(default_factory=list)
     known: list[dict[str, Any]] = field(default_factory=list)
@@ -34,8 +34,8 @@ def import_models(path: Path | None, own_dir: Path, known: Mapping[str, str], ho
     `known` maps the real folder of each model on this machine to its name.
 
     Raises:
-        ModelNotFound: there is no folder `path`, or it holds no model.
-        ModelLoadFailed: it holds GGUF weights, or none of its models can be loaded.
+        ModelNotFound: there is no folder `path`, or it contains no model.
+        ModelLoadFailed: it contains GGUF weights, or none of its models can be loaded.
     """
     roots = [root.path for root in known_roots(home)] if path is None else [path]
     report = Report()
@@ -71,7 +71,7 @@ def _import_one(
 
 
 def free_name(candidate: Candidate, taken: Iterable[str]) -> str:
-    """Return a name that no model has yet: its own, with its parent folder's, or with a number."""
+    """Return an unused name: the model's own, with its parent folder's name, or with a number."""
     last = candidate.name.rsplit("/", 1)[-1]
     parent = candidate.path.parent.name
     numbered = (f"{candidate.name}-{count}" for count in itertools.count(2))
@@ -82,13 +82,13 @@ def free_name(candidate: Candidate, taken: Iterable[str]) -> str:
 
 def _link(link: Path, target: str) -> None:
     link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if link.is_symlink() and not link.exists():  # its model was deleted by the other tool
+    if link.is_symlink() and not link.exists():  # the other tool deleted its model
         link.unlink()
     link.symlink_to(target, target_is_directory=True)
 
 
 def remove_link(link: Path) -> None:
-    """Remove an imported model's link, and the folder of its organisation if it is empty now."""
+    """Remove an imported model's link, and its organisation's folder if that is empty now."""
     link.unlink()
     with contextlib.suppress(OSError):
         link.parent.rmdir()

@@ -10,11 +10,11 @@ _TAIL = re.compile(
     r"[-_.](?:\d+bits?|bf16|fp16|fp32|float16|float32|bfloat16|mlx|dwq|awq|gptq|mxfp4|mxfp8|nvfp4"
     r"|q\d+|instruct|it|chat|[\w]*\d{4})$"
 )
-"""What names end in that people leave out: quantisation, type, tuning, date."""
+"""Endings of names that people omit: quantisation, type, tuning, date."""
 
 
 def matches(wanted: str, known: Iterable[str]) -> list[str]:
-    """Return the names that `wanted` may mean, by the strictest rule that finds any."""
+    """Return the names that `wanted` may mean, by the strictest rule that matches any."""
     names = sorted(set(known))
     for rule in _RULES:
         if found := [name for name in names if rule(wanted.lower(), name.lower())]:
@@ -23,7 +23,7 @@ def matches(wanted: str, known: Iterable[str]) -> list[str]:
 
 
 def nearest(wanted: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Return the names that look most like `wanted`, best first."""
+    """Return the names that are most similar to `wanted`, best first."""
     by_text: dict[str, str] = {}
     for name in known:
         for text in (name.lower(), _last(name.lower()), _stem(_last(name.lower()))):

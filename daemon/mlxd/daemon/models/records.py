@@ -1,4 +1,4 @@
-"""What is known about a model: the reference the engine loads, and the record people read."""
+"""A model's reference, which the engine loads, and its record, which people read."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model that was found, as the engine is told of it. Paths are absolute.
+    """A model to load, as the front sends it to the engine. Paths are absolute.
 
-    `keep_alive_s` is what the configuration says about this model; -1 means forever.
+    `keep_alive_s` is the configured time. -1 means forever.
     """
 
     name: str
@@ -24,13 +24,13 @@ class ModelRef:
     draft_name: str | None = None
 
     def to_map(self) -> dict[str, Any]:
-        """Return the reference as it goes to the engine."""
+        """Return the reference in the form that the engine receives."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedAs:
-    """How the engine may know a model: by its name, or by its folder and adapter."""
+    """How the engine may know a loaded model: by its name, or by its folder and adapter."""
 
     name: str
     path: str
@@ -43,10 +43,10 @@ class LoadedAs:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """One model of this machine. `problem` says why it cannot be loaded; None: it can.
+    """One model of this machine. `problem` says why it cannot be loaded, or is None.
 
-    `source` is builtin, config, folder, imported or cache; `bytes` counts the weights; `bits` is
-    None where the weights are not quantised; `parameters` is counted from the weights' headers.
+    `source` is builtin, config, folder, imported or cache. `bytes` is the size of the weights.
+    `bits` is None if they are not quantised. `parameters` is counted from their headers.
     """
 
     name: str
@@ -64,5 +64,5 @@ class ModelRecord:
     problem: str | None = None
 
     def to_map(self) -> dict[str, Any]:
-        """Return the record as it goes over the wire."""
+        """Return the record in its wire form."""
         return asdict(self)
