@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.import_graph import circles, import_graph
+from support.import_graph import FAST_MODULES, circles, import_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"mlx", "mlx_lm"}
@@ -48,18 +48,16 @@ def test_the_fast_path_imports_what_is_built_in_and_nothing_else() -> None:
         assert imported(path, at_once=True) <= FAST_MAY_IMPORT, f"{path.name}: start-up time"
 
 
-BEING_MENDED = (
-    {"mlxd.client.cli.chat", "mlxd.client.cli.chat_commands", "mlxd.client.cli.prompt"},
-    {"mlxd.client.cli.completion", "mlxd.client.cli.templates"},
-)  # fmt: skip
-"""Circles that exist today. Remove each with its mend; add none."""
-
-
 def test_no_modules_import_each_other() -> None:
     graph = import_graph(ROOT)
     assert len(graph) > 150
-    new = [c for c in circles(graph) if not any(c <= known for known in BEING_MENDED)]
-    assert new == []
+    assert circles(graph) == []
+
+
+def test_the_graph_has_the_fast_path_which_imports_by_bare_names() -> None:
+    fast = {path.stem for path in (ROOT / "client/mlxd/client/fast").glob("[a-z]*.py")}
+    assert fast == set(FAST_MODULES)
+    assert "mlxd.client.fast.wire" in import_graph(ROOT)["mlxd.client.fast.main"]
 
 
 def test_a_circle_is_found_wherever_its_imports_are_written(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mlxd.client.cli.tables import ago, table_lines, words
+from mlxd.client.cli.tables import ago, duration, table_lines
 
 TEXT = st.text(st.sampled_from("abc 漢字🦊é"), max_size=60)
 
@@ -35,7 +35,7 @@ def test_a_text_that_is_shortened_ends_with_dots() -> None:
      (3600, "1 hour"), (7300, "2 hours"), (86400, "1 day"), (9e5, "10 days")],
 )  # fmt: skip
 def test_spans_are_words(seconds: float, said: str) -> None:
-    assert words(seconds) == said
+    assert duration(seconds) == said
 
 
 def test_the_past_is_told_from_now() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PACKAGES = ("protocol", "client", "daemon", "launchd")
+FAST = "mlxd.client.fast."
+FAST_MODULES = ("main", "options", "text", "wire")
 Graph = dict[str, set[str]]
 
 
@@ -21,15 +23,15 @@ def import_graph(root: Path) -> Graph:
         for file in (root / package / "mlxd").rglob("*.py"):
             parts = file.relative_to(root / package).with_suffix("").parts
             files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-        for file in (root / package / "mlxd").rglob("mlx_*.py"):
-            files[file.stem] = file  # the fast path imports its modules by their bare names
     return {name: set(_imports(name, file, files)) - {name} for name, file in files.items()}
 
 
 def _imports(name: str, file: Path, known: Mapping[str, Path]) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in known)
+            yield from (
+                full for alias in node.names if (full := _full_name(name, alias.name)) in known
+            )
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(name, file, node)
             for alias in node.names:
@@ -37,9 +39,15 @@ def _imports(name: str, file: Path, known: Mapping[str, Path]) -> Iterator[str]:
                 yield from (one for one in (inner if inner in known else base,) if one in known)
 
 
+def _full_name(importer: str, module: str) -> str:
+    """Return the full name of a module. The fast path imports its own modules by bare names."""
+    own = importer.startswith(FAST) and module in FAST_MODULES
+    return FAST + module if own else module
+
+
 def _absolute(name: str, file: Path, node: ast.ImportFrom) -> str:
     if not node.level:
-        return node.module or ""
+        return _full_name(name, node.module or "")
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     base = package[: len(package) - node.level + 1]
     return ".".join([*base, *([node.module] if node.module else [])])

@@ -14,11 +14,11 @@ COMMANDS = {
     "ask": ("ask", "ask"),
     "generate": ("ask", "generate"),
     "fill": ("ask", "fill"),
-    "chat": ("chat", "chat"),
+    "chat": ("chat.command", "chat"),
     "batch": ("batch", "batch"),
-    "ps": ("residents", "ps"),
-    "load": ("residents", "load"),
-    "unload": ("residents", "unload"),
+    "ps": ("memory", "ps"),
+    "load": ("memory", "load"),
+    "unload": ("memory", "unload"),
     "models": ("models", "models"),
     "log": ("log", "log"),
     "templates": ("templates", "templates"),
@@ -36,7 +36,7 @@ ALIASES = {
     "ls": ("models", "list_models"),
     "rm": ("models", "rm"),
     "show": ("models", "show_model"),
-    "stop": ("residents", "unload"),
+    "stop": ("memory", "unload"),
 }
 """Words of other tools for commands of ours: they work, but have no help of their own."""
 

@@ -7,11 +7,12 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from mlxd.client.cli.template_files import names
 from mlxd.client.cli.terminal import visible
 from mlxd.protocol.errors import MlxdError
 
 ANSWER_S = 0.5
-"""A person waits for the list; a daemon that is slower than this gives none."""
+"""Longest wait for the daemon, in seconds. A slower one completes nothing."""
 
 
 @click.command(
@@ -32,7 +33,7 @@ def completion(shell: str) -> None:
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """Return the models whose names begin like this; none where no daemon runs."""
+    """Return the models whose names start like this, or none if no daemon runs."""
     return [CompletionItem(name) for name in _names() if name.startswith(incomplete)]
 
 
@@ -44,7 +45,7 @@ def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) 
 def complete_conversations(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[Any]:
-    """Return the last conversations whose ids begin like this, each with its first question."""
+    """Return the last conversations whose ids start like this, each with its first question."""
     found = _answer("conversations.list", limit=50) or {"conversations": []}
     records = [one for one in found["conversations"] if one["id"].startswith(incomplete)]
     return [CompletionItem(one["id"], help=visible(one["title"])) for one in records]
@@ -58,7 +59,7 @@ def _names() -> list[str]:
 
 
 def _answer(method: str, **params: Any) -> dict[str, Any] | None:
-    """Ask a daemon that runs; None: none does, or it is too slow."""
+    """Call a method of a running daemon. Return None if none runs, or if it is too slow."""
     from mlxd.client.sync import Client
 
     try:
@@ -70,14 +71,12 @@ def _answer(method: str, **params: Any) -> dict[str, Any] | None:
 
 
 def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """Return the templates whose names begin like this."""
-    from mlxd.client.cli.templates import names
-
+    """Return the templates whose names start like this."""
     return [CompletionItem(name) for name in sorted(names()) if name.startswith(incomplete)]
 
 
 def complete_priorities(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """Return the classes of priority that begin like this."""
+    """Return the classes of priority that start like this."""
     from mlxd.protocol.methods import METHODS
 
     choices = METHODS["chat"].param("priority").choices
@@ -85,7 +84,7 @@ def complete_priorities(ctx: click.Context, param: click.Parameter, incomplete: 
 
 
 def complete_presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """Return the presets whose names begin like this."""
+    """Return the presets whose names start like this."""
     from mlxd.client.fast.options import PRESETS
 
     return [CompletionItem(name) for name in PRESETS if name.startswith(incomplete)]

@@ -82,7 +82,7 @@ def report(exc: BaseException, command: click.Group, arguments: list[str]) -> in
     return EXIT_UNEXPECTED
 
 
-def words_of(exc: MlxdError | click.ClickException, called: str) -> tuple[str, str]:
+def message_and_hint(exc: MlxdError | click.ClickException, called: str) -> tuple[str, str]:
     """Return (message, hint) of an error of the daemon or of the command line."""
     if isinstance(exc, click.ClickException):
         return exc.format_message(), getattr(exc, "hint", "")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlxd.client.cli import ask
-from mlxd.client.cli.chat import Chat, check_options
+from mlxd.client.cli.chat import command as chat
 from mlxd.client.cli.completion import complete_models
 from mlxd.client.cli.groups import Group
 from mlxd.client.cli.options import given, shared_options
@@ -30,9 +30,7 @@ def run(words: tuple[str, ...], **values: Any) -> int:
     found = given(values)
     if words or not sys.stdin.isatty() or any(name in found for name in ("file", "edit")):
         return ask.run("ask", words, found)
-    check_options(found)
-    Chat(found).run()
-    return 0
+    return chat.run(found)
 
 
 # The argument says which model; an option of the same name would win over it.

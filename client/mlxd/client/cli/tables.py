@@ -58,7 +58,7 @@ def size(count: float) -> str:
 UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
-def words(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration in words: "25 minutes", "1 hour"."""
     for unit_s, name in UNITS:
         count = round(seconds / unit_s)
@@ -69,4 +69,4 @@ def words(seconds: float) -> str:
 
 def ago(seconds: float) -> str:
     """Return how long ago something was, in words."""
-    return "now" if seconds < 1 else f"{words(seconds)} ago"
+    return "now" if seconds < 1 else f"{duration(seconds)} ago"

@@ -22,7 +22,7 @@ from text import (
     INPUT_MAX_BYTES,
     UNKNOWN_TO_THEM,
     VERSION,
-    Aside,
+    StatusPrinter,
     absolute,
     coloured,
     introduce,
@@ -254,16 +254,16 @@ class Printer:
         self.plain = bool(not self.terminal or values.get("plain") or not coloured())
         self.quiet = values.get("no_stream")
         self.last = ""
-        self.aside = Aside(values.get("thinking"), values.get("quiet"))
+        self.status = StatusPrinter(values.get("thinking"), values.get("quiet"))
 
     def event(self, event):
         if event["type"] != "delta" or event["channel"] != "answer":
-            self.aside.event(event)
+            self.status.event(event)
         elif not self.quiet:
             self.write(event["text"])
 
     def write(self, text):
-        self.aside.settle()
+        self.status.settle()
         if self.terminal:
             text = visible(text)
         if self.rendered is not None:
@@ -279,7 +279,7 @@ class Printer:
         put(1, text)
 
     def newline(self):
-        self.aside.settle()
+        self.status.settle()
         if self.rendered is not None:
             self.rendered.close()
         elif self.last and self.last[-1] != "\n":

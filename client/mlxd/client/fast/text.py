@@ -1,4 +1,4 @@
-"""Places and words that the fast path and the full program share. Built-in modules only."""
+"""Paths and messages that the fast path and the full program share. Built-in modules only."""
 
 import posix
 import sys
@@ -7,7 +7,7 @@ VERSION = "0.2.0"
 """The version of mlxd. A copy of `mlxd.protocol.version`, which would cost start-up time."""
 
 INPUT_MAX_BYTES = 1 << 28
-"""More than any model reads: input without an end is refused before memory runs out."""
+"""Above any context length. Endless input is refused before memory runs out."""
 
 POCKET_NOTE = "mlx: small built-in model. A real one: mlx models pull NAME; mlx ask -m NAME\n"
 
@@ -53,9 +53,9 @@ def socket_path(platform=sys.platform):
 
 
 def scope():
-    """Return what "the last conversation" belongs to: this terminal, or else this folder.
+    """Return the scope of "the last conversation": this terminal, or without one this folder.
 
-    A terminal is its device and its session, since devices are used again.
+    A terminal is identified by its device and its session, because devices are reused.
     """
     try:
         for descriptor in (0, 1, 2):
@@ -67,11 +67,14 @@ def scope():
 
 
 FOLDERS = {"model": "/config.json", "draft": "/config.json", "adapter": ""}
-"""Parameters that may name a folder, and what is in one that a name is not taken for."""
+"""Parameters that may name a folder, and the file by which such a folder is recognised."""
 
 
 def absolute(name, holds=FOLDERS["model"]):
-    """Return a folder's absolute path; a name as it is. The daemon has another working folder."""
+    """Return a folder's absolute path, and any other name unchanged.
+
+    The daemon has another working folder.
+    """
     if name[:1] == "/" or ("/" not in name and name[:1] != "."):
         return name
     try:
@@ -83,11 +86,11 @@ def absolute(name, holds=FOLDERS["model"]):
 
 
 def skew(theirs):
-    """Return the line of advice where the daemon's version is another than ours; "": the same."""
+    """Return advice if the daemon has another version than this program, otherwise ""."""
     if theirs == VERSION:
         return ""
     if _numbers(theirs) > _numbers(VERSION):
-        # To restart a newer daemon from here would put the older one in its place.
+        # A restart from here would replace the newer daemon by an older one.
         return "mlx: the daemon is version %s, this is %s. When it suits you, upgrade this one." % (
             theirs,
             VERSION,
@@ -103,7 +106,7 @@ def _numbers(version):
 
 
 UNKNOWN_TO_THEM = ("invalid_params", "method_not_found")
-"""Errors of which a daemon of another version may be the reason."""
+"""Errors that a daemon of another version may cause."""
 
 
 def statistics(result):
@@ -128,13 +131,13 @@ def is_cut(result):
     return any(choice["finish_reason"] == "length" for choice in result["choices"])
 
 
-def remarks(result, values, more):
-    """Return the lines that follow an answer on stderr; `more` raises max_tokens."""
+def remarks(result, values, raise_limit):
+    """Return the lines for stderr after an answer. `raise_limit` names how to raise max_tokens."""
     if values.get("quiet"):
         return []
     lines = ["mlx: " + note for note in result["applied"]["notes"]]
     if is_cut(result):
-        lines.append("mlx: Truncated at max_tokens. Raise the limit: " + more + " N")
+        lines.append("mlx: Truncated at max_tokens. Raise the limit: " + raise_limit + " N")
     if advice := skew(result["applied"].get("version", VERSION)):
         lines.append(advice)
     if values.get("verbose"):
@@ -146,16 +149,16 @@ EXIT_BROKEN = 8
 
 
 def verdict(result):
-    """Return the exit code of an answer: half of a constrained one is not what was asked for."""
+    """Return the exit code of an answer. A truncated constrained answer is a failure."""
     return EXIT_BROKEN if is_cut(result) and result["applied"].get("constrained") else 0
 
 
 STATUS_COLUMNS = 70
-"""A status line must not be wrapped, or it could not be taken away again."""
+"""Maximum width of a status line. A wrapped line could not be erased."""
 
 
 def coloured():
-    """Whether the environment wants colours: NO_COLOR, FORCE_COLOR, CLICOLOR and TERM, in order."""
+    """Whether to use colours: NO_COLOR, FORCE_COLOR, CLICOLOR and TERM decide, in this order."""
     env = posix.environ
     if env.get(b"NO_COLOR"):
         return False
@@ -165,9 +168,9 @@ def coloured():
 
 
 def reasoning_style(thinking):
-    """Return what goes before and behind a piece of reasoning on stderr; None: it is hidden.
+    """Return the texts before and after a piece of reasoning on stderr, or None to hide it.
 
-    It is shown where it can be told from the answer, or where `--think` asks for it.
+    Reasoning is shown if it looks different from the answer, or if `--think` asks for it.
     """
     if thinking is False or not posix.isatty(2):
         return None
@@ -177,7 +180,7 @@ def reasoning_style(thinking):
 
 
 def progress(event):
-    """Return what a person waits for, in a few words; "": nothing worth a word."""
+    """Return what a request waits for, or "" if it should start at once."""
     kind = event["type"]
     text = ""
     if kind == "loading":
@@ -189,8 +192,8 @@ def progress(event):
     return text[:STATUS_COLUMNS]
 
 
-class Aside:
-    """What is shown on stderr before and beside an answer: what it waits for, and reasoning."""
+class StatusPrinter:
+    """Shows on stderr what an answer waits for, and the model's reasoning."""
 
     def __init__(self, thinking, quiet=False):
         self.style = None if quiet else reasoning_style(thinking)
@@ -200,7 +203,7 @@ class Aside:
         self.blank = ""
 
     def event(self, event):
-        """Show an event that is no part of the answer."""
+        """Show an event other than a part of the answer."""
         if event["type"] == "delta":
             self.think(event["text"])
         elif self.decorated and (text := progress(event)):
@@ -210,7 +213,7 @@ class Aside:
     def think(self, text):
         if self.style is None:
             return
-        # Blank lines are kept until something follows; those around it are ours to choose.
+        # Blank lines inside are printed when more text follows. Those around it are dropped.
         text = self.blank + text if self.reasoning else text.lstrip()
         shown = text.rstrip()
         self.blank = text[len(shown) :]
@@ -222,7 +225,7 @@ class Aside:
         tell(self.style[0] + visible(shown) + self.style[1])
 
     def settle(self):
-        """Make way for the answer. Call it before anything else is printed."""
+        """Remove the status line and end the reasoning. Call it before printing anything else."""
         if self.waiting:
             tell("\r\x1b[K")
         if self.reasoning:
@@ -235,9 +238,9 @@ CONTROLS: dict[int, int] = {}
 
 
 def visible(text):
-    """Return text whose control characters can be seen, and do nothing to a terminal.
+    """Return text with control characters replaced by visible ones.
 
-    Those that turn the direction of writing hide what a line really says: they go the same way.
+    Characters that change the writing direction are replaced too, because they can disguise text.
     """
     if not CONTROLS:
         CONTROLS.update({code: 0x2400 + code for code in range(32) if code not in (9, 10)})
@@ -248,7 +251,7 @@ def visible(text):
 
 
 def introduce():
-    """Say once per user what the built-in model is."""
+    """Print once per user that pocket is a small built-in model."""
     folder = state_dir()
     for _ in range(2):
         try:

@@ -1,4 +1,4 @@
-"""Reading what a person types in `mlx chat`: prompt_toolkit on a terminal, plain lines else."""
+"""Reads lines for `mlx chat`: with prompt_toolkit on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxd.client.cli.chat.conversation import Conversation
+from mlxd.client.cli.chat.settings import setting_names
 from mlxd.client.cli.terminal import tell
 from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.paths import resolve_paths
 
-QUOTES = '"""'
-
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
-    from mlxd.client.cli.conversation import Conversation
+QUOTES = '"""'
 
 
 def read_lines(conversation: Conversation, commands: list[str]) -> Iterator[str]:
@@ -81,7 +81,7 @@ def _history() -> Any:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
     except OSError as exc:
-        tell(f"mlx: what you type is not kept: {path}: {exc.strerror}")
+        tell(f"mlx: the history is not kept: {path}: {exc.strerror}")
         return InMemoryHistory()
     return FileHistory(str(path))
 
@@ -89,8 +89,6 @@ def _history() -> Any:
 def _completer(conversation: Conversation, commands: list[str]) -> Any:
     from prompt_toolkit.completion import Completer, Completion, PathCompleter
     from prompt_toolkit.document import Document
-
-    from mlxd.client.cli.chat_commands import setting_names
 
     settings = setting_names()
 

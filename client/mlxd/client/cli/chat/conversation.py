@@ -1,4 +1,4 @@
-"""A conversation as this side knows it; the daemon that answers it may come and go."""
+"""The client's copy of a conversation, which survives restarts of the daemon."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _answer(text: str, tool_calls: list[Message]) -> Message:
 
 
 class Conversation:
-    """The messages so far, kept here, so that a restart of the daemon loses none of them.
+    """The messages so far. A restart of the daemon loses none of them.
 
-    Every question is sent with all that came before; the daemon stores it as a turn of
-    `stored`, the id that it gave to the first one.
+    Every question is sent with all earlier messages. The daemon stores it as a turn of the
+    conversation `stored`, the id that the daemon gave to the first question.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -48,18 +48,22 @@ class Conversation:
         self.stored: str | None = None
         self.unanswered: str | None = None
         self._client: Client | None = None
-        wanted = self.params.pop("conversation", None)
-        if wanted is not None:
-            self.open(wanted)
+        conversation = self.params.pop("conversation", None)
+        if conversation is not None:
+            self.open(conversation)
 
     @property
     def answers(self) -> int:
-        """How often it was answered."""
+        """The number of answers so far."""
         return sum(message["role"] == "assistant" for message in self.messages)
+
+    def summary(self) -> str:
+        """Return the number of answers as a text."""
+        return f"{self.answers} {'answer' if self.answers == 1 else 'answers'} so far"
 
     @property
     def model(self) -> str | None:
-        """The model that is asked for; None is the daemon's default one."""
+        """The requested model, or None for the default model."""
         return self.params.get("model")
 
     @model.setter
@@ -74,10 +78,9 @@ class Conversation:
         return [*lead, *self.messages]
 
     def say(self, text: str, on_event: OnEvent) -> dict[str, Any]:
-        """Ask, and remember question and answer.
+        """Send a question. Add it and its answer to the conversation. Return the result.
 
-        Of an answer that broke off, what had come is remembered. Where that is nothing, the
-        question is `unanswered`.
+        A partial answer is added too. Without any text, the question becomes `unanswered`.
         """
         question = {"role": "user", "content": text}
         before, parts = self.stored, []
@@ -106,11 +109,11 @@ class Conversation:
         self.unanswered = None
 
     def clear(self) -> None:
-        """Begin a new conversation; what is stored stays stored."""
+        """Start a new conversation. The daemon keeps the stored one."""
         self.messages, self.stored, self.unanswered = [], None, None
 
     def undo(self) -> str | None:
-        """Forget the last question and its answer; returns the question."""
+        """Forget the last question and its answer. Return the question, or None."""
         question, self.unanswered = self.unanswered, None
         if question is None:
             asked = [at for at, one in enumerate(self.messages) if one["role"] == "user"]
@@ -119,18 +122,18 @@ class Conversation:
             question = str(self.messages[asked[-1]]["content"])
             del self.messages[asked[-1] :]
         if self.stored is not None:
-            # What cannot be taken back there is still taken back here.
+            # Without a daemon, at least this copy forgets the question.
             with contextlib.suppress(MlxdError):
                 self.request("conversations.truncate", id=self.stored, turns=1)
         return question
 
-    def open(self, wanted: str) -> None:
-        """Continue a stored conversation: an id, or `last` of this terminal.
+    def open(self, name: str) -> None:
+        """Continue a stored conversation: an id, or `last` for this terminal's last one.
 
         Raises:
-            InvalidParams: there is none.
+            InvalidParams: there is no such conversation, or it is not a chat.
         """
-        if wanted == "last":
+        if name == "last":
             scope = self.params.get("scope", "")
             found = self.request("conversations.list", limit=1, scope=scope)["conversations"]
             if not found:
@@ -139,8 +142,8 @@ class Conversation:
                     "No conversation to continue in this terminal.",
                     hint="List all conversations: mlx log list",
                 )
-            wanted = found[0]["id"]
-        record = self.request("conversations.show", id=wanted)
+            name = found[0]["id"]
+        record = self.request("conversations.show", id=name)
         if record["kind"] != "chat":
             raise InvalidParams(
                 "", f"{record['id']} is not a chat.", hint="List the conversations: mlx log list"
@@ -153,7 +156,7 @@ class Conversation:
         self.model = self.model or record["model"]
 
     def save(self, path: Path) -> None:
-        """Write the conversation: JSON, or Markdown where the name ends in .md."""
+        """Write the conversation as Markdown if the name ends in .md, otherwise as JSON."""
         if path.suffix == ".md":
             parts = [f"**{m['role']}**\n\n{m['content']}\n" for m in self.all_messages()]
             path.write_text("\n".join(parts), encoding="utf-8")
@@ -162,10 +165,10 @@ class Conversation:
             path.write_text(json.dumps(whole, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def load(self, path: Path) -> None:
-        """Read what `save` wrote as JSON.
+        """Read a JSON file that `save` wrote.
 
         Raises:
-            InvalidParams: it is something else.
+            InvalidParams: the file is something else.
         """
         try:
             messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
@@ -180,7 +183,7 @@ class Conversation:
         self.messages = [m for m in checked if m["role"] != "system"]
 
     def tokens(self) -> int:
-        """Return how many tokens the conversation has, under the model's template."""
+        """Return the number of tokens of the conversation in the model's template."""
         messages = self.all_messages()
         if not messages:
             return 0
@@ -188,11 +191,11 @@ class Conversation:
         return int(self.request("tokenize", messages=messages, **asked)["count"])
 
     def request(self, method: str, **params: Any) -> Any:
-        """Ask the daemon for something else, on the conversation's connection."""
+        """Call another method on the conversation's connection and return its result."""
         return self._again(lambda client: client.request(method, **params))
 
     def hang_up(self) -> None:
-        """Close the connection, which stops what is being answered on it."""
+        """Close the connection, which cancels its requests."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -210,13 +213,13 @@ class Conversation:
                 result: dict[str, Any] = stream.result
             return result
 
-        # Once something was printed, asking again would print it twice.
+        # A repeated request would print again what was printed.
         return self._again(ask, may_repeat=lambda: not begun)
 
     def _again(
         self, ask: Callable[[Client], T], may_repeat: Callable[[], bool] = lambda: True
     ) -> T:
-        """Ask; where the daemon was restarted since the last question, once more."""
+        """Call `ask`, and once more if the daemon was restarted since the last question."""
         try:
             self._client = self._client or connect()
             return ask(self._client)
@@ -227,6 +230,6 @@ class Conversation:
             self._client = connect()
             return ask(self._client)
         except BaseException:
-            # The stream was not read to its end: its rest must not be taken for the next answer.
+            # The stream was not read to its end. Its rest must not appear in the next answer.
             self.hang_up()
             raise

@@ -12,7 +12,7 @@ import click
 from mlxd.client.cli.completion import complete_models
 from mlxd.client.cli.daemon import connect
 from mlxd.client.cli.options import Span, absolute
-from mlxd.client.cli.tables import ago, print_table, size, words
+from mlxd.client.cli.tables import ago, duration, print_table, size
 from mlxd.client.cli.terminal import spinner
 
 EVICTIONS_SHOWN = 3
@@ -57,8 +57,8 @@ def _expires(model: dict[str, Any]) -> str:
     if keep_alive_s < 0:
         return "never"
     if model["requests"]:
-        return f"{words(keep_alive_s)} after use"
-    return f"in {words(max(0.0, keep_alive_s - model['idle_s']))}"
+        return f"{duration(keep_alive_s)} after use"
+    return f"in {duration(max(0.0, keep_alive_s - model['idle_s']))}"
 
 
 @click.command()
@@ -80,7 +80,7 @@ def _loaded(result: Mapping[str, Any]) -> str:
     if result["was_loaded"]:
         took = "was in memory already"
     keeps_s = result["keep_alive_s"]
-    stays = "until it is unloaded" if keeps_s < 0 else f"for {words(keeps_s)} after its last use"
+    stays = "until it is unloaded" if keeps_s < 0 else f"for {duration(keeps_s)} after its last use"
     if result["pinned"]:
         stays = "pinned until it is unloaded"
     return f"{result['model']} ({size(result['bytes'])}) {took}. It stays {stays}."

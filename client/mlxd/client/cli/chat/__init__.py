@@ -1,0 +1,1 @@
+"""`mlx chat`. `command` parses the options, `repl` reads lines, `slash` runs the slash commands."""
