@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlxd.daemon.engine.scheduling.scheduler import Entry, Lane, Scheduler
+from mlxd.daemon.engine.scheduling.scheduler import Entry, RequestQueue, Scheduler
 from mlxd.daemon.front.server.events import EventQueue
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import Notification, Request, Response
@@ -25,7 +25,7 @@ STREAMS, ANSWER = 8, 64
 TRACED = "sendto,sendmsg,recvfrom,recvmsg,epoll_wait,epoll_pwait,epoll_ctl,poll,select,futex"
 BYTES_PER_TOKEN = 75  # of one event; 66 with short texts
 LINK_BYTES_PER_TOKEN = 60  # from the engine to the front; 47
-LANE = Lane(0, "pocket")
+QUEUE = RequestQueue(0, "pocket")
 BESIDES = 60  # system calls of a connection, of the engine's start, and of the end
 
 
@@ -92,12 +92,12 @@ def test_a_step_of_many_streams_is_one_message_from_the_engine(engine: EnginePro
     engine.call("load", model={"name": "pocket", "path": str(POCKET)})
     before = len(engine.steps)
     params: dict[str, Any] = {"max_tokens": ANSWER, "ignore_eos": True}
-    rids = [
+    request_ids = [
         engine.submit(messages=[{"role": "user", "content": f"Say {number}."}], **params)
         for number in range(STREAMS)
     ]
-    for rid in rids:
-        assert engine.result(rid)["usage"]["completion_tokens"] == ANSWER
+    for request_id in request_ids:
+        assert engine.result(request_id)["usage"]["completion_tokens"] == ANSWER
     decoding = [one for one in engine.steps[before:] if any(kind == "delta" for _, kind, _ in one)]
     assert len(decoding) <= 2 * ANSWER + STREAMS  # one for each token would be eight times as many
     deltas = [one for step in decoding for one in step if one[1] == "delta"]
@@ -107,22 +107,24 @@ def test_a_step_of_many_streams_is_one_message_from_the_engine(engine: EnginePro
 
 def test_who_cancels_is_told_before_another_step_is_computed(engine: EngineProcess) -> None:
     params: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True}
-    rids = [
+    request_ids = [
         engine.submit(messages=[{"role": "user", "content": f"Go on, {number}."}], **params)
         for number in range(STREAMS)
     ]
-    for rid in rids:
-        engine.wait_event(rid, "delta")
-    for rid in rids:
-        engine.cancel(rid)
-        assert engine.result(rid)["error"]["code"] == "cancelled"
-    told = [step for step in engine.steps if any(kind == "error" for _, kind, _ in step)]
+    for request_id in request_ids:
+        engine.wait_event(request_id, "delta")
+    for request_id in request_ids:
+        engine.cancel(request_id)
+        assert engine.result(request_id)["error"]["code"] == "cancelled"
+    ends = [step for step in engine.steps if any(kind == "error" for _, kind, _ in step)]
     # In a message of their own: with what a step brought they would have waited for the step.
-    assert all(kind == "error" for step in told for _, kind, _ in step)
+    assert all(kind == "error" for step in ends for _, kind, _ in step)
 
 
 def test_passing_a_token_on_takes_few_instructions() -> None:
-    step = Notification("step", {"events": [[rid, "delta", delta()] for rid in range(1000)]})
+    step = Notification(
+        "step", {"events": [[request_id, "delta", delta()] for request_id in range(1000)]}
+    )
     packed = encode(step, Encoding.MSGPACK)
 
     def read() -> None:
@@ -153,31 +155,31 @@ def test_a_slow_reader_s_token_costs_as_much_after_thousands_as_at_first() -> No
 
 
 def test_a_turn_of_the_scheduler_costs_a_running_answer_little() -> None:
-    few, many = (instructions(decoding(count).plan) for count in (4, 32))
+    few, many = (instructions(decoding(count).schedule) for count in (4, 32))
     assert few <= 2700
     assert many <= 8 * few
 
 
 def test_choosing_among_many_prompts_stays_cheap() -> None:
-    assert instructions(waiting(4).plan) <= 6500
-    assert instructions(waiting(100).plan) <= 350_000  # a few milliseconds, once a turn at most
+    assert instructions(waiting(4).schedule) <= 6500
+    assert instructions(waiting(100).schedule) <= 350_000  # a few milliseconds, once a turn at most
 
 
 def waiting(count: int) -> Scheduler:
     """Return a scheduler with so many prompts of a hundred tokens that wait."""
     scheduler = Scheduler()
-    for job in range(count):
-        scheduler.add(Entry(job, LANE, conn=job, rows=1, prompt_left=100))
+    for request_id in range(count):
+        scheduler.add(Entry(request_id, QUEUE, conn=request_id, sequences=1, prompt_left=100))
     return scheduler
 
 
 def decoding(count: int) -> Scheduler:
     """Return one with so many answers that run."""
     scheduler = waiting(count)
-    for job in range(count):
-        scheduler.prefilled(job, 100)
-    while scheduler.decoding_in(LANE) < count:
-        scheduler.plan()
+    for request_id in range(count):
+        scheduler.prefilled(request_id, 100)
+    while scheduler.decoding_in(QUEUE) < count:
+        scheduler.schedule()
     return scheduler
 
 

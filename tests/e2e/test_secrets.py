@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxd.daemon.words import outline
+from mlxd.daemon.stderr import error_summary
 from support import needs
 from support.daemon_process import Daemon, running_daemon, user
 
@@ -123,7 +123,7 @@ def test_the_log_has_the_words_where_that_is_asked_for() -> None:
 def test_an_error_is_outlined_without_its_words() -> None:
     with pytest.raises(UnicodeEncodeError) as caught:
         f"{SECRET}\udc80".encode()
-    said = outline(caught.value)
+    said = error_summary(caught.value)
     assert said.startswith("UnicodeEncodeError in test_secrets.py:")
     assert SECRET not in said
 
@@ -132,10 +132,10 @@ def test_an_error_is_outlined_without_its_words() -> None:
 def test_a_process_with_prompts_fails_without_telling_them(where: str) -> None:
     program = (
         "import threading\n"
-        "from mlxd.daemon.words import keep_quiet\n"
+        "from mlxd.daemon.stderr import hide_error_messages\n"
         "def fail():\n"
         f"    raise ValueError({SECRET!r})\n"
-        "keep_quiet()\n"
+        "hide_error_messages()\n"
         f"{where}\n"
     )
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -102,8 +102,8 @@ class EngineProcess:
         """Ask one question and return the result."""
         return self.result(self.submit(messages=[{"role": "user", "content": text}], **params))
 
-    def cancel(self, rid: int, code: str = "cancelled") -> None:
-        self._send(Notification("cancel", {"rid": rid, "code": code}))
+    def cancel(self, request_id: int, code: str = "cancelled") -> None:
+        self._send(Notification("cancel", {"rid": request_id, "code": code}))
 
     def call(self, method: str, **params: Any) -> Any:
         """Send a request and return its result. An error is returned as `{"error": …}`."""
@@ -117,20 +117,20 @@ class EngineProcess:
 
     # ---- responses and events
 
-    def result(self, rid: int) -> dict[str, Any]:
+    def result(self, request_id: int) -> dict[str, Any]:
         """Wait for the end of a request. An error is returned as `{"error": …}`."""
         while True:
-            for kind, payload in self.events[rid]:
+            for kind, payload in self.events[request_id]:
                 if kind == "end":
                     return payload
                 if kind == "error":
                     return {"error": payload}
             self._next()
 
-    def wait_event(self, rid: int, kind: str) -> dict[str, Any]:
+    def wait_event(self, request_id: int, kind: str) -> dict[str, Any]:
         """Wait until the request has an event of this type, and return the first."""
         while True:
-            for found, payload in self.events[rid]:
+            for found, payload in self.events[request_id]:
                 if found == kind:
                     return payload
             self._next()
@@ -143,11 +143,11 @@ class EngineProcess:
                     return notice.params
             self._next()
 
-    def text_of(self, rid: int) -> str:
+    def text_of(self, request_id: int) -> str:
         """Return the answer text of the deltas received so far."""
         return "".join(
             payload["text"]
-            for kind, payload in self.events[rid]
+            for kind, payload in self.events[request_id]
             if kind == "delta" and payload["channel"] == "answer"
         )
 
@@ -164,8 +164,8 @@ class EngineProcess:
         message = self._messages.pop(0)
         if isinstance(message, Notification) and message.method == "step":
             self.steps.append(message.params["events"])
-            for rid, kind, payload in message.params["events"]:
-                self.events[rid].append((kind, payload))
+            for request_id, kind, payload in message.params["events"]:
+                self.events[request_id].append((kind, payload))
         elif isinstance(message, Notification):
             self.notices.append(message)
         return message

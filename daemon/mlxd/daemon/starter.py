@@ -12,7 +12,7 @@ from select import select
 
 from mlxd.daemon import control, home, lock
 from mlxd.daemon.isolation import python_command
-from mlxd.daemon.words import append_to
+from mlxd.daemon.stderr import open_for_append
 from mlxd.protocol.errors import EXITS, DaemonUnreachable, MlxdError
 from mlxd.protocol.paths import Paths
 
@@ -139,7 +139,7 @@ class _Said:
     """The child's output outside its log: its own part of the file."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = append_to(path, _ERR_FILE_MAX_BYTES)
+        self.descriptor = open_for_append(path, _ERR_FILE_MAX_BYTES)
         self._start = os.fstat(self.descriptor).st_size
 
     def text(self) -> str:

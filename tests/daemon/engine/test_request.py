@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from mlxd.daemon.engine.request import Choice, Job, ModelRef, Prepared
+from mlxd.daemon.engine.request import ActiveRequest, Choice, ModelRef, Prepared
 from mlxd.daemon.engine.tokenization.text import Channel, Markers, TextSplitter
 
 MARKERS = Markers("<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -78,11 +78,11 @@ def test_a_tool_call_without_its_end_marker_is_taken_at_the_end_token() -> None:
 
 
 def test_usage_counts_every_choice() -> None:
-    job = Job(1, "chat", {}, ModelRef("m", "/m"), 0, 0, 7, prepared=Prepared([1, 2]))
-    job.prompt_tokens = 2
-    job.choices = [run("ab")[0], run("cde")[0]]
-    assert job.usage()["completion_tokens"] == 5
-    result = job.result()
+    request = ActiveRequest(1, "chat", {}, ModelRef("m", "/m"), 0, 0, 7, prepared=Prepared([1, 2]))
+    request.prompt_tokens = 2
+    request.choices = [run("ab")[0], run("cde")[0]]
+    assert request.usage()["completion_tokens"] == 5
+    result = request.result()
     assert result["applied"]["seed"] == 7
     assert [choice["text"] for choice in result["choices"]] == ["ab", "cde"]
 

@@ -12,11 +12,11 @@ from mlxd.daemon import lifeline
 from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.options import EngineOptions
 from mlxd.daemon.engine.progress import Progress
-from mlxd.daemon.words import keep_quiet
+from mlxd.daemon.stderr import hide_error_messages
 
 
 def main() -> int:
-    """Serve the front on the inherited socket until it goes or nothing is resident."""
+    """Serve the front on the inherited socket until it goes or nothing is loaded."""
     parser = argparse.ArgumentParser(prog="mlxd engine")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--options", default="{}")
@@ -36,7 +36,7 @@ def main() -> int:
     from mlxd.daemon.engine.start import serve
 
     if not options.log_text:
-        keep_quiet()
+        hide_error_messages()
     reason = serve(link, inbox, progress, options)
     sys.stderr.flush()
     if reason == "empty":

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxd.daemon.engine.progress import Progress
-from mlxd.daemon.words import outline
+from mlxd.daemon.stderr import error_summary
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.messages import Message, Notification, Request, Response
 
 READ_BYTES = 1 << 18
 EXIT_GRACE_S = 3.0
-"""How long the compute thread may finish its step after the front has gone."""
+"""How long the compute thread may finish its step after the front has disconnected."""
 DEAF = 70
 """Exit status of an engine whose link cannot be read any more (EX_SOFTWARE of sysexits.h)."""
 
 
 @dataclass(frozen=True, slots=True)
-class FrontGone:
+class FrontClosed:
     """Put into the inbox when the front has closed the link."""
 
 
@@ -42,36 +42,36 @@ class Link:
         self._progress = progress
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the thread that reads."""
         threading.Thread(target=self._serve, name="link", daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Write one message. A front that has gone is noticed by the reader, so it is no error."""
+        """Write one message. If the front has disconnected, the inbox gets `FrontClosed`."""
         data = encode(message, Encoding.MSGPACK)
         try:
             with self._lock:
                 self._sock.sendall(data)
         except OSError:
-            self._inbox.put(FrontGone())
+            self._inbox.put(FrontClosed())
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
         self.send(Notification(method, params))
 
-    def answer(self, request_id: Any, result: Any) -> None:
-        self.send(Response(request_id, None, result))
+    def answer(self, call_id: Any, result: Any) -> None:
+        self.send(Response(call_id, None, result))
 
-    def refuse(self, request_id: Any, error: MlxdError) -> None:
-        self.send(Response(request_id, error.to_map(), None))
+    def refuse(self, call_id: Any, error: MlxdError) -> None:
+        self.send(Response(call_id, error.to_map(), None))
 
     def _serve(self) -> None:
-        """Read until the front has gone, then end the process if the compute thread does not."""
+        """Read until the front disconnects, then end the process if the compute thread does not."""
         try:
             self._read()
-        except BaseException as exc:  # want of memory, say: an engine that hears nothing is no use
-            print("The link failed:", outline(exc), file=sys.stderr, flush=True)
+        except BaseException as exc:  # memory, for example: the front must start another engine
+            print("The link failed:", error_summary(exc), file=sys.stderr, flush=True)
             os._exit(DEAF)
-        self._inbox.put(FrontGone())
-        # On this thread: where memory is short no other one can be started.
+        self._inbox.put(FrontClosed())
+        # On this thread: if memory is short, no other thread can be started.
         time.sleep(EXIT_GRACE_S)
         os._exit(0)
 
@@ -87,7 +87,7 @@ class Link:
             decoder.feed(data)
             for message in decoder:
                 if isinstance(message, Request) and message.method == "ping":
-                    # Answered here: it tells that the process lives, not that it makes progress.
+                    # Answered on this thread: a ping tests the process, not its progress.
                     self.answer(message.id, {"pong": True})
                 else:
                     if isinstance(message, Notification) and message.method == "cancel":
@@ -97,9 +97,9 @@ class Link:
     def _answer_cancel(self, params: dict[str, Any]) -> None:
         """Answer a cancelled request at once.
 
-        The compute thread hears of it after its step or chunk, and then reports the request's end.
+        The compute thread handles it after its step or chunk, and then reports the request's end.
         """
-        rid = params["rid"]
-        error = self._progress.stopped(rid, params.get("code", "cancelled"))
+        request_id = params["rid"]
+        error = self._progress.stopped(request_id, params.get("code", "cancelled"))
         if error is not None:
-            self.notify("step", {"events": [[rid, "stopping", error.to_map()]]})
+            self.notify("step", {"events": [[request_id, "stopping", error.to_map()]]})

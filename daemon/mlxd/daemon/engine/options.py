@@ -14,7 +14,7 @@ class EngineOptions:
 
     memory_budget_bytes: int | None = None
     keep_alive_s: float = 1800.0
-    max_rows: int = 32
+    max_sequences: int = 32
     prefix_cache_memory_bytes: int | None = None
     prefix_cache_disk_bytes: int = 4 * 2**30
     prefix_cache_dir: str | None = None

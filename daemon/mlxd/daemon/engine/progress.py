@@ -19,20 +19,20 @@ class Progress:
         self._lock = threading.Lock()
         self._usage: dict[int, dict[str, int]] = {}
 
-    def publish(self, rid: int, usage: dict[str, int]) -> None:
+    def publish(self, request_id: int, usage: dict[str, int]) -> None:
         """Replace the usage of a request. The caller must not change `usage` afterwards."""
         with self._lock:
-            self._usage[rid] = usage
+            self._usage[request_id] = usage
 
-    def remove(self, rid: int) -> None:
+    def remove(self, request_id: int) -> None:
         """Forget a request that ended."""
         with self._lock:
-            self._usage.pop(rid, None)
+            self._usage.pop(request_id, None)
 
-    def stopped(self, rid: int, code: str) -> MlxdError | None:
+    def stopped(self, request_id: int, code: str) -> MlxdError | None:
         """Return the error of a request that is stopped for `code`; None: it has ended."""
         with self._lock:
-            usage = self._usage.get(rid)
+            usage = self._usage.get(request_id)
         return None if usage is None else stopped(code, usage)
 
 

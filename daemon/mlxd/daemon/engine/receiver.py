@@ -1,4 +1,4 @@
-"""Takes messages from the inbox: those that are there, or the next ones after a wait."""
+"""Takes messages from the inbox, with or without waiting for the next one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from mlxd.daemon.engine.decoding.runner import Runner
 from mlxd.daemon.engine.link import Inbox
-from mlxd.daemon.engine.models.manager import Residents
-from mlxd.daemon.engine.request import Job
+from mlxd.daemon.engine.models.manager import ModelManager
+from mlxd.daemon.engine.request import ActiveRequest
 from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.scheduling.announcer import Announcer
-from mlxd.daemon.engine.scheduling.pacing import BURST_S, MAKING_S, Arrivals
+from mlxd.daemon.engine.scheduling.pacing import BURST_WINDOW_S, TOKENIZING_WAIT_S, Arrivals
 
 IDLE_POLL_S = 2.0
 """How often an idle engine looks at memory pressure and keep-alive times."""
 WAITS_AFTER_S = 1.0
-"""When the front is told that there is nothing to do: between two requests it need not know."""
+"""How long the engine is idle before it tells the front, which need not know between requests."""
 BLOCKED_POLL_S = 0.1
-"""How often to try a load again that waits for room, while no request ends."""
+"""How often to retry a load that waits for memory, if no request ends before."""
 
 
 class Receiver:
@@ -33,7 +33,7 @@ class Receiver:
         handle: Callable[[Any], None],
         announcer: Announcer,
         requests: ActiveRequests,
-        residents: Residents,
+        models: ModelManager,
         runner: Runner,
         arrivals: Arrivals,
     ) -> None:
@@ -41,7 +41,7 @@ class Receiver:
         self._handle = handle
         self._announcer = announcer
         self._requests = requests
-        self._residents = residents
+        self._models = models
         self._runner = runner
         self._arrivals = arrivals
 
@@ -50,12 +50,12 @@ class Receiver:
         return self._inbox.empty()
 
     def take(self) -> None:
-        """Handle the messages that are there."""
+        """Handle the received messages without waiting."""
         while not self._inbox.empty():
             self._handle(self._inbox.get_nowait())
 
     def wait(self) -> None:
-        """Wait for a message, and handle it and those behind it. Returns without one in time."""
+        """Wait for a message, then handle it and those after it. Returns also if none arrives."""
         try:
             message = self._inbox.get(timeout=self._wait_s())
         except queue.Empty:
@@ -65,19 +65,19 @@ class Receiver:
         self.take()
 
     def _wait_s(self) -> float:
-        longest_s = BLOCKED_POLL_S if self._residents.blocked else IDLE_POLL_S
+        longest_s = BLOCKED_POLL_S if self._models.blocked else IDLE_POLL_S
         if not self._announcer.waiting:
             longest_s = min(longest_s, WAITS_AFTER_S)
-        return min(longest_s, max(0.01, self._residents.next_expiry_s()))
+        return min(longest_s, max(0.01, self._models.next_expiry_s()))
 
     def wait_for_prompts(self) -> None:
-        """Wait a moment for prompts that are being tokenized right now.
+        """Wait a moment for prompts that are being tokenized.
 
-        Prompts that arrive together share a pass. A prompt that arrives while others decode would
-        otherwise wait for one more decoding step. A request that is alone waits for nothing, and
-        no request waits longer than `MAKING_S`.
+        Prompts that are ready together share a forward pass. A prompt that is ready while others
+        decode would otherwise wait for one more decoding step. A request without others never
+        waits, and no request waits longer than `TOKENIZING_WAIT_S`.
         """
-        until_s = time.monotonic() + MAKING_S
+        until_s = time.monotonic() + TOKENIZING_WAIT_S
         while self._runner.scheduler.entries:
             wait_s = min(self._prompts_until_s(), until_s) - time.monotonic()
             if wait_s <= 0:
@@ -88,15 +88,17 @@ class Receiver:
                 return
 
     def _prompts_until_s(self) -> float:
-        unprepared = [job for job in self._requests.jobs.values() if job.prepared is None]
-        if not self._runner.rows:
-            return self._arrivals.company_until_s([job.timing.received for job in unprepared])
-        if not unprepared:
+        tokenizing = [one for one in self._requests.by_id.values() if one.prepared is None]
+        if not self._runner.sequences:
+            return self._arrivals.wait_until_s([one.timing.received for one in tokenizing])
+        if not tokenizing:
             return 0.0
-        running = min(job.rank for job, _ in self._runner.rows.values())
-        return max(job.timing.received + _patience_s(job, running) for job in unprepared)
+        rank = min(request.rank for request, _ in self._runner.sequences.values())
+        return max(one.timing.received + _wait_for_s(one, rank) for one in tokenizing)
 
 
-def _patience_s(job: Job, running: int) -> float:
-    """Return how long decoding requests of the class `running` wait for the prompt of `job`."""
-    return MAKING_S if job.rank < running else BURST_S if job.rank == running else 0.0
+def _wait_for_s(request: ActiveRequest, rank: int) -> float:
+    """Return how long decoding requests of class `rank` wait for the prompt of `request`."""
+    if request.rank < rank:
+        return TOKENIZING_WAIT_S
+    return BURST_WINDOW_S if request.rank == rank else 0.0

@@ -1,4 +1,4 @@
-"""One request inside the engine: its parameters, its answers as they grow, its result. Pure."""
+"""One active request: its parameters, its choices as they grow, its result. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ModelRef:
 
     @property
     def key(self) -> str:
-        """Tells resident models apart: the same weights with another adapter are another model."""
+        """Tells loaded models apart: the same weights with another adapter are another model."""
         return f"{self.path}\n{self.adapter}" if self.adapter else self.path
 
     @property
@@ -240,10 +240,10 @@ class Timing:
 
 
 @dataclass(slots=True)
-class Job:
+class ActiveRequest:
     """A request from its arrival to its end."""
 
-    rid: int
+    request_id: int
     method: str
     params: dict[str, Any]
     """What the prompt is made of: only the tokenizer reads it."""
@@ -260,11 +260,11 @@ class Job:
     cached_tokens: int = 0
     batched: bool = False
     begun: bool = False
-    """Its prompt is under way, and the front knows."""
+    """Whether the front knows that its prompt is being computed."""
     draft: Any = None
-    """`mlx_draft.Draft` of a sequence with a draft model."""
+    """The `speculative.Draft` of its sequence, where it has a draft model."""
     notes: list[str] = field(default_factory=list)
-    gone: bool = False
+    ended: bool = False
     """Whether it ended. Read by the preparer's threads, which then leave its prompt alone."""
 
     def usage(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The engine's requests from arrival to end, and their events on the way to the front."""
+"""The engine's active requests, and their events that are not sent to the front yet."""
 
 from __future__ import annotations
 
@@ -6,59 +6,59 @@ from collections import Counter
 from typing import Any
 
 from mlxd.daemon.engine.progress import Progress
-from mlxd.daemon.engine.request import Job
+from mlxd.daemon.engine.request import ActiveRequest
 from mlxd.protocol.errors import MlxdError
 
 
 class ActiveRequests:
-    """Requests that have not ended. Their events are kept until `take_events`."""
+    """Requests that have not ended, by id. `take_events` returns what is to be sent."""
 
     def __init__(self, progress: Progress) -> None:
-        self.jobs: dict[int, Job] = {}
+        self.by_id: dict[int, ActiveRequest] = {}
         self.counters: Counter[str] = Counter()
         self._progress = progress
         self._events: list[list[Any]] = []
 
     def __len__(self) -> int:
-        return len(self.jobs)
+        return len(self.by_id)
 
-    def add(self, job: Job) -> None:
-        """Take in a request that has just arrived."""
-        self.jobs[job.rid] = job
+    def add(self, request: ActiveRequest) -> None:
+        """Add a request that has just arrived."""
+        self.by_id[request.request_id] = request
         self.counters["requests"] += 1
-        self.publish(job)
+        self.publish(request)
 
-    def using(self, key: str) -> list[Job]:
-        """Return the requests that use a model, for its weights or its draft tokens."""
-        return [job for job in self.jobs.values() if key in job.ref.needs]
+    def using(self, key: str) -> list[ActiveRequest]:
+        """Return the requests that use a model, also as base or draft model."""
+        return [request for request in self.by_id.values() if key in request.ref.needs]
 
     def count_using(self, key: str) -> int:
         """Return how many requests use a model."""
-        return sum(key in job.ref.needs for job in self.jobs.values())
+        return sum(key in request.ref.needs for request in self.by_id.values())
 
-    def publish(self, job: Job) -> None:
-        """Let the link's thread know the usage of a request."""
-        self._progress.publish(job.rid, job.usage())
+    def publish(self, request: ActiveRequest) -> None:
+        """Publish the usage of a request to the link's thread."""
+        self._progress.publish(request.request_id, request.usage())
 
-    def emit(self, job: Job, kind: str, payload: dict[str, Any]) -> None:
-        """Send an event of a request to the front, with the others of this pass."""
-        self._events.append([job.rid, kind, payload])
+    def emit(self, request: ActiveRequest, kind: str, payload: dict[str, Any]) -> None:
+        """Queue an event of a request. The loop sends all events of an iteration together."""
+        self._events.append([request.request_id, kind, payload])
 
-    def end(self, job: Job, result: dict[str, Any]) -> None:
+    def end(self, request: ActiveRequest, result: dict[str, Any]) -> None:
         """End a request with its result."""
         self.counters["ended"] += 1
-        self._close(job, "end", result)
+        self._close(request, "end", result)
 
-    def fail(self, job: Job, error: MlxdError) -> None:
+    def fail(self, request: ActiveRequest, error: MlxdError) -> None:
         """End a request with an error."""
         self.counters["failed"] += 1
-        self._close(job, "error", error.to_map())
+        self._close(request, "error", error.to_map())
 
-    def _close(self, job: Job, kind: str, payload: dict[str, Any]) -> None:
-        self.emit(job, kind, payload)
-        job.gone = True
-        self.jobs.pop(job.rid, None)
-        self._progress.remove(job.rid)
+    def _close(self, request: ActiveRequest, kind: str, payload: dict[str, Any]) -> None:
+        self.emit(request, kind, payload)
+        request.ended = True
+        self.by_id.pop(request.request_id, None)
+        self._progress.remove(request.request_id)
 
     @property
     def has_events(self) -> bool:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
-from mlxd.daemon.engine.models.loader import Host
+from mlxd.daemon.engine.models.loader import LoadedModel
 from mlxd.daemon.engine.scheduling.scheduler import Scheduler
 
 
 class MemoryRoom:
-    """Fits KV caches beside the weights. `changed` says that the loaded models are others."""
+    """Fits KV caches beside the weights. `changed`: the set of loaded models has changed."""
 
     def __init__(self, budget_bytes: int, scheduler: Scheduler, prefixes: PrefixCache) -> None:
         self._budget_bytes = budget_bytes
         self._scheduler = scheduler
         self._prefixes = prefixes
         self.changed = False
-        self.model_gone_s = time.monotonic()
+        self.last_unload_s = time.monotonic()
         """When the last model was unloaded, or the engine started."""
 
     def fit(self, weights_bytes: int) -> None:
-        """Adapt to other weights: running requests may use what the weights leave."""
+        """Adapt to the bytes of the loaded weights: KV caches may use the rest."""
         self.changed = True
         self._scheduler.kv_budget_bytes = max(0, self._budget_bytes - weights_bytes)
         self.trim(weights_bytes)
@@ -33,8 +33,8 @@ class MemoryRoom:
         if self._prefixes.nbytes > room:
             self._prefixes.trim(room)
 
-    def model_gone(self, host: Host, weights_bytes: int) -> None:
-        """Take in that a model was unloaded; the others have `weights_bytes`."""
-        self._prefixes.release(host.fingerprint)
-        self.model_gone_s = time.monotonic()
+    def model_unloaded(self, loaded: LoadedModel, weights_bytes: int) -> None:
+        """Free what belongs to an unloaded model. The others have `weights_bytes`."""
+        self._prefixes.release(loaded.fingerprint)
+        self.last_unload_s = time.monotonic()
         self.fit(weights_bytes)

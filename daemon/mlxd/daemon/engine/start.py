@@ -19,9 +19,9 @@ from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.loads import Loads
 from mlxd.daemon.engine.loop import Engine
 from mlxd.daemon.engine.models import memory
-from mlxd.daemon.engine.models.manager import Residents
+from mlxd.daemon.engine.models.manager import ModelManager
 from mlxd.daemon.engine.options import EngineOptions
-from mlxd.daemon.engine.prefill.manager import Prompts
+from mlxd.daemon.engine.prefill.manager import PrefillManager
 from mlxd.daemon.engine.progress import Progress
 from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.room import MemoryRoom
@@ -82,28 +82,30 @@ def _compose(
 ) -> Engine:
     """Construct the engine's parts, each complete with those that it uses."""
     preparer = Preparer(inbox)
-    scheduler = Scheduler(max_rows=options.max_rows)
+    scheduler = Scheduler(max_sequences=options.max_sequences)
     announcer = Announcer(link.notify)
     arrivals = Arrivals()
     requests = ActiveRequests(progress)
     room = MemoryRoom(budget_bytes, scheduler, prefixes)
-    residents = Residents(
+    models = ModelManager(
         preparer=preparer,
         budget_bytes=budget_bytes,
         default_keep_alive_s=options.keep_alive_s,
-        requests=requests.count_using,
+        count_requests=requests.count_using,
         kv_bytes=scheduler.kv_in_use,
         make_way=room.trim,
-        on_gone=room.model_gone,
+        on_unload=room.model_unloaded,
         pressure=lambda: memory.pressure(options.pressure_file),
         on_slice=announcer.load,
         give_back=backend.idle,
     )
-    prompts = Prompts(scheduler=scheduler, prefixes=prefixes, backend=backend, requests=requests)
-    runner = Runner(prompts, host_of=residents.hosts.get)
+    prompts = PrefillManager(
+        scheduler=scheduler, prefixes=prefixes, backend=backend, requests=requests
+    )
+    runner = Runner(prompts, find_loaded=models.loaded.get)
     intake = Intake(
         requests=requests,
-        residents=residents,
+        models=models,
         runner=runner,
         preparer=preparer,
         arrivals=arrivals,
@@ -112,16 +114,16 @@ def _compose(
         inbox=inbox,
         link=link,
         requests=requests,
-        residents=residents,
+        models=models,
         runner=runner,
         prefixes=prefixes,
         room=room,
         intake=intake,
-        loads=Loads(link=link, requests=requests, residents=residents, room=room, intake=intake),
+        loads=Loads(link=link, requests=requests, models=models, room=room, intake=intake),
         rpc=Rpc(
             link=link,
             requests=requests,
-            residents=residents,
+            models=models,
             runner=runner,
             prefixes=prefixes,
             preparer=preparer,

@@ -31,8 +31,8 @@ from mlxd.daemon.front.server.accepting import Accepting
 from mlxd.daemon.front.server.admission import Admission, Connections
 from mlxd.daemon.front.server.listener import Listener, open_listener
 from mlxd.daemon.front.services import Services
+from mlxd.daemon.stderr import disable_core_dumps, error_summary, hide_error_messages
 from mlxd.daemon.version import version
-from mlxd.daemon.words import keep_quiet, leave_no_core, outline
 from mlxd.protocol.paths import Paths
 
 FILE_THREADS = 3
@@ -52,11 +52,11 @@ def serve(
     Raises:
         AlreadyRunning, PermissionDenied: the socket cannot be ours.
     """
-    leave_no_core()
+    disable_core_dumps()
     opened = handover.take(os.environ, paths.socket) or open_listener(paths, listen_sockets)
     front = Front(config, paths, opened)
     if not config.log_text:
-        keep_quiet()
+        hide_error_messages()
     try:
         asyncio.run(front.run(on_ready))
         if front.services.lifecycle.upgrading:
@@ -131,14 +131,14 @@ class Front:
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (exc := task.exception()) is not None:
-            self.services.log("task failed", level="error", error=outline(exc))
+            self.services.log("task failed", level="error", error=error_summary(exc))
 
     def _unexpected(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log a failure outside any request, such as an accept without free descriptors."""
         exc = context.get("exception")
         # Up to the call: its arguments may be somebody's prompt.
         message = context.get("message", "").partition("(")[0]
-        error = outline(exc) if exc is not None else ""
+        error = error_summary(exc) if exc is not None else ""
         self.services.log("unexpected", level="error", message=message, error=error)
 
 

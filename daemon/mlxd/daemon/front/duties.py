@@ -8,8 +8,8 @@ from mlxd.daemon.front import handover, upkeep
 from mlxd.daemon.front.server.accepting import Accepting
 from mlxd.daemon.front.server.admission import Admission
 from mlxd.daemon.front.services import Services
+from mlxd.daemon.stderr import error_summary
 from mlxd.daemon.version import version
-from mlxd.daemon.words import outline
 from mlxd.protocol.errors import MlxdError
 
 CANARY_TIMEOUT_S = 30.0
@@ -31,7 +31,7 @@ async def preload(services: Services) -> None:
         except MlxdError as error:
             services.log("preload failed", level="warning", code=error.code, message=error.message)
         except Exception as exc:  # the other models are loaded all the same
-            services.log("preload failed", level="error", error=outline(exc))
+            services.log("preload failed", level="error", error=error_summary(exc))
 
 
 class Duties:
@@ -60,7 +60,7 @@ class Duties:
             upgrade=self._upgrade,
             refused=lambda: log("upgrade does not start", level="warning"),
             woke=self._woke,
-            failed=lambda exc: log("upkeep failed", level="error", error=outline(exc)),
+            failed=lambda exc: log("upkeep failed", level="error", error=error_summary(exc)),
             sleep=self._sleep,
             upgrades=self._upgrades,
             also=self._keep_files,

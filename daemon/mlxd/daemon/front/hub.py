@@ -14,7 +14,7 @@ from typing import Any
 from mlxd.daemon import lifeline
 from mlxd.daemon.front.log import Log
 from mlxd.daemon.isolation import python_command
-from mlxd.daemon.words import append_to
+from mlxd.daemon.stderr import open_for_append
 from mlxd.protocol.codec import Decoder
 from mlxd.protocol.errors import EngineDied, Overloaded, error_from_map
 from mlxd.protocol.messages import Notification
@@ -82,7 +82,7 @@ class HubWorkers:
 
     async def _start(self) -> asyncio.subprocess.Process:
         try:
-            with os.fdopen(append_to(self._stderr_path, STDERR_MAX_BYTES), "ab") as errors:
+            with os.fdopen(open_for_append(self._stderr_path, STDERR_MAX_BYTES), "ab") as errors:
                 return await asyncio.create_subprocess_exec(
                     *python_command("mlxd.daemon.hub"),
                     str(os.getpid()),

@@ -1,4 +1,4 @@
-"""Decoding in company against mlx-lm's own generation, on a random model."""
+"""Batched decoding against mlx-lm's own generation, on a random model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors
 
 from mlxd.daemon.engine.constraints.compiler import Guide
-from mlxd.daemon.engine.decoding.batch import DecodeBatch, Emitted, Row, Start
+from mlxd.daemon.engine.decoding.batch import DecodeBatch, DecodeSequence, Emitted, Start
 from mlxd.daemon.engine.decoding.sampling import SamplingParams
 from mlxd.daemon.engine.kvcache.ops import mergeable
 from mlxd.daemon.engine.prefill.chunks import Prefill
@@ -21,7 +21,7 @@ from mlxd.daemon.engine.prefill.chunks import Prefill
 LENGTH = 24
 RNG = random.Random(5)
 PROMPTS = [[RNG.randrange(96) for _ in range(RNG.randrange(1, 40))] for _ in range(8)]
-RowFactory = Callable[[int], Row]
+SequenceFactory = Callable[[int], DecodeSequence]
 
 
 @pytest.fixture
@@ -29,12 +29,14 @@ def batch(tiny_model: Any) -> DecodeBatch:
     return DecodeBatch(tiny_model)
 
 
-def greedy(uid: int) -> Row:
-    return Row(uid=uid, sampling=SamplingParams())
+def greedy(uid: int) -> DecodeSequence:
+    return DecodeSequence(uid=uid, sampling=SamplingParams())
 
 
-def sampled(uid: int) -> Row:
-    return Row(uid=uid, sampling=SamplingParams(temperature=0.9, top_p=0.9, seed=100 + uid))
+def sampled(uid: int) -> DecodeSequence:
+    return DecodeSequence(
+        uid=uid, sampling=SamplingParams(temperature=0.9, top_p=0.9, seed=100 + uid)
+    )
 
 
 Out = dict[int, list[int]]
@@ -42,12 +44,12 @@ Step = Callable[[DecodeBatch], list[Emitted]]
 
 
 def start(
-    batch: DecodeBatch, prompt: list[int], row: Row, out: Out, chunk: int = 1000
+    batch: DecodeBatch, prompt: list[int], sequence: DecodeSequence, out: Out, chunk: int = 1000
 ) -> list[Emitted]:
     prefill = Prefill(batch.model, prompt)
     while prefill.left:
         prefill.run(chunk)
-    return told(batch.start([Start(row, prefill)]), out)
+    return told(batch.start([Start(sequence, prefill)]), out)
 
 
 def told(emitted: list[Emitted], out: Out) -> list[Emitted]:
@@ -66,10 +68,12 @@ def finish(
 ) -> None:
     while len(batch):
         told(step(batch), out)
-        batch.remove([row.uid for row in batch.rows if len(out[row.uid]) >= length])
+        batch.remove(
+            [sequence.uid for sequence in batch.sequences if len(out[sequence.uid]) >= length]
+        )
 
 
-def alone(model: Any, index: int, make: RowFactory) -> list[int]:
+def alone(model: Any, index: int, make: SequenceFactory) -> list[int]:
     batch, out = DecodeBatch(model), {index: []}
     start(batch, PROMPTS[index], make(index), out)
     finish(batch, out)
@@ -81,7 +85,7 @@ def reference(model: Any, prompt: list[int], **kwargs: Any) -> list[int]:
     return [int(token) for token, _ in steps]
 
 
-def test_greedy_text_equals_mlx_lm_alone_and_in_company(tiny_model, batch) -> None:
+def test_greedy_text_equals_mlx_lm_alone_and_in_a_batch(tiny_model, batch) -> None:
     expected = [reference(tiny_model, prompt) for prompt in PROMPTS]
     out: Out = {}
     for uid, prompt in enumerate(PROMPTS):
@@ -102,32 +106,34 @@ def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_mod
 
 
 @pytest.mark.parametrize("step", [DecodeBatch.step, DecodeBatch.step_alone, either])
-def test_rows_that_join_leave_and_park_at_odd_moments_lose_nothing(tiny_model, batch, step) -> None:
-    out, parked = {}, []
+def test_sequences_that_join_leave_and_are_preempted_at_odd_moments_lose_nothing(
+    tiny_model, batch, step
+) -> None:
+    out, preempted = {}, []
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, sampled(uid), out, chunk=3)
         told(step(batch), out)
         if uid in (2, 5):
-            parked.append(batch.park(uid - 1))
+            preempted.append(batch.preempt(uid - 1))
         if uid in (4, 7):
-            batch.resume(parked.pop())
+            batch.resume(preempted.pop())
     finish(batch, out, step=step)
     for uid in range(8):
         assert out[uid] == alone(tiny_model, uid, sampled)
 
 
-def test_a_single_row_can_be_parked_and_resumed(tiny_model, batch) -> None:
+def test_a_single_sequence_can_be_preempted_and_resumed(tiny_model, batch) -> None:
     out = {0: []}
     start(batch, PROMPTS[0], greedy(0), out)
     told(batch.step(), out)
-    parked = batch.park(0)
+    preempted = batch.preempt(0)
     assert len(batch) == 0
-    batch.resume(parked)
+    batch.resume(preempted)
     finish(batch, out)
     assert out[0] == reference(tiny_model, PROMPTS[0])
 
 
-def test_the_cache_of_a_row_covers_its_prompt_and_the_emitted_tokens(batch) -> None:
+def test_the_cache_of_a_sequence_covers_its_prompt_and_the_emitted_tokens(batch) -> None:
     out: Out = {}
     for uid in range(3):
         start(batch, PROMPTS[uid], greedy(uid), out)
@@ -167,20 +173,20 @@ def test_several_answers_share_one_prefill(tiny_model, batch) -> None:
     out: Out = {}
     prefill = Prefill(tiny_model, PROMPTS[0])
     prefill.run(1000)
-    rows = [Row(uid=uid, sampling=sampled(uid).sampling) for uid in range(3)]
-    told(batch.start([Start(row, prefill) for row in rows]), out)
+    sequences = [DecodeSequence(uid=uid, sampling=sampled(uid).sampling) for uid in range(3)]
+    told(batch.start([Start(sequence, prefill) for sequence in sequences]), out)
     finish(batch, out)
     assert out[0] == alone(tiny_model, 0, sampled)
     assert len({tuple(tokens) for tokens in out.values()}) == 3
 
 
-def test_penalties_equal_mlx_lms_in_company(tiny_model, batch) -> None:
+def test_penalties_equal_mlx_lms_in_a_batch(tiny_model, batch) -> None:
     def processors() -> tuple[Any, ...]:
         return tuple(make_logits_processors({3: -5.0}, 1.3, 10, 0.4, 10, 0.2, 10))
 
     expected = reference(tiny_model, PROMPTS[2], logits_processors=list(processors()))
     prompt = PROMPTS[2]
-    row = Row(
+    sequence = DecodeSequence(
         uid=2,
         sampling=SamplingParams(),
         processors=processors(),
@@ -189,16 +195,16 @@ def test_penalties_equal_mlx_lms_in_company(tiny_model, batch) -> None:
     )
     out: Out = {}
     start(batch, PROMPTS[0], greedy(0), out)
-    start(batch, prompt, row, out)
+    start(batch, prompt, sequence, out)
     finish(batch, out)
     assert out[2] == expected
     assert out[0] == reference(tiny_model, PROMPTS[0])
 
 
-def test_log_probabilities_are_reported_only_for_rows_that_ask(tiny_model, batch) -> None:
+def test_log_probabilities_are_reported_only_for_sequences_that_ask(tiny_model, batch) -> None:
     out: Out = {}
-    detailed_row = Row(uid=1, sampling=SamplingParams(), logprobs=3)
-    chosen_row = Row(uid=2, sampling=SamplingParams(), logprobs=0)
+    detailed_row = DecodeSequence(uid=1, sampling=SamplingParams(), logprobs=3)
+    chosen_row = DecodeSequence(uid=2, sampling=SamplingParams(), logprobs=0)
     (plain,) = start(batch, PROMPTS[0], greedy(0), out)
     (detailed,) = start(batch, PROMPTS[1], detailed_row, out)
     (chosen_only,) = start(batch, PROMPTS[2], chosen_row, out)
@@ -229,12 +235,12 @@ class OnlyEven:
         self.seen.append(token)
 
 
-def test_a_constraint_masks_its_own_row_and_sees_every_token(tiny_model, batch) -> None:
+def test_a_constraint_masks_its_own_sequence_and_sees_every_token(tiny_model, batch) -> None:
     constraint = OnlyEven()
-    row = Row(uid=1, sampling=sampled(1).sampling, constraint=Guide(constraint))  # type: ignore[arg-type]
+    sequence = DecodeSequence(uid=1, sampling=sampled(1).sampling, constraint=Guide(constraint))  # type: ignore[arg-type]
     out: Out = {}
     start(batch, PROMPTS[0], sampled(0), out)
-    start(batch, PROMPTS[1], row, out)
+    start(batch, PROMPTS[1], sequence, out)
     finish(batch, out)
     assert all(token % 2 == 0 for token in out[1])
     assert constraint.seen[: LENGTH - 1] == out[1][: LENGTH - 1]
@@ -245,13 +251,13 @@ def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model, batch) -> None:
     free = alone(tiny_model, 1, sampled)
     marker = (free[4],)
     first = free.index(marker[0])
-    row = Row(
+    sequence = DecodeSequence(
         uid=1,
         sampling=sampled(1).sampling,
         constraint=Guide(OnlyEven(), think_end=marker),  # type: ignore[arg-type]
     )
     out: Out = {}
-    start(batch, PROMPTS[1], row, out)
+    start(batch, PROMPTS[1], sequence, out)
     finish(batch, out)
     assert out[1][: first + 1] == free[: first + 1]
     assert all(token % 2 == 0 for token in out[1][first + 1 :])

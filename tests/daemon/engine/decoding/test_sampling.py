@@ -68,10 +68,10 @@ def test_temperature_zero_takes_the_best_in_a_mixed_batch() -> None:
     assert (picked[0], picked[2]) == (best[0], best[2])
 
 
-def test_a_row_draws_the_same_whatever_its_company_asks_for() -> None:
+def test_a_row_draws_the_same_whatever_the_others_ask_for() -> None:
     row = logprobs(1)
     mine = SamplingParams(0.8, top_p=0.9, seed=5)
-    company = [
+    others = [
         SamplingParams(1.5, top_k=3, seed=1),
         SamplingParams(0.7, min_p=0.2, min_tokens_to_keep=2, seed=2),
         SamplingParams(1.0, xtc_probability=1.0, seed=3),
@@ -80,7 +80,7 @@ def test_a_row_draws_the_same_whatever_its_company_asks_for() -> None:
     for step in range(20):
         alone = BatchSampler([mine])(row, [step]).tolist()[0]
         rows = mx.concatenate([logprobs(2, 1), row, logprobs(2, 2)])
-        together = BatchSampler([*company[:2], mine, *company[2:]])(rows, [9, 4, step, 0, 7])
+        together = BatchSampler([*others[:2], mine, *others[2:]])(rows, [9, 4, step, 0, 7])
         assert together.tolist()[2] == alone
 
 

@@ -84,7 +84,7 @@ def test_what_is_remembered_of_a_drafted_answer_is_right(engine) -> None:
     assert "Zora" in text(drafted)
 
 
-def test_in_company_everybody_decodes_together_and_the_draft_catches_up_afterwards(engine) -> None:
+def test_in_a_batch_everybody_decodes_together_and_the_draft_catches_up_afterwards(engine) -> None:
     ref = with_draft(engine, "twin")
     expected = text(engine.ask(STORY, max_tokens=150, ignore_eos=True))
     messages = [{"role": "user", "content": STORY}]

@@ -113,10 +113,10 @@ def test_an_editor_buffer_that_grows_by_a_line_costs_a_line(engine) -> None:
 
 def test_prefill_warms_the_cache_and_emits_nothing(engine) -> None:
     messages = [user("Warm this: " + fresh(random.Random(2), 40))]
-    rid = engine.submit("prefill", messages=messages)
-    warmed = engine.result(rid)
+    request_id = engine.submit("prefill", messages=messages)
+    warmed = engine.result(request_id)
     assert warmed["usage"]["completion_tokens"] == 0
-    assert "delta" not in {kind for kind, _ in engine.events[rid]}
+    assert "delta" not in {kind for kind, _ in engine.events[request_id]}
     before = computed(engine)
     result = chat(engine, messages)
     assert result["usage"]["cached_tokens"] == result["usage"]["prompt_tokens"] - 1
@@ -263,17 +263,17 @@ def test_a_machine_short_of_memory_gets_idle_models_and_caches_back(tmp_path: Pa
             engine.call("load", model=ref, pin=ref["name"] == "pinned")
         chat(engine, [user("Remember this one: " + fresh(random.Random(6), 30))], model=refs[1])
         assert engine.call("stats")["prefix_memory_bytes"] > 0
-        rid = engine.submit(
+        request_id = engine.submit(
             "generate", prompt="A", model=refs[0], max_tokens=16_000, ignore_eos=True
         )
-        engine.wait_event(rid, "delta")
+        engine.wait_event(request_id, "delta")
         psi.write_text(calm.replace("avg10=0.00", "avg10=55.00"))
         while "idle" in [one["model"] for one in engine.wait_notice("resident")["models"]]:
             engine.notices.clear()
         assert [one["model"] for one in engine.call("ps")["models"]] == ["pinned", "busy"]
         assert engine.call("stats")["prefix_memory_bytes"] == 0
         psi.write_text(calm)
-        engine.cancel(rid)
-        assert engine.result(rid)["error"]["code"] == "cancelled"
+        engine.cancel(request_id)
+        assert engine.result(request_id)["error"]["code"] == "cancelled"
         back = chat(engine, [user("Count from 3 to 5.")], model=refs[1])
         assert back["choices"][0]["text"] == "3, 4, 5"

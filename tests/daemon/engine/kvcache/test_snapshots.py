@@ -33,7 +33,7 @@ def snapshot(first: int, length: int = 100, *, key: str = KEY, trimmable: bool =
 
 
 def written(folder: Path, *snapshots: Snapshot, max_bytes: int = ROOMY) -> SnapshotStore:
-    store = SnapshotStore(folder, max_bytes, made_by="test")
+    store = SnapshotStore(folder, max_bytes, written_by="test")
     for one in snapshots:
         store.put(one)
         assert store.flush(30)
@@ -46,9 +46,9 @@ def fetched(store: SnapshotStore, wanted: Snapshot) -> Snapshot | None:
     return None if match is None or match.tokens < size else store.read(match)
 
 
-def opened(folder: Path, max_bytes: int = ROOMY, made_by: str = "test") -> SnapshotStore:
+def opened(folder: Path, max_bytes: int = ROOMY, written_by: str = "test") -> SnapshotStore:
     """Return a store of a later process, once it has seen what is there."""
-    store = SnapshotStore(folder, max_bytes, made_by=made_by)
+    store = SnapshotStore(folder, max_bytes, written_by=written_by)
     assert store.flush(30)
     return store
 
@@ -133,7 +133,7 @@ def test_a_damaged_file_is_deleted_and_not_used(tmp_path: Path, before_the_start
 
 def test_what_another_version_wrote_is_dropped(tmp_path: Path) -> None:
     written(tmp_path, snapshot(1))
-    later = opened(tmp_path, made_by="another")
+    later = opened(tmp_path, written_by="another")
     assert fetched(later, snapshot(1)) is None
     assert files(tmp_path) == []
 

@@ -54,27 +54,27 @@ def with_adapter(folders: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_several_models_answer_at_once_and_take_turns(roomy, folders) -> None:
-    rids = [
+    request_ids = [
         roomy.submit(
             model=folders[name], messages=[{"role": "user", "content": "Count from 1 to 40."}]
         )
         for name in ("one", "two")
     ]
-    assert len({text(roomy.result(rid)) for rid in rids}) == 1
+    assert len({text(roomy.result(request_id)) for request_id in request_ids}) == 1
     assert names(roomy) == ["one", "two"]
-    order = [rid for step in roomy.steps for rid, kind, _ in step if kind == "delta"]
+    order = [request_id for step in roomy.steps for request_id, kind, _ in step if kind == "delta"]
     switches = sum(a != b for a, b in pairwise(order))
     assert switches > 10, "neither waited for the other's end"
 
 
 def test_two_requests_for_the_same_cold_model_load_it_once(roomy, folders) -> None:
-    rids = [
+    request_ids = [
         roomy.submit(
             model=folders["one"], conn=conn, messages=[{"role": "user", "content": QUESTION}]
         )
         for conn in (1, 2)
     ]
-    assert {text(roomy.result(rid)) for rid in rids} == {"3, 4, 5, 6, 7"}
+    assert {text(roomy.result(request_id)) for request_id in request_ids} == {"3, 4, 5, 6, 7"}
     assert roomy.call("stats")["models_loaded_total"] == 1
 
 
@@ -117,7 +117,9 @@ def test_a_load_waits_for_running_requests_instead_of_going_over_the_budget(fold
             model=folders["two"], messages=[{"role": "user", "content": QUESTION}]
         )
         assert text(engine.result(waiting)) == "3, 4, 5, 6, 7"
-        ended = [rid for step in engine.steps for rid, kind, _ in step if kind == "end"]
+        ended = [
+            request_id for step in engine.steps for request_id, kind, _ in step if kind == "end"
+        ]
         assert ended == [running, waiting]
         assert names(engine) == ["two"]
 

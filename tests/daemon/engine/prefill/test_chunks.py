@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlxd.daemon.engine.decoding.batch import DecodeBatch, Row, Start
+from mlxd.daemon.engine.decoding.batch import DecodeBatch, DecodeSequence, Start
 from mlxd.daemon.engine.decoding.sampling import SamplingParams
 from mlxd.daemon.engine.prefill.chunks import Prefill, run_together
 
@@ -17,10 +17,12 @@ PROMPTS = [[RNG.randrange(96) for _ in range(size)] for size in (9, 31, 2, 17, 1
 
 
 def answers(model: Any, prompts: list[Prefill]) -> list[list[int]]:
-    """Return what the prompts are answered, greedily and in company."""
+    """Return what the prompts are answered, greedily and in a batch."""
     batch = DecodeBatch(model)
-    rows = [Row(uid=uid, sampling=SamplingParams()) for uid in range(len(prompts))]
-    first = batch.start([Start(row, prompt) for row, prompt in zip(rows, prompts, strict=True)])
+    sequences = [DecodeSequence(uid=uid, sampling=SamplingParams()) for uid in range(len(prompts))]
+    first = batch.start(
+        [Start(sequence, prompt) for sequence, prompt in zip(sequences, prompts, strict=True)]
+    )
     out = {one.uid: [one.token] for one in first}
     while len(out[0]) < LENGTH:
         for one in batch.step():

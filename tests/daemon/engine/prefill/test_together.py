@@ -50,12 +50,16 @@ def answers(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(engine) -> None:
     alone = [answers(engine.result(engine.submit(**params))) for params in REQUESTS]
-    rids = [engine.submit(conn=index, **params) for index, params in enumerate(REQUESTS)]
-    results = [engine.result(rid) for rid in rids]
+    request_ids = [engine.submit(conn=index, **params) for index, params in enumerate(REQUESTS)]
+    results = [engine.result(request_id) for request_id in request_ids]
     assert [answers(result) for result in results] == alone
     assert all(result["applied"]["batched"] for result in results)
     assert all(result["applied"]["notes"] == [] for result in results)
-    mixed = [events for events in engine.steps if len({rid for rid, _, _ in events} & {*rids}) > 4]
+    mixed = [
+        events
+        for events in engine.steps
+        if len({request_id for request_id, _, _ in events} & {*request_ids}) > 4
+    ]
     assert mixed, "they did share a batch"
     penalised, told, stopped, thought, held, several = alone[1:7]
     assert penalised != alone[0]
@@ -69,13 +73,13 @@ def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(engine
 def test_answers_joining_and_leaving_at_odd_moments_change_nobodys_text(engine) -> None:
     long = {"messages": OWL, "seed": 11, "temperature": 0.8, "max_tokens": 80, "ignore_eos": True}
     alone = answers(engine.result(engine.submit(**long)))
-    rid = engine.submit(**long)
-    engine.wait_event(rid, "delta")
+    request_id = engine.submit(**long)
+    engine.wait_event(request_id, "delta")
     others = [engine.submit(conn=2, **params) for params in REQUESTS[:4]]
     engine.wait_event(others[0], "delta")
     engine.cancel(others[0])
     later = engine.submit(conn=3, **{**REQUESTS[6], "priority": "interactive"})
-    assert answers(engine.result(rid)) == alone
+    assert answers(engine.result(request_id)) == alone
     assert engine.result(others[0])["error"]["code"] == "cancelled"
     for other in (*others[1:], later):
         assert "choices" in engine.result(other)
@@ -90,8 +94,8 @@ def test_other_caches_share_a_batch_too(engine, tmp_path: Path, kind: str) -> No
         for index in range(4)
     ]  # fmt: skip
     alone = [answers(engine.result(engine.submit(model=model, **one))) for one in asked]
-    rids = [engine.submit(model=model, conn=index, **one) for index, one in enumerate(asked)]
-    results = [engine.result(rid) for rid in rids]
+    request_ids = [engine.submit(model=model, conn=index, **one) for index, one in enumerate(asked)]
+    results = [engine.result(request_id) for request_id in request_ids]
     assert [answers(result) for result in results] == alone
     assert all(result["applied"]["batched"] for result in results)
 
@@ -102,8 +106,8 @@ def test_a_model_whose_cache_cannot_be_merged_is_served_alone_and_says_so(
     model = small_model(tmp_path / "chunked", "chunked")
     asked = {"messages": OWL, "temperature": 0.9, "max_tokens": 16, "ignore_eos": True}
     alone = [engine.result(engine.submit(model=model, seed=s, n=2, **asked)) for s in range(3)]
-    rids = [engine.submit(model=model, seed=s, n=2, conn=s, **asked) for s in range(3)]
-    results = [engine.result(rid) for rid in rids]
+    request_ids = [engine.submit(model=model, seed=s, n=2, conn=s, **asked) for s in range(3)]
+    results = [engine.result(request_id) for request_id in request_ids]
     assert [answers(result) for result in results] == [answers(result) for result in alone]
     for result in results:
         assert result["applied"]["batched"] is False
@@ -126,7 +130,7 @@ LISTS = 'start: item ("," item){1,3}\nitem: /[a-z]{1,4}/'
 
 
 def test_constrained_answers_are_valid_at_a_high_temperature(engine) -> None:
-    rids = [
+    request_ids = [
         engine.submit(messages=OWL, schema=PERSON, temperature=1.2, seed=seed, max_tokens=150)
         for seed in range(8)
     ]
@@ -134,8 +138,8 @@ def test_constrained_answers_are_valid_at_a_high_temperature(engine) -> None:
         engine.submit(messages=OWL, grammar=LISTS, temperature=1.2, seed=seed, max_tokens=60)
         for seed in range(4)
     ]
-    for rid in rids:
-        choice = engine.result(rid)["choices"][0]
+    for request_id in request_ids:
+        choice = engine.result(request_id)["choices"][0]
         assert choice["finish_reason"] == "stop"
         value = json.loads(choice["text"])
         assert value.keys() == {"name", "age", "tags"}
@@ -143,8 +147,8 @@ def test_constrained_answers_are_valid_at_a_high_temperature(engine) -> None:
         assert isinstance(value["age"], int)
         assert 0 <= value["age"] <= 150
         assert {*value["tags"]} <= {"red", "blue"}
-    for rid in lists:
-        parts = engine.result(rid)["choices"][0]["text"].split(",")
+    for request_id in lists:
+        parts = engine.result(request_id)["choices"][0]["text"].split(",")
         assert 2 <= len(parts) <= 4
         assert all(part.isalpha() and part.islower() and len(part) <= 4 for part in parts)
 
@@ -168,8 +172,8 @@ def test_a_budget_that_cuts_a_constrained_answer_is_said_plainly(engine) -> None
     ],
 )
 def test_what_is_impossible_or_not_supported_is_refused_before_any_token(engine, asked) -> None:
-    rid = engine.submit(messages=OWL, **asked)
-    error = engine.result(rid)["error"]
+    request_id = engine.submit(messages=OWL, **asked)
+    error = engine.result(request_id)["error"]
     assert error["code"] == "constraint_invalid"
     assert error["message"]
-    assert {kind for kind, _ in engine.events[rid]} <= {"error", "loading"}
+    assert {kind for kind, _ in engine.events[request_id]} <= {"error", "loading"}

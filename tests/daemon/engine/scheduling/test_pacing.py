@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 
 from mlxd.daemon.engine.scheduling.pacing import (
-    BURST_S,
+    BURST_WINDOW_S,
     CHUNK_FIRST_TOKENS,
     CHUNK_MAX_TOKENS,
     CHUNK_MIN_TOKENS,
     GAP_ALONE_S,
     GAP_STEPS,
     GAP_WHILE_DECODING_S,
-    MAKING_S,
+    TOKENIZING_WAIT_S,
     Arrivals,
     PrefillPacer,
 )
@@ -92,15 +92,15 @@ def test_whoever_comes_alone_waits_for_nobody() -> None:
     arrivals = Arrivals()
     for second in range(3):
         arrivals.came(float(second), alone=True)
-        assert arrivals.company_until_s([]) <= second
+        assert arrivals.wait_until_s([]) <= second
 
 
 def test_prompts_in_the_making_are_waited_for_a_moment() -> None:
     arrivals = Arrivals()
     arrivals.came(1.0, alone=True)
     arrivals.came(1.001, alone=False)
-    assert arrivals.company_until_s([1.0, 1.001]) == 1.001 + MAKING_S
-    assert arrivals.company_until_s([]) <= 1.0
+    assert arrivals.wait_until_s([1.0, 1.001]) == 1.001 + TOKENIZING_WAIT_S
+    assert arrivals.wait_until_s([]) <= 1.0
 
 
 def test_a_burst_is_expected_after_a_burst_and_not_after_one_alone() -> None:
@@ -108,10 +108,10 @@ def test_a_burst_is_expected_after_a_burst_and_not_after_one_alone() -> None:
     arrivals.came(1.0, alone=True)
     arrivals.came(1.001, alone=False)
     arrivals.came(5.0, alone=True)
-    assert arrivals.company_until_s([]) == 5.0 + BURST_S
+    assert arrivals.wait_until_s([]) == 5.0 + BURST_WINDOW_S
     arrivals.came(5.5, alone=False)  # too late to be of that burst
     arrivals.came(9.0, alone=True)
-    assert arrivals.company_until_s([]) <= 9.0
+    assert arrivals.wait_until_s([]) <= 9.0
 
 
 def test_what_a_turn_may_take_comes_from_the_weights_before_anything_was_measured() -> None:
@@ -126,8 +126,8 @@ def test_what_a_turn_may_take_follows_from_what_was_measured() -> None:
     pacer.observe(200, 1.0)
     pacer.observe_step(0.5)
     assert pacer.expected_s(200, 15_000_000) == pytest.approx(1.5)
-    pacer.observe_turn(8.0)
+    pacer.observe_iteration(8.0)
     assert pacer.expected_s(200, 15_000_000) == 8.0, "as long as a turn of late"
     for _ in range(300):
-        pacer.observe_turn(0.5)
+        pacer.observe_iteration(0.5)
     assert pacer.expected_s(200, 15_000_000) == pytest.approx(1.5)

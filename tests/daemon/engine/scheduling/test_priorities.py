@@ -22,7 +22,9 @@ ROWS = 4
 @pytest.fixture(scope="module")
 def engine() -> Iterator[EngineProcess]:
     # Nothing is remembered, so that what is computed can be counted.
-    options = EngineOptions(max_rows=ROWS, prefix_cache_memory_bytes=0, prefix_cache_disk_bytes=0)
+    options = EngineOptions(
+        max_sequences=ROWS, prefix_cache_memory_bytes=0, prefix_cache_disk_bytes=0
+    )
     with running_engine(options) as running:
         running.ask("hello", max_tokens=1)
         yield running
@@ -32,23 +34,32 @@ def stream(engine: EngineProcess, tokens: int, prompt: str = "Once", **params: A
     return engine.submit("generate", prompt=prompt, max_tokens=tokens, ignore_eos=True, **params)
 
 
-def told(engine: EngineProcess, *rids: int) -> list[tuple[int, str]]:
+def told(engine: EngineProcess, *request_ids: int) -> list[tuple[int, str]]:
     """Return the events of these requests in the order in which they came."""
-    return [(rid, kind) for step in engine.steps for rid, kind, _ in step if rid in rids]
+    return [
+        (request_id, kind)
+        for step in engine.steps
+        for request_id, kind, _ in step
+        if request_id in request_ids
+    ]
 
 
-def text(engine: EngineProcess, rid: int) -> str:
-    return str(engine.result(rid)["choices"][0]["text"])
+def text(engine: EngineProcess, request_id: int) -> str:
+    return str(engine.result(request_id)["choices"][0]["text"])
 
 
 def computed(engine: EngineProcess) -> int:
     return int(engine.call("stats")["prompt_tokens_computed"])
 
 
-def between(events: list[tuple[int, str]], rid: int, first: str, last: str) -> list[int]:
+def between(events: list[tuple[int, str]], request_id: int, first: str, last: str) -> list[int]:
     """Return who else had events between two events of a request."""
-    start = events.index((rid, first))
-    return [other for other, _ in events[start : events.index((rid, last))] if other != rid]
+    start = events.index((request_id, first))
+    return [
+        other
+        for other, _ in events[start : events.index((request_id, last))]
+        if other != request_id
+    ]
 
 
 @pytest.mark.parametrize("lower", ["completion", "batch"])
@@ -88,9 +99,9 @@ def test_classes_are_served_in_their_order(engine) -> None:
     running = stream(engine, 100, priority="batch")
     engine.wait_event(running, "delta")
     later = [stream(engine, 40, priority=name) for name in ("batch", "completion", "interactive")]
-    for rid in (running, *later):
-        engine.result(rid)
-    ends = [rid for rid, kind in told(engine, running, *later) if kind == "end"]
+    for request_id in (running, *later):
+        engine.result(request_id)
+    ends = [request_id for request_id, kind in told(engine, running, *later) if kind == "end"]
     assert ends[:2] == [later[2], later[1]]
 
 
@@ -110,35 +121,38 @@ def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(engine) ->
     # A step that was begun before a chunk reports its token after it: hence of every three.
     for here, there in zip(chunks, chunks[3:], strict=False):
         assert (running, "delta") in events[here:there], "tokens between chunks"
-    assert sum(rid == running for rid, _ in events[chunks[0] : chunks[-1]]) >= len(chunks) // 2
+    assert (
+        sum(request_id == running for request_id, _ in events[chunks[0] : chunks[-1]])
+        >= len(chunks) // 2
+    )
 
 
 def test_a_greedy_connection_starves_nobody_and_what_it_gives_up_loses_nothing(engine) -> None:
     asked = [{"seed": seed, "temperature": 0.9} for seed in range(12)]
     alone = [text(engine, stream(engine, 60, **one)) for one in asked[:3]]
-    parked = engine.call("stats").get("parked", 0)
+    preempted = engine.call("stats").get("parked", 0)
     greedy = [stream(engine, 60, conn=1, **one) for one in asked]
     engine.wait_event(greedy[0], "delta")
     modest = stream(engine, 20, conn=2)
     engine.result(modest)
-    texts = [text(engine, rid) for rid in greedy]
+    texts = [text(engine, request_id) for request_id in greedy]
     assert texts[:3] == alone
-    ends = [rid for rid, kind in told(engine, *greedy, modest) if kind == "end"]
+    ends = [request_id for request_id, kind in told(engine, *greedy, modest) if kind == "end"]
     assert ends.index(modest) <= ROWS, "it did not wait for the greedy one's queue"
-    assert engine.call("stats")["parked"] > parked
+    assert engine.call("stats")["parked"] > preempted
 
 
 def test_a_cancel_is_silence_after_one_step(engine) -> None:
-    rid = stream(engine, 4000)
-    engine.wait_event(rid, "delta")
-    engine.cancel(rid)
-    error = engine.result(rid)["error"]
+    request_id = stream(engine, 4000)
+    engine.wait_event(request_id, "delta")
+    engine.cancel(request_id)
+    error = engine.result(request_id)["error"]
     assert error["code"] == "cancelled"
-    deltas = [kind for kind, _ in engine.events[rid] if kind == "delta"]
+    deltas = [kind for kind, _ in engine.events[request_id] if kind == "delta"]
     assert error["data"]["usage"]["completion_tokens"] >= len(deltas)
     stats = engine.call("stats")
     assert stats["rows_decoding"] == stats["jobs"] == 0
-    assert engine.events[rid][-1][0] == "error", "nothing came after its end"
+    assert engine.events[request_id][-1][0] == "error", "nothing came after its end"
 
 
 @contextmanager
@@ -163,17 +177,17 @@ def test_a_cancel_is_answered_while_the_compute_thread_is_at_work(tmp_path: Path
     pressure = tmp_path / "pressure"
     pressure.write_text("")
     with running_engine(EngineOptions(pressure_file=str(pressure))) as engine:
-        rid = stream(engine, 16_000)
-        engine.wait_event(rid, "delta")
+        request_id = stream(engine, 16_000)
+        engine.wait_event(request_id, "delta")
         pressure.unlink()
         os.mkfifo(pressure)
         # The compute thread opens it too, and waits for what is written.
         with opened_at_both_ends(pressure, engine):
-            engine.cancel(rid)
-            early = engine.wait_event(rid, "stopping")
-            assert "error" not in [kind for kind, _ in engine.events[rid]]
+            engine.cancel(request_id)
+            early = engine.wait_event(request_id, "stopping")
+            assert "error" not in [kind for kind, _ in engine.events[request_id]]
             assert early["code"] == "cancelled"
-            seen = sum(kind == "delta" for kind, _ in engine.events[rid])
+            seen = sum(kind == "delta" for kind, _ in engine.events[request_id])
             assert early["data"]["usage"]["completion_tokens"] >= seen > 0
-        late = engine.result(rid)["error"]["data"]["usage"]["completion_tokens"]
+        late = engine.result(request_id)["error"]["data"]["usage"]["completion_tokens"]
         assert late - early["data"]["usage"]["completion_tokens"] <= 1, "one step, and silence"

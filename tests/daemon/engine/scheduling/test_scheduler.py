@@ -15,17 +15,25 @@ from mlxd.daemon.engine.scheduling.scheduler import (
     KV_SHARE,
     OVERTAKES_MAX,
     Entry,
-    Lane,
+    RequestQueue,
     Scheduler,
+    SchedulerOutput,
     State,
-    Turn,
 )
 
 CHUNK = 64
 
 
-def entry(job: int, *, rank: int = 0, conn: int = 1, rows: int = 1, prompt: int = 100, kv: int = 0):
-    return Entry(job, Lane(rank, "m"), conn, rows, prompt, kv)
+def entry(
+    request_id: int,
+    *,
+    rank: int = 0,
+    conn: int = 1,
+    sequences: int = 1,
+    prompt: int = 100,
+    kv: int = 0,
+):
+    return Entry(request_id, RequestQueue(rank, "m"), conn, sequences, prompt, kv)
 
 
 @dataclass
@@ -37,82 +45,90 @@ class World:
     emitted: Counter[int] = field(default_factory=Counter)
     prefilled: Counter[int] = field(default_factory=Counter)
     ended: Counter[int] = field(default_factory=Counter)
-    parked: dict[int, int] = field(default_factory=dict)
+    preempted: dict[int, int] = field(default_factory=dict)
     prompts: dict[int, int] = field(default_factory=dict)
 
     def add(self, new: Entry, tokens: int) -> None:
-        self.to_emit[new.job] = tokens
-        self.prompts[new.job] = new.prompt_left
+        self.to_emit[new.request_id] = tokens
+        self.prompts[new.request_id] = new.prompt_left
         self.scheduler.add(new)
 
-    def turn(self) -> Turn:
-        turn = self.scheduler.plan()
-        if turn.idle:
-            return turn
-        assert turn.lane is not None
-        self._check_class(turn)
-        for job in turn.park:
-            self.parked[job] = self.emitted[job]
-        for job in turn.admit:
-            assert self.emitted[job] == self.parked.pop(job, 0), "a parked job loses nothing"
-        if turn.decode:
-            self._decode(turn.lane)
-        self._prefill(turn.prefill)
+    def step(self) -> SchedulerOutput:
+        output = self.scheduler.schedule()
+        if output.idle:
+            return output
+        assert output.queue is not None
+        self._check_class(output)
+        for request_id in output.preempt:
+            self.preempted[request_id] = self.emitted[request_id]
+        for request_id in output.admit:
+            assert self.emitted[request_id] == self.preempted.pop(request_id, 0), (
+                "a preempted request loses nothing"
+            )
+        if output.decode:
+            self._decode(output.queue)
+        self._prefill(output.prefill)
         assert self.scheduler.kv_in_use() <= self.scheduler.kv_budget_bytes
-        assert self.scheduler.decoding_in(turn.lane) <= max(self.scheduler.max_rows, 1) or any(
-            e.rows > self.scheduler.max_rows for e in self.scheduler.entries.values()
+        assert self.scheduler.decoding_in(output.queue) <= max(
+            self.scheduler.max_sequences, 1
+        ) or any(
+            e.sequences > self.scheduler.max_sequences for e in self.scheduler.entries.values()
         )
-        return turn
+        return output
 
-    def _check_class(self, turn: Turn) -> None:
-        assert turn.lane is not None
+    def _check_class(self, output: SchedulerOutput) -> None:
+        assert output.queue is not None
         budget = self.scheduler.kv_budget_bytes
         for other in self.scheduler.entries.values():
-            if other.lane.rank < turn.lane.rank:
-                room = budget * KV_SHARE[other.lane.rank] - self.scheduler.kv_in_use()
+            if other.queue.rank < output.queue.rank:
+                room = budget * KV_SHARE[other.queue.rank] - self.scheduler.kv_in_use()
                 blocked = other.state is State.WAITING and other.kv_bytes > room
-                assert blocked, f"{turn.lane} ran while {other} could"
+                assert blocked, f"{output.queue} ran while {other} could"
 
-    def _decode(self, lane: Lane) -> None:
+    def _decode(self, queue: RequestQueue) -> None:
         running = [
-            e for e in self.scheduler.entries.values() if e.lane == lane and e.state is State.DECODE
+            e
+            for e in self.scheduler.entries.values()
+            if e.queue == queue and e.state is State.DECODE
         ]
-        assert running, "decode is asked for only where rows are"
+        assert running, "decode is scheduled only with sequences"
         for one in running:
-            self.emitted[one.job] += 1
-            self.scheduler.decoded(one.job, one.rows)
-            if self.emitted[one.job] >= self.to_emit[one.job]:
-                self.end(one.job)
+            self.emitted[one.request_id] += 1
+            self.scheduler.decoded(one.request_id, one.sequences)
+            if self.emitted[one.request_id] >= self.to_emit[one.request_id]:
+                self.end(one.request_id)
 
-    def _prefill(self, jobs: tuple[int, ...]) -> None:
-        assert len(set(jobs)) == len(jobs)
+    def _prefill(self, request_ids: tuple[int, ...]) -> None:
+        assert len(set(request_ids)) == len(request_ids)
         used = 0
-        for job in jobs:
-            if job not in self.scheduler.entries or (used and used >= CHUNK):
+        for request_id in request_ids:
+            if request_id not in self.scheduler.entries or (used and used >= CHUNK):
                 continue
-            count = min(CHUNK - used, self.scheduler.entries[job].prompt_left)
+            count = min(CHUNK - used, self.scheduler.entries[request_id].prompt_left)
             used += count
-            self.prefilled[job] += count
-            self.scheduler.prefilled(job, count)
+            self.prefilled[request_id] += count
+            self.scheduler.prefilled(request_id, count)
 
-    def end(self, job: int) -> None:
-        self.ended[job] += 1
-        self.scheduler.remove(job)
+    def end(self, request_id: int) -> None:
+        self.ended[request_id] += 1
+        self.scheduler.remove(request_id)
 
 
 @settings(max_examples=1000, deadline=None)
-@given(seed=st.integers(0, 2**32), max_rows=st.integers(1, 8), jobs=st.integers(1, 14))
-def test_every_job_ends_exactly_once_and_nothing_is_computed_twice(seed, max_rows, jobs) -> None:
+@given(seed=st.integers(0, 2**32), max_sequences=st.integers(1, 8), count=st.integers(1, 14))
+def test_every_request_ends_exactly_once_and_nothing_is_computed_twice(
+    seed, max_sequences, count
+) -> None:
     rng = random.Random(seed)
-    world = World(Scheduler(max_rows=max_rows, kv_budget_bytes=rng.choice([1e9, 3000.0])))
+    world = World(Scheduler(max_sequences=max_sequences, kv_budget_bytes=rng.choice([1e9, 3000.0])))
     cancelled = set()
-    waiting = list(range(jobs))
+    waiting = list(range(count))
     for _ in range(20_000):
         while waiting and rng.random() < 0.5:
-            job = waiting.pop()
+            request_id = waiting.pop()
             new = Entry(
-                job,
-                Lane(rng.randrange(3), rng.choice("ab")),
+                request_id,
+                RequestQueue(rng.randrange(3), rng.choice("ab")),
                 rng.randrange(4),
                 rng.choice([1, 1, 1, 2, 3]),
                 rng.choice([0, 1, 50, 500]),
@@ -122,90 +138,90 @@ def test_every_job_ends_exactly_once_and_nothing_is_computed_twice(seed, max_row
                 new.prompt_left = 1
             world.add(new, rng.randrange(1, 30))
         if world.scheduler.entries and rng.random() < 0.02:
-            job = rng.choice(list(world.scheduler.entries))
-            cancelled.add(job)
-            world.end(job)
-        if world.turn().idle and not waiting:
+            request_id = rng.choice(list(world.scheduler.entries))
+            cancelled.add(request_id)
+            world.end(request_id)
+        if world.step().idle and not waiting:
             break
     assert not world.scheduler.entries
-    assert set(world.ended) == set(range(jobs))
+    assert set(world.ended) == set(range(count))
     assert set(world.ended.values()) == {1}
-    for job in set(range(jobs)) - cancelled:
-        assert world.emitted[job] == world.to_emit[job]
-        assert world.prefilled[job] == world.prompts[job]
+    for request_id in set(range(count)) - cancelled:
+        assert world.emitted[request_id] == world.to_emit[request_id]
+        assert world.prefilled[request_id] == world.prompts[request_id]
 
 
-def test_interactive_work_parks_a_batch_lane_within_one_turn_and_it_goes_on_after() -> None:
-    world = World(Scheduler(max_rows=4))
+def test_interactive_work_preempts_a_batch_queue_at_once_and_the_batch_resumes_after() -> None:
+    world = World(Scheduler(max_sequences=4))
     world.add(entry(1, rank=2, prompt=10_000), 50)
     for _ in range(5):
-        world.turn()
+        world.step()
     done = world.prefilled[1]
     world.add(entry(2, rank=0, prompt=100), 3)
     turns = 0
     while 2 in world.scheduler.entries:
-        assert world.turn().lane == Lane(0, "m")
+        assert world.step().queue == RequestQueue(0, "m")
         turns += 1
     assert turns <= 2 + 4
     assert world.prefilled[1] == done
-    world.turn()
+    world.step()
     assert world.prefilled[1] == done + CHUNK
 
 
 def test_models_of_one_class_take_turns() -> None:
     world = World(Scheduler())
-    for job, model in ((1, "a"), (2, "b")):
-        world.add(Entry(job, Lane(0, model), job, 1, 1), 20)
-    lanes = [turn.lane.model for turn in (world.turn() for _ in range(12)) if turn.lane]
-    assert lanes == ["a", "b"] * 6
+    for request_id, model in ((1, "a"), (2, "b")):
+        world.add(Entry(request_id, RequestQueue(0, model), request_id, 1, 1), 20)
+    queues = [output.queue.model for output in (world.step() for _ in range(12)) if output.queue]
+    assert queues == ["a", "b"] * 6
 
 
-def test_a_greedy_connection_gives_a_row_up_for_one_that_has_none() -> None:
-    world = World(Scheduler(max_rows=4))
-    for job in range(10):
-        world.add(entry(job, conn=1, prompt=1), 1000)
+def test_a_greedy_connection_gives_a_place_up_for_one_that_has_none() -> None:
+    world = World(Scheduler(max_sequences=4))
+    for request_id in range(10):
+        world.add(entry(request_id, conn=1, prompt=1), 1000)
     for _ in range(20):
-        world.turn()
-    assert world.scheduler.decoding_in(Lane(0, "m")) == 4
+        world.step()
+    assert world.scheduler.decoding_in(RequestQueue(0, "m")) == 4
     world.add(entry(99, conn=2, prompt=1), 5)
     turns = 0
     while 99 in world.scheduler.entries:
-        world.turn()
+        world.step()
         turns += 1
     assert turns <= 10
-    assert len(world.parked) >= 1
+    assert len(world.preempted) >= 1
 
 
 def test_a_short_prompt_waits_one_chunk_behind_another_connections_long_one() -> None:
     world = World(Scheduler())
     world.add(entry(1, conn=1, prompt=8000), 5)
-    world.turn()
+    world.step()
     world.add(entry(2, conn=2, prompt=50), 5)
-    assert world.turn().prefill[0] == 2
+    assert world.step().prefill[0] == 2
 
 
 def test_short_prompts_of_one_connection_overtake_a_long_one_a_bounded_number_of_times() -> None:
-    world = World(Scheduler(max_rows=64))
+    world = World(Scheduler(max_sequences=64))
     world.add(entry(0, conn=1, prompt=1000), 1)
-    for job in range(1, 40):
-        world.add(entry(job, conn=1, prompt=10), 1000)
+    for request_id in range(1, 40):
+        world.add(entry(request_id, conn=1, prompt=10), 1000)
     order = []
     while 0 in world.scheduler.entries and len(order) < 100:
-        turn = world.turn()
-        order += turn.prefill[:1]
+        output = world.step()
+        order += output.prefill[:1]
     assert order.index(0) <= OVERTAKES_MAX + 1
 
 
-def test_prompts_ahead_of_free_rows_are_bounded_so_that_waiting_work_holds_no_memory() -> None:
-    world = World(Scheduler(max_rows=2))
-    for job in range(30):
-        world.add(entry(job, prompt=10, kv=1), 10_000)
+def test_prompts_ahead_of_free_places_are_bounded_so_that_waiting_work_holds_no_memory() -> None:
+    world = World(Scheduler(max_sequences=2))
+    for request_id in range(30):
+        world.add(entry(request_id, prompt=10, kv=1), 10_000)
     for _ in range(100):
-        world.turn()
+        world.step()
     assert world.scheduler.kv_in_use() <= 2 + 2 + 1
 
 
-def test_a_job_is_admitted_once() -> None:
+def test_a_request_is_admitted_once() -> None:
     scheduler = Scheduler()
     scheduler.add(entry(1))
     with pytest.raises(AssertionError):
@@ -233,4 +249,4 @@ def test_who_was_served_much_is_remembered_while_others_wait() -> None:
     scheduler.prefilled(1, 100)
     scheduler.remove(1)
     scheduler.add(entry(2, conn=1, prompt=10))
-    assert scheduler.plan().prefill[0] == 0
+    assert scheduler.schedule().prefill[0] == 0

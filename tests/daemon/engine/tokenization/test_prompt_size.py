@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mlxd.daemon.engine.link import Inbox
-from mlxd.daemon.engine.request import Job, ModelRef
+from mlxd.daemon.engine.request import ActiveRequest, ModelRef
 from mlxd.daemon.engine.tokenization.light_tokenizer import LightTokenizer
 from mlxd.daemon.engine.tokenization.prompt_size import prompt_bound
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer as Prompts
@@ -114,9 +114,9 @@ def test_a_huge_prompt_is_refused_before_it_is_tokenized(monkeypatch: pytest.Mon
         ("fill", {"prefix": HUGE, "suffix": "a"}),
     ]  # fmt: skip
     for method, params in asked:
-        job = Job(1, method, params, ModelRef("pocket", str(POCKET)), 1, 0, 1)
+        request = ActiveRequest(1, method, params, ModelRef("pocket", str(POCKET)), 1, 0, 1)
         with pytest.raises(ContextOverflow, match="at least") as refused:
-            prompts.prepare(job)
+            prompts.prepare(request)
         assert refused.value.data["prompt_tokens"] >= refused.value.data["context_tokens"]
 
 
@@ -125,8 +125,8 @@ def test_twenty_huge_prompts_are_refused_and_a_small_one_is_answered() -> None:
         huge = [submit(engine, HUGE, conn=n + 2) for n in range(20)]
         small = submit(engine, "hello", conn=1)
         assert engine.result(small)["usage"]["completion_tokens"] == 1
-        for rid in huge:
-            error = engine.result(rid)["error"]
+        for request_id in huge:
+            error = engine.result(request_id)["error"]
             assert error["code"] == "context_overflow"
             assert "at least" in error["message"]
 
@@ -153,12 +153,12 @@ def test_short_texts_are_prepared_while_a_long_one_is_and_callers_who_left_are_s
     preparer.answer(hold, pocket, lambda *_: None, {"text": HUGE})
     assert begun.wait(60)
     gone, waiting, short = (
-        Job(rid, "generate", {"prompt": text}, pocket, 1, 0, 1)
-        for rid, text in enumerate(["gone " * 20_000, "long " * 20_000, "short"])
+        ActiveRequest(request_id, "generate", {"prompt": text}, pocket, 1, 0, 1)
+        for request_id, text in enumerate(["gone " * 20_000, "long " * 20_000, "short"])
     )
-    for job in (gone, waiting, short):
-        preparer.prepare(job)
-    assert inbox.get(timeout=60).rid == short.rid, "it did not wait for the long one"
-    gone.gone = True
+    for request in (gone, waiting, short):
+        preparer.prepare(request)
+    assert inbox.get(timeout=60).request_id == short.request_id, "it did not wait for the long one"
+    gone.ended = True
     free.set()
-    assert inbox.get(timeout=60).rid == waiting.rid, "nothing was done for who left"
+    assert inbox.get(timeout=60).request_id == waiting.request_id, "nothing was done for who left"

@@ -1,12 +1,12 @@
 """Sequences of one model that are decoded together.
 
-Built on the caches of mlx-lm (`merge`, `extend`, `filter`, `extract`), with a decoding step of its
-own instead of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-step.md` says why.
+Uses the caches of mlx-lm (`merge`, `extend`, `filter`, `extract`) with its own decoding step in
+place of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-step.md` explains why.
 
-One step runs ahead: while the caller handles the tokens of one step, the next is being computed. A
-row's first token does not wait for that: it is handed out as soon as it is there. Long steps do not
-run ahead on the CPU, where MLX takes the next one in only while it computes it: tokens that are
-there would wait for most of it, and a new request for all of another.
+One step runs ahead: while the caller handles the tokens of one step, MLX computes the next. A
+sequence's first token does not wait for that step: `start` returns it as soon as it is computed.
+Long steps do not run ahead on the CPU. There MLX computes on the thread that submits the step, so
+finished tokens would wait for most of the next step, and a new request for all of one more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Processor = Callable[[mx.array, mx.array], mx.array]
 
 
 @dataclass(slots=True)
-class Row:
+class DecodeSequence:
     """One sequence that is being decoded."""
 
     uid: int
@@ -43,11 +43,11 @@ class Row:
     constraint: Guide | None = None
     logprobs: int = -1
     steps: int = 0
-    told: bool = False
-    """Whether its next token was emitted already: the first one is, before it is fed."""
+    emitted_ahead: bool = False
+    """Whether its pending token was emitted before it is fed to the model, as the first one is."""
 
     def allowed(self, token: int, width: int) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        """Take in the token that is fed now; return the mask for the next one, or None."""
+        """Advance the constraint by the token that is fed now; return the next mask, or None."""
         assert self.constraint is not None
         mask = self.constraint.next_mask(token)
         return None if mask is None else mask[:width]
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """One token of one row. `top` holds (token, log-probability) pairs, most likely first."""
+    """One token of one sequence. `top` holds (token, log-probability) pairs, most likely first."""
 
     uid: int
     token: int
@@ -64,10 +64,10 @@ class Emitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
-    """Everything that a row needs to go on later, its next token included."""
+class Preempted:
+    """Everything that a sequence needs to resume, including its pending token."""
 
-    row: Row
+    sequence: DecodeSequence
     cache: Cache
     next_token: mx.array
     next_info: tuple[Any, ...] | None
@@ -75,18 +75,18 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A row whose prompt is computed up to its last token, which is fed first."""
+    """A new sequence. Its prompt is computed except for the last token, which is fed first."""
 
-    row: Row
+    sequence: DecodeSequence
     prompt: Prefill
 
 
 class DecodeBatch:
-    """Rows that decode together. `start` emits their first tokens, `step` one more of each."""
+    """Sequences that decode together. `start` emits their first tokens, `step` one more of each."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.rows: list[Row] = []
+        self.sequences: list[DecodeSequence] = []
         self._cache: Cache = []
         self._batched = False
         self._next: mx.array | None = None
@@ -95,40 +95,40 @@ class DecodeBatch:
         self._fed = True
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.sequences)
 
     def holds(self, uid: int) -> bool:
-        """Whether a row is one of this batch."""
-        return any(row.uid == uid for row in self.rows)
+        """Whether the sequence `uid` is in this batch."""
+        return any(sequence.uid == uid for sequence in self.sequences)
 
     def start(self, starts: Sequence[Start]) -> list[Emitted]:
-        """Add rows and return their first tokens. Takes the caches over."""
+        """Add sequences and return their first tokens. The batch owns the caches afterwards."""
         fresh = DecodeBatch(self.model)
-        fresh.rows = [one.row for one in starts]
+        fresh.sequences = [one.sequence for one in starts]
         fresh._batched = len(starts) > 1
         fresh._cache = joined([one.prompt for one in starts])
         fresh._next = mx.array([one.prompt.tokens[-1] for one in starts], dtype=mx.uint32)
-        fresh._rows_changed()
+        fresh._sequences_changed()
         fresh._launch()
         first = fresh._emitted(cast(list[int], fresh._next.tolist()), fresh._info)
-        for row in fresh.rows:
-            row.told = True
+        for sequence in fresh.sequences:
+            sequence.emitted_ahead = True
         self._join(fresh)
         return first
 
-    def resume(self, parked: Parked) -> None:
-        """Put a parked row back; it goes on with the token it had computed last."""
+    def resume(self, preempted: Preempted) -> None:
+        """Add a preempted sequence. It continues with its pending token."""
         back = DecodeBatch(self.model)
-        back.rows = [parked.row]
-        back._cache = parked.cache
-        back._next, back._info = parked.next_token, parked.next_info
+        back.sequences = [preempted.sequence]
+        back._cache = preempted.cache
+        back._next, back._info = preempted.next_token, preempted.next_info
         self._join(back)
 
     def step(self, *, last: bool = False) -> list[Emitted]:
-        """Start computing the next tokens, then return the current ones, one per row.
+        """Start computing the next tokens, then return the current ones, one per sequence.
 
-        Rows that have just started are left out: their current token was returned by `start`.
-        `last`: every row ends with this token, so that nothing more need be computed.
+        Sequences that have just started are left out: `start` returned their current token.
+        `last`: every sequence ends with this token, so no further step is computed.
         """
         current, info = self._next, self._info
         self._fed = not last
@@ -136,27 +136,27 @@ class DecodeBatch:
             self._launch()
         assert current is not None
         emitted = self._emitted(cast(list[int], current.tolist()), info)
-        fresh = [row.uid for row in self.rows if row.told]
+        fresh = [sequence.uid for sequence in self.sequences if sequence.emitted_ahead]
         if fresh:
             emitted = [one for one in emitted if one.uid not in fresh]
-            for row in self.rows:
-                row.told = False
+            for sequence in self.sequences:
+                sequence.emitted_ahead = False
         return emitted
 
     def step_alone(self) -> list[Emitted]:
-        """Return the next tokens, one per row, with nothing begun behind them.
+        """Return the next tokens, one per sequence, without computing a step ahead.
 
-        Only those that are there already, where a step had run ahead.
+        If an earlier step ran ahead, return only the tokens that it computed.
         """
-        due = [row for row in self.rows if not row.told]
+        due = [sequence for sequence in self.sequences if not sequence.emitted_ahead]
         if not due:
             self._launch()
-            due = self.rows
+            due = self.sequences
         assert self._next is not None
         emitted = self._emitted(cast(list[int], self._next.tolist()), self._info)
-        uids = {row.uid for row in due}
-        for row in self.rows:
-            row.told = True
+        uids = {sequence.uid for sequence in due}
+        for sequence in self.sequences:
+            sequence.emitted_ahead = True
         return [one for one in emitted if one.uid in uids]
 
     def settle(self) -> None:
@@ -165,30 +165,30 @@ class DecodeBatch:
             mx.eval(self._next)
 
     def speculate(self, draft: Draft, behind: list[int], most: int) -> list[Emitted]:
-        """Emit a token of the only row, and those of up to `most` proposals that it accepts.
+        """Emit a token of the only sequence, and the accepted ones of up to `most` proposals.
 
-        `behind` are the row's emitted tokens that `draft` has not taken in yet.
+        `behind` are the sequence's emitted tokens that the draft model has not processed yet.
         """
-        assert len(self.rows) == 1
+        assert len(self.sequences) == 1
         assert self._next is not None
-        row, count = self.rows[0], min(draft.width, most)
-        known, row.told = int(row.told), False
+        sequence, count = self.sequences[0], min(draft.width, most)
+        known, sequence.emitted_ahead = int(sequence.emitted_ahead), False
         behind = behind[: len(behind) - known]
         cache = self._single_cache()
-        proposals = draft.propose(behind, self._next, count, row.sampling, row.steps)
+        proposals = draft.propose(behind, self._next, count, sequence.sampling, sequence.steps)
         emitted, accepted, self._next = verify(
-            self.model, cache, self._next, proposals, row.sampling, row.steps
+            self.model, cache, self._next, proposals, sequence.sampling, sequence.steps
         )
-        row.steps += accepted + 1
+        sequence.steps += accepted + 1
         draft.settle(count, accepted)
-        return [Emitted(row.uid, token) for token in emitted[known:]]
+        return [Emitted(sequence.uid, token) for token in emitted[known:]]
 
     def lag(self, uid: int) -> int:
-        """Return how many of a row's emitted tokens its cache does not cover yet."""
-        return int(self.rows[self._index(uid)].told or not self._fed)
+        """Return how many of a sequence's emitted tokens are not in its cache yet."""
+        return int(self.sequences[self._index(uid)].emitted_ahead or not self._fed)
 
     def rewind(self, tokens: int) -> None:
-        """Take the last tokens of the only row out of its cache."""
+        """Remove the last tokens of the only sequence from its cache."""
         trim_prompt_cache(self._single_cache(), tokens)
 
     def _single_cache(self) -> Cache:
@@ -198,40 +198,42 @@ class DecodeBatch:
         return self._cache
 
     def caches_of(self, uids: Sequence[int]) -> list[Cache]:
-        """Return the rows' caches: the prompt and the emitted tokens, less `lag`.
+        """Return the sequences' caches, which cover prompt and emitted tokens except for `lag`.
 
-        They are copies of the exact size, or the only row's own one.
+        They are copies of the exact size. A batch of one sequence returns the cache itself.
         """
         if not self._batched:
             return [self._cache for _ in uids]
         return rows_of(self._cache, [self._index(uid) for uid in uids])
 
-    def park(self, uid: int) -> Parked:
-        """Take a row out, to be resumed."""
+    def preempt(self, uid: int) -> Preempted:
+        """Remove a sequence and return it for `resume`."""
         index = self._index(uid)
         assert self._next is not None
-        parked = Parked(
-            row=self.rows[index],
+        preempted = Preempted(
+            sequence=self.sequences[index],
             cache=self.caches_of([uid])[0],
             next_token=self._next[index : index + 1],
             next_info=_pick(self._info, [index]),
         )
-        mx.eval(parked.next_token, [layer.state for layer in parked.cache])
+        mx.eval(preempted.next_token, [layer.state for layer in preempted.cache])
         self.remove([uid])
-        return parked
+        return preempted
 
     def remove(self, uids: Iterable[int]) -> None:
-        """Drop rows that ended."""
-        gone = set(uids)
-        keep = [index for index, row in enumerate(self.rows) if row.uid not in gone]
-        if len(keep) == len(self.rows):
+        """Remove sequences that ended."""
+        removed = set(uids)
+        keep = [
+            index for index, sequence in enumerate(self.sequences) if sequence.uid not in removed
+        ]
+        if len(keep) == len(self.sequences):
             return
-        self.rows = [self.rows[index] for index in keep]
+        self.sequences = [self.sequences[index] for index in keep]
         if not keep:
             self._cache, self._next, self._info, self._batched = [], None, None, False
         else:
             self._filter(keep)
-        self._rows_changed()
+        self._sequences_changed()
 
     def _filter(self, keep: list[int]) -> None:
         assert self._next is not None
@@ -246,7 +248,7 @@ class DecodeBatch:
         keep_rows(self._cache, keep)
 
     def _join(self, other: DecodeBatch) -> None:
-        if not self.rows:
+        if not self.sequences:
             self._cache, self._batched = other._cache, other._batched
             self._next, self._info = other._next, other._info
         else:
@@ -257,20 +259,22 @@ class DecodeBatch:
             assert self._next is not None
             assert other._next is not None
             self._next = mx.concatenate([self._next, other._next])
-            self._info = _concatenate(self._info, other._info, len(self.rows), len(other.rows))
-        self.rows = self.rows + other.rows
-        self._rows_changed()
+            self._info = _concatenate(
+                self._info, other._info, len(self.sequences), len(other.sequences)
+            )
+        self.sequences = self.sequences + other.sequences
+        self._sequences_changed()
 
     def _become_batched(self) -> None:
         if not self._batched:
             self._cache = merge([self._cache])
             self._batched = True
 
-    def _rows_changed(self) -> None:
-        self._sampler = BatchSampler([row.sampling for row in self.rows])
-        self._penalised = any(row.processors for row in self.rows)
-        self._constrained = any(row.constraint is not None for row in self.rows)
-        self._alternatives = max((row.logprobs for row in self.rows), default=-1)
+    def _sequences_changed(self) -> None:
+        self._sampler = BatchSampler([sequence.sampling for sequence in self.sequences])
+        self._penalised = any(sequence.processors for sequence in self.sequences)
+        self._constrained = any(sequence.constraint is not None for sequence in self.sequences)
+        self._alternatives = max((sequence.logprobs for sequence in self.sequences), default=-1)
 
     def _launch(self) -> None:
         """Feed the tokens that are due, and begin to compute the ones after them."""
@@ -286,25 +290,25 @@ class DecodeBatch:
         logprobs = logits
         if self._alternatives >= 0 or not self._sampler.greedy:
             logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        sampled = self._sampler(logprobs, [row.steps for row in self.rows])
+        sampled = self._sampler(logprobs, [sequence.steps for sequence in self.sequences])
         info: tuple[Any, ...] | None = None
         if self._alternatives >= 0:
             info = describe_logprobs(logprobs, sampled, self._alternatives)
         mx.async_eval(sampled, *(array for array in info or () if array is not None))
-        for row in self.rows:
-            row.steps += 1
+        for sequence in self.sequences:
+            sequence.steps += 1
         self._next, self._info = sampled, info
 
     def _apply_processors(self, logits: mx.array, inputs: mx.array) -> mx.array:
         done = []
-        for index, row in enumerate(self.rows):
+        for index, sequence in enumerate(self.sequences):
             row_logits = logits[index : index + 1]
-            if row.processors:
-                known = [] if row.context is None else [row.context]
+            if sequence.processors:
+                known = [] if sequence.context is None else [sequence.context]
                 fed = inputs[index : index + 1].astype(mx.uint32)
-                row.context = mx.concatenate([*known, fed])[-row.context_size :]
-                for processor in row.processors:
-                    row_logits = processor(row.context, row_logits)
+                sequence.context = mx.concatenate([*known, fed])[-sequence.context_size :]
+                for processor in sequence.processors:
+                    row_logits = processor(sequence.context, row_logits)
             done.append(row_logits)
         return mx.concatenate(done, axis=0)
 
@@ -313,11 +317,11 @@ class DecodeBatch:
         mx.async_eval(logits)
         tokens = cast(list[int], inputs.tolist())
         width = logits.shape[-1]
-        allowed = np.ones((len(self.rows), width), dtype=np.bool_)
-        for index, row in enumerate(self.rows):
-            if row.constraint is None:
+        allowed = np.ones((len(self.sequences), width), dtype=np.bool_)
+        for index, sequence in enumerate(self.sequences):
+            if sequence.constraint is None:
                 continue
-            mask = row.allowed(tokens[index], width)
+            mask = sequence.allowed(tokens[index], width)
             if mask is not None:
                 allowed[index, : len(mask)] = mask
                 allowed[index, len(mask) :] = False
@@ -325,22 +329,25 @@ class DecodeBatch:
 
     def _emitted(self, tokens: list[int], info: tuple[Any, ...] | None) -> list[Emitted]:
         if info is None:
-            return [Emitted(row.uid, token) for row, token in zip(self.rows, tokens, strict=True)]
+            return [
+                Emitted(sequence.uid, token)
+                for sequence, token in zip(self.sequences, tokens, strict=True)
+            ]
         chosen = info[0].tolist()
         ids = info[1].tolist() if info[1] is not None else [[]] * len(tokens)
         values = info[2].tolist() if info[2] is not None else [[]] * len(tokens)
         return [
             Emitted(
-                row.uid,
+                sequence.uid,
                 tokens[index],
-                chosen[index] if row.logprobs >= 0 else None,
-                tuple(zip(ids[index], values[index], strict=True))[: max(row.logprobs, 0)],
+                chosen[index] if sequence.logprobs >= 0 else None,
+                tuple(zip(ids[index], values[index], strict=True))[: max(sequence.logprobs, 0)],
             )
-            for index, row in enumerate(self.rows)
+            for index, sequence in enumerate(self.sequences)
         ]
 
     def _index(self, uid: int) -> int:
-        return next(index for index, row in enumerate(self.rows) if row.uid == uid)
+        return next(index for index, sequence in enumerate(self.sequences) if sequence.uid == uid)
 
 
 def _pick(info: tuple[Any, ...] | None, keep: list[int]) -> tuple[Any, ...] | None:

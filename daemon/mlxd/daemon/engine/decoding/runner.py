@@ -1,4 +1,4 @@
-"""Carries out what the scheduler decided: rows that start, decode, are parked, and end."""
+"""Runs a scheduler output: preempts, starts, decodes and ends sequences, then prefills prompts."""
 
 from __future__ import annotations
 
@@ -7,114 +7,131 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from mlxd.daemon.engine.decoding.batch import DecodeBatch, Emitted, Parked, Row, Start
+from mlxd.daemon.engine.decoding.batch import DecodeBatch, DecodeSequence, Emitted, Preempted, Start
 from mlxd.daemon.engine.decoding.sequences import (
     draft_problem,
     is_end,
     logprob_entry,
     new_choice,
-    new_row,
+    new_sequence,
 )
 from mlxd.daemon.engine.decoding.speculative import LAG_MAX_TOKENS, Draft
 from mlxd.daemon.engine.kvcache.prefix_cache import copied
-from mlxd.daemon.engine.models.loader import Host
+from mlxd.daemon.engine.models.loader import LoadedModel
 from mlxd.daemon.engine.prefill.chunks import Prefill
-from mlxd.daemon.engine.prefill.manager import Prompts
-from mlxd.daemon.engine.request import Choice, Job
-from mlxd.daemon.engine.scheduling.scheduler import Entry, Lane, Turn
+from mlxd.daemon.engine.prefill.manager import PrefillManager
+from mlxd.daemon.engine.request import ActiveRequest, Choice
+from mlxd.daemon.engine.scheduling.scheduler import Entry, RequestQueue, SchedulerOutput
 from mlxd.protocol.errors import OutOfMemory
 
 CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the past needed
 
 
 class Runner:
-    """Owns the rows and the parked sequences of all jobs; `prompts` has what is not complete.
+    """Owns the decoding and the preempted sequences of all requests.
 
-    Both work with the same scheduler, caches and counters, and tell the same engine. `host_of(key)`
-    finds resident models.
+    `prompts` owns the prompts until they are complete; it brings the scheduler, the prefix cache
+    and the counters that both use. `find_loaded(key)` returns a loaded model or None.
     """
 
-    def __init__(self, prompts: Prompts, host_of: Callable[[str], Host | None]) -> None:
+    def __init__(
+        self, prompts: PrefillManager, find_loaded: Callable[[str], LoadedModel | None]
+    ) -> None:
         self.prompts = prompts
         self.scheduler = prompts.scheduler
         self.prefixes = prompts.prefixes
         self.counters = prompts.counters
         self.requests = prompts.requests
-        self.host_of = host_of
-        self.parked: dict[int, list[Parked]] = {}
-        self.rows: dict[int, tuple[Job, Choice]] = {}
+        self.find_loaded = find_loaded
+        self.preempted: dict[int, list[Preempted]] = {}
+        self.sequences: dict[int, tuple[ActiveRequest, Choice]] = {}
         self._next_uid = 0
         self._backend = prompts.backend
 
-    def enqueue(self, host: Host, job: Job) -> None:
-        """Hand a job with its prompt to the scheduler.
+    def enqueue(self, loaded: LoadedModel, request: ActiveRequest) -> None:
+        """Add a request whose prompt is tokenized to the scheduler.
 
         Raises:
-            OutOfMemory: its KV cache could never fit beside the weights.
+            OutOfMemory: its KV cache cannot fit beside the weights.
         """
-        assert job.prepared is not None
-        kv_bytes = self._limits(host, job)
-        job.notes += job.prepared.notes
-        job.prompt_tokens = len(job.prepared.tokens)
-        self.requests.publish(job)
-        job.batched = host.mergeable
-        if not host.mergeable:
-            job.notes.append("this model's cache cannot be merged: it was served alone")
+        assert request.prepared is not None
+        kv_bytes = self._limits(loaded, request)
+        request.notes += request.prepared.notes
+        request.prompt_tokens = len(request.prepared.tokens)
+        self.requests.publish(request)
+        request.batched = loaded.mergeable
+        if not loaded.mergeable:
+            request.notes.append("this model's cache cannot be merged: it was served alone")
         self.scheduler.add(
             Entry(
-                job=job.rid,
-                lane=Lane(job.rank, host.ref.key),
-                conn=job.conn,
-                rows=job.generation.n,
-                prompt_left=len(job.prepared.tokens) - 1,
+                request_id=request.request_id,
+                queue=RequestQueue(request.rank, loaded.ref.key),
+                conn=request.conn,
+                sequences=request.generation.n,
+                prompt_left=len(request.prepared.tokens) - 1,
                 kv_bytes=kv_bytes,
             )
         )
-        if len(job.prepared.tokens) == 1:
-            self.scheduler.inherit(job.rid, 0)
+        if len(request.prepared.tokens) == 1:
+            self.scheduler.inherit(request.request_id, 0)
 
-    def run(self, turn: Turn, lane: Lane, host: Host, jobs: dict[int, Job]) -> None:
-        """Do one turn of one lane."""
-        for rid in turn.park:
-            self._park(host, jobs[rid])
-        if first := self._admit(host, lane, [jobs[rid] for rid in turn.admit]):
-            # They are on their way before anything else is computed.
-            self._take_tokens(host, first)
-            host.tidy()
+    def run(
+        self,
+        output: SchedulerOutput,
+        queue: RequestQueue,
+        loaded: LoadedModel,
+        requests: dict[int, ActiveRequest],
+    ) -> None:
+        """Run a scheduler output of `queue`."""
+        for request_id in output.preempt:
+            self._preempt(loaded, requests[request_id])
+        admitted = [requests[request_id] for request_id in output.admit]
+        if first := self._admit(loaded, queue, admitted):
+            # First tokens are sent before anything else is computed.
+            self._take_tokens(loaded, first)
+            loaded.tidy()
             return
-        if turn.decode:
-            for batch in list(host.batches.get(lane, ())):
+        if output.decode:
+            for batch in list(loaded.batches.get(queue, ())):
                 if len(batch):
-                    self._decode(host, batch, alone=self.scheduler.decoding_in(lane) == 1)
-            host.tidy()
-        self.prompts.run(host, lane, [jobs[rid] for rid in turn.prefill if rid in jobs])
+                    self._decode(loaded, batch, alone=self.scheduler.decoding_in(queue) == 1)
+            loaded.tidy()
+        # A request may have ended with the tokens above.
+        prefilling = [requests[one] for one in output.prefill if one in requests]
+        self.prompts.run(loaded, queue, prefilling)
 
-    def forget(self, job: Job, host: Host | None) -> None:
-        """Drop everything that belongs to a job that ended, in whatever state."""
-        for uid in self._uids_of(job):
-            batch = host.batch_of(uid) if host is not None else None
+    def forget(self, request: ActiveRequest, loaded: LoadedModel | None) -> None:
+        """Free everything of a request that ended, whatever its state."""
+        for uid in self._uids_of(request):
+            batch = loaded.batch_of(uid) if loaded is not None else None
             if batch is not None:
                 batch.remove([uid])
-            del self.rows[uid]
-        self.prompts.forget(job)
-        self.parked.pop(job.rid, None)
-        self.scheduler.remove(job.rid)
-        if host is not None:
-            host.last_used_s = time.monotonic()
-            host.tidy()
+            del self.sequences[uid]
+        self.prompts.forget(request)
+        self.preempted.pop(request.request_id, None)
+        self.scheduler.remove(request.request_id)
+        if loaded is not None:
+            loaded.last_used_s = time.monotonic()
+            loaded.tidy()
 
-    def _limits(self, host: Host, job: Job) -> int:
-        """Set `max_tokens` and return the KV bytes that the job may come to hold."""
-        assert job.prepared is not None
-        prompt_tokens = len(job.prepared.tokens)
-        context = host.tokenizer.context_tokens
-        job.max_tokens = job.generation.max_tokens
-        if context is not None and prompt_tokens + job.max_tokens > context:
-            job.max_tokens = context - prompt_tokens
-            job.notes.append(f"max_tokens lowered to {job.max_tokens} by the context of {context}")
-        tokens = (prompt_tokens + job.max_tokens) * job.generation.n
-        small = None if job.ref.draft_ref is None else self.host_of(job.ref.draft_ref.key)
-        per_token = host.kv_bytes_per_token + (0 if small is None else small.kv_bytes_per_token)
+    def _limits(self, loaded: LoadedModel, request: ActiveRequest) -> int:
+        """Set `max_tokens` and return the KV bytes that the request may grow to."""
+        assert request.prepared is not None
+        prompt_tokens = len(request.prepared.tokens)
+        context = loaded.tokenizer.context_tokens
+        request.max_tokens = request.generation.max_tokens
+        if context is not None and prompt_tokens + request.max_tokens > context:
+            request.max_tokens = context - prompt_tokens
+            request.notes.append(
+                f"max_tokens lowered to {request.max_tokens} by the context of {context}"
+            )
+        tokens = (prompt_tokens + request.max_tokens) * request.generation.n
+        draft_model = (
+            None if request.ref.draft_ref is None else self.find_loaded(request.ref.draft_ref.key)
+        )
+        per_token = loaded.kv_bytes_per_token + (
+            0 if draft_model is None else draft_model.kv_bytes_per_token
+        )
         need = int(tokens * per_token)
         free = self.scheduler.kv_budget_bytes
         if need > free:
@@ -126,198 +143,214 @@ class Runner:
             )
         return need
 
-    # ---- rows
+    # ---- sequences
 
-    def _admit(self, host: Host, lane: Lane, jobs: list[Job]) -> list[Emitted]:
-        """Start the jobs' rows, all in one step, or let parked ones go on. Returns first tokens."""
+    def _admit(
+        self, loaded: LoadedModel, queue: RequestQueue, requests: list[ActiveRequest]
+    ) -> list[Emitted]:
+        """Start the requests' sequences in one step, or resume them. Returns first tokens."""
         fresh: list[Start] = []
-        for job in jobs:
-            if parked := self.parked.pop(job.rid, None):
-                for one in parked:
-                    host.batch_for(lane).resume(one)
+        for request in requests:
+            if preempted := self.preempted.pop(request.request_id, None):
+                for one in preempted:
+                    loaded.batch_for(queue).resume(one)
             else:
-                fresh += self._rows_of(host, job)
+                fresh += self._sequences_of(loaded, request)
         if not fresh:
             return []
-        self._backend.before_pass(len(fresh), host.widest)
-        if host.mergeable:
-            return host.batch_for(lane).start(fresh)
-        return [one for start in fresh for one in host.batch_for(lane).start([start])]
+        self._backend.before_pass(len(fresh), loaded.widest)
+        if loaded.mergeable:
+            return loaded.batch_for(queue).start(fresh)
+        return [one for start in fresh for one in loaded.batch_for(queue).start([start])]
 
-    def _rows_of(self, host: Host, job: Job) -> list[Start]:
-        """Return the rows of a job whose prompt is computed."""
-        if job.method == "prefill":
-            self.prompts.end(host, job)
+    def _sequences_of(self, loaded: LoadedModel, request: ActiveRequest) -> list[Start]:
+        """Return the new sequences of a request whose prompt is complete."""
+        if request.method == "prefill":
+            self.prompts.end(loaded, request)
             return []
-        prefill = self.prompts.take(host, job)
-        job.draft = self._open_draft(host, job)
-        job.timing.decode_started = time.monotonic()
-        count = job.generation.n
-        prompts = [prefill] * count if host.mergeable else _separate(prefill, count)
+        prefill = self.prompts.take(loaded, request)
+        request.draft = self._open_draft(loaded, request)
+        request.timing.decode_started = time.monotonic()
+        count = request.generation.n
+        prompts = [prefill] * count if loaded.mergeable else _separate(prefill, count)
         return [
-            Start(self._new_row(host, job, index), prompt) for index, prompt in enumerate(prompts)
+            Start(self._new_sequence(loaded, request, index), prompt)
+            for index, prompt in enumerate(prompts)
         ]
 
-    def _new_row(self, host: Host, job: Job, index: int) -> Row:
-        choice = new_choice(host, job, index)
-        job.choices.append(choice)
+    def _new_sequence(
+        self, loaded: LoadedModel, request: ActiveRequest, index: int
+    ) -> DecodeSequence:
+        choice = new_choice(loaded, request, index)
+        request.choices.append(choice)
         self._next_uid += 1
-        self.rows[self._next_uid] = (job, choice)
-        return new_row(host, job, choice, self._next_uid)
+        self.sequences[self._next_uid] = (request, choice)
+        return new_sequence(loaded, request, choice, self._next_uid)
 
-    def _park(self, host: Host, job: Job) -> None:
-        """Take the job's rows out of the batch, with their KV and their next token."""
-        parked = []
-        for uid in self._uids_of(job):
-            batch = host.batch_of(uid)
+    def _preempt(self, loaded: LoadedModel, request: ActiveRequest) -> None:
+        """Take the request's sequences out of the batch, with their KV caches and next tokens."""
+        preempted = []
+        for uid in self._uids_of(request):
+            batch = loaded.batch_of(uid)
             assert batch is not None
-            parked.append(batch.park(uid))
-        self.parked[job.rid] = parked
+            preempted.append(batch.preempt(uid))
+        self.preempted[request.request_id] = preempted
         self.counters["parked"] += 1
-        host.tidy()
+        loaded.tidy()
 
-    def _uids_of(self, job: Job) -> list[int]:
-        return [uid for uid, (owner, _) in self.rows.items() if owner is job]
+    def _uids_of(self, request: ActiveRequest) -> list[int]:
+        return [uid for uid, (owner, _) in self.sequences.items() if owner is request]
 
     # ---- tokens
 
-    def _decode(self, host: Host, batch: DecodeBatch, *, alone: bool) -> None:
-        """Bring the batch a step forward, or a single sequence several tokens."""
-        self._backend.before_pass(len(batch), host.widest)
-        job, choice = self.rows[batch.rows[0].uid]
-        draft = job.draft
+    def _decode(self, loaded: LoadedModel, batch: DecodeBatch, *, alone: bool) -> None:
+        """Decode a step of the batch, or several tokens of a single sequence with a draft model."""
+        self._backend.before_pass(len(batch), loaded.widest)
+        request, choice = self.sequences[batch.sequences[0].uid]
+        draft = request.draft
         if draft is None or not (alone and draft.worthwhile):
-            self._take_tokens(host, self._step(host, batch))
+            self._take_tokens(loaded, self._step(loaded, batch))
             return
-        behind = _since(job, choice, draft.done)
+        behind = _since(request, choice, draft.done)
         if len(behind) > LAG_MAX_TOKENS:
-            draft.catch_up(behind[: host.pacer.chunk_tokens(decoding=True)])
-            self._take_tokens(host, batch.step())
+            draft.catch_up(behind[: loaded.pacer.chunk_tokens(decoding=True)])
+            self._take_tokens(loaded, batch.step())
             return
-        most = job.max_tokens - len(choice.tokens) - 1
-        self._take_tokens(host, batch.speculate(draft, behind, most) if most > 0 else batch.step())
+        most = request.max_tokens - len(choice.tokens) - 1
+        self._take_tokens(
+            loaded, batch.speculate(draft, behind, most) if most > 0 else batch.step()
+        )
 
-    def _step(self, host: Host, batch: DecodeBatch) -> list[Emitted]:
-        """Bring every row a token forward."""
+    def _step(self, loaded: LoadedModel, batch: DecodeBatch) -> list[Emitted]:
+        """Decode one token of each sequence."""
         started = time.monotonic()
-        if not self._backend.overlap(host.pacer.step_s):
+        if not self._backend.overlap(loaded.pacer.step_s):
             emitted, whole = batch.step_alone(), True
         else:
-            last = all(self._is_last(row) for row in batch.rows)
+            last = all(self._is_last(sequence) for sequence in batch.sequences)
             emitted, whole = batch.step(last=last), not last
         if whole:
-            host.pacer.observe_step(time.monotonic() - started)
+            loaded.pacer.observe_step(time.monotonic() - started)
         return emitted
 
-    def _is_last(self, row: Row) -> bool:
-        """Whether the row's next token is the last that its request may have."""
-        job, choice = self.rows[row.uid]
-        return not row.told and len(choice.tokens) + 1 >= job.max_tokens
+    def _is_last(self, sequence: DecodeSequence) -> bool:
+        """Whether the sequence's next token reaches `max_tokens`."""
+        request, choice = self.sequences[sequence.uid]
+        return not sequence.emitted_ahead and len(choice.tokens) + 1 >= request.max_tokens
 
-    def _take_tokens(self, host: Host, emitted: list[Emitted]) -> None:
-        """Hand tokens on. Several of one row come in order; behind its end there is nothing."""
+    def _take_tokens(self, loaded: LoadedModel, emitted: list[Emitted]) -> None:
+        """Send tokens to their requests, in order. Tokens after a sequence's end are dropped."""
         now = time.monotonic()
         self.counters["decode_steps"] += 1
         if self.counters["decode_steps"] % CLEAR_CACHE_STEPS == 0:
             mx.clear_cache()
         ended = []
         for index, one in enumerate(emitted):
-            found = self.rows.get(one.uid)
+            found = self.sequences.get(one.uid)
             if found is None or one.uid in ended:
                 continue
-            job, choice = found
-            if not job.timing.first_token:
-                job.timing.first_token = now
+            request, choice = found
+            if not request.timing.first_token:
+                request.timing.first_token = now
             self.counters["completion_tokens"] += 1
-            if self._take_token(host, job, choice, one):
+            if self._take_token(loaded, request, choice, one):
                 surplus = sum(other.uid == one.uid for other in emitted[index + 1 :])
                 ended.append(one.uid)
-                if surplus and (batch := host.batch_of(one.uid)) is not None:
+                if surplus and (batch := loaded.batch_of(one.uid)) is not None:
                     batch.rewind(surplus)
         if ended:
-            self._rows_ended(host, ended)
+            self._sequences_ended(loaded, ended)
 
-    def _take_token(self, host: Host, job: Job, choice: Choice, one: Emitted) -> bool:
-        """Hand one token on. Returns whether it is its row's last."""
-        ends = is_end(host, job, one.token)
+    def _take_token(
+        self, loaded: LoadedModel, request: ActiveRequest, choice: Choice, one: Emitted
+    ) -> bool:
+        """Send one token to its request. Returns whether it is the sequence's last."""
+        ends = is_end(loaded, request, one.token)
         events = choice.accept(one.token, ends=ends)
         if one.logprob is not None:
-            choice.logprobs.append(logprob_entry(host, one))
+            choice.logprobs.append(logprob_entry(loaded, one))
             if events:
                 events[-1][1]["logprobs"] = choice.new_logprobs()
-        self.requests.publish(job)
-        self.scheduler.decoded(job.rid, 1)
+        self.requests.publish(request)
+        self.scheduler.decoded(request.request_id, 1)
         reason = None
         if ends or choice.splitter.stopped:
             reason = "stop"
-        elif len(choice.tokens) >= job.max_tokens:
+        elif len(choice.tokens) >= request.max_tokens:
             reason = "length"
         if reason is not None:
             events += choice.finish(reason)
         for kind, payload in events:
-            self.requests.emit(job, kind, payload)
+            self.requests.emit(request, kind, payload)
         return reason is not None
 
-    def _rows_ended(self, host: Host, uids: list[int]) -> None:
-        """Take rows out, all in one go, and end the jobs that have no other."""
-        for batch in [one for batches in host.batches.values() for one in batches]:
+    def _sequences_ended(self, loaded: LoadedModel, uids: list[int]) -> None:
+        """Remove sequences from their batches together, and end requests that have no other."""
+        for batch in [one for batches in loaded.batches.values() for one in batches]:
             ended = [uid for uid in uids if batch.holds(uid)]
             if ended:
-                self._remember(host, batch, ended)
+                self._remember(loaded, batch, ended)
                 batch.remove(ended)
-        rows = [self.rows.pop(uid) for uid in uids]
-        for job, choice in rows:
-            if not all(other.finish_reason for other in job.choices):
-                self.scheduler.row_left(job.rid)
-            elif job.rid in self.scheduler.entries:
-                self._end_draft(job, choice)
-                self.requests.end(job, job.result())
-                self.forget(job, host)
+        sequences = [self.sequences.pop(uid) for uid in uids]
+        for request, choice in sequences:
+            if not all(other.finish_reason for other in request.choices):
+                self.scheduler.sequence_ended(request.request_id)
+            elif request.request_id in self.scheduler.entries:
+                self._end_draft(request, choice)
+                self.requests.end(request, request.result())
+                self.forget(request, loaded)
 
-    def _remember(self, host: Host, batch: DecodeBatch, uids: list[int]) -> None:
-        """Set aside what was computed for the jobs' first answers: callers need not wait for it."""
-        first = [uid for uid in uids if self.rows[uid][1].index == 0]
+    def _remember(self, loaded: LoadedModel, batch: DecodeBatch, uids: list[int]) -> None:
+        """Queue the caches of the requests' first choices for the prefix cache.
+
+        They are stored after the requests' end is sent: callers need not wait for it.
+        """
+        first = [uid for uid in uids if self.sequences[uid][1].index == 0]
         for uid, cache in zip(first, batch.caches_of(first), strict=True):
-            job, choice = self.rows[uid]
-            assert job.prepared is not None
-            tokens = [*job.prepared.tokens, *choice.tokens]
+            request, choice = self.sequences[uid]
+            assert request.prepared is not None
+            tokens = [*request.prepared.tokens, *choice.tokens]
             known = tokens[: len(tokens) - batch.lag(uid)]
-            self.prefixes.set_aside(host.fingerprint, known, cache)
+            self.prefixes.store_later(loaded.fingerprint, known, cache)
 
     # ---- drafts
 
-    def _open_draft(self, host: Host, job: Job) -> Draft | None:
-        """Return the job's draft, or None with a note that says why there is none."""
-        ref = job.ref.draft_ref
+    def _open_draft(self, loaded: LoadedModel, request: ActiveRequest) -> Draft | None:
+        """Return the request's draft, or None and a note on the request with the reason."""
+        ref = request.ref.draft_ref
         if ref is None:
             return None
-        small = self.host_of(ref.key)
-        problem = draft_problem(host, small, job)
-        if problem or small is None or job.prepared is None:
-            job.notes.append(f"the draft model {ref.name} was not used: {problem}")
+        draft_model = self.find_loaded(ref.key)
+        problem = draft_problem(loaded, draft_model, request)
+        if problem or draft_model is None or request.prepared is None:
+            request.notes.append(f"the draft model {ref.name} was not used: {problem}")
             return None
-        small.last_used_s = time.monotonic()
-        cache, done = self.prefixes.fetch(small.fingerprint, job.prepared.tokens)
-        last_id = min(host.tokenizer.model_tokens, small.tokenizer.model_tokens) - 1
-        return Draft(ref.name, small.model, cache, done, last_id=last_id)
+        draft_model.last_used_s = time.monotonic()
+        cache, done = self.prefixes.fetch(draft_model.fingerprint, request.prepared.tokens)
+        last_id = min(loaded.tokenizer.model_tokens, draft_model.tokenizer.model_tokens) - 1
+        return Draft(ref.name, draft_model.model, cache, done, last_id=last_id)
 
-    def _end_draft(self, job: Job, choice: Choice) -> None:
-        draft, ref = job.draft, job.ref.draft_ref
-        small = None if ref is None else self.host_of(ref.key)
-        if draft is None or small is None or job.prepared is None:
+    def _end_draft(self, request: ActiveRequest, choice: Choice) -> None:
+        draft, ref = request.draft, request.ref.draft_ref
+        draft_model = None if ref is None else self.find_loaded(ref.key)
+        if draft is None or draft_model is None or request.prepared is None:
             return
-        small.last_used_s = time.monotonic()
+        draft_model.last_used_s = time.monotonic()
         self.counters["draft_proposed"] += draft.proposed
         self.counters["draft_accepted"] += draft.accepted
         if not draft.worthwhile:
-            job.notes.append(f"the draft model {draft.name} was given up: too little was accepted")
-        tokens = [*job.prepared.tokens, *choice.tokens]
+            request.notes.append(
+                f"the draft model {draft.name} was given up: too little was accepted"
+            )
+        tokens = [*request.prepared.tokens, *choice.tokens]
         draft.rewind(draft.done - len(tokens))
-        self.prefixes.store(small.fingerprint, tokens[: draft.done], draft.cache, durable=False)
+        self.prefixes.store(
+            draft_model.fingerprint, tokens[: draft.done], draft.cache, durable=False
+        )
 
 
 def _separate(prefill: Prefill, count: int) -> list[Prefill]:
-    """Return one prompt, with a cache of its own, per row where they cannot be merged."""
+    """Return one prompt with a cache of its own per sequence, for caches that cannot be merged."""
     copies = [
         Prefill(prefill.model, prefill.tokens, copied(prefill.cache, done, done), done)
         for done in [prefill.done] * (count - 1)
@@ -325,10 +358,10 @@ def _separate(prefill: Prefill, count: int) -> list[Prefill]:
     return [prefill, *copies]
 
 
-def _since(job: Job, choice: Choice, done: int) -> list[int]:
-    """Return the tokens of the sequence behind the first `done`."""
-    assert job.prepared is not None
-    prompt = job.prepared.tokens
+def _since(request: ActiveRequest, choice: Choice, done: int) -> list[int]:
+    """Return the tokens of the sequence after the first `done`."""
+    assert request.prepared is not None
+    prompt = request.prepared.tokens
     if done >= len(prompt):
         return choice.tokens[done - len(prompt) :]
     return [*prompt[done:], *choice.tokens]

@@ -2,7 +2,7 @@
 
 The filters are those of `mlx_lm.sample_utils`, with one threshold per row. Randomness is the
 Gumbel-max trick on noise drawn from the key (row seed, step): a row's noise depends on nothing but
-its own seed and step, so that the same request gives the same text alone and in company.
+its own seed and step, so that the same request gives the same text alone and in any batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a request's parameters become on the way to a decoding batch."""
+"""Turns a request's parameters into sequences of a decoding batch."""
 
 from __future__ import annotations
 
@@ -10,60 +10,62 @@ from mlx_lm.sample_utils import make_logits_processors
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
 
 from mlxd.daemon.engine.constraints.compiler import Guide
-from mlxd.daemon.engine.decoding.batch import Emitted, Row
+from mlxd.daemon.engine.decoding.batch import DecodeSequence, Emitted
 from mlxd.daemon.engine.decoding.sampling import SamplingParams, choice_seed
 from mlxd.daemon.engine.decoding.speculative import can_rewind
 from mlxd.daemon.engine.generation import GenerationParams
-from mlxd.daemon.engine.models.loader import Host
-from mlxd.daemon.engine.request import Choice, Job, markers_of
+from mlxd.daemon.engine.models.loader import LoadedModel
+from mlxd.daemon.engine.request import ActiveRequest, Choice, markers_of
 from mlxd.daemon.engine.tokenization.text import Channel, Markers, TextSplitter
 
 
-def new_choice(host: Host, job: Job, index: int) -> Choice:
-    """Return an empty answer that knows the model's markers and the request's stop texts."""
-    assert job.prepared is not None
-    wrapper = host.tokenizer.wrapper
-    # Raw continuations are handed through as they are; only chats have reasoning and tools.
-    markers = markers_of(wrapper) if job.method == "chat" else Markers()
-    channel = Channel.REASONING if job.prepared.reasoning else Channel.ANSWER
-    literal = job.prepared.constraint is not None and not job.generation.forced_tool
-    if job.generation.tool_choice == "none":
+def new_choice(loaded: LoadedModel, request: ActiveRequest, index: int) -> Choice:
+    """Return an empty choice with the model's markers and the request's stop texts."""
+    assert request.prepared is not None
+    wrapper = loaded.tokenizer.wrapper
+    # Only chats have reasoning and tool calls. Other text is passed on unchanged.
+    markers = markers_of(wrapper) if request.method == "chat" else Markers()
+    channel = Channel.REASONING if request.prepared.reasoning else Channel.ANSWER
+    literal = request.prepared.constraint is not None and not request.generation.forced_tool
+    if request.generation.tool_choice == "none":
         markers = replace(markers, tool_start="", tool_end="")
-    if literal and channel is Channel.ANSWER and not job.generation.thinking:
+    if literal and channel is Channel.ANSWER and not request.generation.thinking:
         markers = Markers()
     return Choice(
         index=index,
-        splitter=TextSplitter(markers, job.generation.stop, channel, literal=literal),
-        detokenizer=_detokenizer(host, trims=job.method == "chat"),
+        splitter=TextSplitter(markers, request.generation.stop, channel, literal=literal),
+        detokenizer=_detokenizer(loaded, trims=request.method == "chat"),
         tool_parser=wrapper.tool_parser,
-        tools=job.generation.tools,
+        tools=request.generation.tools,
     )
 
 
-def _detokenizer(host: Host, *, trims: bool) -> Any:
-    """Return a detokenizer. mlx-lm's leave out a space before the first word.
+def _detokenizer(loaded: LoadedModel, *, trims: bool) -> Any:
+    """Return a detokenizer. mlx-lm's drop a space before the first word.
 
-    That is right for an answer, and wrong for a text that is continued or a gap that is filled.
+    With `trims` False it keeps the space, which continued text and filled gaps need.
     """
-    detokenizer = host.tokenizer.detokenizer()
+    detokenizer = loaded.tokenizer.detokenizer()
     if not trims and isinstance(detokenizer, (BPEStreamingDetokenizer, SPMStreamingDetokenizer)):
-        # They trim while there is no text; this is text that has been given out already.
+        # They trim only while their text is empty: one character counts as text already returned.
         detokenizer.text, detokenizer.offset = " ", 1
     return detokenizer
 
 
-def new_row(host: Host, job: Job, choice: Choice, uid: int) -> Row:
-    """Return the row that decodes `choice`."""
-    assert job.prepared is not None
-    params, prepared = job.generation, job.prepared
+def new_sequence(
+    loaded: LoadedModel, request: ActiveRequest, choice: Choice, uid: int
+) -> DecodeSequence:
+    """Return the sequence that decodes `choice`."""
+    assert request.prepared is not None
+    params, prepared = request.generation, request.prepared
     processors = _processors(params)
     context_size = params.repetition_context_size
     seen = prepared.tokens[:-1][-context_size:]
-    wrapper = host.tokenizer.wrapper
-    choice.guide = _guide(job, choice, wrapper)
-    return Row(
+    wrapper = loaded.tokenizer.wrapper
+    choice.guide = _guide(request, choice, wrapper)
+    return DecodeSequence(
         uid=uid,
-        sampling=_sampling(params, choice_seed(job.seed, choice.index), wrapper),
+        sampling=_sampling(params, choice_seed(request.seed, choice.index), wrapper),
         processors=processors,
         context=mx.array(seen, dtype=mx.uint32) if processors and seen else None,
         context_size=context_size,
@@ -72,34 +74,36 @@ def new_row(host: Host, job: Job, choice: Choice, uid: int) -> Row:
     )
 
 
-def draft_problem(host: Host, small: Host | None, job: Job) -> str:
-    """Return why proposals of the model `small` cannot help this job; empty where they can."""
-    params, prepared = job.generation, job.prepared
-    if small is None:
+def draft_problem(
+    loaded: LoadedModel, draft_model: LoadedModel | None, request: ActiveRequest
+) -> str:
+    """Return why `draft_model` cannot propose tokens for this request; empty if it can."""
+    params, prepared = request.generation, request.prepared
+    if draft_model is None:
         return "it is not in memory"
     if prepared is not None and prepared.constraint is not None:
         return "a constrained answer is decoded token by token"
     if params.n > 1 or params.logprobs >= 0 or _processors(params):
         return "several answers, log-probabilities and penalties are decoded token by token"
-    if not (can_rewind(host.model) and can_rewind(small.model)):
+    if not (can_rewind(loaded.model) and can_rewind(draft_model.model)):
         return "a cache of the kind that one of both models has cannot be rewound"
-    if small.tokenizer.vocabulary != host.tokenizer.vocabulary:
+    if draft_model.tokenizer.vocabulary != loaded.tokenizer.vocabulary:
         return "its vocabulary is another one"
-    if prepared is not None and max(prepared.tokens) >= small.tokenizer.model_tokens:
+    if prepared is not None and max(prepared.tokens) >= draft_model.tokenizer.model_tokens:
         return "it lacks a token of the prompt"
     return ""
 
 
-def _guide(job: Job, choice: Choice, wrapper: Any) -> Guide | None:
-    """Return what holds the answer to the request's constraint, from its reasoning's end on."""
-    assert job.prepared is not None
-    if job.prepared.constraint is None:
+def _guide(request: ActiveRequest, choice: Choice, wrapper: Any) -> Guide | None:
+    """Return the guide that constrains the answer after its reasoning, or None."""
+    assert request.prepared is not None
+    if request.prepared.constraint is None:
         return None
-    state = job.prepared.constraint.start()
+    state = request.prepared.constraint.start()
     if choice.splitter.channel is Channel.REASONING:
         return Guide(state, think_end=tuple(wrapper.think_end_tokens))
-    if job.method == "chat" and job.generation.thinking and wrapper.has_thinking:
-        # The template leaves it to the model to open its reasoning.
+    if request.method == "chat" and request.generation.thinking and wrapper.has_thinking:
+        # The template leaves it to the model whether it opens its reasoning.
         opens = tuple(wrapper.think_start_tokens)
         if len(opens) == 1:
             after = tuple(wrapper.think_end_tokens)
@@ -108,17 +112,17 @@ def _guide(job: Job, choice: Choice, wrapper: Any) -> Guide | None:
     return Guide(state)
 
 
-def is_end(host: Host, job: Job, token: int) -> bool:
-    """Whether `token` ends the answer. A constraint knows its end, so `ignore_eos` yields to it."""
-    assert job.prepared is not None
-    if job.generation.ignore_eos and job.prepared.constraint is None:
+def is_end(loaded: LoadedModel, request: ActiveRequest, token: int) -> bool:
+    """Whether `token` ends the answer. With a constraint, `ignore_eos` has no effect."""
+    assert request.prepared is not None
+    if request.generation.ignore_eos and request.prepared.constraint is None:
         return False
-    return token in host.tokenizer.wrapper.eos_token_ids or token in job.prepared.extra_eos
+    return token in loaded.tokenizer.wrapper.eos_token_ids or token in request.prepared.extra_eos
 
 
-def logprob_entry(host: Host, one: Emitted) -> dict[str, Any]:
+def logprob_entry(loaded: LoadedModel, one: Emitted) -> dict[str, Any]:
     """Return the token with its log-probability (natural logarithm) and the alternatives."""
-    decode = host.tokenizer.wrapper.decode
+    decode = loaded.tokenizer.wrapper.decode
     return {
         "token": one.token,
         "text": decode([one.token]),

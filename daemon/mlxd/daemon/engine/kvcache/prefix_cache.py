@@ -28,7 +28,7 @@ from mlx_lm.models.cache import (
 
 from mlxd.daemon.engine.kvcache.prefix_index import Match, PrefixIndex, Tokens, as_tokens
 from mlxd.daemon.engine.kvcache.snapshots import Leaf, Snapshot, SnapshotStore
-from mlxd.daemon.words import outline
+from mlxd.daemon.stderr import error_summary
 
 Cache = list[Any]
 
@@ -47,8 +47,10 @@ class PrefixCache:
         self._caches: dict[int, Cache] = {}
         self._store: SnapshotStore | None = None
         if disk_dir and disk_bytes > 0:
-            self._store = SnapshotStore(disk_dir, disk_bytes, made_by=f"mlx-lm {version('mlx-lm')}")
-        self._aside: list[tuple[str, list[int], Cache]] = []
+            self._store = SnapshotStore(
+                disk_dir, disk_bytes, written_by=f"mlx-lm {version('mlx-lm')}"
+            )
+        self._to_store: list[tuple[str, list[int], Cache]] = []
         self.counters: Counter[str] = Counter()
 
     def fetch(
@@ -58,11 +60,11 @@ class PrefixCache:
 
         n is at most `len(tokens) - 1`, since a model must be fed something to go on.
         """
-        self.store_aside()
-        wanted = as_tokens(tokens)
+        self.store_pending()
+        prompt = as_tokens(tokens)
         most = len(tokens) - 1
-        found = self._index.longest(model_key, wanted, most=most)
-        found = self._better_on_disk(model_key, wanted, most, found) or found
+        found = self._index.longest(model_key, prompt, most=most)
+        found = self._better_on_disk(model_key, prompt, most, found) or found
         if found is None or found.tokens < min_tokens:
             self.counters["misses"] += 1
             return None, 0
@@ -87,39 +89,40 @@ class PrefixCache:
         """
         if len(tokens) < MEMORY_MIN_TOKENS:
             return
-        wanted = as_tokens(tokens)
-        if known := self._index.covered(model_key, wanted):
+        prefix = as_tokens(tokens)
+        if known := self._index.covered(model_key, prefix):
             self._index.touch(known.id)
             return
         trimmable = can_trim_now(caches)
         as_is = own and all(_is_exact(layer, len(tokens)) for layer in caches)
         kept = caches if as_is else copied(caches, len(tokens), len(tokens))
         mx.eval([layer.state for layer in kept])
-        entry_id = self._remember(model_key, wanted, kept, trimmable)
+        entry_id = self._remember(model_key, prefix, kept, trimmable)
         if durable and entry_id is not None and len(tokens) >= DISK_MIN_TOKENS:
-            self._write(model_key, wanted, kept, trimmable)
+            self._write(model_key, prefix, kept, trimmable)
 
-    def set_aside(self, model_key: str, tokens: list[int], caches: Cache) -> None:
-        """Take `caches`, which cover `tokens` and are nobody else's, to be stored a little later.
+    def store_later(self, model_key: str, tokens: list[int], caches: Cache) -> None:
+        """Store `caches`, which cover `tokens` and have no other owner, in `store_pending`.
 
-        Callers are told of their answer's end first. Whatever is asked of this cache finds them.
+        So the end of a request is sent first. All other methods store what is pending before.
         """
-        self._aside.append((model_key, tokens, caches))
+        self._to_store.append((model_key, tokens, caches))
 
-    def store_aside(self, most: int | None = None) -> bool:
-        """Store what was set aside, or so many of them; returns whether there was any."""
-        now = self._aside[:most]
-        del self._aside[:most]
+    def store_pending(self, most: int | None = None) -> bool:
+        """Store pending caches, at most `most`; returns whether there were any."""
+        now = self._to_store[:most]
+        del self._to_store[:most]
         for model_key, tokens, caches in now:
             try:
                 self.store(model_key, tokens, caches, durable=True, own=True)
-            except Exception as exc:  # it is computed again when it is asked for; nobody fails
-                print("Remembering a prompt failed:", outline(exc), file=sys.stderr, flush=True)
+            except Exception as exc:  # no request fails: the prompt is computed again
+                summary = error_summary(exc)
+                print("Storing a prompt's cache failed:", summary, file=sys.stderr, flush=True)
         return bool(now)
 
     def drop_model(self, model_key: str) -> None:
         """Forget a model's prompts, on disk too."""
-        self.store_aside()
+        self.store_pending()
         for entry in self._index.of_key(model_key):
             self._drop(entry.id)
         if self._store is not None:
@@ -127,7 +130,7 @@ class PrefixCache:
 
     def release(self, model_key: str) -> None:
         """Free the memory of a model that was unloaded; its files stay."""
-        self.store_aside()
+        self.store_pending()
         for entry in self._index.of_key(model_key):
             self._drop(entry.id)
 
@@ -143,7 +146,7 @@ class PrefixCache:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait for the files; returns whether all are written."""
-        self.store_aside()
+        self.store_pending()
         return self._store is None or self._store.flush(timeout_s)
 
     def stats(self) -> dict[str, int]:
@@ -154,12 +157,12 @@ class PrefixCache:
         return out | (self._store.stats() if self._store is not None else {})
 
     def _better_on_disk(
-        self, key: str, wanted: Tokens, most: int, found: Match | None
+        self, key: str, prompt: Tokens, most: int, found: Match | None
     ) -> Match | None:
         """Bring a file into memory that covers clearly more than memory does."""
         if self._store is None:
             return None
-        stored = self._store.longest(key, wanted, most=most)
+        stored = self._store.longest(key, prompt, most=most)
         have = found.tokens if found is not None else 0
         if stored is None or stored.tokens < have + DISK_GAIN_TOKENS:
             return None
@@ -175,7 +178,7 @@ class PrefixCache:
         if entry_id is None:
             return None
         self.counters["disk_hits"] += 1
-        return self._index.longest(key, wanted, most=most)
+        return self._index.longest(key, prompt, most=most)
 
     def _remember(self, key: str, tokens: Tokens, caches: Cache, trimmable: bool) -> int | None:
         nbytes = sum(layer.nbytes for layer in caches) + tokens.nbytes

@@ -117,13 +117,13 @@ class PrefixIndex:
     def over_budget(self, max_bytes: int | None = None) -> list[Entry]:
         """Return what must go to respect the limit, least recently used first."""
         limit = self.max_bytes if max_bytes is None else max_bytes
-        excess, gone = self.nbytes - limit, []
+        excess, evicted = self.nbytes - limit, []
         for entry in self._entries.values():
             if excess <= 0:
                 break
-            gone.append(entry)
+            evicted.append(entry)
             excess -= entry.nbytes
-        return gone
+        return evicted
 
     def of_key(self, key: str) -> list[Entry]:
         return [entry for entry in self._entries.values() if entry.key == key]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mlxd.daemon.engine.kvcache.prefix_index import Entry, Match, PrefixIndex, Tokens
-from mlxd.daemon.words import outline
+from mlxd.daemon.stderr import error_summary
 
 MAGIC = b"MLXDKV02"
 SUFFIX = ".kv"
@@ -77,13 +77,13 @@ class SnapshotStore:
         self,
         folder: Path,
         max_bytes: int,
-        made_by: str = "",
+        written_by: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._retry_s = 0.0
         self._folder = folder
-        self._made_by = made_by
+        self._written_by = written_by
         self._files: dict[int, Path] = {}
         self._index = PrefixIndex(max_bytes)
         self._pending: dict[Path, Snapshot] = {}
@@ -110,13 +110,13 @@ class SnapshotStore:
             return self._index.longest(key, tokens, most=most)
 
     def read(self, match: Match) -> Snapshot | None:
-        """Return the snapshot, or None where its file is gone or damaged (it is deleted then)."""
+        """Return the snapshot, or None if its file is missing or damaged (then it is deleted)."""
         with self._wake:
             path = self._files.get(match.entry.id)
         if path is None:
             return None
         try:
-            snapshot = read_snapshot(path, self._made_by)
+            snapshot = read_snapshot(path, self._written_by)
             if snapshot.key != match.entry.key or not _equal(snapshot.tokens, match.entry.tokens):
                 raise DamagedSnapshot("another prompt's")
             with contextlib.suppress(OSError):
@@ -191,7 +191,7 @@ class SnapshotStore:
         try:
             self._scan()
         except Exception as exc:  # what cannot be read must not end the thread that writes
-            print("The prompt cache on disk was not read:", outline(exc), file=sys.stderr)
+            print("The prompt cache on disk was not read:", error_summary(exc), file=sys.stderr)
         finally:
             self._scanned.set()
         while True:
@@ -213,7 +213,7 @@ class SnapshotStore:
     def _write(self, path: Path, snapshot: Snapshot) -> None:
         key, tokens, trimmable = snapshot.key, snapshot.tokens, snapshot.trimmable
         try:
-            head, blobs = packed(snapshot, self._made_by)
+            head, blobs = packed(snapshot, self._written_by)
             size = len(head) + sum(len(blob) for blob in blobs)
             self._make_room(size)
             _write_atomically(path, [head, *blobs])
@@ -226,17 +226,17 @@ class SnapshotStore:
         self.written += 1
         self.note = ""
         with self._wake:
-            gone = self._index.contained(key, tokens) if trimmable else []
+            evicted = self._index.contained(key, tokens) if trimmable else []
             self._add(path, key, tokens, size, trimmable)
-            gone += self._index.over_budget()
-        for entry in gone:
+            evicted += self._index.over_budget()
+        for entry in evicted:
             self._forget(entry)
 
     def _make_room(self, size: int) -> None:
         """Delete what was used longest ago before a file of `size` bytes is written."""
         with self._wake:
-            gone = self._index.over_budget(max(0, self._index.max_bytes - size))
-        for entry in gone:
+            evicted = self._index.over_budget(max(0, self._index.max_bytes - size))
+        for entry in evicted:
             self._forget(entry)
 
     def _scan(self) -> None:
@@ -250,7 +250,7 @@ class SnapshotStore:
                 stray.unlink()
         for _, path in sorted(found):
             try:
-                header, tokens = read_head(path, self._made_by)
+                header, tokens = read_head(path, self._written_by)
                 with self._wake:
                     self._add(path, header["key"], tokens, header["size"], header["trimmable"])
             except (DamagedSnapshot, OSError):
@@ -258,8 +258,8 @@ class SnapshotStore:
                 with contextlib.suppress(OSError):
                     path.unlink()
         with self._wake:
-            gone = self._index.over_budget()
-        for entry in gone:
+            evicted = self._index.over_budget()
+        for entry in evicted:
             self._forget(entry)
 
     def _add(self, path: Path, key: str, tokens: Tokens, size: int, trimmable: bool) -> None:
@@ -301,7 +301,7 @@ def _begins(longer: Snapshot, shorter: Snapshot) -> bool:
 # ---- files
 
 
-def packed(snapshot: Snapshot, made_by: str) -> tuple[bytes, list[bytes]]:
+def packed(snapshot: Snapshot, written_by: str) -> tuple[bytes, list[bytes]]:
     """Return the head of the file, and what follows it."""
     blobs: list[bytes] = []
     described: list[dict[str, Any]] = []
@@ -324,7 +324,7 @@ def packed(snapshot: Snapshot, made_by: str) -> tuple[bytes, list[bytes]]:
     tokens = snapshot.tokens.tobytes()
     header = {
         "key": snapshot.key,
-        "made_by": made_by,
+        "made_by": written_by,
         "count": len(snapshot.tokens),
         "tokens_crc": zlib.crc32(tokens),
         "classes": snapshot.classes,
@@ -352,7 +352,7 @@ def _write_atomically(path: Path, parts: list[bytes]) -> None:
         raise
 
 
-def _read_header(read: Callable[[int], bytes], size: int, made_by: str) -> dict[str, Any]:
+def _read_header(read: Callable[[int], bytes], size: int, written_by: str) -> dict[str, Any]:
     start = read(16)
     if start[:8] != MAGIC:
         raise DamagedSnapshot("not a snapshot")
@@ -363,7 +363,7 @@ def _read_header(read: Callable[[int], bytes], size: int, made_by: str) -> dict[
     if zlib.crc32(text) != int.from_bytes(start[12:16], "little"):
         raise DamagedSnapshot("header damaged")
     header: dict[str, Any] = json.loads(text)
-    if header.get("made_by") != made_by:
+    if header.get("made_by") != written_by:
         # The state of a cache class may change from one version of mlx-lm to the next.
         raise DamagedSnapshot("made by another version")
     arrays = sum(leaf.get("nbytes", 0) for leaf in header["leaves"])
@@ -380,17 +380,17 @@ def _read_tokens(read: Callable[[int], bytes], header: dict[str, Any]) -> Tokens
     return np.frombuffer(raw, dtype=np.uint32)
 
 
-def read_head(path: Path, made_by: str) -> tuple[dict[str, Any], Tokens]:
+def read_head(path: Path, written_by: str) -> tuple[dict[str, Any], Tokens]:
     """Return header and tokens only. Raises DamagedSnapshot, OSError."""
     with path.open("rb") as file:
-        header = _read_header(file.read, path.stat().st_size, made_by)
+        header = _read_header(file.read, path.stat().st_size, written_by)
         return header, _read_tokens(file.read, header)
 
 
-def read_snapshot(path: Path, made_by: str) -> Snapshot:
+def read_snapshot(path: Path, written_by: str) -> Snapshot:
     """Return the whole snapshot, every sum checked. Raises DamagedSnapshot, OSError."""
     with path.open("rb") as file:
-        header = _read_header(file.read, path.stat().st_size, made_by)
+        header = _read_header(file.read, path.stat().st_size, written_by)
         tokens = _read_tokens(file.read, header)
         leaves = tuple(_read_leaf(file.read, raw) for raw in header["leaves"])
     return Snapshot(header["key"], tokens, tuple(header["classes"]), leaves, header["trimmable"])

@@ -18,8 +18,8 @@ REPORT_EVERY_S = 0.2
 Report = Callable[[dict[str, Any]], None]
 
 
-def convert(job: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Write what `job` asks for: `path`, `output`, `bits` (None: not quantised), `group_size`,
+def convert(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Write what `request` asks for: `path`, `output`, `bits` (None: not quantised), `group_size`,
     `mode`, `dtype`, `expected_bytes`, `trust_remote_code`.
 
     The output appears whole or not at all. Returns {path, bytes, source_bytes}; sizes are of the
@@ -29,7 +29,7 @@ def convert(job: dict[str, Any], report: Report) -> dict[str, Any]:
         InvalidParams: this model cannot be quantised so.
         ModelLoadFailed: mlx-lm cannot load it.
     """
-    source, output = Path(job["path"]), Path(job["output"])
+    source, output = Path(request["path"]), Path(request["output"])
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -38,31 +38,32 @@ def convert(job: dict[str, Any], report: Report) -> dict[str, Any]:
     mx.disable_compile()
     # On the CPU where that is all there is; elsewhere MLX's default device.
     done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(partial, job, report, done), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(partial, request, report, done), daemon=True)
     watcher.start()
     try:
         mlx_lm_convert(
             str(source),
             str(partial),
-            quantize=job["bits"] is not None,
-            q_bits=job["bits"],
-            q_group_size=job["group_size"],
-            q_mode=job["mode"] or "affine",
-            dtype=job["dtype"],
-            trust_remote_code=job["trust_remote_code"],
+            quantize=request["bits"] is not None,
+            q_bits=request["bits"],
+            q_group_size=request["group_size"],
+            q_mode=request["mode"] or "affine",
+            dtype=request["dtype"],
+            trust_remote_code=request["trust_remote_code"],
         )
     except Exception as exc:
         shutil.rmtree(partial, ignore_errors=True)
-        raise _translated(exc, job) from exc
+        raise _translated(exc, request) from exc
     finally:
         done.set()
         watcher.join()
         mx.clear_cache()
-    if job["bits"] is not None and not _quantised(partial):
+    if request["bits"] is not None and not _quantised(partial):
         shutil.rmtree(partial)
+        size = request["group_size"] or 64
         raise InvalidParams(
             "group_size",
-            f"no layer of {job['name']} can be quantised in groups of {job['group_size'] or 64}",
+            f"no layer of {request['name']} can be quantised in groups of {size}",
             hint="Try a smaller group size.",
         )
     partial.rename(output)
@@ -79,12 +80,12 @@ def _quantised(folder: Path) -> bool:
     return any(name.endswith(".scales") for file in files for name in read_header(file))
 
 
-def _watch(partial: Path, job: dict[str, Any], report: Report, done: threading.Event) -> None:
+def _watch(partial: Path, request: dict[str, Any], report: Report, done: threading.Event) -> None:
     """Report how much is written, until it is all."""
-    total = job["expected_bytes"]
+    total = request["expected_bytes"]
     while not done.wait(REPORT_EVERY_S):
         written = min(_weights_bytes(partial), total)
-        report({"file": Path(job["output"]).name, "done": written, "total": total})
+        report({"file": Path(request["output"]).name, "done": written, "total": total})
 
 
 def _weights_bytes(folder: Path) -> int:
@@ -97,17 +98,17 @@ def _weights_bytes(folder: Path) -> int:
     return total
 
 
-def _translated(exc: Exception, job: dict[str, Any]) -> MlxdError:
+def _translated(exc: Exception, request: dict[str, Any]) -> MlxdError:
     text = str(exc).strip() or type(exc).__name__
     if isinstance(exc, OSError):
         return ModelLoadFailed(
             f"The converted model cannot be written: {text}",
             hint="Free space, or give another --output.",
         )
-    if job["bits"] is not None and ("quantiz" in text or "group" in text or "bits" in text):
+    if request["bits"] is not None and ("quantiz" in text or "group" in text or "bits" in text):
         return InvalidParams("bits", f"mlx-lm refuses: {text}", hint="Try --bits 4, group size 64.")
     return ModelLoadFailed(
-        f"mlx-lm cannot convert {job['name']}: {text}",
-        hint=f"Check what it is: mlx models show {job['name']}",
-        data={"model": job["name"]},
+        f"mlx-lm cannot convert {request['name']}: {text}",
+        hint=f"Check what it is: mlx models show {request['name']}",
+        data={"model": request["name"]},
     )

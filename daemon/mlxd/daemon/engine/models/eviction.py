@@ -10,10 +10,10 @@ KEEP_ALIVE_OVER = "its keep-alive time ended"
 
 
 @dataclass(frozen=True, slots=True)
-class Resident:
-    """A loaded model. `requests` counts jobs that need it; `keep_alive_s` may be infinite.
+class ModelState:
+    """A loaded model. `requests` counts requests that use it; `keep_alive_s` may be infinite.
 
-    `rests_on` names models whose weights it shares: they stay as long as it does.
+    `depends_on` names the models whose weights it shares. They stay loaded as long as it does.
     """
 
     key: str
@@ -22,7 +22,7 @@ class Resident:
     keep_alive_s: float = math.inf
     pinned: bool = False
     requests: int = 0
-    rests_on: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
 
     @property
     def idle(self) -> bool:
@@ -34,80 +34,82 @@ class Resident:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What must go before a load, in this order; `free_bytes` is what is free afterwards."""
+class EvictionPlan:
+    """Models to evict before a load, in this order, and the bytes that are free afterwards."""
 
     fits: bool
     evict: tuple[str, ...] = ()
     free_bytes: int = 0
 
 
-def plan_load(
-    residents: Sequence[Resident],
+def plan_evictions(
+    models: Sequence[ModelState],
     need_bytes: int,
     budget_bytes: int,
     *,
     beside: Iterable[str] = (),
-) -> Plan:
+) -> EvictionPlan:
     """Return the evictions that make room: idle, unpinned, least recently used first.
 
-    Those in `beside` stay, since the new one is of no use without them. If even all evictions
-    were not enough, nothing is evicted and `fits` is False.
+    Models in `beside` stay, since the new one depends on them. If all possible evictions together
+    do not make enough room, nothing is evicted and `fits` is False.
     """
     kept = frozenset(beside)
-    free = budget_bytes - sum(one.bytes for one in residents)
-    evict: list[Resident] = []
+    free = budget_bytes - sum(one.bytes for one in models)
+    evict: list[ModelState] = []
     while free < need_bytes:
-        able = _removable(residents, evict, lambda one: one.idle and one.key not in kept)
+        able = _removable(models, evict, lambda one: one.idle and one.key not in kept)
         if not able:
-            return Plan(fits=False, free_bytes=free)
+            return EvictionPlan(fits=False, free_bytes=free)
         evict.append(able[0])
         free += able[0].bytes
     spared = _spared(evict, free - need_bytes)
-    gone = [one for one in evict if one not in spared]
-    return Plan(
+    evicted = [one for one in evict if one not in spared]
+    return EvictionPlan(
         fits=True,
-        evict=tuple(one.key for one in gone),
+        evict=tuple(one.key for one in evicted),
         free_bytes=free - sum(one.bytes for one in spared),
     )
 
 
 def _removable(
-    residents: Sequence[Resident], gone: Sequence[Resident], may_go: Callable[[Resident], bool]
-) -> list[Resident]:
-    """Return what may go next, beside `gone`: least recently used first, nothing that is needed."""
-    staying = [one for one in residents if one not in gone]
-    needed = {key for one in staying for key in one.rests_on}
+    models: Sequence[ModelState],
+    evicted: Sequence[ModelState],
+    may_go: Callable[[ModelState], bool],
+) -> list[ModelState]:
+    """Return what may be evicted after `evicted`: least recently used first, no base in use."""
+    staying = [one for one in models if one not in evicted]
+    needed = {key for one in staying for key in one.depends_on}
     able = [one for one in staying if one.key not in needed and may_go(one)]
     return sorted(able, key=lambda one: (one.last_used_s, one.key))
 
 
-def _spared(evict: list[Resident], surplus: int) -> list[Resident]:
-    """Return what need not go after all: a large model later in the list may make enough room."""
-    spared: list[Resident] = []
+def _spared(evict: list[ModelState], surplus: int) -> list[ModelState]:
+    """Return models that can stay, because a large model later in the list frees enough bytes."""
+    spared: list[ModelState] = []
     for one in reversed(evict[:-1]):
-        rests_on_gone = any(other.key in one.rests_on for other in evict if other not in spared)
-        if one.bytes <= surplus and not rests_on_gone:
+        needs_evicted = any(other.key in one.depends_on for other in evict if other not in spared)
+        if one.bytes <= surplus and not needs_evicted:
             spared.append(one)
             surplus -= one.bytes
     return spared
 
 
-def expired(residents: Sequence[Resident], now_s: float) -> tuple[str, ...]:
-    """Return idle, unpinned models whose keep-alive time is over, what rests on others first."""
-    gone: list[Resident] = []
-    while able := _removable(residents, gone, lambda one: one.idle and one.expires_s <= now_s):
-        gone += able
-    return tuple(one.key for one in gone)
+def expired(models: Sequence[ModelState], now_s: float) -> tuple[str, ...]:
+    """Return idle, unpinned models whose keep-alive time is over, dependents first."""
+    evicted: list[ModelState] = []
+    while able := _removable(models, evicted, lambda one: one.idle and one.expires_s <= now_s):
+        evicted += able
+    return tuple(one.key for one in evicted)
 
 
-def next_expiry_s(residents: Sequence[Resident]) -> float | None:
-    """Return when the next idle model's time is over, or None."""
-    able = _removable(residents, (), lambda one: one.idle and one.expires_s < math.inf)
+def next_expiry_s(models: Sequence[ModelState]) -> float | None:
+    """Return when the next idle model expires, or None."""
+    able = _removable(models, (), lambda one: one.idle and one.expires_s < math.inf)
     return min((one.expires_s for one in able), default=None)
 
 
-def made_room_for(name: str) -> str:
+def evicted_for(name: str) -> str:
     """Return the reason for an eviction that made room for another model."""
     return f"{name} needed its memory"
 
@@ -117,15 +119,15 @@ def memory_is_short(level: str) -> str:
     return f"the machine ran short of memory ({level} pressure)"
 
 
-def under_pressure(residents: Sequence[Resident], level: str) -> tuple[str, ...]:
-    """Return what to give back when the machine runs short of memory.
+def under_pressure(models: Sequence[ModelState], level: str) -> tuple[str, ...]:
+    """Return the models to evict when the machine runs short of memory.
 
     At "warning" the least recently used idle model, at "critical" all idle ones; never a pinned
-    or busy one.
+    one or one in use.
     """
-    gone: list[Resident] = []
-    while able := _removable(residents, gone, lambda one: one.idle):
-        gone += able
+    evicted: list[ModelState] = []
+    while able := _removable(models, evicted, lambda one: one.idle):
+        evicted += able
     if level == "critical":
-        return tuple(one.key for one in gone)
-    return tuple(one.key for one in gone[:1]) if level == "warning" else ()
+        return tuple(one.key for one in evicted)
+    return tuple(one.key for one in evicted[:1]) if level == "warning" else ()

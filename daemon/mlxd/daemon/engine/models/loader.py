@@ -1,4 +1,4 @@
-"""Resident models: loading in slices, adapters on a shared base, and what is known of each."""
+"""Loads models in slices, with adapters on a shared base, and holds what is known of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlxd.daemon.engine.kvcache.prefix_cache import can_trim_always
 from mlxd.daemon.engine.models.files import fingerprint
 from mlxd.daemon.engine.request import ModelRef
 from mlxd.daemon.engine.scheduling.pacing import PrefillPacer
-from mlxd.daemon.engine.scheduling.scheduler import Lane
+from mlxd.daemon.engine.scheduling.scheduler import RequestQueue
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.daemon.models.architecture import kv_bytes_per_token
 from mlxd.protocol.errors import MlxdError, ModelLoadFailed, OutOfMemory
@@ -31,16 +31,16 @@ LOAD_SLICE_BYTES = 256 * 2**20
 """Weights that are read between two decoding steps of other models: tens of milliseconds."""
 LOAD_SLICE_LEAST_BYTES = 4 * 2**20
 LOAD_SLICE_S = 1.0
-"""A slice that took longer is followed by a smaller one: from a slow disk, too, the others decode
-meanwhile and the front sees that the load goes on."""
+"""A slice that took longer is followed by a smaller one, so that other models decode meanwhile and
+the front sees progress, also with a slow disk."""
 
 
 DONE = object()
 
 
 @dataclass(slots=True)
-class Host:
-    """A resident model and the batches that decode with it."""
+class LoadedModel:
+    """A loaded model and the batches that decode with it."""
 
     ref: ModelRef
     model: Any
@@ -52,26 +52,26 @@ class Host:
     pin_requested: bool | None = None
     """What the last `load` with `pin` requested; it takes precedence over the configuration."""
     shared: bool = False
-    """Loaded for the weights that adapters share, not because anybody asked for it."""
+    """Loaded only for the weights that adapters share."""
     load_s: float = 0.0
     last_used_s: float = field(default_factory=time.monotonic)
     pacer: PrefillPacer = field(default_factory=PrefillPacer)
-    batches: dict[Lane, list[DecodeBatch]] = field(default_factory=dict)
+    batches: dict[RequestQueue, list[DecodeBatch]] = field(default_factory=dict)
     mergeable: bool = True
     trimmable: bool = True
     kv_bytes_per_token: int = 0
     widest: int = 0
     """Weights of the largest matrix."""
 
-    def batch_for(self, lane: Lane) -> DecodeBatch:
-        """Return the batch that a new row of `lane` joins."""
-        batches = self.batches.setdefault(lane, [])
+    def batch_for(self, queue: RequestQueue) -> DecodeBatch:
+        """Return the batch that new sequences of `queue` join."""
+        batches = self.batches.setdefault(queue, [])
         if not self.mergeable or not batches:
             batches.append(DecodeBatch(self.model))
         return batches[-1]
 
     def batch_of(self, uid: int) -> DecodeBatch | None:
-        """Return the batch that holds the row, or None."""
+        """Return the batch with the sequence `uid`, or None."""
         for batches in self.batches.values():
             for batch in batches:
                 if batch.holds(uid):
@@ -79,15 +79,15 @@ class Host:
         return None
 
     def tidy(self) -> None:
-        """Forget batches without rows."""
-        for lane in list(self.batches):
-            self.batches[lane] = [batch for batch in self.batches[lane] if len(batch)]
-            if not self.batches[lane]:
-                del self.batches[lane]
+        """Remove empty batches."""
+        for queue in list(self.batches):
+            self.batches[queue] = [batch for batch in self.batches[queue] if len(batch)]
+            if not self.batches[queue]:
+                del self.batches[queue]
 
 
 class Loader:
-    """Loads one model in slices, so that models that are already decoding go on meanwhile."""
+    """Loads one model in slices, so that other models continue to decode meanwhile."""
 
     def __init__(self, ref: ModelRef, base: Any = None) -> None:
         """`base` is the loaded model without `ref`'s adapter, to share its weights with."""
@@ -100,7 +100,7 @@ class Loader:
         """Do one slice of work; returns whether the model is complete.
 
         Raises:
-            ModelLoadFailed, OutOfMemory: says what is wrong, and what to do.
+            ModelLoadFailed, OutOfMemory: the model cannot be loaded.
         """
         with model_edge(self.ref):
             if self._work is None:
@@ -109,15 +109,15 @@ class Loader:
             return next(self._work, DONE) is DONE
 
     def close(self) -> None:
-        """Stop reading. A generator that is suspended would keep the model alive."""
+        """Stop reading. A suspended generator would keep the model in memory."""
         if self._work is not None:
             self._work.close()
 
-    def host(self, tokenizer: Tokenizer, keep_alive_s: float) -> Host:
+    def loaded_model(self, tokenizer: Tokenizer, keep_alive_s: float) -> LoadedModel:
         """Return the loaded model with its tokenizer."""
         config = tokenizer.config
         cache = make_prompt_cache(self.model)
-        return Host(
+        return LoadedModel(
             ref=self.ref,
             model=self.model,
             tokenizer=tokenizer,
@@ -140,7 +140,7 @@ class Loader:
             Path(self.ref.path), lazy=True, trust_remote_code=self.ref.trust_remote_code
         )
         if self._base is not None:
-            # The same arrays, not copies: an adapter costs its own few megabytes only.
+            # The same arrays, not copies: an adapter takes only its own few megabytes.
             model.update(self._base.parameters())
         if self.ref.adapter:
             model = load_adapters(model, self.ref.adapter)
@@ -173,7 +173,7 @@ class Loader:
             for _, array in tree_flatten(self.model.parameters())
             if mx.issubdtype(array.dtype, mx.floating)
         ]
-        # Norms and scales keep the type in which the model computes.
+        # Norms and scales have the type in which the model computes.
         return min(floats, default=2)
 
 
@@ -184,7 +184,7 @@ def largest_matrix(model: Any) -> int:
 
 
 def next_slice_bytes(size: int, seconds: float) -> int:
-    """Return how much to read next, after so many bytes took so long; grows twofold at most."""
+    """Return the size of the next slice after one of `size` bytes took `seconds`; at most twice."""
     most = min(2 * size, int(size * LOAD_SLICE_S / max(seconds, 1e-6)))
     return max(LOAD_SLICE_LEAST_BYTES, min(LOAD_SLICE_BYTES, most))
 
@@ -195,10 +195,10 @@ def _nbytes(model: Any) -> int:
 
 @contextmanager
 def model_edge(ref: ModelRef) -> Iterator[None]:
-    """Translate whatever a model's files make mlx-lm and MLX raise.
+    """Translate the exceptions that mlx-lm and MLX raise for a model's files.
 
-    Also SystemExit: modules of mlx-lm call `sys.exit` where a package is missing. What is printed
-    meanwhile becomes part of the message.
+    Includes SystemExit: modules of mlx-lm call `sys.exit` if a package is missing. The text that
+    they print becomes part of the message.
     """
     printed = io.StringIO()
     try:
@@ -211,14 +211,14 @@ def model_edge(ref: ModelRef) -> Iterator[None]:
 
 
 def load_failed(ref: ModelRef, exc: BaseException, printed: str = "") -> MlxdError:
-    """Return the error for what mlx-lm raised."""
+    """Return the error for an exception of mlx-lm."""
     text = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
     if shortage(exc) is not None:
         return OutOfMemory(f"{ref.name} cannot be loaded: {text}")
     if isinstance(exc, SystemExit):
-        words = printed.strip() or f"sys.exit({exc.code!r}) was called"
+        message = printed.strip() or f"sys.exit({exc.code!r}) was called"
         return ModelLoadFailed(
-            f"{ref.name} cannot be loaded: its module ended with: {words[:300]}",
+            f"{ref.name} cannot be loaded: its module ended with: {message[:300]}",
             hint="Install what it needs beside mlxd, then restart: mlxd restart",
         )
     if isinstance(exc, RecursionError):

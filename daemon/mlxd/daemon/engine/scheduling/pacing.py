@@ -1,5 +1,5 @@
-"""How long a prefill chunk may be, so that nobody who waits behind it waits long; and how long a
-first prompt waits for others that come with it."""
+"""How long a prefill chunk may be, so that requests behind it do not wait long, and how long a
+first prompt waits for others that arrive with it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ OPS_PER_WEIGHT_BYTE = 4
 """And token: a multiplication and an addition for each weight, which has four bits at the least."""
 GAP_ALONE_S = 0.35
 """What a newcomer of a higher class, or a cancel, may wait for one chunk."""
-TURN_MEMORY = 0.98
-"""What is left of a long turn with each one after it."""
+ITERATION_DECAY = 0.98
+"""Factor by which the longest recent iteration time decays with each iteration."""
 SMOOTHING = 0.3
 GROWTH = 2
 """How much longer than all before it a chunk may be: what is longer may be slower per token."""
 SPAN_TOKENS = 1024
 """Chunks that begin within so many tokens of a prompt are taken to be equally fast."""
-MAKING_S = 0.02
+TOKENIZING_WAIT_S = 0.02
 """Longest wait for requests that are being tokenized, in seconds."""
-BURST_S = 0.006
-"""Requests of one moment reach the engine within so many seconds."""
+BURST_WINDOW_S = 0.006
+"""Requests that are sent together reach the engine within so many seconds."""
 
 
 @dataclass(slots=True)
@@ -45,20 +45,20 @@ class PrefillPacer:
     _longest_tokens: int = CHUNK_FIRST_TOKENS
     _short_tokens_per_s: float = 0.0
     """The best speed of chunks too short to tell how fast longer ones are."""
-    _turn_s: float = 0.0
-    """The longest turns of late."""
+    _iteration_s: float = 0.0
+    """The longest recent iteration of the loop, in seconds, decaying."""
 
-    def observe_turn(self, seconds: float) -> None:
-        """Take in how long a whole turn took, whatever it did."""
-        self._turn_s = max(seconds, TURN_MEMORY * self._turn_s)
+    def observe_iteration(self, seconds: float) -> None:
+        """Record how long a whole iteration of the loop took."""
+        self._iteration_s = max(seconds, ITERATION_DECAY * self._iteration_s)
 
     def expected_s(self, prompt_tokens: int, weights_bytes: int) -> float:
-        """Return how long a turn with so many prompt tokens takes by what was measured."""
+        """Return the expected time of an iteration with so many prompt tokens, as measured."""
         speed = self.tokens_per_s or self._short_tokens_per_s
         if not speed:
             ops = OPS_PER_WEIGHT_BYTE * weights_bytes * max(1, prompt_tokens)
-            return max(self._turn_s, ops / SLOWEST_OPS_PER_S)
-        return max(self._turn_s, self.step_s + prompt_tokens / speed)
+            return max(self._iteration_s, ops / SLOWEST_OPS_PER_S)
+        return max(self._iteration_s, self.step_s + prompt_tokens / speed)
 
     def observe_step(self, seconds: float) -> None:
         """Take in how long a decoding step took."""
@@ -111,18 +111,18 @@ class Arrivals:
         if alone:
             self._expects_more = not self._came_alone
             self._first_s, self._came_alone = now_s, True
-        elif now_s - self._first_s < BURST_S:
+        elif now_s - self._first_s < BURST_WINDOW_S:
             self._came_alone = False
 
-    def company_until_s(self, in_the_making: list[float]) -> float:
-        """Return until when to wait for others before the first prompt is computed.
+    def wait_until_s(self, tokenizing_since_s: list[float]) -> float:
+        """Return until when the first prompt waits for others before it is computed.
 
-        Others are those whose prompts are being made, by when they came; and, where the last
-        ones came in a burst, those of this burst.
+        It waits for requests that are being tokenized (`tokenizing_since_s` holds their times of
+        arrival) and, if the last requests came in a burst, for the rest of this burst.
         """
-        until_s = max(in_the_making, default=-MAKING_S) + MAKING_S
+        until_s = max(tokenizing_since_s, default=-TOKENIZING_WAIT_S) + TOKENIZING_WAIT_S
         if self._expects_more:
-            until_s = max(until_s, self._first_s + BURST_S)
+            until_s = max(until_s, self._first_s + BURST_WINDOW_S)
         return until_s
 
 

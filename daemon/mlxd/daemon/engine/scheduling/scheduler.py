@@ -1,12 +1,13 @@
-"""Decides what the compute thread does next. Pure: facts in, a `Turn` out, time only as numbers.
+"""Decides what the compute thread does next. Pure: facts in, a `SchedulerOutput` out.
 
-Work is kept in lanes: one per model and priority class, each with its own decoding batch. Only the
-highest class that has work runs; a lower lane simply is not stepped, so that its KV stays where it
-is and nothing is recomputed when it goes on. Lanes of one class take turns.
+Each model and priority class has a request queue with a decoding batch of its own. Only the highest
+class that has work runs. The batches of lower classes keep their KV caches, so nothing is
+recomputed when they continue. Queues of one class alternate.
 
-Inside a lane, connections share: the one that was served least goes first (start-time fair
-queueing over tokens). When all rows are taken and somebody has none, the connection that holds
-most gives one up: its newest sequence is parked with its KV and resumed later.
+Inside a queue, connections share: the one that received the fewest tokens goes first (start-time
+fair queueing over tokens). When the batch is full and a connection has no sequence in it, the
+scheduler preempts the newest request of the connection with the most sequences. A preempted request
+keeps its KV cache and resumes later.
 """
 
 from __future__ import annotations
@@ -25,20 +26,21 @@ KV_SHARE = (1.0, 0.85, 0.7)
 """Share of the KV budget that each rank may fill, so that batch work never locks others out."""
 
 READY_AHEAD = 2
-"""Prompts that may be prefilled ahead of a free row; more would only hold memory."""
+"""Sequences that may be prefilled beyond the free places of the batch. More only hold memory."""
 
-TURN_PROMPT_TOKENS = 2048
-"""Prompt tokens after which no further job is named for a turn; time ends most turns earlier."""
+PREFILL_MAX_TOKENS = 2048
+"""Prompt tokens after which a scheduler output takes no further request. Time usually ends a
+prefill earlier."""
 
 ABSENT_MAX = 256
-"""Connections without jobs whose share is remembered. Those served least are forgotten first."""
+"""Connections without requests whose share is kept. Those served least are forgotten first."""
 
 OVERTAKES_MAX = 8
-"""How often shorter prompts of the same connection may go before a longer one."""
+"""How often shorter prompts of the same connection may overtake a longer one."""
 
 
-class Lane(NamedTuple):
-    """One model at one priority class."""
+class RequestQueue(NamedTuple):
+    """Identifies the queue of one model (its key) at one priority class (its rank)."""
 
     rank: int
     model: str
@@ -49,17 +51,17 @@ class State(Enum):
     PREFILL = "prefill"
     READY = "ready"
     DECODE = "decode"
-    PARKED = "parked"
+    PREEMPTED = "preempted"
 
 
 @dataclass(slots=True)
 class Entry:
-    """What the scheduler knows of one job. Token and byte figures are estimates from above."""
+    """What the scheduler knows of one request. Token and byte figures are upper bounds."""
 
-    job: int
-    lane: Lane
+    request_id: int
+    queue: RequestQueue
     conn: int
-    rows: int
+    sequences: int
     prompt_left: int
     kv_bytes: int = 0
     state: State = State.WAITING
@@ -68,40 +70,40 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What to do now, in this order: park, resume (or start) rows, decode, prefill.
+class SchedulerOutput:
+    """What to do now, in this order: preempt, admit (start or resume), decode, prefill.
 
-    `prefill` lists the jobs whose prompts share one chunk's time, first come first computed.
+    `prefill` lists the requests whose prompts share one chunk's time, in order of computation.
     """
 
-    lane: Lane | None = None
-    park: tuple[int, ...] = ()
+    queue: RequestQueue | None = None
+    preempt: tuple[int, ...] = ()
     admit: tuple[int, ...] = ()
     decode: bool = False
     prefill: tuple[int, ...] = ()
 
     @property
     def idle(self) -> bool:
-        return not (self.park or self.admit or self.decode or self.prefill)
+        return not (self.preempt or self.admit or self.decode or self.prefill)
 
 
 @dataclass(slots=True)
 class Scheduler:
-    """Holds the entries; `plan` reads, the other methods report what happened."""
+    """Holds the entries. `schedule` chooses, the other methods report what happened."""
 
-    max_rows: int = 32
+    max_sequences: int = 32
     kv_budget_bytes: float = math.inf
     entries: dict[int, Entry] = field(default_factory=dict)
     _served: dict[int, float] = field(default_factory=dict)
-    _lane_turn: dict[Lane, int] = field(default_factory=dict)
-    _turns: int = 0
+    _last_scheduled: dict[RequestQueue, int] = field(default_factory=dict)
+    _schedules: int = 0
     _arrivals: int = 0
-    _steady: Turn | None = None
-    """The turn while everybody decodes in one lane: the same one until something changes."""
+    _steady: SchedulerOutput | None = None
+    """Cached output while all requests decode in one queue, until something changes."""
 
     def add(self, entry: Entry) -> None:
-        """Admit a job whose prompt is tokenized and whose model is resident."""
-        assert entry.job not in self.entries, "a job is admitted once"
+        """Add a request whose prompt is tokenized and whose model is loaded."""
+        assert entry.request_id not in self.entries, "a request is added once"
         self._steady = None
         entry.arrival = self._arrivals
         self._arrivals += 1
@@ -109,166 +111,167 @@ class Scheduler:
         if entry.conn not in active:
             floor = min((self._served[conn] for conn in active), default=0.0)
             self._served[entry.conn] = max(self._served.get(entry.conn, 0.0), floor)
-        self.entries[entry.job] = entry
+        self.entries[entry.request_id] = entry
 
-    def remove(self, job: int) -> None:
-        """Forget a job that ended, whatever its state."""
+    def remove(self, request_id: int) -> None:
+        """Forget a request that ended, whatever its state."""
         self._steady = None
-        entry = self.entries.pop(job, None)
+        entry = self.entries.pop(request_id, None)
         if entry is None:
             return
-        lanes = {other.lane for other in self.entries.values()}
-        if entry.lane not in lanes:
-            self._lane_turn.pop(entry.lane, None)
+        queues = {other.queue for other in self.entries.values()}
+        if entry.queue not in queues:
+            self._last_scheduled.pop(entry.queue, None)
         self._forget_served()
 
     def _forget_served(self) -> None:
-        """Forget what connections without jobs were served, where that no longer counts.
+        """Forget the shares of connections without requests that make no difference any more.
 
-        One that comes back begins at the least of those that are here, so that whoever is not
-        above it loses and gains nothing.
+        A connection that returns starts at the lowest share of the active ones. One whose share is
+        not above that loses nothing and gains nothing by being forgotten.
         """
         if not self.entries:
             self._served.clear()
             return
         here = {entry.conn for entry in self.entries.values()}
         floor = min(self._served[conn] for conn in here)
-        gone = [conn for conn, served in self._served.items() if conn not in here]
-        lower = [conn for conn in gone if self._served[conn] <= floor]
-        surplus = sorted(gone, key=self._served.__getitem__)[: max(0, len(gone) - ABSENT_MAX)]
+        absent = [conn for conn, served in self._served.items() if conn not in here]
+        lower = [conn for conn in absent if self._served[conn] <= floor]
+        surplus = sorted(absent, key=self._served.__getitem__)[: max(0, len(absent) - ABSENT_MAX)]
         for conn in {*lower, *surplus}:
             del self._served[conn]
 
-    def prefilled(self, job: int, tokens: int) -> None:
-        """Report a prefill chunk. A job without tokens left becomes ready for a row."""
+    def prefilled(self, request_id: int, tokens: int) -> None:
+        """Report a prefill chunk. A request whose prompt is complete becomes ready to decode."""
         self._steady = None
-        entry = self.entries[job]
+        entry = self.entries[request_id]
         entry.prompt_left = max(0, entry.prompt_left - tokens)
         entry.state = State.PREFILL if entry.prompt_left else State.READY
         self._charge(entry.conn, tokens)
 
-    def decoded(self, job: int, tokens: int) -> None:
+    def decoded(self, request_id: int, tokens: int) -> None:
         """Report emitted tokens; they count for fairness."""
-        self._charge(self.entries[job].conn, tokens)
+        self._charge(self.entries[request_id].conn, tokens)
 
-    def row_left(self, job: int) -> None:
-        """Report that one of the job's rows finished while others go on."""
+    def sequence_ended(self, request_id: int) -> None:
+        """Report that one of the request's sequences finished while others continue."""
         self._steady = None
-        self.entries[job].rows -= 1
+        self.entries[request_id].sequences -= 1
 
-    def inherit(self, job: int, tokens: int) -> None:
-        """Report that this much of the prompt was found in a cache: it costs nobody anything."""
+    def inherit(self, request_id: int, tokens: int) -> None:
+        """Report prompt tokens found in the prefix cache. They do not count for fairness."""
         self._steady = None
-        entry = self.entries[job]
+        entry = self.entries[request_id]
         entry.prompt_left = max(0, entry.prompt_left - tokens)
         if not entry.prompt_left:
             entry.state = State.READY
 
-    def plan(self) -> Turn:
-        """Choose the next turn, and mark parked and admitted jobs as such."""
+    def schedule(self) -> SchedulerOutput:
+        """Choose what to do next, and mark preempted and admitted requests as such."""
         if self._steady is not None:
             return self._steady
-        for lane in self._lanes_in_order():
-            turn = self._plan_lane(lane)
-            if not turn.idle:
-                self._turns += 1
-                self._lane_turn[lane] = self._turns
-                if turn == Turn(lane, decode=True) and self._all_decode_in(lane):
-                    self._steady = turn
-                return turn
-        return Turn()
+        for queue in self._queues_in_order():
+            output = self._schedule_queue(queue)
+            if not output.idle:
+                self._schedules += 1
+                self._last_scheduled[queue] = self._schedules
+                if output == SchedulerOutput(queue, decode=True) and self._all_decode_in(queue):
+                    self._steady = output
+                return output
+        return SchedulerOutput()
 
     def kv_in_use(self) -> int:
-        """Bytes that admitted jobs may come to hold."""
+        """Return the KV bytes that started requests may grow to."""
         return sum(e.kv_bytes for e in self.entries.values() if e.state is not State.WAITING)
 
-    def decoding_in(self, lane: Lane) -> int:
-        """Rows of `lane` that decode."""
-        return sum(e.rows for e in self._in(lane, State.DECODE))
+    def decoding_in(self, queue: RequestQueue) -> int:
+        """Return the number of sequences of `queue` that decode."""
+        return sum(e.sequences for e in self._in(queue, State.DECODE))
 
-    def _all_decode_in(self, lane: Lane) -> bool:
-        return len(self._in(lane, State.DECODE)) == len(self.entries)
+    def _all_decode_in(self, queue: RequestQueue) -> bool:
+        return len(self._in(queue, State.DECODE)) == len(self.entries)
 
     def _charge(self, conn: int, tokens: int) -> None:
         self._served[conn] = self._served.get(conn, 0.0) + tokens
 
-    def _lanes_in_order(self) -> list[Lane]:
-        lanes = {entry.lane for entry in self.entries.values()}
-        return sorted(lanes, key=lambda lane: (lane.rank, self._lane_turn.get(lane, 0), lane.model))
-
-    def _in(self, lane: Lane, *states: State) -> list[Entry]:
-        return [e for e in self.entries.values() if e.lane == lane and e.state in states]
-
-    def _plan_lane(self, lane: Lane) -> Turn:
-        admit = self._admit(lane)
-        park: tuple[int, ...] = ()
-        if not admit:
-            park, admit = self._make_room(lane)
-        for job in park:
-            self.entries[job].state = State.PARKED
-        for job in admit:
-            self.entries[job].state = State.DECODE
-        return Turn(
-            lane=lane,
-            park=park,
-            admit=admit,
-            decode=bool(self._in(lane, State.DECODE)),
-            prefill=self._choose_prefills(lane),
+    def _queues_in_order(self) -> list[RequestQueue]:
+        queues = {entry.queue for entry in self.entries.values()}
+        return sorted(
+            queues, key=lambda queue: (queue.rank, self._last_scheduled.get(queue, 0), queue.model)
         )
 
-    def _admit(self, lane: Lane) -> tuple[int, ...]:
-        free = self.max_rows - self.decoding_in(lane)
+    def _in(self, queue: RequestQueue, *states: State) -> list[Entry]:
+        return [e for e in self.entries.values() if e.queue == queue and e.state in states]
+
+    def _schedule_queue(self, queue: RequestQueue) -> SchedulerOutput:
+        admit = self._admit(queue)
+        preempt: tuple[int, ...] = ()
+        if not admit:
+            preempt, admit = self._make_room(queue)
+        for request_id in preempt:
+            self.entries[request_id].state = State.PREEMPTED
+        for request_id in admit:
+            self.entries[request_id].state = State.DECODE
+        return SchedulerOutput(
+            queue=queue,
+            preempt=preempt,
+            admit=admit,
+            decode=bool(self._in(queue, State.DECODE)),
+            prefill=self._choose_prefills(queue),
+        )
+
+    def _admit(self, queue: RequestQueue) -> tuple[int, ...]:
+        free = self.max_sequences - self.decoding_in(queue)
         admitted: list[int] = []
-        for entry in self._by_right(lane, self._in(lane, State.READY, State.PARKED)):
-            # A job with more answers than the batch has rows runs when it has the batch alone.
-            alone = free == self.max_rows and not admitted
-            if entry.rows <= free or alone:
-                admitted.append(entry.job)
-                free -= entry.rows
+        for entry in self._by_right(queue, self._in(queue, State.READY, State.PREEMPTED)):
+            # A request with more choices than the batch takes runs when the batch is empty.
+            alone = free == self.max_sequences and not admitted
+            if entry.sequences <= free or alone:
+                admitted.append(entry.request_id)
+                free -= entry.sequences
             if free <= 0:
                 break
         return tuple(admitted)
 
-    def _make_room(self, lane: Lane) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Park the newest job of the connection that holds most rows for one that holds none."""
-        running = self._in(lane, State.DECODE)
+    def _make_room(self, queue: RequestQueue) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Preempt a request of the connection with most sequences for a connection with none."""
+        running = self._in(queue, State.DECODE)
         held = Counter(dict.fromkeys({e.conn for e in running}, 0))
         for entry in running:
-            held[entry.conn] += entry.rows
-        waiting = self._by_right(lane, self._in(lane, State.READY, State.PARKED))
+            held[entry.conn] += entry.sequences
+        waiting = self._by_right(queue, self._in(queue, State.READY, State.PREEMPTED))
         starved = next((entry for entry in waiting if not held[entry.conn]), None)
         if starved is None or len(running) < 2:
             return (), ()
-        for conn, _rows in held.most_common():
+        for conn, _ in held.most_common():
             own = [entry for entry in running if entry.conn == conn]
             if len(own) < 2:
                 continue
             victim = max(own, key=lambda entry: entry.arrival)
-            free = self.max_rows - self.decoding_in(lane) + victim.rows
-            if starved.rows <= free:
-                return (victim.job,), (starved.job,)
+            free = self.max_sequences - self.decoding_in(queue) + victim.sequences
+            if starved.sequences <= free:
+                return (victim.request_id,), (starved.request_id,)
         return (), ()
 
-    def _by_right(self, lane: Lane, entries: Iterable[Entry]) -> list[Entry]:
+    def _by_right(self, queue: RequestQueue, entries: Iterable[Entry]) -> list[Entry]:
         held: Counter[int] = Counter()
-        for entry in self._in(lane, State.DECODE):
-            held[entry.conn] += entry.rows
+        for entry in self._in(queue, State.DECODE):
+            held[entry.conn] += entry.sequences
         return sorted(
             entries, key=lambda e: (held[e.conn], self._served.get(e.conn, 0.0), e.arrival)
         )
 
-    def _choose_prefills(self, lane: Lane) -> tuple[int, ...]:
-        """Return whose prompts come next. Short ones share a turn: they start to decode together.
+    def _choose_prefills(self, queue: RequestQueue) -> tuple[int, ...]:
+        """Return the requests to prefill. Short prompts come together, to start decoding together.
 
-        Somebody else's turn comes before a second chunk of the same prompt, and what is chosen
-        counts as served, so that the list is as fair as one choice after the other.
+        A chosen prompt counts as served at once, so the list is as fair as one choice at a time.
         """
         served = dict(self._served)
         chosen: list[Entry] = []
         held = self.kv_in_use()
         tokens = 0
-        while tokens < TURN_PROMPT_TOKENS:
-            candidates = self._prefill_candidates(lane, chosen, held)
+        while tokens < PREFILL_MAX_TOKENS:
+            candidates = self._prefill_candidates(queue, chosen, held)
             if not candidates:
                 break
             entry = min(candidates, key=lambda one: self._prefill_key(one, served))
@@ -279,33 +282,35 @@ class Scheduler:
             chosen.append(entry)
             tokens += entry.prompt_left
             served[entry.conn] = served.get(entry.conn, 0.0) + entry.prompt_left
-        return tuple(entry.job for entry in chosen)
+        return tuple(entry.request_id for entry in chosen)
 
-    def _prefill_candidates(self, lane: Lane, chosen: list[Entry], held: int) -> list[Entry]:
-        taken = {one.job for one in chosen}  # entries compare field by field
-        candidates = [e for e in self._in(lane, State.PREFILL) if e.job not in taken]
-        if self._may_start_another(lane, chosen):
-            room = self.kv_budget_bytes * KV_SHARE[lane.rank] - held
+    def _prefill_candidates(
+        self, queue: RequestQueue, chosen: list[Entry], held: int
+    ) -> list[Entry]:
+        taken = {one.request_id for one in chosen}  # entries compare field by field
+        candidates = [e for e in self._in(queue, State.PREFILL) if e.request_id not in taken]
+        if self._may_start_another(queue, chosen):
+            room = self.kv_budget_bytes * KV_SHARE[queue.rank] - held
             candidates += [
                 e
-                for e in self._in(lane, State.WAITING)
-                if e.job not in taken and (e.kv_bytes <= room or held == 0)
+                for e in self._in(queue, State.WAITING)
+                if e.request_id not in taken and (e.kv_bytes <= room or held == 0)
             ]
         return candidates
 
     @staticmethod
     def _prefill_key(entry: Entry, served: dict[int, float]) -> tuple[float, int, int, int]:
-        patient = entry.overtaken >= OVERTAKES_MAX
-        had = served.get(entry.conn, 0.0)
-        return (had, 0 if patient else 1, 0 if patient else entry.prompt_left, entry.arrival)
+        due = entry.overtaken >= OVERTAKES_MAX
+        share = served.get(entry.conn, 0.0)
+        return (share, 0 if due else 1, 0 if due else entry.prompt_left, entry.arrival)
 
-    def _may_start_another(self, lane: Lane, chosen: list[Entry]) -> bool:
-        """Whether a further prompt would soon find a row, or belongs to one who has none."""
+    def _may_start_another(self, queue: RequestQueue, chosen: list[Entry]) -> bool:
+        """Whether a further prompt could decode soon, or its connection has no other request."""
         begun = [one for one in chosen if one.state is State.WAITING]
-        ahead = [*self._in(lane, State.READY, State.PREFILL, State.PARKED), *begun]
-        free = self.max_rows - self.decoding_in(lane)
-        if sum(entry.rows for entry in ahead) < max(free, 0) + READY_AHEAD:
+        ahead = [*self._in(queue, State.READY, State.PREFILL, State.PREEMPTED), *begun]
+        free = self.max_sequences - self.decoding_in(queue)
+        if sum(entry.sequences for entry in ahead) < max(free, 0) + READY_AHEAD:
             return True
-        served_now = {e.conn for e in self._in(lane, State.DECODE, State.READY, State.PREFILL)}
+        served_now = {e.conn for e in self._in(queue, State.DECODE, State.READY, State.PREFILL)}
         served_now |= {one.conn for one in begun}
-        return any(entry.conn not in served_now for entry in self._in(lane, State.WAITING))
+        return any(entry.conn not in served_now for entry in self._in(queue, State.WAITING))

@@ -25,7 +25,7 @@ from mlxd.daemon.engine.constraints.tool_choice import (
 )
 from mlxd.daemon.engine.models.files import vocabulary_size
 from mlxd.daemon.engine.models.mlx_lm_imports import load_tokenizer
-from mlxd.daemon.engine.request import Job, ModelRef, Prepared, markers_of
+from mlxd.daemon.engine.request import ActiveRequest, ModelRef, Prepared, markers_of
 from mlxd.daemon.engine.tokenization.chat_messages import (
     FOLDED,
     check_template_kwargs,
@@ -113,25 +113,25 @@ class Tokenizer:
         fresh.reset()
         return fresh
 
-    def prepare(self, job: Job) -> Prepared:
-        """Return the job's prompt, without its constraint.
+    def prepare(self, request: ActiveRequest) -> Prepared:
+        """Return the request's prompt, without its constraint.
 
         Raises:
             InvalidParams: the template or the model cannot do what is asked.
             ContextOverflow: the prompt leaves no room for a single token.
         """
-        method = job.method
+        method = request.method
         if method == "prefill":
-            given = job.params
+            given = request.params
             method = next(
                 name
                 for name, key in (("chat", "messages"), ("generate", "prompt"), ("fill", "prefix"))
                 if given.get(key) is not None
             )
-        self.check_ids("logit_bias", job.params.get("logit_bias") or ())
+        self.check_ids("logit_bias", request.params.get("logit_bias") or ())
         if self.prompt_bound is not None:
-            self.prompt_bound.check(self.name, job.params)
-        prepared = PREPARERS[method](self, job.params)
+            self.prompt_bound.check(self.name, request.params)
+        prepared = PREPARERS[method](self, request.params)
         if not prepared.tokens:
             raise InvalidParams("prompt", "has no tokens", hint="Give some text to continue.")
         self.check_context(len(prepared.tokens))

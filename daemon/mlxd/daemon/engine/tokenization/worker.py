@@ -16,7 +16,7 @@ from mlxd.daemon.engine.backend.shortages import shortage
 from mlxd.daemon.engine.constraints.compiler import Constraint, compile_pool, deliver
 from mlxd.daemon.engine.constraints.tool_choice import forced_tools, offered_tools
 from mlxd.daemon.engine.link import Inbox
-from mlxd.daemon.engine.request import Job, ModelRef, Prepared
+from mlxd.daemon.engine.request import ActiveRequest, ModelRef, Prepared
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.protocol.errors import Internal, MlxdError
 
@@ -27,10 +27,10 @@ TOKENIZERS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedJob:
+class PromptReady:
     """Put into the inbox when a request's prompt is ready or has failed."""
 
-    rid: int
+    request_id: int
     prepared: Prepared | None
     error: MlxdError | None = None
 
@@ -65,41 +65,47 @@ class Preparer:
 
         self._pool.submit(work)
 
-    def prepare(self, job: Job) -> None:
-        """Tokenize the request's prompt; the inbox gets `PreparedJob`."""
+    def prepare(self, request: ActiveRequest) -> None:
+        """Tokenize the request's prompt; the inbox gets `PromptReady`."""
 
         def work() -> None:
-            if job.gone:  # cancelled, disconnected or timed out while it waited for the thread
+            if request.ended:  # cancelled, disconnected or timed out while it waited for the thread
                 return
-            result, error = _caught(lambda: self._prompt_and_constraint(job))
+            result, error = _caught(lambda: self._prompt_and_constraint(request))
             if result is None:
-                self._inbox.put(PreparedJob(job.rid, None, error))
+                self._inbox.put(PromptReady(request.request_id, None, error))
                 return
             prepared, constraint = result
             if constraint is None:
-                self._inbox.put(PreparedJob(job.rid, prepared))
+                self._inbox.put(PromptReady(request.request_id, prepared))
                 return
-            deliver(constraint, lambda *outcome: self._constrained(job, prepared, *outcome))
+            deliver(constraint, lambda *outcome: self._constrained(request, prepared, *outcome))
 
-        self._pool_for(job.params).submit(work)
+        self._pool_for(request.params).submit(work)
 
     def _pool_for(self, params: dict[str, Any]) -> ThreadPoolExecutor:
         long = characters(params) > LONG_TEXT_CHARACTERS
         return self._pool_for_long if long else self._pool
 
-    def _prompt_and_constraint(self, job: Job) -> tuple[Prepared, Future[Constraint] | None]:
-        tokenizer = self._tokenizer(job.ref)
-        return tokenizer.prepare(job), tokenizer.constraint(job.params)
+    def _prompt_and_constraint(
+        self, request: ActiveRequest
+    ) -> tuple[Prepared, Future[Constraint] | None]:
+        tokenizer = self._tokenizer(request.ref)
+        return tokenizer.prepare(request), tokenizer.constraint(request.params)
 
     def _constrained(
-        self, job: Job, prepared: Prepared, constraint: Constraint | None, error: MlxdError | None
+        self,
+        request: ActiveRequest,
+        prepared: Prepared,
+        constraint: Constraint | None,
+        error: MlxdError | None,
     ) -> None:
         if constraint is not None:
             notes = [*prepared.notes, *constraint.notes]
-            if offered_tools(job.params) and not forced_tools(job.params):
+            if offered_tools(request.params) and not forced_tools(request.params):
                 notes.append("the answer follows the constraint, so no tool can be called")
             prepared = replace(prepared, constraint=constraint, notes=tuple(notes))
-        self._inbox.put(PreparedJob(job.rid, None if error else prepared, error))
+        self._inbox.put(PromptReady(request.request_id, None if error else prepared, error))
 
     def answer(
         self,

@@ -15,7 +15,7 @@ from typing import Any, cast
 from mlxd.daemon import lifeline
 from mlxd.daemon.blas import find_blas, with_blas
 from mlxd.daemon.isolation import python_command
-from mlxd.daemon.words import append_to
+from mlxd.daemon.stderr import open_for_append
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.messages import BadRequest, Message
 
@@ -78,7 +78,7 @@ class EngineLink(asyncio.Protocol):
 
     def _spawn(self, command: list[str], theirs: socket.socket) -> subprocess.Popen[bytes]:
         with theirs:
-            errors = self._errors = append_to(self._stderr_path, STDERR_MAX_BYTES)
+            errors = self._errors = open_for_append(self._stderr_path, STDERR_MAX_BYTES)
             self._errors_start = os.fstat(errors).st_size
             return subprocess.Popen(
                 [*command, "--fd", str(theirs.fileno()), "--parent", str(os.getpid())],

@@ -17,7 +17,7 @@ from mlxd.daemon.front.engine.process_stats import process_times
 from mlxd.daemon.front.engine.watchdog import START, Watchdog
 from mlxd.daemon.prompt_bound import PromptBound
 from mlxd.daemon.shortages import is_shortage
-from mlxd.daemon.words import outline
+from mlxd.daemon.stderr import error_summary
 from mlxd.protocol.errors import EngineDied, Internal, MlxdError, Overloaded, error_from_map
 from mlxd.protocol.messages import Message, Notification, Request, Response
 
@@ -225,7 +225,7 @@ class Supervisor:
         if task.cancelled() or (exc := task.exception()) is None or self._stopping:
             return
         self._starting = self._cleanup = None
-        self._died(f"supervising it failed: {outline(exc)}")
+        self._died(f"supervising it failed: {error_summary(exc)}")
 
     def _backoff_s(self) -> float:
         now = time.monotonic()

@@ -11,7 +11,7 @@ from mlxd.daemon.front.handlers import completions, conversations, daemon, model
 from mlxd.daemon.front.handlers.answers import LATER, Answer, Handler, Params
 from mlxd.daemon.front.server.connection import Connection, RequestInFlight
 from mlxd.daemon.front.services import Services
-from mlxd.daemon.words import outline
+from mlxd.daemon.stderr import error_summary
 from mlxd.protocol.errors import Cancelled, InvalidRequest, MlxdError, Overloaded
 from mlxd.protocol.messages import Notification, Request
 from mlxd.protocol.methods import METHODS, validate
@@ -60,7 +60,7 @@ def _logged(services: Services, method: str, exc: BaseException) -> MlxdError:
     error = as_error(exc)
     if error is not exc:
         event = "internal error" if error.code == "internal" else "resources exhausted"
-        services.log(event, level="error", method=method, error=outline(exc))
+        services.log(event, level="error", method=method, error=error_summary(exc))
     return error
 
 

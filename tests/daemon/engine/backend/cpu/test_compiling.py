@@ -68,8 +68,8 @@ def ask_in_all_shapes(engine: EngineProcess, ref: dict[str, Any]) -> None:
         for text in ("hello", long)
         for more in ({}, {"n": 3, "temperature": 0.7, "top_p": 0.9, "min_p": 0.01, "top_k": 9})
     ]
-    for rid in asked:
-        assert "error" not in engine.result(rid)
+    for request_id in asked:
+        assert "error" not in engine.result(request_id)
 
 
 def test_on_a_fresh_home_only_the_builder_calls_the_compiler_and_at_the_lowest_priority(

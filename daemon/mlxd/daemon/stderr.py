@@ -1,4 +1,4 @@
-"""What processes say outside of the log: bounded, private, without anybody's prompts."""
+"""What processes write to stderr, which is a file: bounded, private, without prompts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from traceback import extract_tb
 from types import TracebackType
 
 
-def append_to(path: Path, max_bytes: int) -> int:
+def open_for_append(path: Path, max_bytes: int) -> int:
     """Return a descriptor that appends to `path` and can be read, emptied first if too long.
 
-    Where the file cannot be opened (a folder that is read-only, or of somebody else) it is one
-    without a name: the words are lost with the process then, and it starts all the same.
+    If the file cannot be opened (the folder is read-only or belongs to another user), return an
+    anonymous file, so that the process starts. Its text is lost when the process ends.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     try:
@@ -29,8 +29,8 @@ def append_to(path: Path, max_bytes: int) -> int:
     return descriptor
 
 
-def outline(exc: BaseException) -> str:
-    """Return what failed where, without what was said: messages of errors quote their input."""
+def error_summary(exc: BaseException) -> str:
+    """Return type and location of an exception. Its message is left out: it may quote a prompt."""
     kind = type(exc).__name__
     number = getattr(exc, "errno", None)
     if isinstance(exc, OSError) and number is not None:
@@ -39,19 +39,19 @@ def outline(exc: BaseException) -> str:
     return f"{kind} in {', '.join(reversed(places))}" if places else kind
 
 
-def keep_quiet() -> None:
-    """From here on this process has prompts: what it fails of is said in outline."""
+def hide_error_messages() -> None:
+    """Report uncaught exceptions of this process by type and location only."""
 
-    def say(_: object, exc: BaseException | None, __: TracebackType | None = None) -> None:
-        print("Unexpected:", outline(exc) if exc else "", file=sys.stderr, flush=True)
+    def report(_: object, exc: BaseException | None, __: TracebackType | None = None) -> None:
+        print("Unexpected:", error_summary(exc) if exc else "", file=sys.stderr, flush=True)
 
-    sys.excepthook = say
-    threading.excepthook = lambda args: say(None, args.exc_value)
-    sys.unraisablehook = lambda args: say(None, args.exc_value)
+    sys.excepthook = report
+    threading.excepthook = lambda args: report(None, args.exc_value)
+    sys.unraisablehook = lambda args: report(None, args.exc_value)
 
 
-def leave_no_core() -> None:
-    """A core dump would hold the prompts in memory. What this process starts leaves none either."""
+def disable_core_dumps() -> None:
+    """Disable core dumps, also for child processes: a dump would hold prompts."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
