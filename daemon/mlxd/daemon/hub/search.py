@@ -32,12 +32,21 @@ def search(job: dict[str, Any]) -> dict[str, Any]:
     """
     api = huggingface_hub.HfApi()
     try:
+        _connect()
         found = list(_listed(api, job["query"], job["limit"]))
         with ThreadPoolExecutor(AT_ONCE) as pool:
             records = list(pool.map(lambda one: _record(api, one), found))
     except Exception as exc:
         raise _translated(exc, job["query"]) from exc
     return {"models": [record for record in records if record is not None]}
+
+
+def _connect() -> None:
+    """Raise an error at once if the hub cannot be reached.
+
+    A person waits for a search, and `list_models` repeats a refused connection for 23 seconds.
+    """
+    huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT)
 
 
 def _listed(api: huggingface_hub.HfApi, query: str | None, limit: int) -> Any:
