@@ -71,8 +71,8 @@ def throughput(results: Results) -> Iterator[Answer]:
         ):  # fmt: skip
             kind = "stream" if case == "1" else "streams"
             goal = f"{case} {kind}: tokens/s ≥ {least:g} × {other}"
-            found = [results.find("streams", case, name, model) for name in (MLXD, other)]
-            yield from _compare(goal, model, *found, _at_least(least))
+            ours, theirs = (results.find("streams", case, name, model) for name in (MLXD, other))
+            yield from _compare(goal, model, ours, theirs, _at_least(least))
 
 
 def _at_least(least: float) -> Callable[[float], bool]:
@@ -83,9 +83,11 @@ def warm_first_token(results: Results) -> Iterator[Answer]:
     for model in _models(results, "first_token"):
         for tokens in ("16", "256", "2000"):
             goal = f"first token, {tokens} tokens of prompt: (time − 3 ms) ≤ 1.05 × in-process"
-            found = [results.find("first_token", tokens, name, model) for name in (MLXD, LIMIT)]
+            ours, theirs = (
+                results.find("first_token", tokens, name, model) for name in (MLXD, LIMIT)
+            )
             yield from _compare(
-                goal, model, *found, lambda ratio: ratio <= 1.05, less=WARM_ALLOWANCE_S
+                goal, model, ours, theirs, lambda ratio: ratio <= 1.05, less=WARM_ALLOWANCE_S
             )
 
 
@@ -147,8 +149,10 @@ def busy_neighbours(results: Results) -> Iterator[Answer]:
         goal = "one token beside twenty prompts of 8 MB ≤ 2 × alone"
         yield from _compare(goal, model, huge, alone, _at_most(2.0))
         goal = f"stream beside busy processes: tokens/s ≥ 0.95 × {LIMIT}"
-        found = [results.find("busy", busy.STREAM_BUSY, name, model) for name in (MLXD, LIMIT)]
-        yield from _compare(goal, model, *found, _at_least(0.95))
+        ours, theirs = (
+            results.find("busy", busy.STREAM_BUSY, name, model) for name in (MLXD, LIMIT)
+        )
+        yield from _compare(goal, model, ours, theirs, _at_least(0.95))
 
 
 def small_front(results: Results) -> Iterator[Answer]:

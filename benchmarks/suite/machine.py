@@ -100,7 +100,7 @@ def cpu_seconds(pid: int) -> float:
         )
     except OSError:  # macOS: minutes:seconds.hundredths
         parts = _output(["ps", "-o", "time=", "-p", str(pid)]).split(":")
-        return sum(float(part) * 60**place for place, part in enumerate(reversed(parts)))
+        return sum(float(part) * 60.0**place for place, part in enumerate(reversed(parts)))
 
 
 def _output(command: list[str]) -> str:

@@ -22,7 +22,7 @@ Records = list[dict[str, Any]]
 
 
 def median(record: dict[str, Any]) -> float:
-    return statistics.median(record["values"])
+    return float(statistics.median(record["values"]))
 
 
 def lines_by_model(

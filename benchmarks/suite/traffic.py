@@ -10,7 +10,7 @@ import selectors
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 READ_BYTES = 1 << 16
@@ -135,7 +135,7 @@ class Traffic:
         self._selector.close()
 
 
-def drive(calls: list[Call]) -> list[Trace]:
+def drive(calls: Sequence[Call]) -> list[Trace]:
     """Start all calls at once and return their traces. RuntimeError where one fails."""
     with Traffic() as traffic:
         traffic.start(*calls)

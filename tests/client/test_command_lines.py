@@ -83,7 +83,7 @@ def ended(
                 daemon_main(line)
             code = int(exit_.value.code or 0)
     err.flush()
-    return code, err.buffer.getvalue().decode(errors="replace")  # type: ignore[attr-defined]
+    return code, err.buffer.getvalue().decode(errors="replace")
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[*HealthCheck])
@@ -94,7 +94,11 @@ def ended(
     stdin=st.sampled_from([b"", b"hi", b"/save text.txt\n/hlep\n/file binary\n", b"\xff\xfe\0"]),
 )
 def test_any_line_of_mlx_ends_with_a_code_of_the_table(
-    command, words, environ, stdin, folder
+    command: str | tuple[str, str],
+    words: list[str],
+    environ: dict[str, str],
+    stdin: bytes,
+    folder: Path,
 ) -> None:
     line = [command] if isinstance(command, str) else [*command]
     started = time.monotonic()
@@ -109,7 +113,9 @@ def test_any_line_of_mlx_ends_with_a_code_of_the_table(
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[*HealthCheck])
 @given(command=st.sampled_from(DAEMON_COMMANDS), words=st.lists(WORDS, max_size=3))
-def test_any_line_of_mlxd_ends_with_a_code_of_the_table(command, words, folder) -> None:
+def test_any_line_of_mlxd_ends_with_a_code_of_the_table(
+    command: str, words: list[str], folder: Path
+) -> None:
     line = [command, *(word for word in words if word not in ("-f", "--follow"))]
     code, said = ended("mlxd", line, folder, {}, b"")
     assert code in EXITS

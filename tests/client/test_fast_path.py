@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -28,7 +29,7 @@ FLAGS = [flag for _, flags, _, _ in options.OPTIONS for flag in flags]
 @click.argument("words", nargs=-1)
 @shared_options
 @click.pass_context
-def full(ctx: click.Context, words: tuple[str, ...], **values: object) -> None:
+def full(ctx: click.Context, /, words: tuple[str, ...], **values: object) -> None:
     ctx.obj = (given_options(values), list(words))
 
 
@@ -164,7 +165,8 @@ def test_folders_are_resolved_where_they_are_typed(
 
 
 def test_fill_has_its_own_options() -> None:
-    assert {p.name for p in fill_options(click.command()(lambda **_: None)).params} >= {"prefix"}
+    command = click.command()(fill_options(lambda **_: None))
+    assert {p.name for p in command.params} >= {"prefix"}
 
 
 VALUES = st.recursive(
@@ -177,7 +179,7 @@ VALUES = st.recursive(
 
 @settings(deadline=None)
 @given(value=VALUES)
-def test_the_small_codec_agrees_with_msgpack(value) -> None:
+def test_the_small_codec_agrees_with_msgpack(value: Any) -> None:
     import msgpack
 
     packed = wire.pack(value)

@@ -57,7 +57,7 @@ def test_a_completion_is_typed_and_a_map(client: Client) -> None:
     assert done.timing.decode_s >= 0
     assert json.loads(json.dumps(done.to_dict())) == done
     with pytest.raises(AttributeError):
-        done.usage = None  # type: ignore[misc]
+        done.usage = None  # type: ignore[misc, assignment]
 
 
 def test_a_stream_is_typed_and_ends_in_the_completion(client: Client) -> None:

@@ -58,7 +58,9 @@ def impostor() -> Iterator[Impostor]:
 
 
 @pytest.mark.parametrize("way", [[], ["--json"], ["--timeout", "20"]])
-def test_the_command_sends_nothing_to_a_stranger(impostor: Impostor, tmp_path: Path, way) -> None:
+def test_the_command_sends_nothing_to_a_stranger(
+    impostor: Impostor, tmp_path: Path, way: list[str]
+) -> None:
     environ = {**own_environ(tmp_path), "MLXD_SOCKET": str(impostor.path)}
     done = subprocess.run(
         [BIN / "mlx", "ask", *way, "a secret"],

@@ -42,7 +42,7 @@ def engine() -> Iterator[EngineProcess]:
 
 def test_a_token_costs_the_front_one_wait_one_read_and_one_write(tmp_path: Path) -> None:
     log = tmp_path / "calls"
-    with daemon_with_fake_engine(wrapper=tracing(log)) as daemon, daemon.peer() as peer:
+    with daemon_with_fake_engine("", tracing(log)) as daemon, daemon.peer() as peer:
         peer.call("chat", messages=user(f"{TOKENS} tokens"), stream=True)
         assert sum(event["type"] == "delta" for event in peer.events) > 0
     names = SystemCalls(log.read_text()).names
@@ -54,7 +54,7 @@ def test_a_token_costs_the_front_one_wait_one_read_and_one_write(tmp_path: Path)
 
 def test_streams_of_one_connection_share_their_writes(tmp_path: Path) -> None:
     log = tmp_path / "calls"
-    with running_daemon(wrapper=tracing(log), MLXD_PRELOAD="false") as daemon:
+    with running_daemon(None, tracing(log), MLXD_PRELOAD="false") as daemon:
         stream_together(daemon)
     names = SystemCalls(log.read_text()).names
     # Answers that do not begin in the same step end in different ones: at most twice the steps.

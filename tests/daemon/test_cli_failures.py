@@ -19,7 +19,9 @@ from support.places import MLXD, mlxd
 PRINTING = (["--help"], ["--version"], ["status", "--json"], ["logs"], ["logs", "--json"])
 
 
-def shell(script: str, environ: dict[str, str], words: list[str]) -> subprocess.CompletedProcess:
+def shell(
+    script: str, environ: dict[str, str], words: list[str]
+) -> subprocess.CompletedProcess[str]:
     """Run `script`, in which "$@" is the program with `words`."""
     return subprocess.run(
         ["/bin/sh", "-c", script, "sh", *MLXD, *words], env=environ, stdin=subprocess.DEVNULL,

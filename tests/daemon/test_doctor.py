@@ -39,6 +39,9 @@ class FakeService:
     def state(self) -> ServiceState:
         return self.current
 
+    def check(self) -> None:
+        """It answers."""
+
     def install(self) -> bool:
         raise AssertionError("a doctor changes nothing")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -97,7 +98,9 @@ NAMES = st.sampled_from([*REQUEST, "x_s", "bytes", "_bytes"]) | st.text(max_size
 
 
 @given(fields=st.dictionaries(NAMES, JSON, max_size=6), width=st.none() | st.integers(1, 130))
-def test_any_record_is_formatted_without_control_characters(fields, width) -> None:
+def test_any_record_is_formatted_without_control_characters(
+    fields: dict[str, Any], width: int | None
+) -> None:
     shown = formatted(record("request") [:-2] + b", " + json.dumps(fields).encode()[1:] + b"\n"
                       if fields else record("ready"), width=width)  # fmt: skip
     assert shown

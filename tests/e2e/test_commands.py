@@ -113,7 +113,7 @@ def test_system_prompts_presets_and_schemas(mlx: Run) -> None:
     ],
 )
 def test_failures_say_what_to_do_and_have_their_exit_codes(
-    mlx: Run, arguments, code, words
+    mlx: Run, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     done = mlx(*arguments)
     assert done.returncode == code, done.stderr
@@ -148,7 +148,9 @@ def test_binary_input_is_refused(mlx: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"), [(b"text\0more", "is binary"), (b"caf\xe9", "byte 3 is 0xe9")]
 )
-def test_binary_stdin_is_refused_by_both_ways(mlx: Run, way, data: bytes, said: str) -> None:
+def test_binary_stdin_is_refused_by_both_ways(
+    mlx: Run, way: tuple[str, ...], data: bytes, said: str
+) -> None:
     for words in ((), ("Summarise",)):
         done = mlx("ask", *way, *words, stdin=data)
         assert (done.returncode, done.stdout) == (2, "")
@@ -158,7 +160,7 @@ def test_binary_stdin_is_refused_by_both_ways(mlx: Run, way, data: bytes, said: 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
 def test_input_over_the_message_limit_is_refused_with_both_numbers(
-    mlx: Run, way, tmp_path: Path
+    mlx: Run, way: tuple[str, ...], tmp_path: Path
 ) -> None:
     large = b"word " * (34 << 18)
     done = mlx("ask", *way, stdin=large)
@@ -173,7 +175,7 @@ def test_input_over_the_message_limit_is_refused_with_both_numbers(
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_a_truncated_answer_is_reported_also_in_a_pipe(mlx: Run, way) -> None:
+def test_a_truncated_answer_is_reported_also_in_a_pipe(mlx: Run, way: tuple[str, ...]) -> None:
     line = ("ask", *way, "--temp", "0", "--max-tokens", "3", "Count from 3 to 7.")
     done = mlx(*line)
     assert (done.returncode, done.stderr) == (
@@ -195,7 +197,7 @@ def test_a_truncated_constrained_answer_is_exit_8(mlx: Run, constraint: tuple[st
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_a_full_disk_behind_stdout_is_an_error(daemon: Daemon, way) -> None:
+def test_a_full_disk_behind_stdout_is_an_error(daemon: Daemon, way: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [str(BIN / "mlx"), "ask", *way, "hello"], env=daemon.environ, stdout=full,
@@ -214,7 +216,7 @@ def test_quiet_prints_the_answer_alone(daemon: Daemon, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_a_dash_stands_for_stdin(mlx: Run, daemon: Daemon, way) -> None:
+def test_a_dash_stands_for_stdin(mlx: Run, daemon: Daemon, way: tuple[str, ...]) -> None:
     done = mlx("ask", "-q", *way, "--temp", "0", "-", stdin="Count from 3 to 7.")
     assert "3, 4, 5, 6, 7" in done.stdout
     done = mlx("ask", "--json", "--max-tokens", "1", "Summarise", "-", stdin="a diff")
@@ -223,7 +225,7 @@ def test_a_dash_stands_for_stdin(mlx: Run, daemon: Daemon, way) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_files_and_stdin_are_read_by_their_byte_order_mark(
-    mlx: Run, encoding, tmp_path: Path
+    mlx: Run, encoding: str, tmp_path: Path
 ) -> None:
     raw = "Count from 3 to 7.".encode(encoding)
     assert mlx("ask", "--temp", "0", stdin=raw).stdout == "3, 4, 5, 6, 7\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def in_folder(own: Daemon, folder: Path) -> Run:
     environ = own.environ
     run = runner(environ)
 
-    def here(*arguments: str, **more: str) -> object:
+    def here(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         before = Path.cwd()
         os.chdir(folder)
         try:
@@ -46,7 +47,8 @@ def test_c_goes_on_with_this_folders_last_conversation(
     own: Daemon, mlx: Run, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir(), two.mkdir()
+    one.mkdir()
+    two.mkdir()
     first, second = in_folder(own, one), in_folder(own, two)
     first("ask", "--temp", "0", "My name is Ada.")
     second("ask", "--temp", "0", "My name is Bob.")

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,11 +28,12 @@ WEATHER = {
 }
 
 
-def text(result: dict) -> str:
-    return result["choices"][0]["text"]
+def text(result: dict[str, Any]) -> str:
+    answer: str = result["choices"][0]["text"]
+    return answer
 
 
-def chat(daemon: Daemon, prompt: str, **params):
+def chat(daemon: Daemon, prompt: str, **params: Any) -> Any:
     return daemon.ask("chat", messages=user(prompt), **{"temperature": 0, **params})
 
 
@@ -146,7 +148,7 @@ def test_an_impossible_schema_is_refused_before_any_token(daemon: Daemon) -> Non
 
 
 def test_a_seed_gives_the_same_text_alone_and_among_seven_others(daemon: Daemon) -> None:
-    def params(seed: int) -> dict:
+    def params(seed: int) -> dict[str, Any]:
         return {
             "messages": user("Tell me a story about an owl."),
             "seed": seed,

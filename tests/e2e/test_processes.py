@@ -54,7 +54,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with_daemon=st.booleans(),
 )
 def test_a_real_process_ends_with_a_code_of_the_table(
-    command, words, redirect, environ, stdin, with_daemon, daemon: Daemon, folder: Path
+    command: tuple[str, ...],
+    words: list[str],
+    redirect: str,
+    environ: dict[str, str | None],
+    stdin: bytes,
+    with_daemon: bool,
+    daemon: Daemon,
+    folder: Path,
 ) -> None:
     base = daemon.environ if with_daemon else own_environ(folder)
     changed = {**base, "MLXD_AUTOSTART": "0", **environ}

@@ -56,10 +56,16 @@ def told() -> Iterator[Daemon]:
         yield running
 
 
-def ask(told: Daemon, text: str, *options: str, columns: int = 40, **settings: str) -> Terminal:
+def ask(
+    told: Daemon,
+    text: str,
+    *options: str,
+    settings: dict[str, str] | None = None,
+    columns: int = 40,
+) -> Terminal:
     """Ask on a terminal, and return it when the answer is complete."""
     command = [MLX, "ask", *options, f"say {text}"]
-    with terminal(command, {**told.environ, **settings}, columns=columns) as screen:
+    with terminal(command, {**told.environ, **(settings or {})}, columns=columns) as screen:
         screen.end()
     assert screen.exit_code == 0
     return screen
@@ -125,7 +131,7 @@ def test_in_a_pipe_the_bytes_are_those_of_the_model(told: Daemon) -> None:
     [(("--plain",), {}), ((), {"NO_COLOR": "1"}), ((), {"TERM": "dumb"})], ids=str,
 )  # fmt: skip
 def test_plain_is_plain(told: Daemon, way: tuple[str, ...], settings: dict[str, str]) -> None:
-    screen = ask(told, "# Title\n\n**bold** `code`", *way, **settings)
+    screen = ask(told, "# Title\n\n**bold** `code`", *way, settings=settings)
     assert screen.raw == "# Title\r\n\r\n**bold** `code`\r\n"
 
 
@@ -165,7 +171,9 @@ def test_reasoning_is_dim_and_above_the_answer(told: Daemon, full: bool) -> None
     ],
     ids=str,
 )
-def test_reasoning_is_hidden_or_shown_as_asked(told: Daemon, options, settings, shown: str) -> None:
+def test_reasoning_is_hidden_or_shown_as_asked(
+    told: Daemon, options: list[str], settings: dict[str, str], shown: str
+) -> None:
     with terminal([MLX, "ask", *options, "mixed"], {**told.environ, **settings}) as screen:
         assert screen.end() == shown
 
@@ -191,7 +199,9 @@ def test_the_built_in_model_thinks_on_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("way", [(), ("-n", "1")], ids=["fast", "full"])
-def test_a_truncated_answer_is_reported_on_a_terminal_and_in_a_pipe(daemon: Daemon, way) -> None:
+def test_a_truncated_answer_is_reported_on_a_terminal_and_in_a_pipe(
+    daemon: Daemon, way: tuple[str, ...]
+) -> None:
     command = [MLX, "ask", "--temp", "0", "--max-tokens", "5", *way, "Count from 1 to 9."]
     said = "mlx: Truncated at max_tokens. Raise the limit: --max-tokens N"
     with terminal(command, daemon.environ) as screen:

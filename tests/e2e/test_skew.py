@@ -15,7 +15,8 @@ from support.daemon_process import Daemon, fake_engine_settings, running_daemon
 from support.sources import copy_sources
 
 COUNT = "Count from 3 to 5."
-FAST, FULL = [], ["--template", "plain"]
+FAST: list[str] = []
+FULL = ["--template", "plain"]
 
 # What a later version may do within a protocol number: new keys, events and notifications.
 SAYS_MORE = '''

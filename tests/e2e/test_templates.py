@@ -58,7 +58,9 @@ def test_fields_system_and_options_of_ones_own(mlx: Run, folder: Path) -> None:
         (["-t", "explain"], "needs a text"),
     ],
 )
-def test_mistakes_are_said_with_the_next_step(mlx: Run, folder: Path, arguments, word) -> None:
+def test_mistakes_are_said_with_the_next_step(
+    mlx: Run, folder: Path, arguments: tuple[str, ...], word: str
+) -> None:
     (folder / "bad.toml").write_text("prompt = \n")
     (folder / "unknown.toml").write_text('promt = "x"\n')
     (folder / "option.toml").write_text('prompt = "x"\n[options]\ncolour = 1\n')

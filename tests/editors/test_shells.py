@@ -186,7 +186,7 @@ def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
             screen.send(KEYS["zsh"][1])
             if pieces:
                 begun = "\n0, 1, 2"[: 2 * pieces]
-                screen._until(lambda begun=begun: begun in screen.text(), "an answer", WAIT_S)
+                screen.wait(begun, timeout_s=WAIT_S)
             elif pieces is None and LINUX:
                 # In the midst of making the request.
                 until(lambda: channels(screen.pid) != before, "the work begins", WAIT_S)

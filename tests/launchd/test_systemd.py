@@ -42,7 +42,8 @@ class FakeSystemd:
         self.calls.append(" ".join(command[2:]))
         if self.broken is not None:
             return self.broken
-        return getattr(self, verb.replace("-", "_"))(units, "--now" in rest)
+        outcome: Outcome = getattr(self, verb.replace("-", "_"))(units, "--now" in rest)
+        return outcome
 
     def show_environment(self, _units: set[str], _now: bool) -> Outcome:
         return Outcome(0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 import tracemalloc
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from hypothesis import strategies as st
 from mlxd.protocol import codec
 from mlxd.protocol.codec import PACKER_KEEPS_BYTES, Decoder, Encoding, Limits, encode
 from mlxd.protocol.errors import ERRORS, InvalidParams, MlxdError, ParseError, error_from_map
-from mlxd.protocol.messages import BadRequest, Notification, Request, Response
+from mlxd.protocol.messages import BadRequest, Message, Notification, Request, Response
 from mlxd.protocol.methods import validate
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
-import golden  # noqa: E402
-import spec  # noqa: E402
+golden = import_module("golden")
+spec = import_module("spec")
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 VALUES = st.recursive(
@@ -55,14 +56,18 @@ def decoded(data: bytes, sizes: list[int], limits: Limits | None = None) -> list
     encoding=st.sampled_from(Encoding),
     sizes=st.lists(st.integers(1, 9), max_size=60),
 )
-def test_messages_survive_any_chunking(messages, encoding, sizes) -> None:
+def test_messages_survive_any_chunking(
+    messages: list[Message], encoding: Encoding, sizes: list[int]
+) -> None:
     data = b"".join(encode(message, encoding) for message in messages)
     assert decoded(data, sizes) == messages
 
 
 @settings(deadline=None, max_examples=400)
 @given(start=st.sampled_from([b"\x93", b"\x94", b"{", b""]), data=st.binary(max_size=200))
-def test_garbage_gives_messages_or_a_parse_error_and_nothing_else(start, data) -> None:
+def test_garbage_gives_messages_or_a_parse_error_and_nothing_else(
+    start: bytes, data: bytes
+) -> None:
     decoder = Decoder(Limits(max_message_bytes=1000, max_depth=8))
     try:
         decoder.feed(start + data)
@@ -75,7 +80,9 @@ def test_garbage_gives_messages_or_a_parse_error_and_nothing_else(start, data) -
 
 @settings(deadline=None)
 @given(message=MESSAGES, at=st.integers(0, 200), byte=st.integers(0, 255))
-def test_a_damaged_byte_never_brings_anything_else_down(message, at, byte) -> None:
+def test_a_damaged_byte_never_brings_anything_else_down(
+    message: Message, at: int, byte: int
+) -> None:
     data = bytearray(encode(message, Encoding.MSGPACK))
     data[at % len(data)] = byte
     try:

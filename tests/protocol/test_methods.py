@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from mlxd.protocol.errors import InvalidParams, MethodNotFound
-from mlxd.protocol.methods import METHODS, validate
+from mlxd.protocol.methods import METHODS, Method, validate
 from mlxd.protocol.params import REQUIRED
 from mlxd.protocol.paths import SOCKET_PATH_MAX_BYTES, SocketPathTooLong, resolve_paths
 
@@ -11,7 +14,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
-def test_every_default_is_a_value_that_is_allowed(method) -> None:
+def test_every_default_is_a_value_that_is_allowed(method: Method) -> None:
     for param in method.params:
         if param.default is not REQUIRED and param.default is not None:
             assert param.check(param.default) == param.default
@@ -36,7 +39,7 @@ def test_every_default_is_a_value_that_is_allowed(method) -> None:
         ({"messages": MESSAGES, "temprature": 1}, "temprature"),
     ],
 )
-def test_a_bad_parameter_is_refused_by_name(params, named) -> None:
+def test_a_bad_parameter_is_refused_by_name(params: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidParams) as caught:
         validate("chat", params)
     assert caught.value.data["param"] == named
@@ -66,7 +69,7 @@ def test_a_socket_path_holds_103_bytes_and_no_more() -> None:
         resolve_paths({"MLXD_SOCKET": room + "s"})
 
 
-def test_the_socket_follows_the_environment(tmp_path) -> None:
+def test_the_socket_follows_the_environment(tmp_path: Path) -> None:
     assert str(resolve_paths({"XDG_RUNTIME_DIR": "/run/u"}).socket) == "/run/u/mlxd/mlxd.sock"
     state = resolve_paths({"MLXD_STATE_DIR": str(tmp_path)})
     assert state.socket == tmp_path / "mlxd.sock"

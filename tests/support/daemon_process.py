@@ -178,7 +178,7 @@ class Peer:
 
 @contextmanager
 def running_daemon(
-    folder: Path | None = None, wrapper: Sequence[str] = (), **settings: str
+    folder: Path | None = None, wrapper: Sequence[str] = (), /, **settings: str
 ) -> Iterator[Daemon]:
     """Run a daemon during a `with` block. `settings` are environment variables.
 
@@ -205,11 +205,11 @@ def fake_engine_settings(script: str = "") -> dict[str, str]:
 
 @contextmanager
 def daemon_with_fake_engine(
-    script: str = "", wrapper: Sequence[str] = (), **settings: str
+    script: str = "", wrapper: Sequence[str] = (), /, **settings: str
 ) -> Iterator[Daemon]:
     """Run a daemon whose engine is `fake_engine.py`, which follows `script`."""
     settings = {**fake_engine_settings(script), **settings}
-    with running_daemon(wrapper=wrapper, **settings) as daemon:
+    with running_daemon(None, wrapper, **settings) as daemon:
         yield daemon
 
 

@@ -123,9 +123,10 @@ def messages() -> Iterator[tuple[str, str]]:
                     skipped.update(map(id, node.values))
                     yield f"{place}:{node.lineno}", "".join(map(_piece, node.values))
             for node in ast.walk(tree):
-                text = node.value if isinstance(node, ast.Constant) else None
-                if isinstance(text, str) and id(node) not in skipped:
-                    yield f"{place}:{node.lineno}", text
+                if not isinstance(node, ast.Constant) or id(node) in skipped:
+                    continue
+                if isinstance(node.value, str):
+                    yield f"{place}:{node.lineno}", node.value
 
 
 def _piece(node: ast.expr) -> str:

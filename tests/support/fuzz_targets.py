@@ -61,7 +61,8 @@ def codec(data: bytes) -> None:
 
 def decoded(data: bytes, step: int) -> tuple[list[Any], bool]:
     """Return the messages decoded in chunks of `step` bytes, and whether a ParseError came."""
-    decoder, found = Decoder(LIMITS), []
+    decoder = Decoder(LIMITS)
+    found: list[Any] = []
     try:
         for at in range(0, len(data), step):
             decoder.feed(data[at : at + step])

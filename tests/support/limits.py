@@ -57,7 +57,7 @@ def unprivileged_daemon(**settings: str) -> Iterator[tuple[Daemon, Peer]]:
         if _wrapper():
             os.chown(temporary, OTHER_USER, OTHER_USER)
         folder = Path(temporary)
-        with running_daemon(folder, wrapper=_wrapper(), TMPDIR=temporary, **settings) as daemon:
+        with running_daemon(folder, _wrapper(), TMPDIR=temporary, **settings) as daemon:
             with _acting_as_other_user():
                 peer = daemon.peer()
             with peer:

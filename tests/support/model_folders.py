@@ -37,6 +37,7 @@ def random_weights(folder: Path, seed: int = 5) -> dict[str, Any]:
     """Copy the built-in model with random weights."""
     ref = copy_of_pocket(folder)
     weights = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(weights, dict)
     mx.random.seed(seed)
     noise = {name: mx.random.normal(array.shape) * 0.05 for name, array in weights.items()}
     mx.save_safetensors(str(folder / "model.safetensors"), noise, metadata={"format": "mlx"})

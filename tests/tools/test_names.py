@@ -72,8 +72,9 @@ def variables_of_the_code() -> set[str]:
     found = {entry.variable for entry in SETTINGS.values()}
     for name in files:
         if (ROOT / name).stat().st_size < 1_000_000:
-            found |= set(re.findall(rb"\bMLXD?_[A-Z_]+", (ROOT / name).read_bytes()))  # type: ignore[arg-type]
-    return {name.decode() if isinstance(name, bytes) else name for name in found}
+            raw = re.findall(rb"\bMLXD?_[A-Z_]+", (ROOT / name).read_bytes())
+            found |= {variable.decode() for variable in raw}
+    return found
 
 
 def test_every_variable_that_a_page_names_is_read_by_the_code() -> None:

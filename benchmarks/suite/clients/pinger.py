@@ -10,7 +10,7 @@ import msgpack
 sock = socket.socket(socket.AF_UNIX)
 sock.connect(sys.argv[1])
 ends_s, pause_s = time.monotonic() + float(sys.argv[2]), float(sys.argv[3])
-trips_s = []
+trips_s: list[float] = []
 while time.monotonic() < ends_s:
     request = msgpack.packb([0, len(trips_s), "ping", []])
     started = time.perf_counter()

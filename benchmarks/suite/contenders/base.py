@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from suite.machine import resident_bytes
 from suite.recipes import Model
@@ -29,7 +29,7 @@ class Contender(ABC):
         self.model = model
         self.process: subprocess.Popen[Any] | None = None
 
-    def __enter__(self) -> Contender:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from suite.contenders.base import Contender, SocketContender
 from suite.contenders.daemon import Mlxd
@@ -13,7 +13,7 @@ from suite.figures import in_turn, quantile, rounds
 from suite.plan import Plan
 from suite.recipes import Model
 from suite.records import Collector, Record
-from suite.traffic import Traffic
+from suite.traffic import Trace, Traffic
 
 KINDS: tuple[type[Contender], ...] = (Mlxd, MlxLmServer, LlamaServer)
 STREAMS = 4
@@ -49,11 +49,15 @@ def mixed_load(
     with Traffic() as traffic:
         traffic.start(*running)
         for share, tokens in NEWCOMERS:
-            point = share * answer_tokens
-            traffic.run_until(lambda point=point: len(first.arrivals_s) >= point or first.end_s > 0)
+            traffic.run_until(_has_got(first, share * answer_tokens))
             prompt = model.prompt(tokens, f"gaps.{key}.{share}")
             traffic.start(contender.call(prompt, NEWCOMER_ANSWER_TOKENS))
         traffic.finish()
     if errors := [call.trace.error for call in running if call.trace.error]:
         raise RuntimeError(f"{contender.name}: {errors[0]}")
     return [gap for call in running for gap in call.trace.gaps_s]
+
+
+def _has_got(answer: Trace, tokens: float) -> Callable[[], bool]:
+    """Return a condition: the answer has that many tokens, or has ended."""
+    return lambda: len(answer.arrivals_s) >= tokens or answer.end_s > 0

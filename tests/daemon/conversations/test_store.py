@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -312,7 +313,7 @@ def test_a_database_that_is_removed_or_replaced_is_noticed(
         (turn,) = await recorder.call(lambda store: store.show("aaaa")["turns"])
         assert (turn["answer"], turn["state"]) == ("whole", "done")
         for name in kept:
-            (turn,) = (await recorder.call(lambda store, name=name: store.show(name)))["turns"]
+            (turn,) = (await recorder.call(partial(Store.show, name=name)))["turns"]
             assert turn["answer"] == "from the copy"
         await recorder.close()
 

@@ -86,7 +86,7 @@ def test_callers_are_told_at_once_while_the_engine_keeps_dying() -> None:
                 refusal.update(daemon.ask("chat", messages=user("1 tokens"))["error"])
                 peer.notify("cancel", id=waiting)
                 assert peer.answer(waiting)["error"]["code"] in ("cancelled", "engine_died")
-            return (refusal.get("data") or {}).get("restarts") == deaths
+            return bool((refusal.get("data") or {}).get("restarts") == deaths)
 
         until(refused, "a refusal that waits for no engine")
         assert refusal["code"] == "engine_died"

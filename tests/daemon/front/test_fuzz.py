@@ -51,7 +51,9 @@ def parameters(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
     """A method with some of its parameters, and now and then one that it does not have."""
     method = METHODS[draw(st.sampled_from(sorted(METHODS)))]
     chosen = [param for param in method.params if param.required or draw(st.booleans())]
-    given = {param.name: draw(NEARLY.get(param.kind, VALUES) | VALUES) for param in chosen}
+    given: dict[str, object] = {
+        param.name: draw(NEARLY.get(param.kind, VALUES) | VALUES) for param in chosen
+    }
     if draw(st.integers(0, 9)) == 0:
         given[draw(st.text(max_size=8))] = draw(VALUES)
     return method.name, given

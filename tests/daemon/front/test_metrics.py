@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
@@ -143,7 +144,7 @@ def test_the_record_of_a_status_is_whole_and_json(daemon: Daemon) -> None:
 
 
 def test_the_log_has_one_line_per_request_with_its_counts_and_no_text(daemon: Daemon) -> None:
-    def requests() -> list[dict]:
+    def requests() -> list[dict[str, Any]]:
         return [line for line in daemon.log_lines() if line["event"] == "request"]
 
     before = len(requests())

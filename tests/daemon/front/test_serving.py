@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -160,7 +161,7 @@ def test_unknown_notifications_are_ignored(daemon: Daemon) -> None:
     ],
 )
 def test_errors_are_typed_and_end_with_the_next_step(
-    daemon: Daemon, method, params, code, word
+    daemon: Daemon, method: str, params: dict[str, Any], code: str, word: str
 ) -> None:
     error = daemon.ask(method, **params)["error"]
     assert error["code"] == code
