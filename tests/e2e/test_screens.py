@@ -106,7 +106,9 @@ def test_wide_characters_are_two_columns(told: Daemon) -> None:
 @pytest.mark.parametrize("columns", [10, 20, 79, 80, 81])
 def test_no_width_loses_a_word(told: Daemon, columns: int) -> None:
     words = [f"word{number}" for number in range(30)]
-    assert shown_on(ask(told, "*" + " ".join(words) + "*", columns=columns)).split() == words
+    shown = shown_on(ask(told, "*" + " ".join(words) + "*", columns=columns))
+    # A row that leaves the screen before the closing marker has come keeps the opening one.
+    assert shown.removeprefix("*").split() == words
 
 
 @pytest.mark.parametrize("way", [(), ("--plain",), ("--no-stream",)], ids=str)
