@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from mlxd.daemon.models.catalog import BUILTIN_DIR
 from support.commands import BIN, Run, runner
 from support.daemon_process import Daemon, running_daemon, user
+from support.engine_process import engine_environment
 from support.fake_hub import COMMIT, Hub, fake_hub
 from support.terminal import terminal
 from support.waiting import ended, until
@@ -144,22 +146,24 @@ def test_an_update_that_breaks_off_leaves_the_old_model_usable(mlx: Run, hub: Hu
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "said"),
+    ("words", "code", "said"),
     [
-        ("acme/nothing", 4, "or it is private"),
-        ("acme/secret", 6, "accepted its terms"),
-        ("acme/torch", 5, "no weights that MLX can load"),
-        ("pocket", 6, "no Hugging Face id"),
-        ("not a name", 6, "no Hugging Face id"),
+        (("acme/nothing",), 4, "or it is private"),
+        ((REPO, "--revision", "v9"), 4, "has no revision 'v9'"),
+        (("acme/secret",), 6, "accepted its terms"),
+        (("acme/torch",), 5, "no weights that MLX can load"),
+        (("pocket",), 6, "no Hugging Face id"),
+        (("not a name",), 6, "no Hugging Face id"),
     ],
 )
-def test_what_cannot_be_pulled_is_said(mlx: Run, hub: Hub, name: str, code: int, said: str) -> None:
+def test_what_cannot_be_pulled_is_said(
+    mlx: Run, hub: Hub, words: tuple[str, ...], code: int, said: str
+) -> None:
     hub.gated.add("acme/secret")
     hub.repos["acme/torch"] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     hub.commits["acme/torch"] = COMMIT
-    done = mlx("models", "pull", name)
+    done = mlx("models", "pull", *words)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
-    assert mlx("models", "pull", REPO, "--revision", "v9").returncode == 4
 
 
 @pytest.mark.parametrize(
@@ -198,11 +202,32 @@ def test_convert_writes_fewer_bits_and_the_result_answers(own: Daemon, mlx: Run)
     assert mlx("models", "show", "pocket-8bit").returncode == 4
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 6])
-def test_convert_knows_every_width(own: Daemon, mlx: Run, tmp_path: Path, bits: int) -> None:
-    out = str(tmp_path / "out")
-    done = mlx("models", "convert", "pocket", "-o", out, "-b", str(bits), "--group-size", "32")
-    assert done.returncode == 0, done.stderr
+WIDTHS = (2, 3, 4, 6)
+CONVERT = """
+import json, sys
+from mlxd.daemon.engine.models.convert import convert
+for job in json.load(sys.stdin):
+    convert(job, lambda _report: None)
+"""
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with pocket in every width, converted in one process as the worker does."""
+    folder = tmp_path_factory.mktemp("converted")
+    job = {"name": "pocket", "path": str(BUILTIN_DIR), "group_size": 32, "mode": None,
+           "dtype": None, "expected_bytes": 0, "trust_remote_code": False}  # fmt: skip
+    jobs = [{**job, "bits": bits, "output": str(folder / str(bits))} for bits in WIDTHS]
+    subprocess.run(
+        [sys.executable, "-c", CONVERT], input=json.dumps(jobs), env=engine_environment(),
+        text=True, check=True, timeout=120,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_convert_knows_every_width(own: Daemon, mlx: Run, converted: Path, bits: int) -> None:
+    out = str(converted / str(bits))
     assert json.loads(mlx("models", "show", "--json", out).stdout)["bits"] == bits
     assert own.ask("chat", model=out, messages=user("hello"), max_tokens=2)["choices"]
 
