@@ -12,9 +12,16 @@ from support.leftovers import (
     pytest_sessionfinish,
     pytest_terminal_summary,
 )
+from support.order import pytest_collection_modifyitems
 from support.real_model import real_model_folder
 
-__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary", "real_model"]
+__all__ = [
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "real_model",
+]
 
 # A shell that starts the tests in the background makes them ignore SIGINT, and their children, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
