@@ -26,7 +26,7 @@ def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
         "FAKE_DAEMON": f"error:{request.param}",
         "FAKE_VERSION": VERSION,
     }
-    for name in ("run", "log", "state"):
+    for name in ("mlxd-run", "log", "state"):
         (tmp_path / name).mkdir(mode=0o700)
     process = subprocess.Popen(FAKE_DAEMON, env=environ)
     try:

@@ -19,9 +19,11 @@ from mlxd.protocol.durations import seconds
 from mlxd.protocol.errors import ERRORS
 from mlxd.protocol.methods import METHODS
 from mlxd.protocol.parameters import SAMPLING
+from mlxd.safesocket import peercred
 from support.commands import BIN
 
 FAST = Path(options.__file__).parent
+SAFESOCKET = Path(peercred.__file__).parent
 FLAGS = [flag for _, flags, _, _ in options.OPTIONS for flag in flags]
 
 
@@ -192,11 +194,9 @@ def test_the_small_codec_agrees_with_msgpack(value: Any) -> None:
 
 
 def test_an_ordinary_start_loads_few_modules() -> None:
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import main; print('\\n'.join(sys.modules))"
-    )
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import main; print('\\n'.join(sys.modules))"
     done = subprocess.run(
-        [str(BIN / "python"), "-I", "-S", "-c", code, str(FAST)],
+        [str(BIN / "python"), "-I", "-S", "-c", code, str(FAST), str(SAFESOCKET)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     loaded = set(done.stdout.split())

@@ -36,7 +36,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     del found["PYTHONPATH"]
     (folder / "log").mkdir()
     (folder / "log" / "mlxd.log").write_text("")
-    (folder / "run").mkdir(mode=0o700)
+    Path(found["MLXD_SOCKET"]).parent.mkdir(mode=0o700)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(found["MLXD_SOCKET"])
     listener.listen(200)

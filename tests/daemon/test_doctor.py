@@ -183,17 +183,19 @@ def test_a_misspelt_variable_is_pointed_out(machine: Machine) -> None:
 def test_the_socket_s_folder_must_be_closed_to_others(machine: Machine) -> None:
     folder = machine.paths.socket.parent
     assert places.socket_folder(machine).verdict == "ok"
-    folder.mkdir(mode=0o755)
+    folder.mkdir()
     folder.chmod(0o755)
+    assert places.socket_folder(machine).verdict == "ok", "the daemon accepts it too"
+    folder.chmod(0o777)
     finding = places.socket_folder(machine)
     assert finding.verdict == "fail"
     # It is not mlxd's own folder: other programs may share it, as they do /tmp.
     assert finding.next_step == "Set MLXD_SOCKET to a path in a folder of your own"
     own = folder / "mlxd"
-    own.mkdir(mode=0o755)
-    own.chmod(0o755)
+    own.mkdir()
+    own.chmod(0o777)
     ours = replace(machine, paths=replace(machine.paths, socket=own / "s"))
-    assert places.socket_folder(ours).next_step == f"chmod 700 {own}"
+    assert places.socket_folder(ours).next_step == f"Make it yours alone: chmod 700 {own}"
     folder.chmod(0o700)
     assert places.socket_folder(machine).verdict == "ok"
     assert places.socket_folder(replace(machine, uid=os.getuid() + 1)).verdict == "fail"

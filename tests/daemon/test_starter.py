@@ -16,6 +16,7 @@ from mlxd.daemon import control, lock, starter
 from mlxd.daemon.lock import POLL_S
 from mlxd.protocol.errors import DaemonUnreachable
 from mlxd.protocol.paths import Paths, resolve_paths
+from mlxd.safesocket.folder import NoSocketFolder
 from support.places import FAKE_DAEMON
 from support.racers import race
 
@@ -107,8 +108,8 @@ def test_the_default_patience_outlasts_launchd_s_throttle() -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, environ: dict[str, str]) -> None:
-    (tmp_path / "run").touch()
-    with pytest.raises(starter.StartFailed, match="cannot be created"):
+    resolve_paths(environ).socket.parent.touch()
+    with pytest.raises(NoSocketFolder, match="cannot be created"):
         starter.start(resolve_paths(environ), FAKE_DAEMON, environ)
 
 

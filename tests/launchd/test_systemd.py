@@ -105,8 +105,9 @@ def test_an_engine_killed_for_memory_does_not_take_the_service_along(spec: Servi
 @pytest.mark.parametrize("folder", ["plain", "with space", "50% off"])
 def test_systemd_itself_finds_no_fault(spec: ServiceSpec, tmp_path: Path, folder: str) -> None:
     base = tmp_path / folder
+    base.mkdir()
     paths = dataclasses.replace(
-        spec.paths, socket=base / "run" / "mlxd.sock", state_dir=base / "state"
+        spec.paths, socket=base / "mlxd-run" / "mlxd.sock", state_dir=base / "state"
     )
     odd = dataclasses.replace(spec, paths=paths)
     prepare(odd)

@@ -9,6 +9,7 @@ from pathlib import Path
 PACKAGES = ("protocol", "client", "daemon", "launchd")
 FAST = "mlxd.client.fast."
 FAST_MODULES = ("main", "options", "text", "wire")
+PEERCRED = "peercred"  # of mlxd.safesocket; the fast path finds it by its bare name
 Graph = dict[str, set[str]]
 
 
@@ -41,8 +42,11 @@ def _imports(name: str, file: Path, known: Mapping[str, Path]) -> Iterator[str]:
 
 def _full_name(importer: str, module: str) -> str:
     """Return the full name of a module. The fast path imports its own modules by bare names."""
-    own = importer.startswith(FAST) and module in FAST_MODULES
-    return FAST + module if own else module
+    if not importer.startswith(FAST):
+        return module
+    if module == PEERCRED:
+        return f"mlxd.safesocket.{module}"
+    return FAST + module if module in FAST_MODULES else module
 
 
 def _absolute(name: str, file: Path, node: ast.ImportFrom) -> str:

@@ -23,7 +23,7 @@ def own_environ(folder: Path) -> dict[str, str]:
         "HOME": str(folder),
         "XDG_CONFIG_HOME": str(folder / "xdg-config"),
         "HF_HUB_CACHE": str(folder / "hub"),
-        "MLXD_SOCKET": str(folder / "run" / "s"),
+        "MLXD_SOCKET": str(folder / "mlxd-run" / "s"),
         "MLXD_CONFIG_DIR": str(folder / "config"),
         "MLXD_STATE_DIR": str(folder / "state"),
         "MLXD_DATA_DIR": str(folder / "data"),

@@ -20,9 +20,9 @@ from mlxd.client.aio_stream import AsyncStream, Wires
 from mlxd.client.aio_wire import AsyncWire
 from mlxd.client.asks import Ask
 from mlxd.client.core import CLOSED, Call, closed
-from mlxd.client.dial import PAUSE_S, Path, dial, socket_path
 from mlxd.client.events import Event, event_of
 from mlxd.client.timeouts import DEFAULTS, UNSET, Timeout, _Unset, resolve
+from mlxd.safesocket.connect import PAUSE_S, GivenPath, attempts, socket_path
 
 __all__ = ["AsyncClient", "AsyncStream"]
 
@@ -48,7 +48,7 @@ class AsyncClient(AsyncMethods):
     """
 
     def __init__(
-        self, path: Path = None, *, timeout: Timeout = DEFAULTS, reconnect: bool = True
+        self, path: GivenPath = None, *, timeout: Timeout = DEFAULTS, reconnect: bool = True
     ) -> None:
         self._path = socket_path(path)
         self._timeouts = resolve(timeout, DEFAULTS)
@@ -59,7 +59,7 @@ class AsyncClient(AsyncMethods):
 
     @classmethod
     async def connect(
-        cls, path: Path = None, *, timeout: Timeout = DEFAULTS, reconnect: bool = True
+        cls, path: GivenPath = None, *, timeout: Timeout = DEFAULTS, reconnect: bool = True
     ) -> Self:
         """Return a connected client.
 
@@ -169,7 +169,7 @@ class AsyncClient(AsyncMethods):
         return wire
 
     async def _dial(self) -> AsyncWire:
-        for connection in dial(self._path, self._timeouts.connect_s):
+        for connection in attempts(self._path, self._timeouts.connect_s):
             if connection is not None:
                 return AsyncWire(connection)
             await asyncio.sleep(PAUSE_S)

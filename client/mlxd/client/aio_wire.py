@@ -8,8 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from mlxd.client.core import CLOSED, WENT_AWAY, Call, Connection
-from mlxd.client.dial import READ_BYTES
+from mlxd.client.core import CLOSED, READ_BYTES, WENT_AWAY, Call, Connection
 
 
 class AsyncWire:

@@ -30,6 +30,7 @@ from mlxd.protocol.messages import BadRequest, Message, Notification, Request, R
 
 ANSWER_MAX_BYTES = 1 << 30  # the client trusts the daemon more than the daemon trusts clients
 ANSWER_MAX_DEPTH = 256
+READ_BYTES = 1 << 16
 WENT_AWAY = "The daemon went away before the answer was complete."
 CLOSED = "The client was closed before the answer was complete."
 STOPPED = "The caller cancelled the request."

@@ -17,12 +17,12 @@ from typing import Any, Self, TypeVar
 
 from mlxd.client.asks import Ask
 from mlxd.client.core import CLOSED, Call, State, closed
-from mlxd.client.dial import PAUSE_S, Path, dial, socket_path
 from mlxd.client.events import Event, event_of
 from mlxd.client.sync_methods import Methods
 from mlxd.client.sync_stream import Stream
 from mlxd.client.timeouts import DEFAULTS, UNSET, Timeout, _Unset, resolve
 from mlxd.client.wire import Wire
+from mlxd.safesocket.connect import GivenPath, connect, socket_path
 
 __all__ = ["Client", "Stream"]
 
@@ -51,7 +51,7 @@ class Client(Methods):
     """
 
     def __init__(
-        self, path: Path = None, *, timeout: Timeout = DEFAULTS, reconnect: bool = True
+        self, path: GivenPath = None, *, timeout: Timeout = DEFAULTS, reconnect: bool = True
     ) -> None:
         self._path = socket_path(path)
         self._timeouts = resolve(timeout, DEFAULTS)
@@ -161,8 +161,4 @@ class Client(Methods):
             self._wire = None
 
     def _dial(self) -> Wire:
-        for connection in dial(self._path, self._timeouts.connect_s):
-            if connection is not None:
-                return Wire(connection)
-            time.sleep(PAUSE_S)
-        raise AssertionError("unreachable")
+        return Wire(connect(self._path, self._timeouts.connect_s))

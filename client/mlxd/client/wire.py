@@ -16,8 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from mlxd.client.core import CLOSED, WENT_AWAY, Call, Connection
-from mlxd.client.dial import READ_BYTES
+from mlxd.client.core import CLOSED, READ_BYTES, WENT_AWAY, Call, Connection
 
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 

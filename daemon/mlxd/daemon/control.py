@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mlxd.protocol.codec import Decoder, Encoding, encode
-from mlxd.protocol.errors import DaemonUnreachable, Internal, error_from_map
+from mlxd.protocol.errors import DaemonUnreachable, RequestTimeout, error_from_map
 from mlxd.protocol.messages import Params, Request, Response
+from mlxd.safesocket.connect import connect
 
 ANSWER_TIMEOUT_S = 12.0
 """Longer than the 10 s that launchd waits before it restarts a service that crashed. Meanwhile
 clients can connect, but nothing answers."""
 
-CONNECT_TRIES = 5
-CONNECT_PAUSE_S = 0.05
 _CHUNK_BYTES = 65536
 
 
@@ -43,10 +42,11 @@ def request(
     """
     deadline = time.monotonic() + timeout_s
     try:
-        with contextlib.closing(_connect(path, timeout_s)) as connection:
+        with contextlib.closing(connect(path, timeout_s)) as connection:
+            connection.settimeout(timeout_s)
             connection.sendall(encode(Request(1, method, params or {}), Encoding.MSGPACK))
             response = next(_responses(connection, deadline))
-    except TimeoutError as exc:
+    except (TimeoutError, RequestTimeout) as exc:
         raise DaemonSilent(
             f"The daemon at {path} did not answer within {timeout_s:.0f} s."
         ) from exc
@@ -55,33 +55,6 @@ def request(
     if response.error is not None:
         raise error_from_map(response.error)
     return response.result
-
-
-def _connect(path: Path, timeout_s: float) -> socket.socket:
-    for remaining in reversed(range(CONNECT_TRIES)):
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(str(path))
-            return connection
-        except ConnectionRefusedError as exc:
-            connection.close()
-            # macOS reports this error when the listener's queue is full, too.
-            if not remaining:
-                raise _nobody(path) from exc
-            time.sleep(CONNECT_PAUSE_S)
-        except TimeoutError:
-            connection.close()
-            raise
-        except OSError as exc:
-            connection.close()
-            raise _nobody(path, exc) from exc
-    raise Internal("unreachable")
-
-
-def _nobody(path: Path, exc: OSError | None = None) -> DaemonUnreachable:
-    reason = "" if exc is None or isinstance(exc, FileNotFoundError) else f" ({exc.strerror})"
-    return DaemonUnreachable(f"No daemon is running at {path}{reason}.")
 
 
 def _responses(connection: socket.socket, deadline: float) -> Iterator[Response]:

@@ -15,6 +15,7 @@ from mlxd.daemon.isolation import python_command
 from mlxd.daemon.stderr import open_for_append
 from mlxd.protocol.errors import EXITS, DaemonUnreachable, MlxdError
 from mlxd.protocol.paths import Paths
+from mlxd.safesocket.folder import prepare_folder
 
 READY_FD = "MLXD_READY_FD"
 """Variable with the descriptor on which the child reports that it accepts connections."""
@@ -73,23 +74,13 @@ def start(paths: Paths, command: Sequence[str], environ: Mapping[str, str]) -> S
         StartFailed: with the child's output and exit status.
         RunsElsewhere: the daemon of this state folder listens at another socket.
     """
-    _private_folder(paths.socket.parent)
+    prepare_folder(paths)
     with lock.exclusive(start_lock(paths)):
         if answers(paths):
             return Started(fresh=False)
         if (other := home.elsewhere(paths)) is not None:
             raise other
         return _spawn(paths, command, environ)
-
-
-def _private_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as exc:
-        raise StartFailed(
-            f"The folder {folder} cannot be created: {exc.strerror}.",
-            hint="Set MLXD_SOCKET to a path in a folder of your own.",
-        ) from exc
 
 
 def _spawn(paths: Paths, command: Sequence[str], environ: Mapping[str, str]) -> Started:

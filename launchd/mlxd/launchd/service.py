@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mlxd.launchd.spec import ServiceSpec
 from mlxd.protocol.errors import MlxdError
+from mlxd.safesocket.folder import prepare_folder
 
 COMMAND_TIMEOUT_S = 60.0
 
@@ -151,9 +152,11 @@ def prepare(spec: ServiceSpec) -> bool:
     """Create the folders and the launcher. Return False if the launcher existed.
 
     launchd creates neither the socket's folder nor the log's.
+
+    Raises what `prepare_folder` raises.
     """
-    private = (spec.paths.socket.parent, spec.launcher.parent.parent, spec.paths.log_dir)
-    for folder in private:
+    prepare_folder(spec.paths)
+    for folder in (spec.launcher.parent.parent, spec.paths.log_dir):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return write_file(spec.launcher, spec.launcher_text().encode(), 0o755)
 

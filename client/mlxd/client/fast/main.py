@@ -1,6 +1,7 @@
 """`mlx ask|generate|fill`, the ordinary case: parse, send, print. Everything else goes to click.
 
-Runs under `python -I -S`: only built-in modules, `_socket`, and the three files beside this one.
+Runs under `python -I -S`: only built-in modules, `_socket`, the three files beside this
+one, and `peercred` of `mlxd.safesocket`.
 """
 
 import _socket
@@ -17,6 +18,7 @@ from _signal import (
 )
 
 from options import EXIT_CODES, parse, refusal, request_params
+from peercred import is_trusted_listener, peer_uid
 from text import (
     FOLDERS,
     INPUT_MAX_BYTES,
@@ -69,7 +71,7 @@ def main(arguments):
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         connection.connect(socket_path())
-        handed_over = connection.fileno() < 3 or is_foreign(connection)
+        handed_over = connection.fileno() < 3 or not is_trusted_listener(peer_uid(connection))
         if not handed_over:
             send(connection, pack([0, 1, COMMANDS[command], [params]]))
             ASKED.append(connection)
@@ -94,15 +96,6 @@ def unwritable(problem):
         return 0
     return complain("Cannot write to stdout: " + str(problem.strerror) + ".",
                     "Free some space, or write somewhere else.", 1)  # fmt: skip
-
-
-def is_foreign(connection):
-    """Whether another user's program listens; root's may be launchd."""
-    if sys.platform == "darwin":
-        raw = connection.getsockopt(0, 1, 76)  # SOL_LOCAL, LOCAL_PEERCRED: a struct xucred
-    else:
-        raw = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
-    return int.from_bytes(raw[4:8], sys.byteorder) not in (posix.geteuid(), 0)
 
 
 def full(arguments):

@@ -18,6 +18,7 @@ from mlxd.daemon.conversations.schema import MIGRATIONS
 from mlxd.daemon.models.catalog import Catalog
 from mlxd.daemon.models.files import identity
 from mlxd.daemon.models.other_tools import find_models, known_roots
+from mlxd.safesocket.folder import problem
 
 LITTLE_SPACE = 5 * 10**9
 NO_SPACE = 500 * 10**6
@@ -57,30 +58,15 @@ def configuration(machine: Machine) -> Finding:
 def socket_folder(machine: Machine) -> Finding:
     """Is the socket's folder private?"""
     path = machine.paths.socket
-    folder = path.parent
     try:
-        about = os.lstat(folder)
+        unsafe = problem(path.parent, machine.uid)
     except FileNotFoundError:
         return Finding("socket", "ok", f"{path} (its folder is created at the first start)")
-    problem = _folder_problem(folder, about, machine.uid)
-    if problem:
-        ours = "open to" in problem and folder.name == "mlxd"
-        step = "Set MLXD_SOCKET to a path in a folder of your own"
-        step = f"chmod 700 {folder}" if ours else step
-        return Finding("socket", "fail", problem, step)
+    if unsafe is not None:
+        return Finding("socket", "fail", unsafe.message.rstrip("."), unsafe.hint.rstrip("."))
     if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
         return Finding("socket", "warn", f"{path} is open to others", f"chmod 600 {path}")
     return Finding("socket", "ok", str(path))
-
-
-def _folder_problem(folder: Path, about: os.stat_result, uid: int) -> str:
-    if not stat.S_ISDIR(about.st_mode):
-        return f"{folder} is a link or a file, not a folder"
-    if about.st_uid != uid:
-        return f"{folder} belongs to user {about.st_uid}, not to you"
-    if stat.S_IMODE(about.st_mode) & 0o077:
-        return f"{folder} is open to others (mode {stat.S_IMODE(about.st_mode):04o})"
-    return ""
 
 
 def default_model(machine: Machine) -> Finding:

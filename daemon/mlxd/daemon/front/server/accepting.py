@@ -13,6 +13,7 @@ from mlxd.daemon.front.server import listener
 from mlxd.daemon.front.server.listener import Listener
 from mlxd.protocol.errors import PermissionDenied
 from mlxd.protocol.paths import Paths
+from mlxd.safesocket.folder import NoSocketFolder
 
 
 class Accepting:
@@ -59,7 +60,7 @@ class Accepting:
         except (listener.AlreadyRunning, listener.SocketLost) as error:
             self._log("unreachable", level="error", message=error.message)
             return False
-        except (OSError, PermissionDenied) as exc:
+        except (OSError, PermissionDenied, NoSocketFolder) as exc:
             problem = str(exc)
         if self.listener is not before:
             await self._replace(before, connection)

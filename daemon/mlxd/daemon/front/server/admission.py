@@ -101,7 +101,7 @@ class Admission:
         )
 
     def _opened(self, conn: Connection) -> bool:
-        uid = listener.peer_uid(conn.socket)
+        uid = listener.uid_of(conn.socket)
         error: MlxdError | None = None
         if not listener.peer_allowed(uid, adopted=self._adopted()):
             error = PermissionDenied("This daemon serves its own user only.")

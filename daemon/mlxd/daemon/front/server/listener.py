@@ -6,20 +6,19 @@ import contextlib
 import os
 import socket
 import stat
-import struct
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxd.daemon import home, lock
 from mlxd.protocol.errors import MlxdError, PermissionDenied
 from mlxd.protocol.paths import Paths
+from mlxd.safesocket.folder import prepare_folder
+from mlxd.safesocket.peercred import peer_uid
 
 BACKLOG = 512  # macOS caps it at 128 by itself
 ACCEPT_BURST = 8
 """Connections that asyncio accepts at once. Each takes a descriptor before it can be refused."""
 PROBE_TIMEOUT_S = 1.0
-LOCAL_PEERCRED = 1  # <sys/un.h> on macOS; level 0 is SOL_LOCAL
 
 
 class AlreadyRunning(MlxdError):
@@ -70,10 +69,11 @@ def open_listener(paths: Paths, adopted: list[socket.socket] | None = None) -> L
     Raises:
         AlreadyRunning: another daemon holds the lock or answers on the socket.
         RunsElsewhere: another daemon uses the same state folder.
+        NoSocketFolder: the socket's folder does not exist.
         PermissionDenied: other users can write to the socket's folder.
     """
     path = paths.socket
-    check_folder(path.parent)
+    prepare_folder(paths)
     descriptor = _lock(paths.lock_file)
     held: int | None = None
     try:
@@ -107,7 +107,7 @@ def restored(listener: Listener, paths: Paths) -> Listener:
     Raises:
         AlreadyRunning: another daemon now uses the path.
         SocketLost: only launchd or systemd can create their socket again.
-        OSError, PermissionDenied: the files cannot be created now.
+        OSError, PermissionDenied, NoSocketFolder: the files cannot be created now.
     """
     path, descriptor = paths.socket, listener.lock_descriptor
     has_socket = listener.inode is None or _inode(path) == listener.inode
@@ -116,7 +116,7 @@ def restored(listener: Listener, paths: Paths) -> Listener:
         return listener
     if listener.adopted and not has_socket:
         raise SocketLost(f"The socket {path} was removed.")
-    check_folder(path.parent)
+    prepare_folder(paths)
     if not has_lock:
         descriptor = _lock(paths.lock_file)
     try:
@@ -135,25 +135,6 @@ def _inode(path: Path) -> int | None:
         return os.lstat(path).st_ino
     except OSError:
         return None
-
-
-def check_folder(folder: Path) -> None:
-    """Create the folder for its owner only. Refuse one that another user could have prepared."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status = os.lstat(folder)
-    # The hint never suggests chmod, because other programs may share the folder, such as /tmp.
-    hint = "Set MLXD_SOCKET to a path in a folder of your own."
-    if not stat.S_ISDIR(status.st_mode):
-        raise PermissionDenied(f"{folder} is not a folder but a link or file.", hint=hint)
-    if status.st_uid != os.geteuid():
-        raise PermissionDenied(f"{folder} belongs to user {status.st_uid}.", hint=hint)
-    if status.st_mode & 0o022:
-        raise PermissionDenied(
-            f"Others may write into {folder}.",
-            hint=f"Make it yours alone: chmod 700 {folder}" if folder.name == "mlxd" else hint,
-        )
-    if status.st_mode & 0o055 and folder.name == "mlxd":
-        folder.chmod(0o700)
 
 
 def _lock(path: Path) -> int:
@@ -209,15 +190,10 @@ def _bind(path: Path) -> socket.socket:
     return sock
 
 
-def peer_uid(sock: socket.socket) -> int | None:
+def uid_of(sock: socket.socket) -> int | None:
     """Return the uid of the peer as verified by the kernel, or None if it is unknown."""
     try:
-        if sys.platform == "darwin":
-            # struct xucred: version, uid, ngroups, 16 groups
-            raw = sock.getsockopt(0, LOCAL_PEERCRED, 76)
-            return int(struct.unpack("=IIh2x16I", raw)[1])
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-        return int(struct.unpack("iII", raw)[1])
+        return peer_uid(sock)
     except OSError:
         return None
 

@@ -1,0 +1,1 @@
+"""Connects to the daemon's socket, verifies the peer, and checks the socket's folder."""
