@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxd.daemon.prompt_bound import PromptBound
+from mlxd.daemon.prompt_bound import PromptBound, PromptTexts
 from mlxd.protocol.errors import ContextOverflow
 
 BOUND = PromptBound(context_tokens=100, longest_bytes=4, user_messages=True)
@@ -31,7 +31,7 @@ def said(role: str, content: str | None) -> dict[str, Any]:
 )
 def test_texts_of_more_bytes_than_the_context_holds_are_refused(params: dict[str, Any]) -> None:
     with pytest.raises(ContextOverflow, match="at least 100 tokens; pocket has") as refused:
-        BOUND.check("pocket", params)
+        BOUND.check("pocket", PromptTexts.from_map(params))
     assert refused.value.data == {"prompt_tokens": 100, "context_tokens": 100}
 
 
@@ -49,12 +49,12 @@ def test_texts_of_more_bytes_than_the_context_holds_are_refused(params: dict[str
     ids=["may fit", "tokens", "an answer", "blanks", "nothing", "another template", "fill"],
 )
 def test_what_a_template_may_leave_out_does_not_count(params: dict[str, Any]) -> None:
-    BOUND.check("pocket", params)
+    BOUND.check("pocket", PromptTexts.from_map(params))
 
 
 def test_user_messages_count_only_where_the_template_is_known_to_render_them() -> None:
     bound = PromptBound(context_tokens=100, longest_bytes=4)
-    bound.check("pocket", {"messages": [said("user", LONG)]})
+    bound.check("pocket", PromptTexts.from_map({"messages": [said("user", LONG)]}))
 
 
 @given(st.text(max_size=50), st.binary(max_size=3), st.booleans())

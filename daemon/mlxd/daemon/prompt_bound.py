@@ -6,13 +6,31 @@ refuses prompts that cannot fit into the context, so that they never reach the e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlxd.protocol.errors import ContextOverflow
 
-Params = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class PromptTexts:
+    """The texts of a prompt. `always` are in it, `user_messages` if the template renders them."""
+
+    always: tuple[str, ...] = ()
+    user_messages: tuple[str, ...] = ()
+
+    @classmethod
+    def from_map(cls, params: Mapping[str, Any]) -> PromptTexts:
+        """Return the texts among the validated parameters of a completion."""
+        given = (params.get(name) for name in ("prompt", "prefix", "suffix"))
+        users: list[str] = []
+        # A caller's own template may leave out anything.
+        if not params.get("template_kwargs"):
+            messages = params.get("messages") or ()
+            # Templates strip the contents.
+            users = [(m.get("content") or "").strip() for m in messages if m["role"] == "user"]
+        return cls(tuple(text for text in given if isinstance(text, str)), tuple(users))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +62,18 @@ class PromptBound:
             return len(text) if text.isascii() else len(text.encode("utf-8", "ignore"))
         return len(text.encode("utf-8", "ignore").translate(None, self.uncounted))
 
-    def check(self, model: str, params: Params) -> None:
-        """Raise ContextOverflow for a completion whose texts cannot fit into the context.
+    def check(self, model: str, prompt: PromptTexts) -> None:
+        """Raise ContextOverflow for a prompt whose texts cannot fit into the context.
 
-        Texts with few characters are not encoded, so that small requests cost nothing.
+        Texts with few characters are not encoded, so that small requests cost next to nothing.
         """
+        texts = (*prompt.always, *(prompt.user_messages if self.user_messages else ()))
         # No character has more than four bytes.
-        if 4 * sum(map(len, self._texts(params))) < self.context_tokens * self.longest_bytes:
+        if 4 * sum(map(len, texts)) < self.context_tokens * self.longest_bytes:
             return
-        tokens = sum(map(self._bytes, self._texts(params))) // self.longest_bytes
+        tokens = sum(map(self._bytes, texts)) // self.longest_bytes
         if tokens >= self.context_tokens:
             raise context_overflow(model, tokens, self.context_tokens, "at least ")
-
-    def _texts(self, params: Params) -> Iterator[str]:
-        """Yield the texts of a completion that every template puts into the prompt."""
-        if isinstance(prompt := params.get("prompt"), str):
-            yield prompt
-        for name in ("prefix", "suffix"):
-            yield params.get(name) or ""
-        # A caller's own template may omit any message.
-        if self.user_messages and not params.get("template_kwargs"):
-            for message in params.get("messages") or ():
-                if message["role"] == "user":
-                    yield (message.get("content") or "").strip()  # templates strip white space
 
 
 def context_overflow(model: str, tokens: int, limit: int, bound: str = "") -> ContextOverflow:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
 import pytest
 
 from mlxd.daemon.engine.generation import GenerationParams
+from mlxd.daemon.engine.prompt import (
+    ChatPrompt,
+    FillPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    parse_prompt,
+)
+from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import validate
+from support.requests import asking
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -16,14 +29,51 @@ def test_every_parameter_of_a_validated_request_arrives() -> None:
         "chat", {"messages": MESSAGES, "n": 3, "top_k": 7, "stop": ["END"], "temperature": 0.5}
     )
     parsed = GenerationParams.from_map(given)
-    assert (parsed.n, parsed.top_k, parsed.stop, parsed.temperature) == (3, 7, ("END",), 0.5)
+    sampling = parsed.sampling
+    assert (parsed.n, sampling.top_k, parsed.stop, sampling.temperature) == (3, 7, ("END",), 0.5)
     assert parsed.max_tokens == given["max_tokens"]
-    for name in GenerationParams.__dataclass_fields__.keys() & given.keys() - {"stop"}:
-        if given[name] is not None:
-            assert getattr(parsed, name) == given[name], name
+    for part in (parsed, sampling):
+        for name in {field.name for field in fields(part)} & given.keys() - {"stop", "tools"}:
+            if given[name] is not None:
+                assert getattr(part, name) == given[name], name
+
+
+def test_no_part_of_a_parsed_request_can_be_changed() -> None:
+    request = asking(
+        "chat", validate("chat", {"messages": MESSAGES, "tools": [TOOL], "schema": {}})
+    )
+    assert isinstance(request.prompt, ChatPrompt)
+    prompts = (request.prompt, request.prompt.messages[0])
+    params = (request.params, request.params.sampling, request.params.tools)
+    for part in (request, *prompts, *params, request.params.constraint):
+        with pytest.raises(FrozenInstanceError):
+            setattr(part, fields(part)[0].name, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("params", "prompt"),
+    [
+        ({"prompt": "a"}, TextPrompt("a")),
+        ({"prompt": [1, 2]}, TokenPrompt((1, 2))),
+        ({"text": "a"}, TextPrompt("a")),
+        ({"prefix": "a", "suffix": None}, FillPrompt("a")),
+    ],
+)
+def test_a_prompt_has_the_type_of_its_kind(params: dict[str, Any], prompt: Prompt) -> None:
+    assert parse_prompt(params) == prompt
+
+
+def test_a_tool_call_of_an_unknown_form_is_refused_by_name() -> None:
+    messages: list[Any] = [
+        {"role": "assistant", "content": None, "tool_calls": [{"arguments": {}}]}
+    ]
+    with pytest.raises(InvalidParams, match="tool_calls") as refusal:
+        parse_prompt({"messages": messages})
+    assert refusal.value.data["param"] == "messages.tool_calls"
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required", "look"])
 def test_a_tool_is_forced_where_the_model_may_not_choose(choice: str) -> None:
     given = validate("chat", {"messages": MESSAGES, "tools": [TOOL], "tool_choice": choice})
-    assert GenerationParams.from_map(given).forced_tool == (choice in ("required", "look"))
+    forced = GenerationParams.from_map(given).tools.forced
+    assert bool(forced) == (choice in ("required", "look"))

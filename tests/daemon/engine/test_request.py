@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 
-from mlxd.daemon.engine.request import ActiveRequest, Choice, ModelRef, Prepared
+from mlxd.daemon.engine.generation import GenerationRequest
+from mlxd.daemon.engine.model_ref import ModelRef
+from mlxd.daemon.engine.prompt import TextPrompt
+from mlxd.daemon.engine.request import ActiveRequest, Choice, Prepared
 from mlxd.daemon.engine.tokenization.text import Channel, Markers, TextSplitter
 
 MARKERS = Markers("<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -78,7 +81,10 @@ def test_a_tool_call_without_its_end_marker_is_taken_at_the_end_token() -> None:
 
 
 def test_usage_counts_every_choice() -> None:
-    request = ActiveRequest(1, "chat", {}, ModelRef("m", "/m"), 0, 0, 7, prepared=Prepared([1, 2]))
+    request = ActiveRequest(
+        GenerationRequest(1, "chat", ModelRef("m", "/m"), TextPrompt(""), seed=7),
+        prepared=Prepared([1, 2]),
+    )
     request.prompt_tokens = 2
     request.choices = [run("ab")[0], run("cde")[0]]
     assert request.usage()["completion_tokens"] == 5

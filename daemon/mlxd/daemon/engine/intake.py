@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from typing import Any
 
 from mlxd.daemon.engine.backend.shortages import as_error
 from mlxd.daemon.engine.decoding.runner import Runner
-from mlxd.daemon.engine.generation import GenerationParams
+from mlxd.daemon.engine.generation import GenerationRequest
 from mlxd.daemon.engine.models.manager import ModelManager
 from mlxd.daemon.engine.progress import stopped
-from mlxd.daemon.engine.request import ActiveRequest, ModelRef
+from mlxd.daemon.engine.request import ActiveRequest
 from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.scheduling.pacing import Arrivals
-from mlxd.daemon.engine.scheduling.scheduler import RANKS, RequestQueue
+from mlxd.daemon.engine.scheduling.scheduler import RequestQueue
 from mlxd.daemon.engine.tokenization.worker import Preparer, PromptReady
 from mlxd.daemon.stderr import error_summary
 from mlxd.protocol.errors import MlxdError
@@ -39,25 +38,19 @@ class Intake:
         self._arrivals = arrivals
 
     def submit(self, params: dict[str, Any]) -> None:
-        """Accept a request: start to tokenize its prompt and to load its models."""
-        given = params["params"]
-        seed = given.get("seed")
-        request = ActiveRequest(
-            request_id=params["rid"],
-            method=params["method"],
-            params=given,
-            ref=ModelRef.from_map(params["model"]),
-            conn=params.get("conn", 0),
-            rank=RANKS[params.get("priority") or "interactive"],
-            seed=secrets.randbits(53) if seed is None else seed,
-            generation=GenerationParams.from_map(given),
-        )
+        """Accept a request: parse it, start to tokenize its prompt and to load its models."""
+        try:
+            spec = GenerationRequest.from_map(params)
+        except MlxdError as error:
+            self._requests.refuse(params["rid"], error)
+            return
+        request = ActiveRequest(spec)
         self._arrivals.came(request.timing.received, alone=not self._requests.by_id)
         self._requests.add(request)
         try:
-            if not self._models.ensure(request.ref, given.get("keep_alive_s")):
-                self._requests.emit(request, "loading", {"model": request.ref.name})
-            self._preparer.prepare(request)
+            if not self._models.ensure(spec.ref, spec.keep_alive_s):
+                self._requests.emit(request, "loading", {"model": spec.ref.name})
+            self._preparer.prepare(spec, request.cancellation)
         except Exception as exc:  # for example, no thread can be started: ends this request only
             self.fail(request, as_error(exc))
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.link import Link
+from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.models.loader import LoadedModel
 from mlxd.daemon.engine.models.manager import ModelManager, load_result
-from mlxd.daemon.engine.request import ActiveRequest, ModelRef
+from mlxd.daemon.engine.request import ActiveRequest
 from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.room import MemoryRoom
 from mlxd.daemon.engine.tokenization.worker import TokenizerReady

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mlxd.daemon.engine.generation import GenerationParams
+from mlxd.daemon.engine.cancellation import Cancellation
+from mlxd.daemon.engine.generation import GenerationParams, GenerationRequest
+from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.tokenization.text import Channel, Markers, Piece, TextSplitter
 
 if TYPE_CHECKING:
@@ -27,52 +29,6 @@ class Detokenizer(Protocol):
     def add_token(self, token: int) -> None: ...
 
     def finalize(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRef:
-    """Which model a request is for, as resolved by the front."""
-
-    name: str
-    path: str
-    revision: str | None = None
-    trust_remote_code: bool = False
-    keep_alive_s: float | None = None
-    pin: bool = False
-    adapter: str | None = None
-    draft: str | None = None
-    draft_name: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Tells loaded models apart: the same weights with another adapter are another model."""
-        return f"{self.path}\n{self.adapter}" if self.adapter else self.path
-
-    @property
-    def base_ref(self) -> ModelRef | None:
-        """The model without its adapter, whose weights both share; None where there is none."""
-        if self.adapter is None:
-            return None
-        return replace(
-            self, adapter=None, draft=None, draft_name=None, keep_alive_s=None, pin=False
-        )
-
-    @property
-    def draft_ref(self) -> ModelRef | None:
-        """The smaller model that proposes tokens; None where there is none."""
-        if self.draft is None:
-            return None
-        return ModelRef(self.draft_name or self.draft, self.draft)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Keys of all models that a request for this one uses."""
-        others = (self.base_ref, self.draft_ref)
-        return (self.key, *(other.key for other in others if other is not None))
-
-    @classmethod
-    def from_map(cls, raw: dict[str, Any]) -> ModelRef:
-        return cls(**{name: raw[name] for name in cls.__dataclass_fields__ if name in raw})
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,17 +197,14 @@ class Timing:
 
 @dataclass(slots=True)
 class ActiveRequest:
-    """A request from its arrival to its end."""
+    """A request from its arrival to its end. Only the compute thread has it."""
 
-    request_id: int
-    method: str
-    params: dict[str, Any]
-    """What the prompt is made of: only the tokenizer reads it."""
-    ref: ModelRef
-    conn: int
-    rank: int
-    seed: int
-    generation: GenerationParams = field(default_factory=GenerationParams)
+    spec: GenerationRequest
+    """What the front sent."""
+    ref: ModelRef = field(init=False)
+    """As in `spec`, or without a draft model that cannot be loaded."""
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    """Set when the request ends, for the threads that prepare its prompt."""
     timing: Timing = field(default_factory=Timing)
     prepared: Prepared | None = None
     choices: list[Choice] = field(default_factory=list)
@@ -264,8 +217,25 @@ class ActiveRequest:
     draft: Any = None
     """The `speculative.Draft` of its sequence, where it has a draft model."""
     notes: list[str] = field(default_factory=list)
-    ended: bool = False
-    """Whether it ended. Read by the preparer's threads, which then leave its prompt alone."""
+
+    def __post_init__(self) -> None:
+        self.ref = self.spec.ref
+
+    @property
+    def request_id(self) -> int:
+        return self.spec.request_id
+
+    @property
+    def method(self) -> str:
+        return self.spec.method
+
+    @property
+    def params(self) -> GenerationParams:
+        return self.spec.params
+
+    @property
+    def rank(self) -> int:
+        return self.spec.rank
 
     def usage(self) -> dict[str, int]:
         """Return the tokens of all choices together."""
@@ -287,7 +257,7 @@ class ActiveRequest:
             "applied": {
                 "model": self.ref.name,
                 "revision": self.ref.revision,
-                "seed": self.seed,
+                "seed": self.spec.seed,
                 "batched": self.batched,
                 "constrained": self.prepared is not None and self.prepared.constraint is not None,
                 "truncated_tokens": 0,

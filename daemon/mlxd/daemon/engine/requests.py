@@ -54,9 +54,14 @@ class ActiveRequests:
         self.counters["failed"] += 1
         self._close(request, "error", error.to_map())
 
+    def refuse(self, request_id: int, error: MlxdError) -> None:
+        """Answer a request that cannot be parsed with an error."""
+        self.counters["failed"] += 1
+        self._events.append([request_id, "error", error.to_map()])
+
     def _close(self, request: ActiveRequest, kind: str, payload: dict[str, Any]) -> None:
         self.emit(request, kind, payload)
-        request.ended = True
+        request.cancellation.cancel()
         self.by_id.pop(request.request_id, None)
         self._progress.remove(request.request_id)
 

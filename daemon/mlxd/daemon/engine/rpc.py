@@ -10,12 +10,13 @@ import mlx.core as mx
 from mlxd.daemon.engine.decoding.runner import Runner
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
 from mlxd.daemon.engine.link import Link
+from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.models.manager import ModelManager
-from mlxd.daemon.engine.request import ModelRef
+from mlxd.daemon.engine.prompt import parse_prompt
 from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.scheduling.scheduler import State
-from mlxd.daemon.engine.tokenization import worker
-from mlxd.daemon.engine.tokenization.worker import Preparer
+from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
+from mlxd.daemon.engine.tokenization.worker import Preparer, detokenize, tokenize
 from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.messages import Request
 
@@ -79,19 +80,20 @@ class Rpc:
         self._link.answer(call.id, figures)
 
     def _tokenize(self, call: Request) -> None:
-        self._with_tokenizer(call, worker.tokenize)
+        prompt = parse_prompt(call.params)
+        self._with_tokenizer(call, lambda one: tokenize(one, prompt), prompt.characters)
 
     def _detokenize(self, call: Request) -> None:
-        self._with_tokenizer(call, worker.detokenize)
+        tokens = tuple(call.params["tokens"])
+        self._with_tokenizer(call, lambda one: detokenize(one, tokens), len(tokens))
 
-    def _with_tokenizer(self, call: Request, work: Callable[..., Any]) -> None:
-        params = dict(call.params)
-        ref = ModelRef.from_map(params.pop("model"))
-
+    def _with_tokenizer(
+        self, call: Request, work: Callable[[Tokenizer], Any], characters: int
+    ) -> None:
         def done(result: Any, error: MlxdError | None) -> None:
             if error is None:
                 self._link.answer(call.id, result)
             else:
                 self._link.refuse(call.id, error)
 
-        self._preparer.answer(lambda tokenizer: work(tokenizer, params), ref, done, params)
+        self._preparer.answer(work, ModelRef.from_map(call.params["model"]), done, characters)

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from mlxd.daemon.engine.constraints.compiler import Constraint, Guide, compile_pool, deliver
-from mlxd.daemon.engine.request import ModelRef
+from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.protocol.errors import ConstraintInvalid, MlxdError, Overloaded
 from support.engine_process import POCKET
@@ -64,7 +64,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def compiler(tokenizer: Tokenizer) -> Any:
-    return tokenizer._constraints()
+    return tokenizer.constraints.compiler()
 
 
 def walk(tokenizer: Tokenizer, constraint: Constraint, seed: int, most: int = 400) -> str | None:
@@ -164,7 +164,7 @@ def test_equal_constraints_are_compiled_once_and_refused_once(compiler: Any) -> 
 
 
 def test_the_oldest_constraint_is_forgotten_first(tokenizer: Tokenizer) -> None:
-    compiler = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())._constraints()
+    compiler = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool()).constraints.compiler()
     compiler._entries = 2
     first, second = compiler.begin("regex", "a"), compiler.begin("regex", "b")
     assert compiler.begin("regex", "a") is first
@@ -207,7 +207,9 @@ def test_compiling_has_a_time_limit_and_a_second_try_finds_it_done(compiler: Any
 
 
 def test_while_all_threads_compile_the_next_is_told_to_come_again() -> None:
-    compiler = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool(threads=1))._constraints()
+    compiler = Tokenizer(
+        ModelRef("pocket", str(POCKET)), compile_pool(threads=1)
+    ).constraints.compiler()
     slow = compiler.begin("schema", SLOW)
     until(lambda: slow.running() or slow.done(), "a thread compiles")
     waiting = compiler.begin("regex", "a")

@@ -14,8 +14,9 @@ from mlx_lm.tool_parsers import mistral
 
 from mlxd.daemon.engine.constraints.compiler import compile_pool
 from mlxd.daemon.engine.constraints.schema_audit import exact
-from mlxd.daemon.engine.constraints.tool_choice import CallForm, call_source, forced_tools
-from mlxd.daemon.engine.request import ModelRef
+from mlxd.daemon.engine.constraints.tool_choice import CallForm, ToolUse, call_source
+from mlxd.daemon.engine.generation import GenerationParams
+from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import validate
@@ -96,7 +97,7 @@ def test_a_choice_that_cannot_be_is_refused_by_name(params: dict[str, Any], word
 def test_only_what_must_be_called_is_forced() -> None:
     for choice, names in (("auto", []), ("none", []), ("required", TOOLS), ("get_time", [CLOCK])):
         params = validate("chat", {"messages": USER, "tools": TOOLS, "tool_choice": choice})
-        assert forced_tools(params) == names
+        assert list(ToolUse.from_map(params).forced) == names
 
 
 @pytest.mark.parametrize("parser", ["", "pythonic", "glm47", "gemma4"])
@@ -104,6 +105,16 @@ def test_a_form_that_is_unknown_is_an_error_by_name(parser: str) -> None:
     with pytest.raises(InvalidParams, match=parser or "no form") as refusal:
         call_source(CallForm(parser, "<a>", "</a>", {}), TOOLS)
     assert refusal.value.data["param"] == "tool_choice"
+
+
+def test_a_request_that_cannot_be_parsed_ends_with_an_error_and_the_engine_goes_on(
+    engine: EngineProcess,
+) -> None:
+    messages = [*USER, {"role": "assistant", "content": None, "tool_calls": [{"arguments": {}}]}]
+    refused = engine.result(engine.submit("chat", messages=messages))
+    assert refused["error"]["code"] == "invalid_params"
+    assert refused["error"]["data"]["param"] == "messages.tool_calls"
+    assert engine.ask(COUNT)["choices"][0]["text"]
 
 
 MISTRAL = FAMILIES["mistral"]
@@ -114,7 +125,7 @@ WITH_ARGS = Family(MISTRAL.build, ("[ARGS]", *MISTRAL.special), MISTRAL.template
 def test_mistrals_forms_are_read_by_mistrals_parser(kind: Family, tmp_path: Path) -> None:
     tokenizer = Tokenizer(ModelRef("mistral", str(write(kind, tmp_path))), compile_pool())
     params = {"tools": TOOLS, "tool_choice": "required"}
-    future = tokenizer.constraint(params)
+    future = tokenizer.constraints.begin(GenerationParams.from_map(params))
     assert future is not None
     seen = set()
     for seed in range(40):
@@ -138,6 +149,8 @@ def test_what_a_tools_schema_leaves_open_is_said() -> None:
     day = {"type": "object", "properties": {"on": {"type": "string", "format": "date"}}}
     tool = {"function": {"name": "book", "parameters": day}}
     tokenizer = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
-    future = tokenizer.constraint({"tools": [tool], "tool_choice": "book"})
+    future = tokenizer.constraints.begin(
+        GenerationParams.from_map({"tools": [tool], "tool_choice": "book"})
+    )
     assert future is not None
     assert any("tool book" in note and "29 February" in note for note in future.result().notes)

@@ -14,7 +14,7 @@ from mlx_lm.sample_utils import make_logits_processors
 
 from mlxd.daemon.engine.constraints.compiler import Guide
 from mlxd.daemon.engine.decoding.batch import DecodeBatch, DecodeSequence, Emitted, Start
-from mlxd.daemon.engine.decoding.sampling import SamplingParams
+from mlxd.daemon.engine.decoding.sampling import SequenceSampling
 from mlxd.daemon.engine.kvcache.ops import mergeable
 from mlxd.daemon.engine.prefill.chunks import Prefill
 
@@ -30,12 +30,12 @@ def batch(tiny_model: Any) -> DecodeBatch:
 
 
 def greedy(uid: int) -> DecodeSequence:
-    return DecodeSequence(uid=uid, sampling=SamplingParams())
+    return DecodeSequence(uid=uid, sampling=SequenceSampling())
 
 
 def sampled(uid: int) -> DecodeSequence:
     return DecodeSequence(
-        uid=uid, sampling=SamplingParams(temperature=0.9, top_p=0.9, seed=100 + uid)
+        uid=uid, sampling=SequenceSampling(temperature=0.9, top_p=0.9, seed=100 + uid)
     )
 
 
@@ -188,7 +188,7 @@ def test_penalties_equal_mlx_lms_in_a_batch(tiny_model, batch) -> None:
     prompt = PROMPTS[2]
     sequence = DecodeSequence(
         uid=2,
-        sampling=SamplingParams(),
+        sampling=SequenceSampling(),
         processors=processors(),
         context=mx.array(prompt[:-1][-10:], dtype=mx.uint32),
         context_size=10,
@@ -203,8 +203,8 @@ def test_penalties_equal_mlx_lms_in_a_batch(tiny_model, batch) -> None:
 
 def test_log_probabilities_are_reported_only_for_sequences_that_ask(tiny_model, batch) -> None:
     out: Out = {}
-    detailed_row = DecodeSequence(uid=1, sampling=SamplingParams(), logprobs=3)
-    chosen_row = DecodeSequence(uid=2, sampling=SamplingParams(), logprobs=0)
+    detailed_row = DecodeSequence(uid=1, sampling=SequenceSampling(), logprobs=3)
+    chosen_row = DecodeSequence(uid=2, sampling=SequenceSampling(), logprobs=0)
     (plain,) = start(batch, PROMPTS[0], greedy(0), out)
     (detailed,) = start(batch, PROMPTS[1], detailed_row, out)
     (chosen_only,) = start(batch, PROMPTS[2], chosen_row, out)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
-from mlxd.daemon.engine.decoding.sampling import BatchSampler, SamplingParams, choice_seed
+from mlxd.daemon.engine.decoding.sampling import BatchSampler, SequenceSampling, choice_seed
 
 VOCABULARY = 40
 
@@ -19,7 +19,7 @@ def logprobs(rows: int, seed: int = 0) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def support(params: SamplingParams, row: mx.array, draws: int = 3000) -> Counter[int]:
+def support(params: SequenceSampling, row: mx.array, draws: int = 3000) -> Counter[int]:
     """Return what `params` draws from one row, many times."""
     sampler = BatchSampler([params] * draws)
     tiled = mx.broadcast_to(row, (draws, VOCABULARY))
@@ -33,16 +33,16 @@ def kept(filtered: mx.array) -> set[int]:
 @pytest.mark.parametrize(
     ("params", "reference"),
     [
-        (SamplingParams(1.0, top_p=0.8), lambda row: apply_top_p(row, 0.8)),
-        (SamplingParams(1.0, top_k=5), lambda row: apply_top_k(row, 5)),
-        (SamplingParams(1.0, min_p=0.1), lambda row: apply_min_p(row, 0.1, 1)),
+        (SequenceSampling(1.0, top_p=0.8), lambda row: apply_top_p(row, 0.8)),
+        (SequenceSampling(1.0, top_k=5), lambda row: apply_top_k(row, 5)),
+        (SequenceSampling(1.0, min_p=0.1), lambda row: apply_min_p(row, 0.1, 1)),
         (
-            SamplingParams(1.0, min_p=0.9, min_tokens_to_keep=4),
+            SequenceSampling(1.0, min_p=0.9, min_tokens_to_keep=4),
             lambda row: apply_min_p(row, 0.9, 4),
         ),
     ],
 )
-def test_filters_keep_the_tokens_that_mlx_lms_keep(params: SamplingParams, reference: Any) -> None:
+def test_filters_keep_the_tokens_mlx_lms_keep(params: SequenceSampling, reference: Any) -> None:
     row = logprobs(1)
     drawn = support(params, row)
     allowed = kept(reference(row))
@@ -54,7 +54,7 @@ def test_filters_keep_the_tokens_that_mlx_lms_keep(params: SamplingParams, refer
 def test_frequencies_follow_the_probabilities() -> None:
     row = logprobs(1, seed=3)
     draws = 6000
-    drawn = support(SamplingParams(1.0), row, draws)
+    drawn = support(SequenceSampling(1.0), row, draws)
     probabilities = np.exp(np.array(row)[0])
     observed = np.array([drawn[token] / draws for token in range(VOCABULARY)])
     assert np.abs(observed - probabilities).max() < 0.03
@@ -62,7 +62,7 @@ def test_frequencies_follow_the_probabilities() -> None:
 
 def test_temperature_zero_takes_the_best_in_a_mixed_batch() -> None:
     rows = logprobs(3)
-    sampler = BatchSampler([SamplingParams(), SamplingParams(1.0, seed=1), SamplingParams()])
+    sampler = BatchSampler([SequenceSampling(), SequenceSampling(1.0, seed=1), SequenceSampling()])
     picked = sampler(rows, [0, 0, 0]).tolist()
     best = mx.argmax(rows, axis=-1).tolist()
     assert (picked[0], picked[2]) == (best[0], best[2])
@@ -70,12 +70,12 @@ def test_temperature_zero_takes_the_best_in_a_mixed_batch() -> None:
 
 def test_a_row_draws_the_same_whatever_the_others_ask_for() -> None:
     row = logprobs(1)
-    mine = SamplingParams(0.8, top_p=0.9, seed=5)
+    mine = SequenceSampling(0.8, top_p=0.9, seed=5)
     others = [
-        SamplingParams(1.5, top_k=3, seed=1),
-        SamplingParams(0.7, min_p=0.2, min_tokens_to_keep=2, seed=2),
-        SamplingParams(1.0, xtc_probability=1.0, seed=3),
-        SamplingParams(),
+        SequenceSampling(1.5, top_k=3, seed=1),
+        SequenceSampling(0.7, min_p=0.2, min_tokens_to_keep=2, seed=2),
+        SequenceSampling(1.0, xtc_probability=1.0, seed=3),
+        SequenceSampling(),
     ]
     for step in range(20):
         alone = BatchSampler([mine])(row, [step]).tolist()[0]
@@ -86,11 +86,11 @@ def test_a_row_draws_the_same_whatever_the_others_ask_for() -> None:
 
 def test_xtc_excludes_the_top_choices_but_not_the_exempt() -> None:
     row = mx.log(mx.array([[0.4, 0.3, 0.2, 0.1]]))
-    params = SamplingParams(1.0, xtc_probability=1.0, xtc_threshold=0.15)
+    params = SequenceSampling(1.0, xtc_probability=1.0, xtc_threshold=0.15)
     sampler = BatchSampler([params] * 500)
     tiled = mx.broadcast_to(row, (500, 4))
     assert set(sampler(tiled, list(range(500))).tolist()) == {2, 3}
-    exempt = SamplingParams(1.0, xtc_probability=1.0, xtc_threshold=0.15, xtc_exempt=(0,))
+    exempt = SequenceSampling(1.0, xtc_probability=1.0, xtc_threshold=0.15, xtc_exempt=(0,))
     sampler = BatchSampler([exempt] * 500)
     assert set(sampler(tiled, list(range(500))).tolist()) == {0, 2, 3}
 

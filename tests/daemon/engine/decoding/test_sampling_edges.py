@@ -11,9 +11,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxd.daemon.engine.decoding.sampling import BatchSampler, SamplingParams
-from mlxd.daemon.engine.decoding.sequences import _processors
-from mlxd.daemon.engine.generation import GenerationParams
+from mlxd.daemon.engine.decoding.sampling import BatchSampler, SequenceSampling
+from mlxd.daemon.engine.decoding.sequences import logits_processors
+from mlxd.daemon.engine.generation import SamplingParams
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import validate
 from mlxd.protocol.parameters import SAMPLING
@@ -35,10 +35,10 @@ def table() -> list[tuple[str, Any, str]]:
 
 
 def drawn(params: dict[str, Any]) -> set[int]:
-    known = {field.name for field in fields(SamplingParams)} - {"seed"}
-    sampling = SamplingParams(**{name: params[name] for name in known & params.keys()}, seed=3)
+    known = {field.name for field in fields(SequenceSampling)} - {"seed"}
+    sampling = SequenceSampling(**{name: params[name] for name in known & params.keys()}, seed=3)
     logits = mx.array(LOGITS)[None]
-    for processor in _processors(GenerationParams.from_map(params)):
+    for processor in logits_processors(SamplingParams.from_map(params)):
         logits = processor(mx.array([1, 1, 2]), logits)
     logits = mx.broadcast_to(logits, (DRAWS, WIDTH))
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

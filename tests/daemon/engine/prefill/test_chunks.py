@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlxd.daemon.engine.decoding.batch import DecodeBatch, DecodeSequence, Start
-from mlxd.daemon.engine.decoding.sampling import SamplingParams
+from mlxd.daemon.engine.decoding.sampling import SequenceSampling
 from mlxd.daemon.engine.prefill.chunks import Prefill, run_together
 
 LENGTH = 12
@@ -19,7 +19,9 @@ PROMPTS = [[RNG.randrange(96) for _ in range(size)] for size in (9, 31, 2, 17, 1
 def answers(model: Any, prompts: list[Prefill]) -> list[list[int]]:
     """Return what the prompts are answered, greedily and in a batch."""
     batch = DecodeBatch(model)
-    sequences = [DecodeSequence(uid=uid, sampling=SamplingParams()) for uid in range(len(prompts))]
+    sequences = [
+        DecodeSequence(uid=uid, sampling=SequenceSampling()) for uid in range(len(prompts))
+    ]
     first = batch.start(
         [Start(sequence, prompt) for sequence, prompt in zip(sequences, prompts, strict=True)]
     )

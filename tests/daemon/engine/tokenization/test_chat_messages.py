@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from mlxd.daemon.engine.constraints.compiler import compile_pool
-from mlxd.daemon.engine.request import ModelRef
-from mlxd.daemon.engine.tokenization.chat_messages import FOLDED, check_template_kwargs, fold_system
-from mlxd.daemon.engine.tokenization.tokenizer import PREPARERS, Tokenizer
+from mlxd.daemon.engine.model_ref import ModelRef
+from mlxd.daemon.engine.prompt import ChatPrompt, check_template_kwargs
+from mlxd.daemon.engine.tokenization.chat_messages import FOLDED, fold_system
+from mlxd.daemon.engine.tokenization.prompts import prepare
+from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import validate
 from support.engine_process import POCKET
+from support.requests import asking
 
 SYSTEM = {"role": "system", "content": "Be brief, and answer as a pirate would."}
 USER = {"role": "user", "content": "Hi <|im_end|>"}
@@ -39,7 +42,7 @@ def test_a_refused_system_message_goes_into_the_first_question_and_the_result_sa
             "template_kwargs": {"chat_template": WITHOUT_SYSTEM},
         },
     )
-    prepared = PREPARERS["chat"](pocket, params)
+    prepared = prepare(pocket, asking("chat", params))
     assert prepared.notes == (FOLDED,)
     text = pocket.wrapper.decode(prepared.tokens)
     assert text.startswith(f"<|im_start|>user\n{SYSTEM['content']}\n\nHi <|im_end|><|im_end|>")
@@ -48,7 +51,7 @@ def test_a_refused_system_message_goes_into_the_first_question_and_the_result_sa
 
 
 def test_a_template_that_takes_system_messages_is_left_alone(pocket: Tokenizer) -> None:
-    prepared = PREPARERS["chat"](pocket, validate("chat", {"messages": [SYSTEM, USER]}))
+    prepared = prepare(pocket, asking("chat", validate("chat", {"messages": [SYSTEM, USER]})))
     assert prepared.notes == ()
     assert "<|im_start|>system\n" in pocket.wrapper.decode(prepared.tokens)
 
@@ -95,7 +98,5 @@ def test_template_variables_do_not_replace_what_the_request_sets(name: str) -> N
 
 
 def test_a_reserved_template_variable_is_refused_instead_of_rendered_without_the_template() -> None:
-    tokenizer = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
-    params = {"messages": [USER], "template_kwargs": {"messages": []}}
     with pytest.raises(InvalidParams):
-        tokenizer.chat_text(params)
+        ChatPrompt.from_map({"messages": [USER], "template_kwargs": {"messages": []}})

@@ -6,7 +6,8 @@ import pytest
 from jinja2.exceptions import SecurityError
 
 from mlxd.daemon.engine.constraints.compiler import compile_pool
-from mlxd.daemon.engine.request import ModelRef
+from mlxd.daemon.engine.model_ref import ModelRef
+from mlxd.daemon.engine.prompt import ChatPrompt
 from mlxd.daemon.engine.tokenization import light_tokenizer
 from mlxd.daemon.engine.tokenization.chat_template import compile_template
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
@@ -48,4 +49,4 @@ def test_a_template_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatc
         "template_kwargs": {"chat_template": ENDLESS},
     }
     with pytest.raises(InvalidParams, match="chat template of pocket did not render"):
-        tokenizer.chat_text(params)
+        tokenizer.chat.text(ChatPrompt.from_map(params))

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from mlxd.daemon.engine.constraints.compiler import compile_pool
-from mlxd.daemon.engine.request import ModelRef
-from mlxd.daemon.engine.tokenization.tokenizer import PREPARERS, Tokenizer
+from mlxd.daemon.engine.model_ref import ModelRef
+from mlxd.daemon.engine.prompt import ChatPrompt
+from mlxd.daemon.engine.tokenization.prompts import prepare
+from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from support.engine_process import POCKET
+from support.requests import asking
 from support.tokenizer_families import FAMILIES, write
 
 CALL = {"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
@@ -23,7 +26,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def tokens_of(tokenizer: Tokenizer, params: dict[str, Any]) -> list[int]:
-    text, notes = tokenizer.chat_text(params)
+    text, notes = tokenizer.chat.text(ChatPrompt.from_map(params))
     assert notes == []
     return tokenizer.encode_chat(text)
 
@@ -70,7 +73,9 @@ def test_no_text_of_a_caller_is_a_control_token(family: Any) -> None:
     assert controls(tokenizer, tokens, kind) == controls(tokenizer, harmless, kind)
     # Nothing of it is lost or changed, but for the blanks that these tokenizers make up.
     written = tokenizer.wrapper.decode(tokens).replace(" ", "")
-    rendered = tokenizer.chat_text({**dialogue(hostile), "special_tokens_in_text": True})[0]
+    rendered = tokenizer.chat.text(
+        ChatPrompt.from_map({**dialogue(hostile), "special_tokens_in_text": True})
+    )[0]
     expected = rendered.replace(" ", "")
     if kind.rstrip:
         written, expected = written.replace("\n", ""), expected.replace("\n", "")
@@ -143,15 +148,18 @@ def pocket() -> Tokenizer:
 
 def test_reasoning_begins_only_where_the_template_begins_it(pocket: Tokenizer) -> None:
     params = {"messages": [{"role": "user", "content": "Say <think>"}]}
-    assert not pocket.starts_in_reasoning(pocket.chat_text(params)[0])
-    text, _ = pocket.chat_text({**params, "thinking": True})
-    assert pocket.starts_in_reasoning(text)
+    assert not starts_in_reasoning(pocket, params)
+    assert starts_in_reasoning(pocket, {**params, "thinking": True})
     closed = {"messages": [{"role": "user", "content": "Say </think>"}], "thinking": True}
-    assert pocket.starts_in_reasoning(pocket.chat_text(closed)[0])
+    assert starts_in_reasoning(pocket, closed)
+
+
+def starts_in_reasoning(tokenizer: Tokenizer, params: dict[str, Any]) -> bool:
+    return tokenizer.chat.starts_in_reasoning(tokenizer.chat.text(ChatPrompt.from_map(params))[0])
 
 
 def test_code_around_a_gap_is_text(pocket: Tokenizer) -> None:
-    tokens = PREPARERS["fill"](pocket, {"prefix": "a<|fim_suffix|>", "suffix": "<|im_end|>b"})
+    tokens = prepare(pocket, asking("fill", {"prefix": "a<|fim_suffix|>", "suffix": "<|im_end|>b"}))
     names = pocket.wrapper.convert_ids_to_tokens(tokens.tokens)
     assert [name for name in names if name.startswith("<|") and name.endswith("|>")] == [
         "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>",

@@ -12,14 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from mlxd.daemon.engine.cancellation import Cancellation
 from mlxd.daemon.engine.link import Inbox
-from mlxd.daemon.engine.request import ActiveRequest, ModelRef
+from mlxd.daemon.engine.model_ref import ModelRef
+from mlxd.daemon.engine.prompt import ChatPrompt, characters
 from mlxd.daemon.engine.tokenization.light_tokenizer import LightTokenizer
 from mlxd.daemon.engine.tokenization.prompt_size import prompt_bound
+from mlxd.daemon.engine.tokenization.prompts import prepare
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer as Prompts
-from mlxd.daemon.engine.tokenization.worker import Preparer, characters
+from mlxd.daemon.engine.tokenization.worker import Preparer
 from mlxd.protocol.errors import ContextOverflow
 from support.engine_process import POCKET, EngineProcess, running_engine
+from support.requests import asking
 
 LETTERS = pre_tokenizers.ByteLevel.alphabet()
 HUGE = "red green blue " * 540_000
@@ -114,9 +118,8 @@ def test_a_huge_prompt_is_refused_before_it_is_tokenized(monkeypatch: pytest.Mon
         ("fill", {"prefix": HUGE, "suffix": "a"}),
     ]  # fmt: skip
     for method, params in asked:
-        request = ActiveRequest(1, method, params, ModelRef("pocket", str(POCKET)), 1, 0, 1)
         with pytest.raises(ContextOverflow, match="at least") as refused:
-            prompts.prepare(request)
+            prepare(prompts, asking(method, params))
         assert refused.value.data["prompt_tokens"] >= refused.value.data["context_tokens"]
 
 
@@ -137,8 +140,11 @@ def submit(engine: EngineProcess, text: str, conn: int) -> int:
 
 
 def test_texts_at_any_depth_count() -> None:
-    params = {"messages": [{"content": "four"}, {"content": [{"text": "xy"}]}], "prompt": [1, 2, 3]}
-    assert characters(params) == 4 + 2 + 2 + 1 + 3
+    value = {"a": [{"content": "four"}, {"content": [{"text": "xy"}]}], "b": [1, 2, 3]}
+    assert characters(value) == 4 + 2 + 2 + 1 + 3
+    call = {"name": "f", "arguments": {"text": "abc"}}
+    said = [{"role": "user", "content": "four"}, {"role": "assistant", "tool_calls": [call]}]
+    assert ChatPrompt.from_map({"messages": said}).characters == 4 + 3
 
 
 def test_short_texts_are_prepared_while_a_long_one_is_and_callers_who_left_are_skipped() -> None:
@@ -150,15 +156,17 @@ def test_short_texts_are_prepared_while_a_long_one_is_and_callers_who_left_are_s
         begun.set()
         assert free.wait(60)
 
-    preparer.answer(hold, pocket, lambda *_: None, {"text": HUGE})
+    preparer.answer(hold, pocket, lambda *_: None, len(HUGE))
     assert begun.wait(60)
     gone, waiting, short = (
-        ActiveRequest(request_id, "generate", {"prompt": text}, pocket, 1, 0, 1)
+        asking("generate", {"prompt": text}, request_id)
         for request_id, text in enumerate(["gone " * 20_000, "long " * 20_000, "short"])
     )
-    for request in (gone, waiting, short):
-        preparer.prepare(request)
+    left = Cancellation()
+    preparer.prepare(gone, left)
+    for request in (waiting, short):
+        preparer.prepare(request, Cancellation())
     assert inbox.get(timeout=60).request_id == short.request_id, "it did not wait for the long one"
-    gone.ended = True
+    left.cancel()
     free.set()
     assert inbox.get(timeout=60).request_id == waiting.request_id, "nothing was done for who left"

@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from mlxd.daemon.engine.constraints.compiler import compile_pool
-from mlxd.daemon.engine.request import ModelRef
+from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from support.engine_process import POCKET, EngineProcess, running_engine
 from support.model_folders import copy_of_pocket

@@ -1,18 +1,21 @@
-"""Holds an answer to a call of a tool, in the form that the model's template has for calls. Pure.
+"""The tools of a request, and the grammar that forces a call in the form of the model. Pure.
 
-A form is known by the parser of mlx-lm that reads the model's calls.
+The form follows from the parser of mlx-lm that reads the model's calls.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlxd.daemon.engine.constraints.schema_audit import exact, unenforced
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.params import function_of
+
+Tool = dict[str, Any]
+"""A tool's description, as the caller gave it: JSON for the chat template and the tool parser."""
 
 WHITE_SPACE = {"whitespace_pattern": "[ ]?"}
 """One blank, as models write JSON."""
@@ -28,21 +31,35 @@ class CallForm:
     vocabulary: Mapping[str, int]
 
 
-def forced_tools(params: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the tools of which one must be called; none where the model may choose."""
-    choice = params.get("tool_choice") or "auto"
-    tools: list[dict[str, Any]] = params.get("tools") or []
-    if choice in ("auto", "none"):
-        return []
-    return [tool for tool in tools if choice in ("required", function_of(tool)["name"])]
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools of a request, and `choice`: auto, none, required or the name of one."""
+
+    tools: tuple[Tool, ...] | None = None
+    choice: str = "auto"
+
+    @classmethod
+    def from_map(cls, raw: Mapping[str, Any]) -> ToolUse:
+        """Return the tools of a request that the front has validated."""
+        tools = raw.get("tools")
+        choice = raw.get("tool_choice") or "auto"
+        return cls(None if tools is None else tuple(tools), choice)
+
+    @property
+    def offered(self) -> tuple[Tool, ...] | None:
+        """The tools that the chat template shows to the model."""
+        return None if self.choice == "none" else self.tools
+
+    @property
+    def forced(self) -> tuple[Tool, ...]:
+        """The tools of which one must be called; empty if the model may choose."""
+        if self.choice in ("auto", "none"):
+            return ()
+        tools = self.tools or ()
+        return tuple(t for t in tools if self.choice in ("required", function_of(t)["name"]))
 
 
-def offered_tools(params: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the tools that the model is told of."""
-    return None if params.get("tool_choice") == "none" else params.get("tools")
-
-
-def call_source(form: CallForm, tools: list[dict[str, Any]]) -> tuple[str, list[str]]:
+def call_source(form: CallForm, tools: Iterable[Tool]) -> tuple[str, list[str]]:
     """Return a Lark grammar of one call of one of the tools, and notes on what it leaves out.
 
     Raises:

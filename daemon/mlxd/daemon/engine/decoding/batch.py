@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import trim_prompt_cache
 
-from mlxd.daemon.engine.decoding.sampling import BatchSampler, SamplingParams, describe_logprobs
+from mlxd.daemon.engine.decoding.sampling import BatchSampler, SequenceSampling, describe_logprobs
 from mlxd.daemon.engine.decoding.speculative import Draft, verify
 from mlxd.daemon.engine.kvcache.ops import Cache, keep_rows, merge, rows_of, share_offsets
 from mlxd.daemon.engine.prefill.chunks import Prefill, joined
@@ -36,7 +36,7 @@ class DecodeSequence:
     """One sequence that is being decoded."""
 
     uid: int
-    sampling: SamplingParams
+    sampling: SequenceSampling
     processors: tuple[Processor, ...] = ()
     context: mx.array | None = None
     context_size: int = 0

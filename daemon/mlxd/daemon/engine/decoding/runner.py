@@ -66,8 +66,8 @@ class Runner:
             Entry(
                 request_id=request.request_id,
                 queue=RequestQueue(request.rank, loaded.ref.key),
-                conn=request.conn,
-                sequences=request.generation.n,
+                conn=request.spec.conn,
+                sequences=request.params.n,
                 prompt_left=len(request.prepared.tokens) - 1,
                 kv_bytes=kv_bytes,
             )
@@ -119,13 +119,13 @@ class Runner:
         assert request.prepared is not None
         prompt_tokens = len(request.prepared.tokens)
         context = loaded.tokenizer.context_tokens
-        request.max_tokens = request.generation.max_tokens
+        request.max_tokens = request.params.max_tokens
         if context is not None and prompt_tokens + request.max_tokens > context:
             request.max_tokens = context - prompt_tokens
             request.notes.append(
                 f"max_tokens lowered to {request.max_tokens} by the context of {context}"
             )
-        tokens = (prompt_tokens + request.max_tokens) * request.generation.n
+        tokens = (prompt_tokens + request.max_tokens) * request.params.n
         draft_model = (
             None if request.ref.draft_ref is None else self.find_loaded(request.ref.draft_ref.key)
         )
@@ -171,7 +171,7 @@ class Runner:
         prefill = self.prompts.take(loaded, request)
         request.draft = self._open_draft(loaded, request)
         request.timing.decode_started = time.monotonic()
-        count = request.generation.n
+        count = request.params.n
         prompts = [prefill] * count if loaded.mergeable else _separate(prefill, count)
         return [
             Start(self._new_sequence(loaded, request, index), prompt)

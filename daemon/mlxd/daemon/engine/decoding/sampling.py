@@ -19,8 +19,8 @@ _GOLDEN_64 = 0x9E3779B97F4A7C15  # increment of SplitMix64 (Steele, Lea, Flood 2
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """One row's settings, named as in the protocol."""
+class SequenceSampling:
+    """Sampling of one sequence: a request's `SamplingParams`, a seed and tokens of the model."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -51,7 +51,7 @@ def _key(seed: int, step: int) -> tuple[int, int]:
 class BatchSampler:
     """The rows' settings as arrays. Make a new one whenever the rows change."""
 
-    def __init__(self, rows: Sequence[SamplingParams]) -> None:
+    def __init__(self, rows: Sequence[SequenceSampling]) -> None:
         self._rows = tuple(rows)
         self._seeds = [row.seed for row in rows]
         self._greedy = [row.temperature < GREEDY_BELOW for row in rows]

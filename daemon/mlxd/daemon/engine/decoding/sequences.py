@@ -11,9 +11,9 @@ from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokeni
 
 from mlxd.daemon.engine.constraints.compiler import Guide
 from mlxd.daemon.engine.decoding.batch import DecodeSequence, Emitted
-from mlxd.daemon.engine.decoding.sampling import SamplingParams, choice_seed
+from mlxd.daemon.engine.decoding.sampling import SequenceSampling, choice_seed
 from mlxd.daemon.engine.decoding.speculative import can_rewind
-from mlxd.daemon.engine.generation import GenerationParams
+from mlxd.daemon.engine.generation import SamplingParams
 from mlxd.daemon.engine.models.loader import LoadedModel
 from mlxd.daemon.engine.request import ActiveRequest, Choice, markers_of
 from mlxd.daemon.engine.tokenization.text import Channel, Markers, TextSplitter
@@ -26,17 +26,17 @@ def new_choice(loaded: LoadedModel, request: ActiveRequest, index: int) -> Choic
     # Only chats have reasoning and tool calls. Other text is passed on unchanged.
     markers = markers_of(wrapper) if request.method == "chat" else Markers()
     channel = Channel.REASONING if request.prepared.reasoning else Channel.ANSWER
-    literal = request.prepared.constraint is not None and not request.generation.forced_tool
-    if request.generation.tool_choice == "none":
+    literal = request.prepared.constraint is not None and not request.params.tools.forced
+    if request.params.tools.choice == "none":
         markers = replace(markers, tool_start="", tool_end="")
-    if literal and channel is Channel.ANSWER and not request.generation.thinking:
+    if literal and channel is Channel.ANSWER and not request.params.thinking:
         markers = Markers()
     return Choice(
         index=index,
-        splitter=TextSplitter(markers, request.generation.stop, channel, literal=literal),
+        splitter=TextSplitter(markers, request.params.stop, channel, literal=literal),
         detokenizer=_detokenizer(loaded, trims=request.method == "chat"),
         tool_parser=wrapper.tool_parser,
-        tools=request.generation.tools,
+        tools=list(request.params.tools.tools or ()) or None,
     )
 
 
@@ -57,15 +57,15 @@ def new_sequence(
 ) -> DecodeSequence:
     """Return the sequence that decodes `choice`."""
     assert request.prepared is not None
-    params, prepared = request.generation, request.prepared
-    processors = _processors(params)
-    context_size = params.repetition_context_size
+    params, prepared = request.params, request.prepared
+    processors = logits_processors(params.sampling)
+    context_size = params.sampling.repetition_context_size
     seen = prepared.tokens[:-1][-context_size:]
     wrapper = loaded.tokenizer.wrapper
     choice.guide = _guide(request, choice, wrapper)
     return DecodeSequence(
         uid=uid,
-        sampling=_sampling(params, choice_seed(request.seed, choice.index), wrapper),
+        sampling=_sampling(params.sampling, choice_seed(request.spec.seed, choice.index), wrapper),
         processors=processors,
         context=mx.array(seen, dtype=mx.uint32) if processors and seen else None,
         context_size=context_size,
@@ -78,12 +78,12 @@ def draft_problem(
     loaded: LoadedModel, draft_model: LoadedModel | None, request: ActiveRequest
 ) -> str:
     """Return why `draft_model` cannot propose tokens for this request; empty if it can."""
-    params, prepared = request.generation, request.prepared
+    params, prepared = request.params, request.prepared
     if draft_model is None:
         return "it is not in memory"
     if prepared is not None and prepared.constraint is not None:
         return "a constrained answer is decoded token by token"
-    if params.n > 1 or params.logprobs >= 0 or _processors(params):
+    if params.n > 1 or params.logprobs >= 0 or logits_processors(params.sampling):
         return "several answers, log-probabilities and penalties are decoded token by token"
     if not (can_rewind(loaded.model) and can_rewind(draft_model.model)):
         return "a cache of the kind that one of both models has cannot be rewound"
@@ -102,7 +102,7 @@ def _guide(request: ActiveRequest, choice: Choice, wrapper: Any) -> Guide | None
     state = request.prepared.constraint.start()
     if choice.splitter.channel is Channel.REASONING:
         return Guide(state, think_end=tuple(wrapper.think_end_tokens))
-    if request.method == "chat" and request.generation.thinking and wrapper.has_thinking:
+    if request.method == "chat" and request.params.thinking and wrapper.has_thinking:
         # The template leaves it to the model whether it opens its reasoning.
         opens = tuple(wrapper.think_start_tokens)
         if len(opens) == 1:
@@ -115,7 +115,7 @@ def _guide(request: ActiveRequest, choice: Choice, wrapper: Any) -> Guide | None
 def is_end(loaded: LoadedModel, request: ActiveRequest, token: int) -> bool:
     """Whether `token` ends the answer. With a constraint, `ignore_eos` has no effect."""
     assert request.prepared is not None
-    if request.generation.ignore_eos and request.prepared.constraint is None:
+    if request.params.ignore_eos and request.prepared.constraint is None:
         return False
     return token in loaded.tokenizer.wrapper.eos_token_ids or token in request.prepared.extra_eos
 
@@ -133,12 +133,12 @@ def logprob_entry(loaded: LoadedModel, one: Emitted) -> dict[str, Any]:
     }
 
 
-def _sampling(params: GenerationParams, seed: int, wrapper: Any) -> SamplingParams:
+def _sampling(params: SamplingParams, seed: int, wrapper: Any) -> SequenceSampling:
     exempt: tuple[int, ...] = ()
     if params.xtc_probability > 0:
         newline = wrapper.encode("\n", add_special_tokens=False)
         exempt = tuple({*newline[-1:], *wrapper.eos_token_ids})
-    return SamplingParams(
+    return SequenceSampling(
         temperature=params.temperature,
         top_p=params.top_p,
         top_k=params.top_k,
@@ -151,12 +151,13 @@ def _sampling(params: GenerationParams, seed: int, wrapper: Any) -> SamplingPara
     )
 
 
-def _processors(params: GenerationParams) -> tuple[Any, ...]:
+def logits_processors(params: SamplingParams) -> tuple[Any, ...]:
+    """Return mlx-lm's processors for bias and penalties; none where the defaults apply."""
     size = params.repetition_context_size
     penalty = params.repetition_penalty
     return tuple(
         make_logits_processors(
-            logit_bias=params.logit_bias or None,
+            logit_bias=dict(params.logit_bias) if params.logit_bias else None,
             repetition_penalty=penalty if penalty != 1.0 else None,
             repetition_context_size=size,
             presence_penalty=params.presence_penalty or None,

@@ -15,7 +15,7 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache, trim_prompt_cache
 
-from mlxd.daemon.engine.decoding.sampling import BatchSampler, SamplingParams
+from mlxd.daemon.engine.decoding.sampling import BatchSampler, SequenceSampling
 from mlxd.protocol.params import TOKEN_IDS_END
 
 WIDTH_FIRST, WIDTH_MAX = 4, 8
@@ -69,7 +69,7 @@ class Draft:
         self.done += len(tokens)
 
     def propose(
-        self, behind: list[int], pending: mx.array, count: int, params: SamplingParams, step: int
+        self, behind: list[int], pending: mx.array, count: int, params: SequenceSampling, step: int
     ) -> list[mx.array]:
         """Return `count` lazy tokens, each of shape (1,), that may follow `pending`, shape (1,).
 
@@ -119,7 +119,7 @@ def verify(
     cache: Cache,
     pending: mx.array,
     proposals: list[mx.array],
-    params: SamplingParams,
+    params: SequenceSampling,
     step: int,
 ) -> tuple[list[int], int, mx.array]:
     """Check proposals in one forward pass. The cache then covers what was emitted, and no more.

@@ -13,6 +13,8 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
 
+from mlxd.daemon.engine.mlx_lm_private import batch_tokens, drop_first_positions
+
 Cache = list[Any]
 """One cache object of mlx-lm per layer."""
 
@@ -37,7 +39,7 @@ def rows_of(cache: Cache, rows: Sequence[int]) -> list[Cache]:
     if not _is_plain_batch(cache):
         return [[layer.extract(row) for layer in cache] for row in rows]
     lefts = _lefts(cache)
-    return [[part(layer, row, lefts[row], layer._idx) for layer in cache] for row in rows]
+    return [[part(layer, row, lefts[row], batch_tokens(layer)) for layer in cache] for row in rows]
 
 
 def part(layer: BatchKVCache, row: int, first: int, last: int) -> KVCache:
@@ -63,7 +65,7 @@ def keep_rows(cache: Cache, rows: Sequence[int]) -> None:
         layer.values = layer.values[picked][..., spare:, :]
         layer.offset = layer.offset[picked]
         layer.left_padding = mx.array([lefts[row] - spare for row in rows])
-        layer._idx -= spare
+        drop_first_positions(layer, spare)
 
 
 def share_offsets(cache: Cache) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.models import cache as cache_classes
 from mlx_lm.models.cache import (
     CacheList,
     ChunkedKVCache,
@@ -28,6 +27,7 @@ from mlx_lm.models.cache import (
 
 from mlxd.daemon.engine.kvcache.prefix_index import Match, PrefixIndex, Tokens, as_tokens
 from mlxd.daemon.engine.kvcache.snapshots import Leaf, Snapshot, SnapshotStore
+from mlxd.daemon.engine.mlx_lm_private import cache_class
 from mlxd.daemon.stderr import error_summary
 
 Cache = list[Any]
@@ -276,14 +276,6 @@ def rebuilt(snapshot: Snapshot) -> Cache:
         pairs.append((leaf.path, value))
     states = tree_unflatten(pairs)
     return [
-        _cache_class(name).from_state(state)
+        cache_class(name).from_state(state)
         for name, state in zip(snapshot.classes, states, strict=True)
     ]
-
-
-def _cache_class(name: str) -> Any:
-    # A file must not be able to name anything but a cache.
-    found = getattr(cache_classes, name)
-    if not issubclass(found, cache_classes._BaseCache):
-        raise TypeError(f"{name} is no cache")
-    return found

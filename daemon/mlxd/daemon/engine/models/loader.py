@@ -19,8 +19,8 @@ from mlxd.daemon.engine.backend.shortages import shortage
 from mlxd.daemon.engine.decoding.batch import DecodeBatch
 from mlxd.daemon.engine.kvcache.ops import mergeable
 from mlxd.daemon.engine.kvcache.prefix_cache import can_trim_always
+from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.models.files import fingerprint
-from mlxd.daemon.engine.request import ModelRef
 from mlxd.daemon.engine.scheduling.pacing import PrefillPacer
 from mlxd.daemon.engine.scheduling.scheduler import RequestQueue
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.models import eviction, memory
 from mlxd.daemon.engine.models.files import (
     check_files,
@@ -21,7 +22,6 @@ from mlxd.daemon.engine.models.files import (
     kv_room_bytes,
 )
 from mlxd.daemon.engine.models.loader import LoadedModel, Loader, model_edge
-from mlxd.daemon.engine.request import ModelRef
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.daemon.engine.tokenization.worker import Preparer, TokenizerReady
 from mlxd.protocol.errors import MlxdError, OutOfMemory

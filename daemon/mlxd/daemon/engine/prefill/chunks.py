@@ -23,7 +23,7 @@ class Prefill:
         self.tokens = tokens
         self.done = done
         self._cache = make_prompt_cache(model) if cache is None else cache
-        self._joint: _Joint | None = None
+        self.joint: _Joint | None = None
 
     @property
     def left(self) -> int:
@@ -37,13 +37,13 @@ class Prefill:
 
     def part(self) -> None:
         """Take its own out of what was computed together with others."""
-        if self._joint is not None:
-            self._cache, self._joint = self._joint.row_of(self), None
+        if self.joint is not None:
+            self._cache, self.joint = self.joint.row_of(self), None
 
     @property
     def joins(self) -> bool:
         """Whether it can be computed in one pass with others."""
-        return self._joint is not None or is_plain(self._cache)
+        return self.joint is not None or is_plain(self._cache)
 
     def run(self, tokens: int) -> int:
         """Compute up to `tokens` more and return how many it were."""
@@ -100,15 +100,15 @@ def run_together(model: Any, parts: Sequence[tuple[Prefill, int]]) -> None:
     joint = _Joint([prefill for prefill, _ in parts], cache)
     for prefill, count in parts:
         prefill.done += count
-        prefill._joint = joint
+        prefill.joint = joint
 
 
 def joined(prompts: Sequence[Prefill]) -> Cache:
     """Return the cache in which these prompts decode together; a single one keeps its own."""
     if len(prompts) == 1:
         return prompts[0].cache
-    joint = prompts[0]._joint
-    if joint is None or any(one._joint is not joint for one in prompts):
+    joint = prompts[0].joint
+    if joint is None or any(one.joint is not joint for one in prompts):
         return merge([one.cache for one in prompts])
     if len({id(one) for one in prompts}) < len(prompts):
         return merge([one.cache for one in prompts])  # several answers to one prompt

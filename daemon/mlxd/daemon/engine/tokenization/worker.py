@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxd.daemon.engine.backend.shortages import shortage
+from mlxd.daemon.engine.cancellation import Cancellation
 from mlxd.daemon.engine.constraints.compiler import Constraint, compile_pool, deliver
-from mlxd.daemon.engine.constraints.tool_choice import forced_tools, offered_tools
+from mlxd.daemon.engine.generation import GenerationRequest
 from mlxd.daemon.engine.link import Inbox
-from mlxd.daemon.engine.request import ActiveRequest, ModelRef, Prepared
+from mlxd.daemon.engine.model_ref import ModelRef
+from mlxd.daemon.engine.prompt import ChatPrompt, Prompt, TextPrompt
+from mlxd.daemon.engine.request import Prepared
+from mlxd.daemon.engine.tokenization.prompts import prepare
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.protocol.errors import Internal, MlxdError
 
@@ -65,11 +69,11 @@ class Preparer:
 
         self._pool.submit(work)
 
-    def prepare(self, request: ActiveRequest) -> None:
-        """Tokenize the request's prompt; the inbox gets `PromptReady`."""
+    def prepare(self, request: GenerationRequest, cancellation: Cancellation) -> None:
+        """Tokenize the request's prompt; the inbox gets `PromptReady` unless it is cancelled."""
 
         def work() -> None:
-            if request.ended:  # cancelled, disconnected or timed out while it waited for the thread
+            if cancellation.cancelled:  # the request ended while it waited for the thread
                 return
             result, error = _caught(lambda: self._prompt_and_constraint(request))
             if result is None:
@@ -81,28 +85,27 @@ class Preparer:
                 return
             deliver(constraint, lambda *outcome: self._constrained(request, prepared, *outcome))
 
-        self._pool_for(request.params).submit(work)
+        self._pool_for(request.prompt.characters).submit(work)
 
-    def _pool_for(self, params: dict[str, Any]) -> ThreadPoolExecutor:
-        long = characters(params) > LONG_TEXT_CHARACTERS
-        return self._pool_for_long if long else self._pool
+    def _pool_for(self, characters: int) -> ThreadPoolExecutor:
+        return self._pool_for_long if characters > LONG_TEXT_CHARACTERS else self._pool
 
     def _prompt_and_constraint(
-        self, request: ActiveRequest
+        self, request: GenerationRequest
     ) -> tuple[Prepared, Future[Constraint] | None]:
         tokenizer = self._tokenizer(request.ref)
-        return tokenizer.prepare(request), tokenizer.constraint(request.params)
+        return prepare(tokenizer, request), tokenizer.constraints.begin(request.params)
 
     def _constrained(
         self,
-        request: ActiveRequest,
+        request: GenerationRequest,
         prepared: Prepared,
         constraint: Constraint | None,
         error: MlxdError | None,
     ) -> None:
         if constraint is not None:
             notes = [*prepared.notes, *constraint.notes]
-            if offered_tools(request.params) and not forced_tools(request.params):
+            if request.params.tools.offered and not request.params.tools.forced:
                 notes.append("the answer follows the constraint, so no tool can be called")
             prepared = replace(prepared, constraint=constraint, notes=tuple(notes))
         self._inbox.put(PromptReady(request.request_id, None if error else prepared, error))
@@ -112,13 +115,13 @@ class Preparer:
         work: Callable[[Tokenizer], Any],
         ref: ModelRef,
         done: Callable[[Any, MlxdError | None], None],
-        params: dict[str, Any],
+        characters: int,
     ) -> Future[None]:
         """Call `work` with the model's tokenizer, then `done(result, error)`, on one thread.
 
-        The length of the texts in `params` chooses the thread.
+        The number of characters chooses the thread.
         """
-        return self._pool_for(params).submit(
+        return self._pool_for(characters).submit(
             lambda: done(*_caught(lambda: work(self._tokenizer(ref))))
         )
 
@@ -148,17 +151,6 @@ class Preparer:
         return tokenizer
 
 
-def characters(value: Any) -> int:
-    """Return the length of all strings and lists in a request's parameters."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(characters, value.values()))
-    if isinstance(value, list):
-        return len(value) + sum(characters(item) for item in value if not isinstance(item, int))
-    return 0
-
-
 def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
     try:
         return work(), None
@@ -170,18 +162,19 @@ def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
         return None, Internal(f"Preparing the request failed: {type(exc).__name__}: {exc}")
 
 
-def tokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
-    """Answer the method `tokenize`."""
-    if params.get("messages") is not None:
-        tokens = tokenizer.encode_chat(tokenizer.chat_text(params)[0])
+def tokenize(tokenizer: Tokenizer, prompt: Prompt) -> dict[str, Any]:
+    """Return the result of the method `tokenize`."""
+    if isinstance(prompt, ChatPrompt):
+        tokens = tokenizer.encode_chat(tokenizer.chat.text(prompt)[0])
     else:
-        tokens = tokenizer.encode(params["text"])
+        assert isinstance(prompt, TextPrompt)
+        tokens = tokenizer.encode(prompt.text)
     return {"tokens": tokens, "count": len(tokens)}
 
 
-def detokenize(tokenizer: Tokenizer, params: dict[str, Any]) -> dict[str, Any]:
-    """Answer the method `detokenize`."""
+def detokenize(tokenizer: Tokenizer, tokens: Sequence[int]) -> dict[str, Any]:
+    """Return the result of the method `detokenize`."""
     # A tokenizer may have more ids than its model, and `tokenize` returns them.
-    if max(params["tokens"], default=0) >= len(tokenizer.wrapper):
-        tokenizer.check_ids("tokens", params["tokens"])
-    return {"text": tokenizer.wrapper.decode(params["tokens"])}
+    if max(tokens, default=0) >= len(tokenizer.wrapper):
+        tokenizer.check_ids("tokens", tokens)
+    return {"text": tokenizer.wrapper.decode(list(tokens))}

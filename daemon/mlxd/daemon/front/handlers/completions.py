@@ -10,6 +10,7 @@ from mlxd.daemon.front.handlers.answers import LATER, Answer, Handler, Params
 from mlxd.daemon.front.server.connection import RequestInFlight
 from mlxd.daemon.front.services import Services
 from mlxd.daemon.models.catalog import ModelRef
+from mlxd.daemon.prompt_bound import PromptTexts
 from mlxd.protocol.errors import ContextOverflow
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _check_size(services: Services, model: ModelRef, params: Params) -> None:
     bound = services.supervisor.prompt_bounds.get(str(model.path))
     try:
         if bound is not None:
-            bound.check(model.name, params)
+            bound.check(model.name, PromptTexts.from_map(params))
     except ContextOverflow as error:
         services.metrics.outcomes[error.code] += 1
         raise
