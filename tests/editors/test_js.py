@@ -42,7 +42,16 @@ def own_turn() -> Iterator[None]:
 
 def installed(folder: Path) -> None:
     if not (folder / "node_modules" / "typescript").is_dir():
-        npm("ci", "--no-audit", "--no-fund", folder=folder)
+        npm("ci", "--no-audit", "--no-fund", "--prefer-offline", folder=folder)
+
+
+def client_built() -> None:
+    """Install and build the client, unless it was built after the last change."""
+    installed(CLIENT)
+    built = [path.stat().st_mtime for path in (CLIENT / "dist").glob("*.js")]
+    changed = [path.stat().st_mtime for path in (CLIENT / "src").iterdir()]
+    if not built or min(built) < max(changed):
+        npm("run", "build", folder=CLIENT)
 
 
 def test_the_client_passes_its_own_tests(environ: dict[str, str]) -> None:
@@ -57,8 +66,7 @@ def test_the_client_passes_its_own_tests(environ: dict[str, str]) -> None:
 
 def test_the_vs_code_extension_passes_its_own_tests(environ: dict[str, str]) -> None:
     folder = CLIENT.parent / "editors" / "vscode"
-    installed(CLIENT)
-    npm("run", "build", folder=CLIENT)
+    client_built()
     installed(folder)
     said = npm("test", folder=folder, environ=environ)
     assert "# fail 0" in said
@@ -68,8 +76,7 @@ def test_the_vs_code_extension_passes_its_own_tests(environ: dict[str, str]) -> 
 @pytest.mark.host
 def test_the_vs_code_extension_works_in_a_real_editor(environ: dict[str, str]) -> None:
     folder = CLIENT.parent / "editors" / "vscode"
-    installed(CLIENT)
-    npm("run", "build", folder=CLIENT)
+    client_built()
     installed(folder)
     said = npm("run", "test:host", folder=folder, environ=environ)
     assert "# fail 0" in said

@@ -195,8 +195,14 @@ def test_advice_that_protects_is_not_refused() -> None:
 
 
 def test_the_examples_of_json_in_pages_can_be_read() -> None:
-    for page in (page for page in pages() if not page.startswith(HISTORY)):
-        for block in re.findall(r"```json\n(.*?)```", text_of(page), re.DOTALL):
-            if "…" not in block:
-                for line in [block] if block.lstrip().startswith("{\n") else block.splitlines():
-                    json.loads(line)
+    found = [
+        (page, example)
+        for page in pages()
+        if not page.startswith(HISTORY)
+        for line in code(text_of(page))
+        for example in re.findall(r"""(?<![$\w])\{".*\}""", line)
+        if "…" not in example
+    ]
+    assert len(found) > 10
+    for page, example in found:
+        assert isinstance(json.loads(example), dict), page

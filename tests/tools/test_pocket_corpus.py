@@ -222,10 +222,12 @@ def test_an_answer_is_learned_up_to_its_end() -> None:
 
 def test_filling_the_gap_gives_code_that_compiles() -> None:
     rng = random.Random(3)
-    for _ in range(300):
-        prefix, suffix, middle = fim.gap(rng)
-        if suffix:  # without one the code may stop in the middle of a line
-            compile(f"{prefix}{middle}{suffix}", "gap", "exec")
+    gaps = [fim.gap(rng) for _ in range(300)]
+    # Without a suffix the code may stop in the middle of a line.
+    whole = [f"{prefix}{middle}{suffix}" for prefix, suffix, middle in gaps if suffix]
+    assert len(whole) > 100
+    for code in whole:
+        compile(code, "gap", "exec")
 
 
 def test_there_are_sixty_shell_tasks_and_no_wording_means_two() -> None:
