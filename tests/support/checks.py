@@ -1,12 +1,20 @@
-"""Finds tests that cannot fail, by reading them."""
+"""Checks of the tests themselves: reading finds those that cannot fail."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def raises_nothing(work: Callable[[], object]) -> None:
+    """Fail if `work` raises an exception. For tests of what is left alone."""
+    try:
+        work()
+    except Exception as exc:
+        raise AssertionError(f"it raised {exc!r}") from exc
 
 
 def functions(folder: Path) -> list[tuple[Path, Function]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from mlxd.daemon.engine.backend.cpu.blas import THREADS_FROM, Threads
+from support.checks import raises_nothing
 
 
 def test_small_products_take_one_thread_and_large_ones_all() -> None:
@@ -12,4 +13,4 @@ def test_small_products_take_one_thread_and_large_ones_all() -> None:
 
 
 def test_a_library_without_that_setting_is_left_alone() -> None:
-    Threads(None, 4).fit(1)
+    raises_nothing(lambda: Threads(None, 4).fit(1))
