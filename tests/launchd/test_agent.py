@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mlxd.launchd.service import ManagerUnreachable, Outcome, ServiceError, run_
 from mlxd.launchd.spec import ServiceSpec
 
 STAND_IN = Path(__file__).with_name("launchctl")
+PROGRAM = compile(STAND_IN.read_text(encoding="utf-8"), str(STAND_IN), "exec")
 JOB = "gui/501/mlxd.daemon"
 
 
@@ -29,7 +32,20 @@ class FakeLaunchd:
         root.mkdir()
 
     def run(self, command: Sequence[str]) -> Outcome:
+        """Run the stand-in in this process. These tests call it some 700 times."""
         assert command[0] == "launchctl"
+        output = io.StringIO()
+        before, sys.argv = sys.argv, [*command]
+        try:
+            with redirect_stderr(output), pytest.raises(SystemExit) as ended:
+                exec(PROGRAM, {"__name__": "launchctl"})
+        finally:
+            sys.argv = before
+        assert isinstance(ended.value.code, int)
+        return Outcome(ended.value.code, output.getvalue().strip())
+
+    def run_program(self, command: Sequence[str]) -> Outcome:
+        """Run the stand-in as a program, as the agent runs launchctl."""
         return run_command([sys.executable, "-I", "-S", str(STAND_IN), *command[1:]])
 
     def sleep(self, seconds: float) -> None:
@@ -83,6 +99,16 @@ def test_install_loads_a_job_that_waits_for_a_caller(
     assert agent.plist_path.stat().st_mode & 0o777 == 0o644
     state = agent.state()
     assert (state.installed, state.loaded, state.at_login) == (True, True, False)
+
+
+def test_the_stand_in_answers_alike_as_a_program(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    agent.install()
+    for command in (["launchctl", "print", JOB], ["launchctl", "kickstart", f"{JOB}.other"]):
+        assert launchd.run_program(command) == launchd.run(command)
+    assert launchd.run_program(["launchctl", "bootout", JOB]) == Outcome(0)
+    assert launchd.state["jobs"][JOB]["leaving"] == 0
 
 
 def test_at_login_starts_at_once(spec: ServiceSpec, launchd: FakeLaunchd) -> None:
