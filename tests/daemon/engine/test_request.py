@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from mlxd.daemon.engine.generation import GenerationRequest
 from mlxd.daemon.engine.model_ref import ModelRef
@@ -24,14 +25,16 @@ class CharDetokenizer:
         self.last_segment = ""
 
 
-def run(text: str, *, reason: str = "stop", stops: tuple[str, ...] = ()):
+def run(
+    text: str, *, reason: str = "stop", stops: tuple[str, ...] = ()
+) -> tuple[Choice, list[Any]]:
     choice = Choice(
         0,
         TextSplitter(MARKERS, stops),
         CharDetokenizer(),
         tool_parser=lambda raw, tools: json.loads(raw),
     )
-    events = []
+    events: list[Any] = []
     for char in text:
         events += choice.accept(ord(char), ends=False)
     events += choice.finish(reason)

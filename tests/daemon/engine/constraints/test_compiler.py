@@ -22,7 +22,7 @@ from support.waiting import until
 SLOW = {"type": "integer", "multipleOf": 19_997}
 """A few bytes that take llguidance seconds: an automaton with as many states."""
 
-PERSON = {
+PERSON: dict[str, Any] = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "minLength": 1, "maxLength": 8},
@@ -73,7 +73,8 @@ def walk(tokenizer: Tokenizer, constraint: Constraint, seed: int, most: int = 40
     Returns the text, or None where it found no end in time.
     """
     rng = random.Random(seed)
-    state, tokens = constraint.start(), []
+    state = constraint.start()
+    tokens: list[int] = []
     ends = tokenizer.wrapper.eos_token_ids
     while len(tokens) < most:
         allowed = state.mask().nonzero()[0].tolist()
@@ -81,7 +82,7 @@ def walk(tokenizer: Tokenizer, constraint: Constraint, seed: int, most: int = 40
         token = rng.choice(allowed)
         if token in ends:
             assert state.accepting
-            return tokenizer.wrapper.decode(tokens)
+            return str(tokenizer.wrapper.decode(tokens))
         state.advance(token)
         tokens.append(token)
     return None
@@ -324,7 +325,7 @@ def test_more_than_one_blank_only_where_it_is_asked_for(
             if not state.mask()[token]:
                 return False
             state.advance(token)
-        return state.accepting
+        return bool(state.accepting)
 
     schema = {"type": "array", "items": {"const": 1}, "minItems": 2}
     assert takes(schema, "[1,1]")

@@ -129,7 +129,8 @@ def test_mistrals_forms_are_read_by_mistrals_parser(kind: Family, tmp_path: Path
     assert future is not None
     seen = set()
     for seed in range(40):
-        rng, state, tokens = random.Random(seed), future.result().start(), []
+        rng, state = random.Random(seed), future.result().start()
+        tokens: list[int] = []
         ends = tokenizer.wrapper.eos_token_ids
         while len(tokens) < 300:
             token = rng.choice(state.mask().nonzero()[0].tolist())

@@ -74,7 +74,8 @@ def finish(
 
 
 def alone(model: Any, index: int, make: SequenceFactory) -> list[int]:
-    batch, out = DecodeBatch(model), {index: []}
+    batch = DecodeBatch(model)
+    out: Out = {index: []}
     start(batch, PROMPTS[index], make(index), out)
     finish(batch, out)
     return out[index]
@@ -85,7 +86,9 @@ def reference(model: Any, prompt: list[int], **kwargs: Any) -> list[int]:
     return [int(token) for token, _ in steps]
 
 
-def test_greedy_text_equals_mlx_lm_alone_and_in_a_batch(tiny_model, batch) -> None:
+def test_greedy_text_equals_mlx_lm_alone_and_in_a_batch(
+    tiny_model: Any, batch: DecodeBatch
+) -> None:
     expected = [reference(tiny_model, prompt) for prompt in PROMPTS]
     out: Out = {}
     for uid, prompt in enumerate(PROMPTS):
@@ -95,7 +98,9 @@ def test_greedy_text_equals_mlx_lm_alone_and_in_a_batch(tiny_model, batch) -> No
     assert [out[uid] for uid in range(8)] == expected
 
 
-def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_model, batch) -> None:
+def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(
+    tiny_model: Any, batch: DecodeBatch
+) -> None:
     out: Out = {}
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, sampled(uid), out)
@@ -107,9 +112,10 @@ def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(tiny_mod
 
 @pytest.mark.parametrize("step", [DecodeBatch.step, DecodeBatch.step_alone, either])
 def test_sequences_that_join_leave_and_are_preempted_at_odd_moments_lose_nothing(
-    tiny_model, batch, step
+    tiny_model: Any, batch: DecodeBatch, step: Callable[[DecodeBatch], list[Emitted]]
 ) -> None:
-    out, preempted = {}, []
+    out: Out = {}
+    preempted: list[Any] = []
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, sampled(uid), out, chunk=3)
         told(step(batch), out)
@@ -122,8 +128,10 @@ def test_sequences_that_join_leave_and_are_preempted_at_odd_moments_lose_nothing
         assert out[uid] == alone(tiny_model, uid, sampled)
 
 
-def test_a_single_sequence_can_be_preempted_and_resumed(tiny_model, batch) -> None:
-    out = {0: []}
+def test_a_single_sequence_can_be_preempted_and_resumed(
+    tiny_model: Any, batch: DecodeBatch
+) -> None:
+    out: Out = {0: []}
     start(batch, PROMPTS[0], greedy(0), out)
     told(batch.step(), out)
     preempted = batch.preempt(0)
@@ -133,7 +141,9 @@ def test_a_single_sequence_can_be_preempted_and_resumed(tiny_model, batch) -> No
     assert out[0] == reference(tiny_model, PROMPTS[0])
 
 
-def test_the_cache_of_a_sequence_covers_its_prompt_and_the_emitted_tokens(batch) -> None:
+def test_the_cache_of_a_sequence_covers_its_prompt_and_the_emitted_tokens(
+    batch: DecodeBatch,
+) -> None:
     out: Out = {}
     for uid in range(3):
         start(batch, PROMPTS[uid], greedy(uid), out)
@@ -143,7 +153,9 @@ def test_the_cache_of_a_sequence_covers_its_prompt_and_the_emitted_tokens(batch)
     assert batch.lag(1) == 0
 
 
-def test_alone_a_step_s_tokens_are_told_before_they_are_fed(tiny_model, batch) -> None:
+def test_alone_a_step_s_tokens_are_told_before_they_are_fed(
+    tiny_model: Any, batch: DecodeBatch
+) -> None:
     out: Out = {}
     for uid in range(2):
         start(batch, PROMPTS[uid], greedy(uid), out)
@@ -155,7 +167,9 @@ def test_alone_a_step_s_tokens_are_told_before_they_are_fed(tiny_model, batch) -
     assert [out[uid] for uid in range(2)] == [reference(tiny_model, PROMPTS[uid]) for uid in (0, 1)]
 
 
-def test_a_last_token_is_told_without_computing_another(tiny_model, batch) -> None:
+def test_a_last_token_is_told_without_computing_another(
+    tiny_model: Any, batch: DecodeBatch
+) -> None:
     out: Out = {}
     for uid in range(2):
         start(batch, PROMPTS[uid], greedy(uid), out)
@@ -169,7 +183,7 @@ def test_a_last_token_is_told_without_computing_another(tiny_model, batch) -> No
         assert batch.caches_of([uid])[0][0].offset == covered
 
 
-def test_several_answers_share_one_prefill(tiny_model, batch) -> None:
+def test_several_answers_share_one_prefill(tiny_model: Any, batch: DecodeBatch) -> None:
     out: Out = {}
     prefill = Prefill(tiny_model, PROMPTS[0])
     prefill.run(1000)
@@ -180,7 +194,7 @@ def test_several_answers_share_one_prefill(tiny_model, batch) -> None:
     assert len({tuple(tokens) for tokens in out.values()}) == 3
 
 
-def test_penalties_equal_mlx_lms_in_a_batch(tiny_model, batch) -> None:
+def test_penalties_equal_mlx_lms_in_a_batch(tiny_model: Any, batch: DecodeBatch) -> None:
     def processors() -> tuple[Any, ...]:
         return tuple(make_logits_processors({3: -5.0}, 1.3, 10, 0.4, 10, 0.2, 10))
 
@@ -201,7 +215,9 @@ def test_penalties_equal_mlx_lms_in_a_batch(tiny_model, batch) -> None:
     assert out[0] == reference(tiny_model, PROMPTS[0])
 
 
-def test_log_probabilities_are_reported_only_for_sequences_that_ask(tiny_model, batch) -> None:
+def test_log_probabilities_are_reported_only_for_sequences_that_ask(
+    tiny_model: Any, batch: DecodeBatch
+) -> None:
     out: Out = {}
     detailed_row = DecodeSequence(uid=1, sampling=SequenceSampling(), logprobs=3)
     chosen_row = DecodeSequence(uid=2, sampling=SequenceSampling(), logprobs=0)
@@ -211,7 +227,8 @@ def test_log_probabilities_are_reported_only_for_sequences_that_ask(tiny_model, 
     assert plain.logprob is None
     assert chosen_only.logprob is not None
     assert chosen_only.top == ()
-    assert detailed.top[0] == (detailed.token, pytest.approx(detailed.logprob))
+    assert detailed.top[0][0] == detailed.token
+    assert detailed.top[0][1] == pytest.approx(detailed.logprob)
     assert [value for _, value in detailed.top] == sorted(
         (value for _, value in detailed.top), reverse=True
     )
@@ -228,14 +245,16 @@ class OnlyEven:
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def mask(self) -> np.ndarray:
+    def mask(self) -> Any:
         return np.arange(96) % 2 == 0
 
     def advance(self, token: int) -> None:
         self.seen.append(token)
 
 
-def test_a_constraint_masks_its_own_sequence_and_sees_every_token(tiny_model, batch) -> None:
+def test_a_constraint_masks_its_own_sequence_and_sees_every_token(
+    tiny_model: Any, batch: DecodeBatch
+) -> None:
     constraint = OnlyEven()
     sequence = DecodeSequence(uid=1, sampling=sampled(1).sampling, constraint=Guide(constraint))  # type: ignore[arg-type]
     out: Out = {}
@@ -247,7 +266,7 @@ def test_a_constraint_masks_its_own_sequence_and_sees_every_token(tiny_model, ba
     assert out[0] == alone(tiny_model, 0, sampled)
 
 
-def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model, batch) -> None:
+def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model: Any, batch: DecodeBatch) -> None:
     free = alone(tiny_model, 1, sampled)
     marker = (free[4],)
     first = free.index(marker[0])
@@ -263,7 +282,7 @@ def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model, batch) -> None:
     assert all(token % 2 == 0 for token in out[1][first + 1 :])
 
 
-def test_prefill_in_chunks_stops_before_the_last_token(tiny_model) -> None:
+def test_prefill_in_chunks_stops_before_the_last_token(tiny_model: Any) -> None:
     prefill = Prefill(tiny_model, PROMPTS[3])
     counts = []
     while prefill.left:
@@ -273,5 +292,5 @@ def test_prefill_in_chunks_stops_before_the_last_token(tiny_model) -> None:
     assert prefill.cache[0].offset == len(PROMPTS[3]) - 1
 
 
-def test_qwen_caches_can_be_merged(tiny_model) -> None:
+def test_qwen_caches_can_be_merged(tiny_model: Any) -> None:
     assert mergeable(tiny_model)

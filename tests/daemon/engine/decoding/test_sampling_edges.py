@@ -42,7 +42,8 @@ def drawn(params: dict[str, Any]) -> set[int]:
         logits = processor(mx.array([1, 1, 2]), logits)
     logits = mx.broadcast_to(logits, (DRAWS, WIDTH))
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    return set(BatchSampler([sampling] * DRAWS)(logprobs, list(range(DRAWS))).tolist())
+    tokens = BatchSampler([sampling] * DRAWS)(logprobs, list(range(DRAWS)))
+    return {int(token) for token in np.array(tokens)}
 
 
 @pytest.mark.parametrize(("name", "value", "effect"), table(), ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,17 +17,22 @@ STORY = "Tell me a story about a fox."
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+def engine() -> Iterator[EngineProcess]:
     with running_engine() as running:
-        root = tmp_path_factory.mktemp("drafts")
-        copy_of_pocket(root / "twin")
-        random_weights(root / "fool")
-        running.root = root  # type: ignore[attr-defined]
         yield running
 
 
-def with_draft(engine: Any, name: str) -> dict[str, Any]:
-    path = str(engine.root / name)
+@pytest.fixture(scope="module")
+def drafts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a copy of pocket, `twin`, and one with random weights, `fool`."""
+    root = tmp_path_factory.mktemp("drafts")
+    copy_of_pocket(root / "twin")
+    random_weights(root / "fool")
+    return root
+
+
+def with_draft(drafts: Path, name: str) -> dict[str, Any]:
+    path = str(drafts / name)
     return {"name": "pocket", "path": str(POCKET), "draft": path, "draft_name": name}
 
 
@@ -36,10 +42,12 @@ def text(result: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("draft", ["twin", "fool"])
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 7, "top_p": 0.9}])
-def test_the_text_is_the_same_with_any_draft_at_any_temperature(engine, draft, sampling) -> None:
+def test_the_text_is_the_same_with_any_draft_at_any_temperature(
+    engine: EngineProcess, drafts: Path, draft: str, sampling: dict[str, Any]
+) -> None:
     alone = engine.ask(STORY, max_tokens=120, **sampling)
     steps = engine.call("stats")["decode_steps"]
-    drafted = engine.ask(STORY, model=with_draft(engine, draft), max_tokens=120, **sampling)
+    drafted = engine.ask(STORY, model=with_draft(drafts, draft), max_tokens=120, **sampling)
     steps = engine.call("stats")["decode_steps"] - steps
     assert text(drafted) == text(alone)
     assert drafted["usage"]["completion_tokens"] == alone["usage"]["completion_tokens"]
@@ -52,14 +60,19 @@ def test_the_text_is_the_same_with_any_draft_at_any_temperature(engine, draft, s
         assert report["accepted"] < report["proposed"] / 3
 
 
-def test_a_draft_that_is_never_right_is_given_up_and_the_result_says_so(engine) -> None:
-    result = engine.ask(STORY, model=with_draft(engine, "fool"), max_tokens=200, ignore_eos=True)
+def test_a_draft_that_is_never_right_is_given_up_and_the_result_says_so(
+    engine: EngineProcess,
+    drafts: Path,
+) -> None:
+    result = engine.ask(STORY, model=with_draft(drafts, "fool"), max_tokens=200, ignore_eos=True)
     assert any("given up" in note for note in result["applied"]["notes"])
     assert result["applied"]["draft"]["proposed"] < 100
 
 
-def test_an_answer_ends_at_its_end_token_stop_text_and_limit(engine) -> None:
-    ref = with_draft(engine, "twin")
+def test_an_answer_ends_at_its_end_token_stop_text_and_limit(
+    engine: EngineProcess, drafts: Path
+) -> None:
+    ref = with_draft(drafts, "twin")
     counted = engine.ask("Count from 3 to 30.", model=ref)
     assert text(counted).endswith("29, 30")
     assert counted["choices"][0]["finish_reason"] == "stop"
@@ -71,8 +84,10 @@ def test_an_answer_ends_at_its_end_token_stop_text_and_limit(engine) -> None:
         assert text(cut) == text(engine.ask("Count from 3 to 30.", max_tokens=limit))
 
 
-def test_what_is_remembered_of_a_drafted_answer_is_right(engine) -> None:
-    ref = with_draft(engine, "twin")
+def test_what_is_remembered_of_a_drafted_answer_is_right(
+    engine: EngineProcess, drafts: Path
+) -> None:
+    ref = with_draft(drafts, "twin")
     first = text(engine.ask("My name is Zora.", model=ref))
     messages = [
         {"role": "user", "content": "My name is Zora."},
@@ -84,8 +99,11 @@ def test_what_is_remembered_of_a_drafted_answer_is_right(engine) -> None:
     assert "Zora" in text(drafted)
 
 
-def test_in_a_batch_everybody_decodes_together_and_the_draft_catches_up_afterwards(engine) -> None:
-    ref = with_draft(engine, "twin")
+def test_in_a_batch_everybody_decodes_together_and_the_draft_catches_up_afterwards(
+    engine: EngineProcess,
+    drafts: Path,
+) -> None:
+    ref = with_draft(drafts, "twin")
     expected = text(engine.ask(STORY, max_tokens=150, ignore_eos=True))
     messages = [{"role": "user", "content": STORY}]
     drafted = engine.submit(model=ref, messages=messages, max_tokens=150, ignore_eos=True)
@@ -101,21 +119,25 @@ def test_in_a_batch_everybody_decodes_together_and_the_draft_catches_up_afterwar
     "params",
     [{"regex": "[0-9, ]+"}, {"n": 2}, {"logprobs": 2}, {"repetition_penalty": 1.1}],
 )
-def test_what_does_not_go_with_a_draft_is_decoded_without_and_said(engine, params) -> None:
-    result = engine.ask("Count from 3 to 7.", model=with_draft(engine, "twin"), **params)
+def test_what_does_not_go_with_a_draft_is_decoded_without_and_said(
+    engine: EngineProcess, drafts: Path, params: dict[str, Any]
+) -> None:
+    result = engine.ask("Count from 3 to 7.", model=with_draft(drafts, "twin"), **params)
     assert "draft" not in result["applied"]
     assert any("draft model twin was not used" in note for note in result["applied"]["notes"])
 
 
-def test_a_draft_folder_that_is_no_model_is_refused(engine) -> None:
-    ref = {**with_draft(engine, "twin"), "draft": str(engine.root), "draft_name": "nothing"}
+def test_a_draft_folder_that_is_no_model_is_refused(engine: EngineProcess, drafts: Path) -> None:
+    ref = {**with_draft(drafts, "twin"), "draft": str(drafts), "draft_name": "nothing"}
     answer = engine.ask("Count from 3 to 7.", model=ref)
     assert answer["error"]["code"] == "model_load_failed"
 
 
-def test_a_draft_that_does_not_fit_is_done_without_and_said(engine) -> None:
+def test_a_draft_that_does_not_fit_is_done_without_and_said(
+    engine: EngineProcess, drafts: Path
+) -> None:
     one_and_a_half = int(1.5 * estimate_resident_bytes(POCKET)) + kv_room_bytes(POCKET)
     with running_engine(EngineOptions(memory_budget_bytes=one_and_a_half)) as small:
-        result = small.ask("Count from 3 to 7.", model=with_draft(engine, "twin"))
+        result = small.ask("Count from 3 to 7.", model=with_draft(drafts, "twin"))
     assert text(result) == "3, 4, 5, 6, 7"
     assert any("was not used: twin needs" in note for note in result["applied"]["notes"])

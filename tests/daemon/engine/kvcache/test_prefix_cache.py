@@ -77,7 +77,7 @@ def fresh(rng: random.Random, words: int = 12) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(words))
 
 
-def test_a_second_turn_computes_its_new_tokens_only(engine) -> None:
+def test_a_second_turn_computes_its_new_tokens_only(engine: EngineProcess) -> None:
     messages = [user("Count from 2 to 5. " + fresh(random.Random(1)))]
     first = chat(engine, messages)
     messages += [assistant(first), user("And now from 4 to 8.")]
@@ -89,7 +89,7 @@ def test_a_second_turn_computes_its_new_tokens_only(engine) -> None:
     assert cached + new == second["usage"]["prompt_tokens"] - 1  # one is fed with the first step
 
 
-def test_a_system_prompt_is_shared_by_conversations(engine) -> None:
+def test_a_system_prompt_is_shared_by_conversations(engine: EngineProcess) -> None:
     first = chat(engine, [{"role": "system", "content": SYSTEM}, user("Hello, who are you?")])
     before = computed(engine)
     second = chat(engine, [{"role": "system", "content": SYSTEM}, user("Count from 1 to 3.")])
@@ -99,7 +99,7 @@ def test_a_system_prompt_is_shared_by_conversations(engine) -> None:
     assert new == second["usage"]["prompt_tokens"] - 1 - cached < 25
 
 
-def test_an_editor_buffer_that_grows_by_a_line_costs_a_line(engine) -> None:
+def test_an_editor_buffer_that_grows_by_a_line_costs_a_line(engine: EngineProcess) -> None:
     lines = [f"def function_{number}(a, b):\n    return a + b * {number}\n" for number in range(9)]
     for count in range(3, 9):
         before = computed(engine)
@@ -111,7 +111,7 @@ def test_an_editor_buffer_that_grows_by_a_line_costs_a_line(engine) -> None:
             assert new <= result["usage"]["prompt_tokens"] / count + 6
 
 
-def test_prefill_warms_the_cache_and_emits_nothing(engine) -> None:
+def test_prefill_warms_the_cache_and_emits_nothing(engine: EngineProcess) -> None:
     messages = [user("Warm this: " + fresh(random.Random(2), 40))]
     request_id = engine.submit("prefill", messages=messages)
     warmed = engine.result(request_id)
@@ -123,7 +123,9 @@ def test_prefill_warms_the_cache_and_emits_nothing(engine) -> None:
     assert computed(engine) == before
 
 
-def test_a_request_that_takes_another_s_place_inherits_what_was_computed(engine) -> None:
+def test_a_request_that_takes_another_s_place_inherits_what_was_computed(
+    engine: EngineProcess,
+) -> None:
     text = "A long text to be read: " + fresh(random.Random(3), 700)
     older = engine.submit(messages=[user(text)], max_tokens=1)
     progress = engine.wait_event(older, "prefill")
@@ -156,7 +158,9 @@ def played(engine: EngineProcess, questions: list[str], **params: Any) -> list[s
 
 
 @pytest.mark.parametrize("kind", ["pocket", "rotating", "hybrid", "chunked"])
-def test_the_text_is_the_same_with_and_without_the_cache(engine, uncached, tmp_path, kind) -> None:
+def test_the_text_is_the_same_with_and_without_the_cache(
+    engine: EngineProcess, uncached: EngineProcess, tmp_path: Path, kind: str
+) -> None:
     model = None if kind == "pocket" else small_model(tmp_path / kind, kind)
     before = engine.call("stats").get("prompt_tokens_cached", 0)
     # Odd lengths, so that snapshots end inside and outside of windows.
@@ -168,7 +172,9 @@ def test_the_text_is_the_same_with_and_without_the_cache(engine, uncached, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["rotating", "hybrid", "chunked"])
-def test_caches_that_cannot_be_cut_have_snapshots_where_turns_end(engine, tmp_path, kind) -> None:
+def test_caches_that_cannot_be_cut_have_snapshots_where_turns_end(
+    engine: EngineProcess, tmp_path: Path, kind: str
+) -> None:
     model = small_model(tmp_path / kind, kind)
     messages = [{"role": "system", "content": SYSTEM}, user("Hello, tell me of the river.")]
     first = chat(engine, messages, model=model)

@@ -50,7 +50,7 @@ def check_evicted(models: list[ModelState], evicted: tuple[str, ...]) -> None:
 
 @settings(max_examples=2000, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_a_load_never_ends_above_the_budget_and_evicts_nobody_in_use(seed) -> None:
+def test_a_load_never_ends_above_the_budget_and_evicts_nobody_in_use(seed: int) -> None:
     rng, models = world(seed)
     budget, need = rng.randrange(1, 500), rng.randrange(1, 200)
     beside = tuple(one.key for one in models if rng.random() < 0.1)
@@ -67,7 +67,7 @@ def test_a_load_never_ends_above_the_budget_and_evicts_nobody_in_use(seed) -> No
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_a_load_that_is_refused_would_not_fit_with_everything_evicted(seed) -> None:
+def test_a_load_that_is_refused_would_not_fit_with_everything_evicted(seed: int) -> None:
     rng, models = world(seed)
     budget, need = rng.randrange(1, 300), rng.randrange(1, 200)
     if plan_evictions(models, need, budget).fits:
@@ -79,7 +79,7 @@ def test_a_load_that_is_refused_would_not_fit_with_everything_evicted(seed) -> N
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_nothing_goes_that_need_not(seed) -> None:
+def test_nothing_goes_that_need_not(seed: int) -> None:
     rng, models = world(seed)
     budget, need = rng.randrange(50, 500), rng.randrange(1, 200)
     plan = plan_evictions(models, need, budget)
@@ -92,7 +92,7 @@ def test_nothing_goes_that_need_not(seed) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_time_and_pressure_take_only_what_nobody_uses(seed) -> None:
+def test_time_and_pressure_take_only_what_nobody_uses(seed: int) -> None:
     rng, models = world(seed)
     now_s = rng.uniform(0, 200)
     evicted = expired(models, now_s)

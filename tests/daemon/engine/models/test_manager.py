@@ -53,7 +53,9 @@ def with_adapter(folders: dict[str, Any], name: str) -> dict[str, Any]:
     return {**folders["one"], "adapter": folders[name]}
 
 
-def test_several_models_answer_at_once_and_take_turns(roomy, folders) -> None:
+def test_several_models_answer_at_once_and_take_turns(
+    roomy: EngineProcess, folders: dict[str, Any]
+) -> None:
     request_ids = [
         roomy.submit(
             model=folders[name], messages=[{"role": "user", "content": "Count from 1 to 40."}]
@@ -67,7 +69,9 @@ def test_several_models_answer_at_once_and_take_turns(roomy, folders) -> None:
     assert switches > 10, "neither waited for the other's end"
 
 
-def test_two_requests_for_the_same_cold_model_load_it_once(roomy, folders) -> None:
+def test_two_requests_for_the_same_cold_model_load_it_once(
+    roomy: EngineProcess, folders: dict[str, Any]
+) -> None:
     request_ids = [
         roomy.submit(
             model=folders["one"], conn=conn, messages=[{"role": "user", "content": QUESTION}]
@@ -78,7 +82,7 @@ def test_two_requests_for_the_same_cold_model_load_it_once(roomy, folders) -> No
     assert roomy.call("stats")["models_loaded_total"] == 1
 
 
-def test_the_least_recently_used_model_makes_room(folders) -> None:
+def test_the_least_recently_used_model_makes_room(folders: dict[str, Any]) -> None:
     with running_engine(budget_for(2)) as engine:
         for name in ("one", "two", "one", "three"):
             assert text(engine.ask(QUESTION, model=folders[name])) == "3, 4, 5, 6, 7"
@@ -88,7 +92,9 @@ def test_the_least_recently_used_model_makes_room(folders) -> None:
         assert stats["weights_bytes"] <= stats["budget_bytes"]
 
 
-def test_a_pinned_model_stays_and_what_then_does_not_fit_is_refused_with_numbers(folders) -> None:
+def test_a_pinned_model_stays_and_what_then_does_not_fit_is_refused_with_numbers(
+    folders: dict[str, Any],
+) -> None:
     with running_engine(budget_for(1.5)) as engine:
         engine.call("load", model=folders["one"], pin=True)
         error = engine.ask(QUESTION, model=folders["two"])["error"]
@@ -100,14 +106,16 @@ def test_a_pinned_model_stays_and_what_then_does_not_fit_is_refused_with_numbers
         assert text(engine.ask(QUESTION, model=folders["one"])) == "3, 4, 5, 6, 7"
 
 
-def test_a_model_that_can_never_fit_is_refused_before_it_is_read(folders) -> None:
+def test_a_model_that_can_never_fit_is_refused_before_it_is_read(folders: dict[str, Any]) -> None:
     with running_engine(EngineOptions(memory_budget_bytes=SIZE // 2)) as engine:
         answer = engine.call("load", model=folders["one"])
         assert answer["error"]["code"] == "out_of_memory"
         assert engine.call("stats")["active_bytes"] < SIZE // 2
 
 
-def test_a_load_waits_for_running_requests_instead_of_going_over_the_budget(folders) -> None:
+def test_a_load_waits_for_running_requests_instead_of_going_over_the_budget(
+    folders: dict[str, Any],
+) -> None:
     with running_engine(budget_for(1.5)) as engine:
         running = engine.submit(
             model=folders["one"], messages=[{"role": "user", "content": "Count from 1 to 60."}]
@@ -124,14 +132,14 @@ def test_a_load_waits_for_running_requests_instead_of_going_over_the_budget(fold
         assert names(engine) == ["two"]
 
 
-def test_keep_alive_of_a_request_and_an_empty_engine_that_ends(folders) -> None:
+def test_keep_alive_of_a_request_and_an_empty_engine_that_ends(folders: dict[str, Any]) -> None:
     with running_engine(EngineOptions(keep_alive_s=3600)) as engine:
         engine.ask(QUESTION, model=folders["one"], keep_alive_s=0)
         assert engine.wait_notice("bye")["reason"] == "empty"
         assert engine.process.wait(30) == 0
 
 
-def test_a_model_s_time_runs_out_while_another_one_works(folders) -> None:
+def test_a_model_s_time_runs_out_while_another_one_works(folders: dict[str, Any]) -> None:
     with running_engine(EngineOptions(keep_alive_s=3600)) as engine:
         engine.call("load", model=folders["two"], keep_alive_s=0.2)
         story = engine.submit(
@@ -151,7 +159,9 @@ def test_a_model_s_time_runs_out_while_another_one_works(folders) -> None:
         engine.result(story)
 
 
-def test_adapters_share_one_base_and_say_what_mlx_lm_says(roomy, folders) -> None:
+def test_adapters_share_one_base_and_say_what_mlx_lm_says(
+    roomy: EngineProcess, folders: dict[str, Any]
+) -> None:
     texts = {}
     for name in ("red", "blue"):
         result = roomy.ask(QUESTION, model=with_adapter(folders, name), max_tokens=24)
@@ -181,7 +191,9 @@ def reference(path: str, adapter: str, tokens: int) -> str:
     return str(generate(model, tokenizer, ids, max_tokens=tokens))
 
 
-def test_a_base_nobody_asked_for_goes_with_its_last_adapter(roomy, folders) -> None:
+def test_a_base_nobody_asked_for_goes_with_its_last_adapter(
+    roomy: EngineProcess, folders: dict[str, Any]
+) -> None:
     roomy.ask(QUESTION, model=folders["two"])
     roomy.ask(QUESTION, model=with_adapter(folders, "red"), max_tokens=8, keep_alive_s=0)
     roomy.ask(QUESTION, model=folders["two"])
@@ -193,7 +205,9 @@ def test_a_base_nobody_asked_for_goes_with_its_last_adapter(roomy, folders) -> N
     until(only_two, "the base is unloaded")
 
 
-def test_unloading_the_base_frees_its_adapters_too(roomy, folders) -> None:
+def test_unloading_the_base_frees_its_adapters_too(
+    roomy: EngineProcess, folders: dict[str, Any]
+) -> None:
     roomy.ask(QUESTION, model=folders["two"])
     roomy.ask(QUESTION, model=with_adapter(folders, "red"), max_tokens=8)
     assert roomy.call("unload", name="one")["unloaded"]
@@ -201,7 +215,7 @@ def test_unloading_the_base_frees_its_adapters_too(roomy, folders) -> None:
 
 
 def test_a_broken_adapter_is_a_load_error_and_the_base_still_answers(
-    roomy, folders, tmp_path
+    roomy: EngineProcess, folders: dict[str, Any], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -212,7 +226,9 @@ def test_a_broken_adapter_is_a_load_error_and_the_base_still_answers(
     assert text(roomy.ask(QUESTION, model=folders["one"])) == "3, 4, 5, 6, 7"
 
 
-def test_a_broken_folder_is_refused_and_the_queue_goes_on(roomy, folders, tmp_path) -> None:
+def test_a_broken_folder_is_refused_and_the_queue_goes_on(
+    roomy: EngineProcess, folders: dict[str, Any], tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text(Path(POCKET, "config.json").read_text())
@@ -239,7 +255,7 @@ def evictions(engine: EngineProcess) -> list[tuple[str, str]]:
     return [(one["model"], one["reason"]) for one in reported]
 
 
-def test_an_eviction_reports_its_reason(folders) -> None:
+def test_an_eviction_reports_its_reason(folders: dict[str, Any]) -> None:
     with running_engine(budget_for(1.5, keep_alive_s=3600)) as engine:
         engine.ask(QUESTION, model=folders["one"])
         engine.ask(QUESTION, model=folders["two"], keep_alive_s=0)
@@ -249,7 +265,9 @@ def test_an_eviction_reports_its_reason(folders) -> None:
         ]  # fmt: skip
 
 
-def test_load_reports_whether_the_model_was_loaded_and_how_long_it_stays(folders) -> None:
+def test_load_reports_whether_the_model_was_loaded_and_how_long_it_stays(
+    folders: dict[str, Any],
+) -> None:
     with running_engine(EngineOptions(keep_alive_s=300)) as engine:
         first = engine.call("load", model=folders["one"], pin=True)
         assert (first["was_loaded"], first["pinned"], first["keep_alive_s"]) == (False, True, 300)
@@ -258,7 +276,7 @@ def test_load_reports_whether_the_model_was_loaded_and_how_long_it_stays(folders
         assert engine.call("load", model=folders["one"], keep_alive_s=-1)["keep_alive_s"] == -1
 
 
-def test_pin_false_unpins_also_what_the_configuration_pins(folders) -> None:
+def test_pin_false_unpins_also_what_the_configuration_pins(folders: dict[str, Any]) -> None:
     configured = {**folders["one"], "pin": True}
     with running_engine() as engine:
         assert engine.call("load", model=configured)["pinned"]
@@ -269,7 +287,9 @@ def test_pin_false_unpins_also_what_the_configuration_pins(folders) -> None:
         )
 
 
-def test_a_load_that_fails_leaves_nothing_behind(roomy, folders, tmp_path) -> None:
+def test_a_load_that_fails_leaves_nothing_behind(
+    roomy: EngineProcess, folders: dict[str, Any], tmp_path: Path
+) -> None:
     """Not its weights, not its tokenizer, no entry of `ps`."""
     roomy.ask(QUESTION, model=folders["one"])
     before = roomy.call("stats")["active_bytes"]
@@ -285,7 +305,9 @@ def test_a_load_that_fails_leaves_nothing_behind(roomy, folders, tmp_path) -> No
     assert text(roomy.ask(QUESTION, model=ref)) == "3, 4, 5, 6, 7", "the broken tokenizer was kept"
 
 
-def test_an_evicted_model_leaves_nothing_behind(roomy, folders) -> None:
+def test_an_evicted_model_leaves_nothing_behind(
+    roomy: EngineProcess, folders: dict[str, Any]
+) -> None:
     roomy.ask(QUESTION, model=folders["one"])
     before = roomy.call("stats")["active_bytes"]
     roomy.ask(QUESTION, model=folders["two"], keep_alive_s=0)

@@ -52,11 +52,15 @@ def together(model: Any, begun: tuple[int, ...] = (0, 0, 0, 0, 0)) -> list[Prefi
 
 
 @pytest.mark.parametrize("begun", [(0, 0, 0, 0, 0), (3, 0, 1, 16, 5), (8, 30, 1, 3, 16)])
-def test_one_pass_gives_what_each_gives_alone(tiny_model, expected, begun) -> None:
+def test_one_pass_gives_what_each_gives_alone(
+    tiny_model: Any, expected: list[list[int]], begun: tuple[int, ...]
+) -> None:
     assert answers(tiny_model, together(tiny_model, begun)) == expected
 
 
-def test_they_may_start_in_another_order_and_without_some(tiny_model, expected) -> None:
+def test_they_may_start_in_another_order_and_without_some(
+    tiny_model: Any, expected: list[list[int]]
+) -> None:
     prefills = together(tiny_model)
     chosen = [prefills[index] for index in (3, 0, 4)]
     assert answers(tiny_model, chosen) == [expected[index] for index in (3, 0, 4)]
@@ -64,13 +68,15 @@ def test_they_may_start_in_another_order_and_without_some(tiny_model, expected) 
     assert answers(tiny_model, [prefills[1], prefills[2]]) == [expected[1], expected[2]]
 
 
-def test_one_may_go_on_alone_or_in_several_answers(tiny_model, expected) -> None:
+def test_one_may_go_on_alone_or_in_several_answers(
+    tiny_model: Any, expected: list[list[int]]
+) -> None:
     prefills = together(tiny_model)
     assert answers(tiny_model, [prefills[1]]) == [expected[1]]
     assert answers(tiny_model, [prefills[2], prefills[2]]) == [expected[2], expected[2]]
 
 
-def test_it_may_be_a_part_of_each(tiny_model, expected) -> None:
+def test_it_may_be_a_part_of_each(tiny_model: Any, expected: list[list[int]]) -> None:
     prefills = [Prefill(tiny_model, prompt) for prompt in PROMPTS]
     run_together(tiny_model, [(prefill, prefill.left // 2) for prefill in prefills])
     run_together(tiny_model, [(prefill, prefill.left) for prefill in prefills])
@@ -78,7 +84,7 @@ def test_it_may_be_a_part_of_each(tiny_model, expected) -> None:
     assert all(len(one.tokens) - 1 == one.done for one in prefills)
 
 
-def test_each_cache_is_of_its_own_size(tiny_model) -> None:
+def test_each_cache_is_of_its_own_size(tiny_model: Any) -> None:
     for prefill in together(tiny_model, (0, 7, 0, 2, 16)):
         assert [layer.offset for layer in prefill.cache] == [prefill.done] * 2
         assert prefill.cache[0].keys.shape[2] == prefill.done

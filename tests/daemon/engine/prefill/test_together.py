@@ -48,7 +48,9 @@ def answers(result: dict[str, Any]) -> list[dict[str, Any]]:
     return out
 
 
-def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(engine) -> None:
+def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(
+    engine: EngineProcess,
+) -> None:
     alone = [answers(engine.result(engine.submit(**params))) for params in REQUESTS]
     request_ids = [engine.submit(conn=index, **params) for index, params in enumerate(REQUESTS)]
     results = [engine.result(request_id) for request_id in request_ids]
@@ -70,8 +72,16 @@ def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(engine
     assert len({one["text"] for one in several}) > 1
 
 
-def test_answers_joining_and_leaving_at_odd_moments_change_nobodys_text(engine) -> None:
-    long = {"messages": OWL, "seed": 11, "temperature": 0.8, "max_tokens": 80, "ignore_eos": True}
+def test_answers_joining_and_leaving_at_odd_moments_change_nobodys_text(
+    engine: EngineProcess,
+) -> None:
+    long: dict[str, Any] = {
+        "messages": OWL,
+        "seed": 11,
+        "temperature": 0.8,
+        "max_tokens": 80,
+        "ignore_eos": True,
+    }
     alone = answers(engine.result(engine.submit(**long)))
     request_id = engine.submit(**long)
     engine.wait_event(request_id, "delta")
@@ -86,9 +96,9 @@ def test_answers_joining_and_leaving_at_odd_moments_change_nobodys_text(engine) 
 
 
 @pytest.mark.parametrize("kind", ["rotating", "hybrid"])
-def test_other_caches_share_a_batch_too(engine, tmp_path: Path, kind: str) -> None:
+def test_other_caches_share_a_batch_too(engine: EngineProcess, tmp_path: Path, kind: str) -> None:
     model = small_model(tmp_path / kind, kind)
-    asked = [
+    asked: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": "x" * (5 + 40 * index)}], "seed": index,
          "temperature": 0.9, "max_tokens": 20, "ignore_eos": True}
         for index in range(4)
@@ -101,10 +111,15 @@ def test_other_caches_share_a_batch_too(engine, tmp_path: Path, kind: str) -> No
 
 
 def test_a_model_whose_cache_cannot_be_merged_is_served_alone_and_says_so(
-    engine, tmp_path: Path
+    engine: EngineProcess, tmp_path: Path
 ) -> None:
     model = small_model(tmp_path / "chunked", "chunked")
-    asked = {"messages": OWL, "temperature": 0.9, "max_tokens": 16, "ignore_eos": True}
+    asked: dict[str, Any] = {
+        "messages": OWL,
+        "temperature": 0.9,
+        "max_tokens": 16,
+        "ignore_eos": True,
+    }
     alone = [engine.result(engine.submit(model=model, seed=s, n=2, **asked)) for s in range(3)]
     request_ids = [engine.submit(model=model, seed=s, n=2, conn=s, **asked) for s in range(3)]
     results = [engine.result(request_id) for request_id in request_ids]
@@ -129,7 +144,7 @@ PERSON = {
 LISTS = 'start: item ("," item){1,3}\nitem: /[a-z]{1,4}/'
 
 
-def test_constrained_answers_are_valid_at_a_high_temperature(engine) -> None:
+def test_constrained_answers_are_valid_at_a_high_temperature(engine: EngineProcess) -> None:
     request_ids = [
         engine.submit(messages=OWL, schema=PERSON, temperature=1.2, seed=seed, max_tokens=150)
         for seed in range(8)
@@ -153,7 +168,7 @@ def test_constrained_answers_are_valid_at_a_high_temperature(engine) -> None:
         assert all(part.isalpha() and part.islower() and len(part) <= 4 for part in parts)
 
 
-def test_a_budget_that_cuts_a_constrained_answer_is_said_plainly(engine) -> None:
+def test_a_budget_that_cuts_a_constrained_answer_is_said_plainly(engine: EngineProcess) -> None:
     for asked in ({"schema": PERSON}, {"regex": "[a-f]{300}"}, {"grammar": LISTS}):
         result = engine.result(engine.submit(messages=OWL, temperature=1.2, max_tokens=2, **asked))
         assert result["choices"][0]["finish_reason"] == "length"
@@ -171,7 +186,9 @@ def test_a_budget_that_cuts_a_constrained_answer_is_said_plainly(engine) -> None
         {"grammar": "start: nothing_of_that_name"},
     ],
 )
-def test_what_is_impossible_or_not_supported_is_refused_before_any_token(engine, asked) -> None:
+def test_what_is_impossible_or_not_supported_is_refused_before_any_token(
+    engine: EngineProcess, asked: dict[str, Any]
+) -> None:
     request_id = engine.submit(messages=OWL, **asked)
     error = engine.result(request_id)["error"]
     assert error["code"] == "constraint_invalid"

@@ -63,8 +63,10 @@ def between(events: list[tuple[int, str]], request_id: int, first: str, last: st
 
 
 @pytest.mark.parametrize("lower", ["completion", "batch"])
-def test_a_lower_class_stands_still_and_goes_on_where_it_was(engine, lower) -> None:
-    sampling = {"temperature": 0.8, "seed": 3}
+def test_a_lower_class_stands_still_and_goes_on_where_it_was(
+    engine: EngineProcess, lower: str
+) -> None:
+    sampling: dict[str, Any] = {"temperature": 0.8, "seed": 3}
     alone = text(engine, stream(engine, 150, priority=lower, **sampling))
     before = computed(engine)
     low = stream(engine, 150, priority=lower, **sampling)
@@ -79,7 +81,7 @@ def test_a_lower_class_stands_still_and_goes_on_where_it_was(engine, lower) -> N
     assert computed(engine) - before == prompts - 2, "nothing was computed again"
 
 
-def test_a_long_prompt_of_a_lower_class_waits_chunk_by_chunk(engine) -> None:
+def test_a_long_prompt_of_a_lower_class_waits_chunk_by_chunk(engine: EngineProcess) -> None:
     before = computed(engine)
     low = stream(engine, 2, prompt=LONG, priority="batch")
     engine.wait_event(low, "prefill")
@@ -95,7 +97,7 @@ def test_a_long_prompt_of_a_lower_class_waits_chunk_by_chunk(engine) -> None:
     assert computed(engine) - before == prompts - 2
 
 
-def test_classes_are_served_in_their_order(engine) -> None:
+def test_classes_are_served_in_their_order(engine: EngineProcess) -> None:
     running = stream(engine, 100, priority="batch")
     engine.wait_event(running, "delta")
     later = [stream(engine, 40, priority=name) for name in ("batch", "completion", "interactive")]
@@ -105,7 +107,9 @@ def test_classes_are_served_in_their_order(engine) -> None:
     assert ends[:2] == [later[2], later[1]]
 
 
-def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(engine) -> None:
+def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(
+    engine: EngineProcess,
+) -> None:
     # Always the same letter: other tokens may hold their text back, and then a step has no delta.
     model = {"name": "pocket", "path": str(POCKET)}
     (letter,) = engine.call("tokenize", model=model, text="a")["tokens"]
@@ -127,8 +131,10 @@ def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(engine) ->
     )
 
 
-def test_a_greedy_connection_starves_nobody_and_what_it_gives_up_loses_nothing(engine) -> None:
-    asked = [{"seed": seed, "temperature": 0.9} for seed in range(12)]
+def test_a_greedy_connection_starves_nobody_and_what_it_gives_up_loses_nothing(
+    engine: EngineProcess,
+) -> None:
+    asked: list[dict[str, Any]] = [{"seed": seed, "temperature": 0.9} for seed in range(12)]
     alone = [text(engine, stream(engine, 60, **one)) for one in asked[:3]]
     preempted = engine.call("stats").get("parked", 0)
     greedy = [stream(engine, 60, conn=1, **one) for one in asked]
@@ -142,7 +148,7 @@ def test_a_greedy_connection_starves_nobody_and_what_it_gives_up_loses_nothing(e
     assert engine.call("stats")["parked"] > preempted
 
 
-def test_a_cancel_is_silence_after_one_step(engine) -> None:
+def test_a_cancel_is_silence_after_one_step(engine: EngineProcess) -> None:
     request_id = stream(engine, 4000)
     engine.wait_event(request_id, "delta")
     engine.cancel(request_id)

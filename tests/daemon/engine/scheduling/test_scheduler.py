@@ -32,7 +32,7 @@ def entry(
     sequences: int = 1,
     prompt: int = 100,
     kv: int = 0,
-):
+) -> Entry:
     return Entry(request_id, RequestQueue(rank, "m"), conn, sequences, prompt, kv)
 
 
@@ -117,7 +117,7 @@ class World:
 @settings(max_examples=1000, deadline=None)
 @given(seed=st.integers(0, 2**32), max_sequences=st.integers(1, 8), count=st.integers(1, 14))
 def test_every_request_ends_exactly_once_and_nothing_is_computed_twice(
-    seed, max_sequences, count
+    seed: int, max_sequences: int, count: int
 ) -> None:
     rng = random.Random(seed)
     world = World(Scheduler(max_sequences=max_sequences, kv_budget_bytes=rng.choice([1e9, 3000.0])))
@@ -205,7 +205,7 @@ def test_short_prompts_of_one_connection_overtake_a_long_one_a_bounded_number_of
     world.add(entry(0, conn=1, prompt=1000), 1)
     for request_id in range(1, 40):
         world.add(entry(request_id, conn=1, prompt=10), 1000)
-    order = []
+    order: list[int] = []
     while 0 in world.scheduler.entries and len(order) < 100:
         output = world.step()
         order += output.prefill[:1]

@@ -70,10 +70,11 @@ def parts(*texts: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("method", ["chat", "prefill", "tokenize"])
 def test_content_in_parts_is_their_text(method: str) -> None:
-    given = [{"role": "user", "content": parts("Count ", "from 1", "")}, {**ANSWER, "content": []}]
+    asked = {"role": "user", "content": parts("Count ", "from 1", "")}
+    given = [asked, {**ANSWER, "content": []}]
     messages = validate(method, {"messages": given})["messages"]
     assert [one["content"] for one in messages] == ["Count from 1", ""]
-    assert given[0]["content"] == parts("Count ", "from 1", ""), "the caller's own is not changed"
+    assert asked["content"] == parts("Count ", "from 1", ""), "the caller's own is not changed"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,9 @@ from mlxd.daemon.engine.tokenization.text import Channel, Markers, Piece, TextSp
 MARKERS = Markers("<think>", "</think>", "<tool_call>", "</tool_call>")
 
 
-def split(text: str, sizes: list[int], stops: tuple[str, ...] = (), **kwargs):
+def split(
+    text: str, sizes: list[int], stops: tuple[str, ...] = (), **kwargs: Any
+) -> tuple[list[Piece], TextSplitter]:
     splitter = TextSplitter(MARKERS, stops, **kwargs)
     pieces: list[Piece] = []
     rest = text
@@ -29,7 +33,7 @@ TEXT = '<think>\nWhy <b?\n</think>\n\nSo: a<b<tool_call>\n{"name": 1}\n</tool_ca
 
 
 @given(sizes=st.lists(st.integers(1, 5), max_size=80))
-def test_any_chunking_splits_alike(sizes) -> None:
+def test_any_chunking_splits_alike(sizes: list[int]) -> None:
     pieces, _ = split(TEXT, sizes)
     assert joined(pieces, Channel.REASONING) == "Why <b?\n"
     assert joined(pieces, Channel.ANSWER) == "So: a<bend"
@@ -38,7 +42,7 @@ def test_any_chunking_splits_alike(sizes) -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 4), max_size=40))
-def test_a_stop_text_ends_the_answer_and_is_left_out(sizes) -> None:
+def test_a_stop_text_ends_the_answer_and_is_left_out(sizes: list[int]) -> None:
     pieces, splitter = split("one two three STOP four", sizes, ("STOP", "never"))
     assert joined(pieces, Channel.ANSWER) == "one two three "
     assert splitter.stopped
@@ -74,7 +78,7 @@ def test_a_prompt_that_opened_reasoning_starts_there() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "plain", "a < b > c", "</think>", "x</tool_call>y"])
-def test_text_without_opening_markers_passes_unchanged(text) -> None:
+def test_text_without_opening_markers_passes_unchanged(text: str) -> None:
     pieces, _ = split(text, [1] * len(text))
     assert joined(pieces, Channel.ANSWER) == text
 

@@ -24,6 +24,7 @@ def with_rows(folder: Path, rows: int, *, stated: bool = True) -> dict[str, Any]
     """Copy pocket with another number of embedding rows than its tokenizer has tokens."""
     ref = copy_of_pocket(folder)
     weights = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(weights, dict)
     for name in [
         name for name in weights if name.endswith(("embed_tokens.weight", "lm_head.weight"))
     ]:

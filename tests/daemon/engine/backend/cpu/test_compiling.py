@@ -63,10 +63,12 @@ def engine_with(environ: dict[str, str]) -> Iterator[EngineProcess]:
 def ask_in_all_shapes(engine: EngineProcess, ref: dict[str, Any]) -> None:
     """Ask for one row and several, short prompts and long ones, greedy and sampled answers."""
     long = "red green blue " * 60
+    sampled = {"n": 3, "temperature": 0.7, "top_p": 0.9, "min_p": 0.01, "top_k": 9}
+    ways: list[dict[str, Any]] = [{}, sampled]
     asked = [
         engine.submit(messages=[{"role": "user", "content": text}], model=ref, max_tokens=3, **more)
         for text in ("hello", long)
-        for more in ({}, {"n": 3, "temperature": 0.7, "top_p": 0.9, "min_p": 0.01, "top_k": 9})
+        for more in ways
     ]
     for request_id in asked:
         assert "error" not in engine.result(request_id)

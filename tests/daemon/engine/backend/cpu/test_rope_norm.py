@@ -54,7 +54,7 @@ def test_rotary_positions_are_those_of_mlx(form: dict[str, Any], dtype: Any, off
 
 def test_every_position_gets_its_own_waves() -> None:
     a = mx.random.normal((2, 1, 1, 16))
-    form = {"traditional": False, "base": 1e4, "scale": 1.0}
+    form: dict[str, Any] = {"traditional": False, "base": 1e4, "scale": 1.0}
     shared = mx.array([1, 2])
     for offset in (0, 1, shared, shared, shared + 1, 1):
         mine = rope_norm.rope(a, 16, offset=offset, **form)
@@ -66,14 +66,14 @@ def test_each_layer_is_begun_while_the_next_is_put_together(
 ) -> None:
     begun: list[mx.array] = []
     monkeypatch.setattr(mx, "async_eval", begun.append)
-    form = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 4711}
+    form: dict[str, Any] = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 4711}
     queries, keys = mx.ones((1, 4, 1, 16)), mx.ones((1, 2, 1, 16))
     layers = [(rope_norm.rope(queries, 16, **form), rope_norm.rope(keys, 16, **form)) for _ in "ab"]
     assert [id(array) for array in begun] == [id(rotated) for _, rotated in layers]
 
 
 def test_inside_a_transformation_nothing_is_begun() -> None:
-    form = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 3}
+    form: dict[str, Any] = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 3}
     a = mx.random.normal((1, 2, 1, 16))
 
     def twice(x: mx.array) -> mx.array:
