@@ -16,7 +16,8 @@ from support.places import own_environ
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    return own_environ(tmp_path)
+    """A user whose daemons start an engine only when one is needed."""
+    return {**own_environ(tmp_path), "MLXD_PRELOAD": "off"}
 
 
 @pytest.fixture

@@ -295,10 +295,12 @@ def test_one_line_is_enough_when_every_check_passes() -> None:
 
 def test_the_short_report_has_the_problems_and_one_line(environ: dict[str, str]) -> None:
     report = json.loads(mlxd(environ, "doctor", "--json").stdout)
-    wrong = [check["check"] for check in report["checks"] if check["verdict"] != "ok"]
+    wrong = {check["check"] for check in report["checks"] if check["verdict"] != "ok"}
     said = mlxd(environ, "doctor").stdout.splitlines()
     assert "daemon" in wrong  # none is running
-    assert {line.split()[1] for line in said if line.startswith(("warn", "FAIL"))} == set(wrong)
+    shown = {line.split()[1] for line in said if line.startswith(("warn", "FAIL"))}
+    # The speed of a busy machine may be a problem in one of the two runs only.
+    assert shown - {"backend"} == wrong - {"backend"}
     assert said[-1].endswith("mlxd doctor --all")
 
 
