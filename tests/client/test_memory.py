@@ -23,13 +23,13 @@ MODEL = {"model": "pocket", "bytes": 12_000_000, "idle_s": 300.0, "keep_alive_s"
     ],
 )
 def test_ps_says_in_words_when_a_model_expires(changed: dict[str, Any], expires: str) -> None:
-    row = memory._ps_row({**MODEL, **changed})
+    row = memory.ps_row({**MODEL, **changed})
     assert row[3] == expires
 
 
 def test_ps_says_in_words_when_a_model_was_last_used() -> None:
-    assert memory._ps_row(MODEL)[2] == "5 minutes ago"
-    assert memory._ps_row({**MODEL, "requests": 1})[2] == "in use"
+    assert memory.ps_row(MODEL)[2] == "5 minutes ago"
+    assert memory.ps_row({**MODEL, "requests": 1})[2] == "in use"
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_ps_says_in_words_when_a_model_was_last_used() -> None:
 )  # fmt: skip
 def test_load_prints_what_it_did(changed: dict[str, Any], printed: str) -> None:
     result = {**MODEL, "load_s": 0.5, "was_loaded": False, **changed}
-    assert memory._loaded(result) == printed
+    assert memory.load_message(result) == printed
 
 
 def test_load_prints_what_an_older_daemon_returns() -> None:
     result = {"model": "pocket", "bytes": 12_000_000, "load_s": 0.5}
-    assert memory._loaded(result) == "pocket: 12.0 MB in 0.5 s"
+    assert memory.load_message(result) == "pocket: 12.0 MB in 0.5 s"

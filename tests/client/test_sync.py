@@ -234,8 +234,8 @@ def test_a_stream_dropped_while_another_thread_holds_the_lock_is_cancelled_after
     with faulty_daemon(["read", "event", "wait"]) as daemon, Client(daemon.path) as client:
         stream = client.stream("chat")
         next(stream)
-        wire = stream._wire
-        with wire._held():
+        wire = stream._wire  # noqa: SLF001  # the lock of another thread, held on purpose
+        with wire._held():  # noqa: SLF001
             del stream
             assert not daemon.cancelled
         daemon.wait_cancelled()
@@ -400,7 +400,7 @@ def test_close_leaves_no_descriptor_open() -> None:
     with faulty_daemon(["serve"]) as daemon:
         client = Client(daemon.path)
         client.request("ping")
-        number = client._wire._sock.fileno()  # type: ignore[union-attr]
+        number = client._wire._sock.fileno()  # type: ignore[union-attr]  # noqa: SLF001
         client.close()
         daemon.join()
         poll = select.poll()

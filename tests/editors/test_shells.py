@@ -67,7 +67,7 @@ def test_a_command_is_explained_and_stays(
         screen.wait("ls -l")
         screen.send(KEYS[name][1])
         screen.wait("built-in model")
-        screen._until(lambda: f"{PROMPT}ls -l" in screen.text(), "the line", WAIT_S)
+        screen.wait_for(lambda: f"{PROMPT}ls -l" in screen.text(), "the line", WAIT_S)
 
 
 FAILS = "sh -c 'exit 7'"
@@ -86,10 +86,10 @@ def test_the_last_failed_command_is_sent_with_its_status(
     with shell(name, own, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send(f"{FAILS}\r")
-        screen._until(lambda: screen.text().count(PROMPT) == 2, "a second prompt", WAIT_S)
+        screen.wait_for(lambda: screen.text().count(PROMPT) == 2, "a second prompt", WAIT_S)
         screen.wait_prompt(PROMPT)
         screen.send(KEYS[name][2])
-        screen._until(lambda: screen.text().splitlines()[-1].strip() != PROMPT, "a line", WAIT_S)
+        screen.wait_for(lambda: screen.text().splitlines()[-1].strip() != PROMPT, "a line", WAIT_S)
     assert f"status 7: {FAILS}" in asked.read_text()
 
 
@@ -103,7 +103,7 @@ def test_zsh_sends_the_last_failed_command_with_its_status(
         with shell("zsh", {**environ, "MLXD_SOCKET": str(tmp_path / "s")}, tmp_path) as screen:
             screen.wait_prompt(PROMPT)
             screen.send(f"{FAILS}\r")
-            screen._until(lambda: screen.text().count(PROMPT) == 2, "a second prompt", WAIT_S)
+            screen.wait_for(lambda: screen.text().count(PROMPT) == 2, "a second prompt", WAIT_S)
             screen.wait_prompt(PROMPT)
             screen.send(KEYS["zsh"][2])
             peer, _ = listener.accept()
@@ -130,7 +130,7 @@ def test_a_second_press_stops_the_work(
             until(lambda: daemon.running() > 1, "the question is asked")
             screen.send(KEYS[name][1])
             until(lambda: daemon.running() == 1, "the question is cancelled")
-            screen._until(lambda: "about a fox." in screen.text(), "the line", WAIT_S)
+            screen.wait_for(lambda: "about a fox." in screen.text(), "the line", WAIT_S)
         busy.notify("cancel", id=one)
         busy.answer(one)
 
@@ -230,7 +230,7 @@ def test_without_a_daemon_the_next_step_is_said(
         screen.wait("by size")
         screen.send(KEYS[name][0])
         screen.wait("mlxd start")
-        screen._until(lambda: f"{PROMPT}list files by size" in screen.text(), "the line", WAIT_S)
+        screen.wait_for(lambda: f"{PROMPT}list files by size" in screen.text(), "the line", WAIT_S)
 
 
 def test_zsh_starts_a_daemon_where_none_runs(environ: dict[str, str], tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_message_that_cannot_be_written_spoils_no_other() -> None:
     assert encode(good, Encoding.MSGPACK) == before
     # Nor does a long one leave its room behind.
     encode(Notification("event", {"text": "y" * (PACKER_KEEPS_BYTES + 1)}), Encoding.MSGPACK)
-    assert not codec._spare
+    assert not codec.spare_packers
     assert encode(good, Encoding.MSGPACK) == before
 
 

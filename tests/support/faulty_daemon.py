@@ -48,7 +48,7 @@ class FaultyDaemon:
         self.requests: list[str] = []
         self.cancelled: list[Any] = []
         self.hung_up = 0
-        self._next = threading.Event()
+        self.next_step = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(8)
@@ -57,7 +57,7 @@ class FaultyDaemon:
 
     def go(self) -> None:
         """Continue after the step `go`."""
-        self._next.set()
+        self.next_step.set()
 
     def wait_cancelled(self) -> None:
         until(lambda: bool(self.cancelled), "no cancel came", PATIENCE_S)
@@ -133,8 +133,8 @@ class _Peer:
             self._receive()
 
     def do_go(self) -> None:
-        self.daemon._next.wait(PATIENCE_S)
-        self.daemon._next.clear()
+        self.daemon.next_step.wait(PATIENCE_S)
+        self.daemon.next_step.clear()
 
     def do_serve(self) -> None:
         while self.open:

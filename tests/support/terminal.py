@@ -45,7 +45,7 @@ class Terminal:
 
     def wait(self, wanted: str, *, timeout_s: float = WAIT_S) -> str:
         """Read until the text appears on the screen or in the scrollback. Returns all text."""
-        return self._until(lambda: wanted in self.text(), f"{wanted!r}", timeout_s)
+        return self.wait_for(lambda: wanted in self.text(), f"{wanted!r}", timeout_s)
 
     def wait_prompt(self, prompt: str, *, timeout_s: float = WAIT_S) -> str:
         """Read until the cursor is in a row that contains only the prompt."""
@@ -53,7 +53,7 @@ class Terminal:
         def prompted() -> bool:
             return self.screen.display[self.screen.cursor.y].strip() == prompt
 
-        return self._until(prompted, f"prompt {prompt!r}", timeout_s)
+        return self.wait_for(prompted, f"prompt {prompt!r}", timeout_s)
 
     def end(self, *, timeout_s: float = WAIT_S) -> str:
         """Read until the program exits and set `exit_code`. Returns all text."""
@@ -77,7 +77,8 @@ class Terminal:
             os.waitpid(self.pid, 0)
         os.close(self._fd)
 
-    def _until(self, met: Callable[[], bool], what: str, timeout_s: float) -> str:
+    def wait_for(self, met: Callable[[], bool], what: str, timeout_s: float) -> str:
+        """Read until a condition is met. Return the text. A failure names `what` is missing."""
         deadline = time.monotonic() + timeout_s
         while not met():
             assert self._read(deadline), f"ended without {what}:\n{self.text()}"

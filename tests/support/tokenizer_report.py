@@ -32,7 +32,7 @@ def report(folder: str) -> dict[str, Any]:
         "markers": list(wrapper.structural_markers),
         "bos": wrapper.bos_token,
         "size": len(wrapper),
-        "kind": type(wrapper._tokenizer).__name__,
+        "kind": type(wrapper._tokenizer).__name__,  # noqa: SLF001  # which class loaded the files
         "heavy": sorted({"transformers", "huggingface_hub"} & set(sys.modules)),
     }
 

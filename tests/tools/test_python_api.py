@@ -19,7 +19,7 @@ def test_the_page_is_made_from_the_docstrings() -> None:
 
 
 def test_every_exported_name_can_be_imported_and_has_a_docstring() -> None:
-    assert set(mlxd.client.__all__) == set(mlxd.client._PLACES)
+    assert set(mlxd.client.__all__) == set(mlxd.client.PLACES)
     for name in mlxd.client.__all__:
         thing = getattr(mlxd.client, name)
         if not issubclass(thing, Exception):

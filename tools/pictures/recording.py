@@ -51,7 +51,7 @@ class Recorder(Terminal):
 
     def begin(self) -> None:
         """Wait for the shell's first prompt, and keep it as the first frame."""
-        self._until(lambda: self._prompted("$"), "a prompt", WAIT_S)
+        self.wait_for(lambda: self._prompted("$"), "a prompt", WAIT_S)
         self._keep(self._frame(0.0))
 
     def type(self, line: str) -> None:
@@ -61,7 +61,7 @@ class Recorder(Terminal):
         for count, key in enumerate(line, 1):
             self.send(key)
             typed = line[:count]
-            self._until(functools.partial(self._at, start, typed), f"{typed!r}", WAIT_S)
+            self.wait_for(functools.partial(self._at, start, typed), f"{typed!r}", WAIT_S)
             self._keep(self._frame(self._clock_s))
             self._clock_s += KEY_S
         self._clock_s += BEFORE_ENTER_S

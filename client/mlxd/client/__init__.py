@@ -92,7 +92,7 @@ _MODULES = {
     ),
 }  # fmt: skip
 
-_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022
     "AsyncClient", "AsyncStream", "Client", "Stream", "Timeouts",
@@ -109,11 +109,11 @@ __all__ = [  # noqa: RUF022
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_PLACES[name]), name)
+    return getattr(import_module(PLACES[name]), name)
 
 
 def __dir__() -> list[str]:

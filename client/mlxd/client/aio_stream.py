@@ -60,7 +60,7 @@ class AsyncStream(AsyncIterable[E], Generic[E, R]):
         return self._of(self._call.result)
 
     def __aiter__(self) -> AsyncReading[E]:
-        return AsyncReading(self)
+        return AsyncReading(self, self._abandon)
 
     async def __anext__(self) -> E:
         await self._wait(_has_event)
@@ -124,8 +124,9 @@ class AsyncStream(AsyncIterable[E], Generic[E, R]):
 class AsyncReading(AsyncIterator[E]):
     """An iterator over a stream. If it is dropped before the last event, it cancels the request."""
 
-    def __init__(self, stream: AsyncStream[E, Any]) -> None:
+    def __init__(self, stream: AsyncStream[E, Any], abandon: Callable[[], None]) -> None:
         self._stream = stream
+        self._abandon = abandon
 
     async def __anext__(self) -> E:
         return await self._stream.__anext__()
@@ -138,4 +139,4 @@ class AsyncReading(AsyncIterator[E]):
         await self._stream.aclose()
 
     def __del__(self) -> None:
-        self._stream._abandon()
+        self._abandon()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mlxd.client import asks, results
 from mlxd.client.asks import Ask, Messages
@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from mlxd.client.sync_stream import Stream
 
 T = TypeVar("T")
+
+
+class _AskOnce(Protocol):
+    """Sends one request and returns its result."""
+
+    def __call__(self, ask: Ask[T], timeout: Timeout | _Unset) -> T: ...
+
+
+class _AskStream(Protocol):
+    """Sends one request and returns its events."""
+
+    def __call__(self, ask: Ask[T], timeout: Timeout | _Unset) -> Stream[Event, T]: ...
 
 
 class Methods(ABC):
@@ -36,12 +48,12 @@ class Methods(ABC):
     @property
     def models(self) -> Models:
         """The methods `models.*`."""
-        return Models(self)
+        return Models(self._ask, self._stream)
 
     @property
     def conversations(self) -> Conversations:
         """The methods `conversations.*`."""
-        return Conversations(self)
+        return Conversations(self._ask, self._stream)
 
     def chat(
         self,
@@ -157,73 +169,75 @@ class Methods(ABC):
 class Models:
     """The methods `models.*` of a client."""
 
-    def __init__(self, client: Methods) -> None:
-        self._client = client
+    def __init__(self, ask: _AskOnce, stream: _AskStream) -> None:
+        self._ask = ask
+        self._stream = stream
 
     def list(self, *, timeout: Timeout | _Unset = UNSET) -> results.ModelList:
         """List the models on this machine."""
-        return self._client._ask(asks.models_list(), timeout)
+        return self._ask(asks.models_list(), timeout)
 
     def show(self, model: str | None = None, *, timeout: Timeout | _Unset = UNSET) -> results.Model:
         """Return the details of a model. None means the default model."""
-        return self._client._ask(asks.models_show(model), timeout)
+        return self._ask(asks.models_show(model), timeout)
 
     def pull(
         self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> results.Model:
         """Download or update a model."""
-        return self._client._ask(asks.models_pull(model, params), timeout)
+        return self._ask(asks.models_pull(model, params), timeout)
 
     def stream_pull(
         self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> Stream[Event, results.Model]:
         """Call `pull` and return a stream of its progress events."""
-        return self._client._stream(asks.models_pull(model, params), timeout)
+        return self._stream(asks.models_pull(model, params), timeout)
 
     def convert(
         self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> results.Model:
         """Convert or quantise a model."""
-        return self._client._ask(asks.models_convert(model, params), timeout)
+        return self._ask(asks.models_convert(model, params), timeout)
 
     def stream_convert(
         self, model: str, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> Stream[Event, results.Model]:
         """Call `convert` and return a stream of its progress events."""
-        return self._client._stream(asks.models_convert(model, params), timeout)
+        return self._stream(asks.models_convert(model, params), timeout)
 
     def import_models(
         self, path: str | None = None, *, timeout: Timeout | _Unset = UNSET
     ) -> results.Import:
         """Link the models in a folder (None: those of LM Studio and oMLX); nothing is copied."""
-        return self._client._ask(asks.models_import(path), timeout)
+        return self._ask(asks.models_import(path), timeout)
 
     def search(
         self, query: str | None = None, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> results.HubModels:
         """Search the hub for MLX models; without a query, return popular ones that fit."""
-        return self._client._ask(asks.models_search(query, params), timeout)
+        return self._ask(asks.models_search(query, params), timeout)
 
     def remove(self, model: str, *, timeout: Timeout | _Unset = UNSET) -> results.Removed:
         """Delete a model from the local cache."""
-        return self._client._ask(asks.models_remove(model), timeout)
+        return self._ask(asks.models_remove(model), timeout)
 
     def set_default(self, model: str, *, timeout: Timeout | _Unset = UNSET) -> results.DefaultModel:
         """Set the default model."""
-        return self._client._ask(asks.models_default(model), timeout)
+        return self._ask(asks.models_default(model), timeout)
 
     def alias(
         self, alias: str, model: str | None = None, *, timeout: Timeout | _Unset = UNSET
     ) -> None:
         """Add an alias for a model, or remove the alias if `model` is None."""
-        self._client._ask(asks.models_alias(alias, model), timeout)
+        self._ask(asks.models_alias(alias, model), timeout)
 
 
 class Conversations:
     """The methods `conversations.*` of a client."""
 
-    def __init__(self, client: Methods) -> None:
-        self._client = client
+    def __init__(self, ask: _AskOnce, stream: _AskStream) -> None:
+        self._ask = ask
+        self._stream = stream
 
     def list(
         self,
@@ -234,17 +248,17 @@ class Conversations:
         timeout: Timeout | _Unset = UNSET,
     ) -> tuple[results.Conversation, ...]:
         """List stored conversations, newest first; skip the first `offset` ones."""
-        return self._client._ask(asks.conversations_list(limit, offset, scope), timeout)
+        return self._ask(asks.conversations_list(limit, offset, scope), timeout)
 
     def show(self, id: str, *, timeout: Timeout | _Unset = UNSET) -> results.Conversation:
         """Return a conversation with its turns."""
-        return self._client._ask(asks.conversations_show(id), timeout)
+        return self._ask(asks.conversations_show(id), timeout)
 
     def search(
         self, query: str, *, limit: int | None = None, timeout: Timeout | _Unset = UNSET
     ) -> tuple[results.Conversation, ...]:
         """Search the text of all conversations, best match first."""
-        return self._client._ask(asks.conversations_search(query, limit), timeout)
+        return self._ask(asks.conversations_search(query, limit), timeout)
 
     def import_conversations(
         self, conversations: Sequence[Mapping[str, Any]], *, timeout: Timeout | _Unset = UNSET
@@ -256,14 +270,14 @@ class Conversations:
         Raises:
             InvalidParams: one of them is not a conversation. Then none is stored.
         """
-        return self._client._ask(asks.conversations_import(conversations), timeout)
+        return self._ask(asks.conversations_import(conversations), timeout)
 
     def truncate(self, id: str, turns: int = 1, *, timeout: Timeout | _Unset = UNSET) -> int:
         """Remove the last turns of a conversation and return their number."""
-        return self._client._ask(asks.conversations_truncate(id, turns), timeout)
+        return self._ask(asks.conversations_truncate(id, turns), timeout)
 
     def remove(
         self, id: str | None = None, *, all: bool = False, timeout: Timeout | _Unset = UNSET
     ) -> int:
         """Delete one or all conversations and return their number."""
-        return self._client._ask(asks.conversations_remove(id, all), timeout)
+        return self._ask(asks.conversations_remove(id, all), timeout)

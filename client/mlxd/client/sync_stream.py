@@ -47,7 +47,7 @@ class Stream(Iterable[E], Generic[E, R]):
         return self._of(self._call.result)
 
     def __iter__(self) -> Reading[E]:
-        return Reading(self)
+        return Reading(self, self._abandon)
 
     def __next__(self) -> E:
         self._wait(_has_event)
@@ -92,8 +92,9 @@ class Stream(Iterable[E], Generic[E, R]):
 class Reading(Iterator[E]):
     """An iterator over a stream. If it is dropped before the last event, it cancels the request."""
 
-    def __init__(self, stream: Stream[E, Any]) -> None:
+    def __init__(self, stream: Stream[E, Any], abandon: Callable[[], None]) -> None:
         self._stream = stream
+        self._abandon = abandon
 
     def __next__(self) -> E:
         return next(self._stream)
@@ -106,4 +107,4 @@ class Reading(Iterator[E]):
         self._stream.close()
 
     def __del__(self) -> None:
-        self._stream._abandon()
+        self._abandon()

@@ -21,7 +21,7 @@ EXTERNAL_FIRST_BYTES = {0x93, 0x94}
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
 PACKER_KEEPS_BYTES = 1 << 20
 """A packer keeps its buffer. After a longer message it is dropped to free the memory."""
-_spare: list[msgpack.Packer] = []
+spare_packers: list[msgpack.Packer] = []
 """Unused packers, because creating one costs as much as packing a message. `encode` removes one
 while it uses it, so that no two threads share a packer."""
 
@@ -168,12 +168,12 @@ def encode(message: Message, encoding: Encoding) -> bytes:
         )
         return text.encode("utf-8", "replace") + b"\n"
     try:
-        packer = _spare.pop()
+        packer = spare_packers.pop()
     except IndexError:
         packer = msgpack.Packer(use_bin_type=True, unicode_errors="replace")
     packed: bytes = packer.pack(_to_msgpack(message))
     if len(packed) <= PACKER_KEEPS_BYTES:
-        _spare.append(packer)
+        spare_packers.append(packer)
     return packed
 
 

@@ -200,9 +200,10 @@ def test_damage_that_shows_while_it_is_open_begins_a_new_database(path: Path) ->
 
     def ruin(store: Store) -> None:
         if not lines:
-            store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            # On the connection that is about to fail, which nothing else may use.
+            store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # noqa: SLF001
             damage_inside(path, pages=0)
-            store._db.execute("PRAGMA shrink_memory")
+            store._db.execute("PRAGMA shrink_memory")  # noqa: SLF001
 
     recordings = asyncio.run(story())
     assert [recording.problem for recording in recordings] == ["", ""]

@@ -29,7 +29,7 @@ def ps(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(models))
         return
-    rows = [_ps_row(model) for model in models]
+    rows = [ps_row(model) for model in models]
     if rows:
         print_table(("MODEL", "SIZE", "LAST USED", "EXPIRES", "REQUESTS"), rows)
     else:
@@ -40,7 +40,7 @@ def ps(as_json: bool) -> None:
         click.echo(f"{one['model']} was evicted {when}: {one['reason']}.", err=True)
 
 
-def _ps_row(model: dict[str, Any]) -> tuple[str, ...]:
+def ps_row(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         model["model"],
         size(model["bytes"]),
@@ -70,10 +70,10 @@ def load(model: str | None, keep_alive: float | None, pin: bool | None) -> None:
     name = absolute(model) if model else None
     with connect() as client, spinner("loading"):
         result = client.load(name, keep_alive_s=keep_alive, pin=pin)
-    click.echo(_loaded(result))
+    click.echo(load_message(result))
 
 
-def _loaded(result: Mapping[str, Any]) -> str:
+def load_message(result: Mapping[str, Any]) -> str:
     if "pinned" not in result:  # a daemon of an older version
         return f"{result['model']}: {size(result['bytes'])} in {result['load_s']:.1f} s"
     took = f"loaded in {result['load_s']:.1f} s"

@@ -24,7 +24,12 @@ class PrivateRotatingFile(logging.handlers.RotatingFileHandler):
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return os.fdopen(descriptor, "a", encoding="utf-8")
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def reopen(self) -> None:
+        """Open the file again. A program that rotates logs has moved it."""
+        self.close()
+        self.stream = self._open()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
         """Drop the line, because there is no other place to report the error."""
 
 
@@ -64,5 +69,4 @@ def reopen(logger: logging.Logger) -> None:
     """Open the file again after another program moved it (SIGHUP)."""
     for handler in logger.handlers:
         if isinstance(handler, PrivateRotatingFile):
-            handler.close()
-            handler.stream = handler._open()
+            handler.reopen()
