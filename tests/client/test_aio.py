@@ -184,13 +184,15 @@ def test_aclose_ends_those_who_wait() -> None:
 
 # ---- stopping a request
 
+Leave = Callable[[AsyncClient, FaultyDaemon], Awaitable[None]]
 
-async def leave_loop(client: AsyncClient) -> None:
+
+async def leave_loop(client: AsyncClient, _: FaultyDaemon) -> None:
     async for _ in client.stream("chat"):
         break
 
 
-async def leave_held_loop(client: AsyncClient) -> None:
+async def leave_held_loop(client: AsyncClient, _: FaultyDaemon) -> None:
     stream = client.stream("chat")
     async for _ in stream:
         break
@@ -199,7 +201,7 @@ async def leave_held_loop(client: AsyncClient) -> None:
         await stream.result()
 
 
-async def close_stream(client: AsyncClient) -> None:
+async def close_stream(client: AsyncClient, _: FaultyDaemon) -> None:
     stream = client.stream("chat")
     await anext(stream)
     await stream.aclose()
@@ -207,44 +209,44 @@ async def close_stream(client: AsyncClient) -> None:
         await stream.result()
 
 
-async def leave_with(client: AsyncClient) -> None:
+async def leave_with(client: AsyncClient, _: FaultyDaemon) -> None:
     async with client.stream("chat") as stream:
         await anext(stream)
 
 
-async def drop_stream(client: AsyncClient) -> None:
+async def drop_stream(client: AsyncClient, _: FaultyDaemon) -> None:
     stream = client.stream("chat")
     await anext(stream)
     del stream
 
 
-async def leave_texts(client: AsyncClient) -> None:
+async def leave_texts(client: AsyncClient, _: FaultyDaemon) -> None:
     async for _ in client.stream_chat("hi").texts():
         break
 
 
-async def cancel_task(client: AsyncClient) -> None:
+async def cancel_task(client: AsyncClient, daemon: FaultyDaemon) -> None:
     task = asyncio.create_task(client.request("chat"))
-    await asyncio.sleep(0.01)
+    await asked(daemon, 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def cancel_loop(client: AsyncClient) -> None:
+async def cancel_loop(client: AsyncClient, daemon: FaultyDaemon) -> None:
     async def loop() -> None:
         async for _ in client.stream("chat"):
             pass
 
     task = asyncio.create_task(loop())
-    await asyncio.sleep(0.01)
+    await asked(daemon, 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     del task
 
 
-async def outer_timeout(client: AsyncClient) -> None:
+async def outer_timeout(client: AsyncClient, _: FaultyDaemon) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await client.request("chat")
@@ -257,10 +259,10 @@ async def outer_timeout(client: AsyncClient) -> None:
         cancel_task, cancel_loop, outer_timeout,
     ],
 )  # fmt: skip
-def test_leaving_a_request_cancels_it(leave: Callable[[AsyncClient], Awaitable[None]]) -> None:
+def test_leaving_a_request_cancels_it(leave: Leave) -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
-            await leave(client)
+            await leave(client, daemon)
             await told(daemon)
             assert await client.request("ping") == PONG
 
@@ -274,7 +276,8 @@ def test_a_task_that_is_cancelled_while_it_connects_leaves_the_client_usable(
     async def work(path: str, listener: socket.socket) -> None:
         client = AsyncClient(path)
         task = asyncio.create_task(client.request("ping"))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)  # it tries to connect, and pauses because the queue is full
+        assert not task.done()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

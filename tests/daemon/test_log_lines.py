@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from mlxd.daemon.cli.log_lines import formatted
 
@@ -65,6 +66,15 @@ def test_lines_fit_the_terminal_and_break_between_words(width: int) -> None:
     assert all(len(line) <= width for line in shown)
     assert all(line.startswith("  ") for line in shown[1:])
     assert " ".join(" ".join(shown).split()) == " ".join(formatted(raw).split())
+
+
+@pytest.mark.parametrize("width", [50, 80])
+def test_wide_characters_count_as_two_columns(width: int) -> None:
+    raw = record("pulled", model="模型 " * 40)
+    shown = formatted(raw, width=width).splitlines()
+    assert all(cell_len(line) <= width for line in shown)
+    assert max(cell_len(line) for line in shown[:-1]) > width - 6
+    assert "".join(shown).count("模型") == 40
 
 
 def test_only_the_level_has_a_colour() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from support import needs
 from support.daemon_process import Daemon, user
 from support.engine_process import POCKET
+from support.places import mlxd
 
 WEATHER = {
     "type": "function",
@@ -313,8 +315,10 @@ def test_nc_gets_an_answer_to_a_json_line(daemon: Daemon) -> None:
         {"id": 1, "method": "chat",
          "params": {"messages": user("Count from 3 to 7."), "temperature": 0}}
     )  # fmt: skip
+    path = mlxd(daemon.environ, "status", "--socket").stdout.rstrip("\n")
+    assert path == daemon.socket_path
     done = subprocess.run(
-        [nc, "-N", "-U", daemon.socket_path],
+        [nc, *(["-N"] if sys.platform != "darwin" else []), "-U", path],
         input=line + "\n", capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert text(json.loads(done.stdout)["result"]) == "3, 4, 5, 6, 7"

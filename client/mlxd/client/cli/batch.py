@@ -94,14 +94,15 @@ def batch(source: str, output: str | None, jobs: int, as_finished: bool, **value
             return 130
     if run.truncated and not quiet:
         tell(f"mlx: {run.truncated} truncated at max_tokens. Raise the limit: --max-tokens N")
-    return _verdict(run.errors, len(waiting), resumed)
+    return verdict_of(run.errors, len(waiting), resumed)
 
 
-def _verdict(errors: list[MlxdError], count: int, resumed: Path | None) -> int:
+def verdict_of(errors: list[MlxdError], count: int, resumed: Path | None) -> int:
     if not errors:
         return 0
     again = " The same command retries them." if resumed else ""
-    tell(f"mlx: {len(errors)} of {count} failed. The first error: {errors[0].message}.{again}")
+    first = errors[0].message.rstrip(".")
+    tell(f"mlx: {len(errors)} of {count} failed. The first error: {first}.{again}")
     return errors[0].exit_code
 
 

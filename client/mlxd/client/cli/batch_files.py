@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -156,14 +157,17 @@ class Output:
         if self.descriptor is not None:
             return os.dup(self.descriptor)
         assert self.path is not None
-        # What people ask is nobody else's business.
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        # Answers are private.
+        try:
+            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as exc:
+            raise _unwritable(str(self.path), exc) from exc
 
 
 def output_of(name: str | None) -> Output:
-    """Return where `-o NAME` writes; None is stdout. Links are followed.
+    """Return the output for `-o NAME`, or stdout for None. Links are followed.
 
-    A device, a FIFO or `>(command)` is written as it is: it cannot be replaced or read back.
+    A device, a FIFO or `>(command)` is written in place, and cannot be resumed.
 
     Raises:
         Misuse: it cannot be written.
@@ -177,6 +181,8 @@ def output_of(name: str | None) -> Output:
             os.fstat(number)
             return Output(Path(name), number)
         path = Path(os.path.realpath(name))
+        if path.is_symlink():  # realpath returns a link only if links form a loop
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if not path.exists():
             _check_folder(path.parent)
         elif path.is_dir():
@@ -187,8 +193,12 @@ def output_of(name: str | None) -> Output:
             raise PermissionError(13, "Permission denied")
         return Output(path)
     except (OSError, ValueError, OverflowError) as exc:
-        problem = exc.strerror if isinstance(exc, OSError) else str(exc)
-        raise Misuse(f"{name} cannot be written: {problem}.", hint="Choose another -o.") from exc
+        raise _unwritable(name, exc) from exc
+
+
+def _unwritable(name: str, exc: Exception) -> Misuse:
+    problem = exc.strerror if isinstance(exc, OSError) else str(exc)
+    return Misuse(f"{name} cannot be written: {problem}.", hint="Choose another -o.")
 
 
 def _check_folder(folder: Path) -> None:

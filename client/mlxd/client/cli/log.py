@@ -136,7 +136,7 @@ def _record(number: int, line: str) -> Record:
     except (ValueError, RecursionError) as exc:
         problem = f"Line {number} is not JSON: {exc}."
     except InvalidParams as exc:
-        problem = f"Line {number}: {exc.message}."
+        problem = f"Line {number}: {exc.message.rstrip('.')}."
     raise Misuse(
         f"{problem} Nothing was imported.", hint="Give a file that `mlx log export` wrote."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from mlxd.daemon.cli.units import duration, quantity, spaced, visible
+from mlxd.protocol.wrapping import wrapped
 
 LEVELS = {"debug": ("debug", None), "info": ("info", None), "warning": ("warn", "yellow"),
           "error": ("error", "red")}  # fmt: skip
@@ -127,14 +127,11 @@ def _timing(record: dict[str, Any]) -> Iterator[str]:
 
 
 def _unbroken(field: str) -> str:
-    """Keep a short field in one line, by spaces that `textwrap` does not break at."""
+    """Keep a short field in one line, by spaces at which it is not broken."""
     return field.replace(" ", _NO_BREAK) if len(field) <= MIN_WIDTH else field
 
 
 def _wrapped(text: str, width: int | None, hang: str) -> str:
-    if width is not None and len(text) > width:
-        text = textwrap.fill(
-            text, max(width, MIN_WIDTH), subsequent_indent=hang, break_long_words=False,
-            break_on_hyphens=False,
-        )  # fmt: skip
+    if width is not None:
+        text = wrapped(text, max(width, MIN_WIDTH), rest=hang)
     return text.replace(_NO_BREAK, " ")

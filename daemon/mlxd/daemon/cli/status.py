@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,12 +24,16 @@ _LABEL_WIDTH = 22
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(as_json: bool) -> int:
+@click.option("--socket", is_flag=True, help="Print only the path of the daemon's socket.")
+def status(as_json: bool, socket: bool) -> int:
     """Show the daemon's status, without starting it.
 
-    Exits with 3 if no daemon is running.
+    Exits with 3 if no daemon is running. --socket needs none.
     """
     paths = resolve_paths()
+    if socket:
+        click.echo(os.fspath(paths.socket))
+        return 0
     service = current_service(paths).state()
     # Not the socket: connecting to it would start a service that waits for its first request.
     if not lock.is_held(paths.lock_file):

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 
 import click
@@ -18,6 +17,7 @@ from mlxd.daemon.cli.places import current_service
 from mlxd.daemon.config import Config, load_config
 from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.paths import resolve_paths
+from mlxd.protocol.wrapping import wrapped
 
 _SIGNS: dict[Verdict, tuple[str, str]] = {
     "ok": ("ok", "green"),
@@ -97,7 +97,5 @@ def _wrapped(text: str, lead: str, hang: int) -> str:
     """Return text wrapped between words on a terminal, and in one line elsewhere."""
     if not sys.stdout.isatty():
         return lead + text
-    return textwrap.fill(
-        text, max(40, shutil.get_terminal_size().columns), initial_indent=lead,
-        subsequent_indent=lead + " " * hang, break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+    width = max(40, shutil.get_terminal_size().columns)
+    return wrapped(text, width, first=lead, rest=lead + " " * hang)
