@@ -187,12 +187,12 @@ def test_aclose_ends_those_who_wait() -> None:
 Leave = Callable[[AsyncClient, FaultyDaemon], Awaitable[None]]
 
 
-async def leave_loop(client: AsyncClient, _: FaultyDaemon) -> None:
+async def leave_loop(client: AsyncClient, daemon: FaultyDaemon) -> None:
     async for _ in client.stream("chat"):
         break
 
 
-async def leave_held_loop(client: AsyncClient, _: FaultyDaemon) -> None:
+async def leave_held_loop(client: AsyncClient, daemon: FaultyDaemon) -> None:
     stream = client.stream("chat")
     async for _ in stream:
         break
@@ -201,7 +201,7 @@ async def leave_held_loop(client: AsyncClient, _: FaultyDaemon) -> None:
         await stream.result()
 
 
-async def close_stream(client: AsyncClient, _: FaultyDaemon) -> None:
+async def close_stream(client: AsyncClient, daemon: FaultyDaemon) -> None:
     stream = client.stream("chat")
     await anext(stream)
     await stream.aclose()
@@ -209,18 +209,18 @@ async def close_stream(client: AsyncClient, _: FaultyDaemon) -> None:
         await stream.result()
 
 
-async def leave_with(client: AsyncClient, _: FaultyDaemon) -> None:
+async def leave_with(client: AsyncClient, daemon: FaultyDaemon) -> None:
     async with client.stream("chat") as stream:
         await anext(stream)
 
 
-async def drop_stream(client: AsyncClient, _: FaultyDaemon) -> None:
+async def drop_stream(client: AsyncClient, daemon: FaultyDaemon) -> None:
     stream = client.stream("chat")
     await anext(stream)
     del stream
 
 
-async def leave_texts(client: AsyncClient, _: FaultyDaemon) -> None:
+async def leave_texts(client: AsyncClient, daemon: FaultyDaemon) -> None:
     async for _ in client.stream_chat("hi").texts():
         break
 
@@ -246,7 +246,7 @@ async def cancel_loop(client: AsyncClient, daemon: FaultyDaemon) -> None:
     del task
 
 
-async def outer_timeout(client: AsyncClient, _: FaultyDaemon) -> None:
+async def outer_timeout(client: AsyncClient, daemon: FaultyDaemon) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await client.request("chat")

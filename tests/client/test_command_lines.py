@@ -8,13 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlxd.client.cli import cli
 from mlxd.client.cli.failures import run
+from mlxd.client.cli.groups import Group
 from mlxd.client.fast.options import OPTIONS
+from mlxd.daemon.cli import cli as daemon_cli
 from mlxd.daemon.cli import main as daemon_main
 from mlxd.protocol.errors import EXITS
 from support.places import own_environ
@@ -29,11 +32,25 @@ FILES: dict[str, bytes] = {
 }
 NAMES = (*FILES, "folder", "folder/x", "missing/x", "loop", "/dev/null", "-", "\udce9")
 FLAGS = [flag for _, flags, _, _ in OPTIONS for flag in flags]
-GROUPS = ("models", "log", "templates")
-COMMANDS = ("ask", "generate", "fill", "chat", "batch", "ps", "load", "unload", "rpc", "completion",
-            "shell-init", "run", "help", "pull", "list", "rm", "show", "stop", *GROUPS)  # fmt: skip
-INNER = ("list", "show", "rm", "search", "pull", "default", "alias", "edit", "convert", "export")
-DAEMON_COMMANDS = ("status", "stop", "doctor", "logs", "completion", "nosuch")
+
+
+def lines_of(group: click.Group) -> list[tuple[str, ...]]:
+    """Return every command of a program, those of its groups and its aliases."""
+    context = click.Context(group)
+    names = group.known_commands(context) if isinstance(group, Group) else group.commands
+    lines: list[tuple[str, ...]] = []
+    for name in names:
+        command = group.get_command(context, name)
+        lines.append((name,))
+        if isinstance(command, click.Group):
+            lines += [(name, *line) for line in lines_of(command)]
+    return lines
+
+
+LINES = lines_of(cli)
+DAEMON_LINES = lines_of(daemon_cli)
+ACTING = ("run", "start", "restart", "install", "uninstall")
+"""Commands of mlxd that start a daemon or change the system. They get an option that is refused."""
 ODD = st.sampled_from(["", "0", "-1", "nan", "1e999", "9" * 30, "9" * 5000, "{}", "[1]", "x=y",
                        "/", "explain", "broken", "1h30m", "--", "-h", "-y", "-o", "-j",
                        "out.jsonl", "lines.jsonl"])  # fmt: skip
@@ -44,7 +61,11 @@ ENVIRONMENTS = st.fixed_dictionaries({}, optional={
     "FORCE_COLOR": st.just("1"),
     "COLUMNS": st.sampled_from(["1", "50", "x"]),
     "MLXD_SOCKET": st.sampled_from(["relative", "/" + "x" * 200, "/dev/null"]),
-    "HOME": st.sampled_from(["", "/nonexistent"]),
+    "HOME": st.sampled_from(["", "/nonexistent", "loop"]),
+    "MLXD_STATE_DIR": st.sampled_from(["", "relative", "/dev/null", "/nonexistent"]),
+    "MLXD_CONFIG_DIR": st.sampled_from(["", "relative", "/dev/null", "/nonexistent"]),
+    "MLXD_LOG_DIR": st.sampled_from(["", "relative", "/dev/null"]),
+    "XDG_RUNTIME_DIR": st.sampled_from(["", "relative", "/nonexistent"]),
 })  # fmt: skip
 
 
@@ -86,21 +107,20 @@ def ended(
     return code, err.buffer.getvalue().decode(errors="replace")
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[*HealthCheck])
+@settings(deadline=None, max_examples=300, suppress_health_check=[*HealthCheck])
 @given(
-    command=st.sampled_from(COMMANDS) | st.tuples(st.sampled_from(GROUPS), st.sampled_from(INNER)),
+    line=st.sampled_from(LINES),
     words=st.lists(WORDS, max_size=5),
     environ=ENVIRONMENTS,
     stdin=st.sampled_from([b"", b"hi", b"/save text.txt\n/hlep\n/file binary\n", b"\xff\xfe\0"]),
 )
 def test_any_line_of_mlx_ends_with_a_code_of_the_table(
-    command: str | tuple[str, str],
+    line: tuple[str, ...],
     words: list[str],
     environ: dict[str, str],
     stdin: bytes,
     folder: Path,
 ) -> None:
-    line = [command] if isinstance(command, str) else [*command]
     started = time.monotonic()
     code, said = ended("mlx", [*line, *words], folder, environ, stdin)
     assert code in EXITS
@@ -111,16 +131,31 @@ def test_any_line_of_mlx_ends_with_a_code_of_the_table(
         assert said.startswith("mlx: ") or "Usage" in said, said
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[*HealthCheck])
-@given(command=st.sampled_from(DAEMON_COMMANDS), words=st.lists(WORDS, max_size=3))
+@settings(deadline=None, max_examples=120, suppress_health_check=[*HealthCheck])
+@given(
+    line=st.sampled_from([*DAEMON_LINES, ("nosuch",)]),
+    words=st.lists(WORDS, max_size=3),
+    environ=ENVIRONMENTS,
+)
 def test_any_line_of_mlxd_ends_with_a_code_of_the_table(
-    command: str, words: list[str], folder: Path
+    line: tuple[str, ...], words: list[str], environ: dict[str, str], folder: Path
 ) -> None:
-    line = [command, *(word for word in words if word not in ("-f", "--follow"))]
-    code, said = ended("mlxd", line, folder, {}, b"")
+    words = [word for word in words if word not in ("-f", "--follow")]  # never ends
+    if line[0] in ACTING:
+        words.insert(0, "--refused")
+    code, said = ended("mlxd", [*line, *words], folder, environ, b"")
     assert code in EXITS
     assert "Traceback" not in said
     assert "Unexpected" not in said
+
+
+@pytest.mark.parametrize(("program", "lines"), [("mlx", LINES), ("mlxd", DAEMON_LINES)])
+def test_every_command_has_help_that_fits_a_terminal(
+    program: str, lines: list[tuple[str, ...]], folder: Path
+) -> None:
+    for line in lines:
+        code, said = ended(program, [*line, "--help"], folder, {"COLUMNS": "80"}, b"")
+        assert (code, said) == (0, ""), line
 
 
 @pytest.mark.parametrize("words", [("-o", "out.jsonl"), ("-o", "folder"), ("-o", "loop")])
