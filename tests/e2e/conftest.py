@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.bridge import Bridge, running_bridge
 from support.commands import Run, runner
 from support.daemon_process import Daemon, running_daemon
 
@@ -15,6 +16,13 @@ from support.daemon_process import Daemon, running_daemon
 def daemon() -> Iterator[Daemon]:
     with running_daemon() as running:
         running.ask("load")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bridge(daemon: Daemon) -> Iterator[Bridge]:
+    """An HTTP bridge in front of the shared daemon."""
+    with running_bridge(daemon.environ) as running:
         yield running
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "restart": "mlxd.daemon.cli.lifecycle:restart",
     "status": "mlxd.daemon.cli.status:status",
     "logs": "mlxd.daemon.cli.logs:logs",
+    "http": "mlxd.daemon.cli.http:http",
     "doctor": "mlxd.daemon.cli.doctor.command:doctor",
     "install": "mlxd.daemon.cli.service:install",
     "uninstall": "mlxd.daemon.cli.service:uninstall",

@@ -1,0 +1,65 @@
+"""The kernel's table names the user of a connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxd.http import peers
+from support import needs
+
+ROW = "   7: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  {uid}        0 99 1\n"
+PORTS = st.integers(1, 65535)
+
+
+def row(local: peers.Address, remote: peers.Address, uid: int, state: str = "01") -> str:
+    texts = {"local": peers.address_text(local), "remote": peers.address_text(remote)}
+    return ROW.format(**texts, uid=uid, state=state)
+
+
+@given(PORTS, PORTS, st.integers(0, 2**32 - 2))
+def test_the_row_of_the_peers_own_end_has_its_uid(peer: int, local: int, uid: int) -> None:
+    a, b = ("127.0.0.1", peer), ("127.0.0.1", local)
+    if peer == local:
+        return
+    table = "header\n" + row(b, a, uid=0)
+    assert peers.uid_in(table, a, b) is None
+    table += row(a, b, uid=uid)
+    assert peers.uid_in(table, a, b) == uid
+
+
+@pytest.mark.parametrize("state", ["02", "04", "05", "06", "08", "0A"])
+def test_only_established_connections_have_a_user(state: str) -> None:
+    a, b = ("127.0.0.1", 4000), ("127.0.0.1", 80)
+    table = row(a, b, uid=0, state=state)
+    assert peers.uid_in(table, a, b) is None
+
+
+@needs.linux_only
+def test_the_kernel_names_this_user_for_both_families() -> None:
+    for family, address in own_addresses():
+        with closing(socket.socket(family)) as listener:
+            listener.bind((address, 0))
+            listener.listen()
+            with closing(socket.create_connection(listener.getsockname()[:2])):
+                accepted, peer = listener.accept()
+                with closing(accepted):
+                    local = accepted.getsockname()[:2]
+                    assert peers.peer_uid(peer[:2], local) == os.geteuid()
+
+
+def own_addresses() -> Iterator[tuple[socket.AddressFamily, str]]:
+    yield socket.AF_INET, "127.0.0.1"
+    if os.path.exists("/proc/net/if_inet6"):
+        with closing(socket.socket(socket.AF_INET6)) as probe:
+            try:
+                probe.bind(("::1", 0))
+            except OSError:
+                return
+        yield socket.AF_INET6, "::1"
