@@ -131,9 +131,11 @@ def silence(results: Results) -> Iterator[Answer]:
 
 def busy_neighbours(results: Results) -> Iterator[Answer]:
     for model in _models(results, "busy"):
-        first, quiet, fresh, huge, alone = (
-            results.find("busy", case, MLXD, model)
-            for case in (busy.BUSY, busy.QUIET, busy.FRESH, busy.BESIDE_HUGE, busy.ALONE)
+        cases = (
+            busy.BUSY, busy.QUIET, busy.FRESH, busy.BESIDE_HUGE, busy.WHILE_SENT, busy.ALONE,
+        )  # fmt: skip
+        first, quiet, fresh, huge, sent, alone = (
+            results.find("busy", case, MLXD, model) for case in cases
         )
         if first and quiet:
             median, worst = summary(first.values).median, max(first.values)
@@ -148,6 +150,8 @@ def busy_neighbours(results: Results) -> Iterator[Answer]:
             yield Answer(goal, model, number(worst, "s"), worst <= 2)
         goal = "one token beside twenty prompts of 8 MB ≤ 2 × alone"
         yield from _compare(goal, model, huge, alone, _at_most(2.0))
+        goal = "one token while twenty prompts of 8 MB are sent ≤ 2 × alone"
+        yield from _compare(goal, model, sent, alone, _at_most(2.0))
         goal = f"stream beside busy processes: tokens/s ≥ 0.95 × {LIMIT}"
         ours, theirs = (
             results.find("busy", busy.STREAM_BUSY, name, model) for name in (MLXD, LIMIT)

@@ -119,6 +119,60 @@ def test_the_depth_limit_is_exact(encoding: Encoding) -> None:
         decoded(data, [], Limits(max_depth=depth - 1))
 
 
+@pytest.mark.parametrize("encoding", Encoding)
+@pytest.mark.parametrize(
+    ("fits", "exceeds"),
+    [
+        ([7] * 10, [7] * 11),
+        ({str(n): 0 for n in range(5)}, {str(n): 0 for n in range(6)}),
+        (['","'] * 10, ['","'] * 11),
+        ([[]] * 6, [[]] * 7),
+    ],
+)
+def test_the_number_of_values_and_of_containers_is_limited(
+    encoding: Encoding, fits: Any, exceeds: Any
+) -> None:
+    values, containers = {Encoding.MSGPACK: (9, 3), Encoding.JSON: (12, 2)}[encoding]
+    limits = Limits(max_values=values + 10, max_containers=containers + 7)
+    text = ',[{:\\"' * 50  # punctuation in a string is no value
+    for value in (fits, exceeds):
+        data = encode(Request(1, "ping", {"value": value, "text": text}), encoding)
+        if value is fits:
+            assert decoded(data, [], limits)[0].params["value"] == value
+        else:
+            with pytest.raises(ParseError, match="more than"):
+                decoded(data, [], limits)
+
+
+def test_an_array_of_too_many_values_is_refused_at_its_header() -> None:
+    header = b"\x94\x00\x01\xa4ping\x91\x81\xa1a\xdd" + (2**20 + 1).to_bytes(4, "big")
+    with pytest.raises(ParseError, match="more than 1048576 values"):
+        decoded(header, [])
+
+
+@given(
+    value=st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**25), 10**25),
+    form=st.sampled_from(["{!r}", "[1,{!r},2]", "[{!r}]"]),
+)
+def test_json_numbers_are_exact_or_refused(value: float, form: str) -> None:
+    line = '{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":'
+    line += form.format(value) + "}}\n"
+    try:
+        found = decoded(line.encode(), [])[0].params
+    except ParseError:
+        assert not -(2**63) <= value < 2**64
+    else:
+        assert found == json.loads(line)["params"]
+
+
+def test_a_lone_surrogate_is_refused_and_an_escaped_backslash_is_not_one() -> None:
+    line = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":"%s"}}\n'
+    assert decoded(line % rb"\\ud83d", [])[0].params == {"a": r"\ud83d"}
+    assert decoded(line % rb"\ud83d\uDE00", [])[0].params == {"a": "\U0001f600"}
+    with pytest.raises(ParseError, match="not JSON"):
+        decoded(line % rb"\ud83d", [])
+
+
 def test_a_long_message_in_small_pieces_is_not_scanned_again_and_again() -> None:
     data = encode(Request(1, "generate", {"prompt": list(range(300)) * 20}), Encoding.MSGPACK)
     assert len(decoded(data, [7] * (len(data) // 7))) == 1

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 
 from suite.contenders.base import Contender, SocketContender
@@ -28,6 +29,7 @@ STREAM_QUIET, STREAM_BUSY = "stream, quiet", "stream, busy"
 FRESH = "first token after the first load of a new home"
 HUGE_PROMPTS, HUGE_WORDS = 20, 2_000_000
 ALONE, BESIDE_HUGE = "one token, alone", f"one token, beside {HUGE_PROMPTS} prompts of 8 MB"
+WHILE_SENT = f"one token, while {HUGE_PROMPTS} prompts of 8 MB are sent"
 PROMPT_TOKENS, STREAM_TOKENS = 32, 24
 FRESH_HOMES = 3
 SPIN = [sys.executable, "-S", "-c", "while True: pass"]
@@ -50,6 +52,7 @@ def _one_model(plan: Plan, model: Model) -> list[Record]:
             if isinstance(contender, SocketContender):
                 for turn in range(5):
                     _beside_huge(found, contender, model, turn)
+                    _while_sent(found, contender, model, turn)
     for turn in range(FRESH_HOMES):
         _fresh(found, model, turn)
     return found.records()
@@ -78,6 +81,22 @@ def _beside_huge(found: Collector, contender: SocketContender, model: Model, tur
         traffic.run_until(lambda: small.done)
     found.add(ALONE, contender.name, "s", alone.trace.first_s)
     found.add(BESIDE_HUGE, contender.name, "s", small.trace.first_s)
+
+
+def _while_sent(found: Collector, contender: SocketContender, model: Model, turn: int) -> None:
+    """Record a small request while all huge prompts are being sent, each by a thread."""
+    calls = [contender.call(f"{n} " + "word" * HUGE_WORDS, 1) for n in range(HUGE_PROMPTS)]
+    requests = [(call.connect(), call.request()) for call in calls]
+    with ExitStack() as stack, Traffic() as traffic:
+        pool = stack.enter_context(ThreadPoolExecutor(HUGE_PROMPTS))
+        sending = [pool.submit(sock.sendall, data) for sock, data in requests]
+        small = contender.call(model.prompt(PROMPT_TOKENS, f"sent.{turn}"), 1)
+        traffic.start(small)
+        traffic.run_until(lambda: small.done)
+        wait(sending)
+        for sock, _ in requests:
+            stack.callback(sock.close)
+    found.add(WHILE_SENT, contender.name, "s", small.trace.first_s)
 
 
 def _fresh(found: Collector, model: Model, turn: int) -> None:

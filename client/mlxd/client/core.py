@@ -144,7 +144,7 @@ class Connection:
         """Why the connection ended. None while it is open."""
         self._ids = itertools.count(1)
         self._decoder = Decoder(
-            Limits(max_message_bytes=ANSWER_MAX_BYTES, max_depth=ANSWER_MAX_DEPTH)
+            Limits(ANSWER_MAX_BYTES, ANSWER_MAX_DEPTH, ANSWER_MAX_BYTES, ANSWER_MAX_BYTES)
         )
         self._outgoing: deque[_Piece] = deque()
         self._calls: dict[int, Call] = {}

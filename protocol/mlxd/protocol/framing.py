@@ -13,6 +13,10 @@ from mlxd.protocol.errors import ParseError
 
 MAX_MESSAGE_BYTES = 32 * 2**20
 MAX_DEPTH = 64
+MAX_VALUES = 2**20
+"""Values in a message, such as token ids. More would occupy the reader's event loop for seconds."""
+MAX_CONTAINERS = 2**17
+"""Arrays and maps in a message. They take more time and memory than other values."""
 TOO_LONG_HINT = "Send less, or raise max_message_bytes in config.toml and run: mlxd restart"
 
 
@@ -22,6 +26,19 @@ class Limits:
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_depth: int = MAX_DEPTH
+    max_values: int = MAX_VALUES
+    max_containers: int = MAX_CONTAINERS
+
+    def check_counts(self, values: int, containers: int) -> None:
+        """Raise ParseError for a message that has too many values, arrays or maps."""
+        for count, limit, what in (
+            (values, self.max_values, "values"),
+            (containers, self.max_containers, "arrays and maps"),
+        ):
+            if count > limit:
+                raise ParseError(
+                    f"The message has more than {limit} {what}.", hint="Send several messages."
+                )
 
 
 # Maps a first byte to the total size, for objects of a fixed size (msgpack spec, "Overview").
@@ -45,18 +62,19 @@ class Scanner:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._open: list[int] = []
-        self._position = 0
+        self._position = self._values = self._containers = 0
 
     def restart(self) -> None:
         """Start a new object. The caller removed the previous one from the buffer."""
-        self._position = 0
+        self._position = self._values = self._containers = 0
         self._open.clear()
 
     def find_end(self, buffer: bytearray) -> int | None:
         """Return the size of the first object in bytes, or None if more bytes are needed.
 
         Raises:
-            ParseError: the object is too long, nested too deep, or of an unused type.
+            ParseError: the object is too long, nested too deep, of too many values, or of an
+                unused type.
         """
         position, opened = self._position, self._open
         sizes, end = _FIXED_SIZES, len(buffer)
@@ -98,6 +116,7 @@ class Scanner:
                 position, children = header
                 # Every child has at least one byte.
                 self._check_length(position + children)
+                self._count(children)
                 left -= 1
                 opened.append(left)
                 if len(opened) > self._limits.max_depth:
@@ -126,6 +145,14 @@ class Scanner:
                 hint=TOO_LONG_HINT,
                 data={"max_message_bytes": limit},
             )
+
+    def _count(self, children: int) -> None:
+        """Count a container's values at its header, before they have arrived."""
+        self._containers += 1
+        self._values += children
+        limits = self._limits
+        if self._values > limits.max_values or self._containers > limits.max_containers:
+            limits.check_counts(self._values, self._containers)
 
     @staticmethod
     def _container(buffer: bytearray, position: int, end: int) -> tuple[int, int] | None:

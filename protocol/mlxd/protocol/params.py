@@ -131,6 +131,11 @@ def _is_token_id(value: Any) -> bool:
 def _token_ids(name: str, value: Any) -> list[int]:
     if not isinstance(value, list):
         raise InvalidParams(name, "must be a list of token ids")
+    # Without a call for each of perhaps a million ids.
+    if {*map(type, value)} <= {int} and (
+        not value or 0 <= min(value) <= max(value) < TOKEN_IDS_END
+    ):
+        return value
     for item in value:
         if not _is_token_id(item):
             raise InvalidParams(name, f"{_short(item)} is not a token id (0 to 2147483647)")

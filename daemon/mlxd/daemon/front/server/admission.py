@@ -16,6 +16,7 @@ from mlxd.daemon.front.server.connection import (
     Handle,
     connections_that_fit,
 )
+from mlxd.daemon.front.server.turns import Turns
 from mlxd.protocol.codec import Limits
 from mlxd.protocol.errors import MlxdError, Overloaded, PermissionDenied
 
@@ -24,6 +25,9 @@ SWEEP_S = 0.25
 
 HALF_SENT_MESSAGES = 8
 """Incomplete messages of the largest size that all callers together may have in memory."""
+
+READ_BYTES = 256 * 1024
+"""Bytes that one read may bring. All connections receive into the same buffer of this size."""
 
 PARTING_S = 2.0
 """Seconds that callers have to read their last answers when the daemon stops."""
@@ -87,6 +91,8 @@ class Admission:
         self._log = log
         self._serials = itertools.count(1)
         self._refused: set[Connection] = set()
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._turns = Turns()
         self._sweeping: asyncio.TimerHandle | None = None
 
     def connection(self) -> Connection:
@@ -98,6 +104,8 @@ class Admission:
             self._opened,
             self._lost,
             self._sweep_later,
+            self._buffer,
+            self._turns,
         )
 
     def _opened(self, conn: Connection) -> bool:

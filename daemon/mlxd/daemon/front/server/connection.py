@@ -6,10 +6,12 @@ import asyncio
 import select
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
 from mlxd.daemon.front.server.events import PENDING_MAX_BYTES, Event, EventQueue
+from mlxd.daemon.front.server.turns import LARGE_MESSAGE_BYTES, MESSAGES_PER_TURN, Turns
 from mlxd.protocol.codec import Decoder, Encoding, Limits, encode
 from mlxd.protocol.errors import MlxdError, ParseError
 from mlxd.protocol.messages import BadRequest, Message, MessageId, Notification, Request, Response
@@ -63,8 +65,11 @@ class RequestInFlight:
         self.conn.respond(self.id, result, error)
 
 
-class Connection(asyncio.Protocol):
-    """One caller. Passes requests to `handle`, and calls `lost` when the caller disconnects."""
+class Connection(asyncio.BufferedProtocol):
+    """One caller. Passes requests to `handle`, and calls `lost` when the caller disconnects.
+
+    All connections receive into the same `buffer`, and take `turns` with large messages.
+    """
 
     def __init__(
         self,
@@ -74,6 +79,8 @@ class Connection(asyncio.Protocol):
         opened: Callable[[Connection], bool],
         lost: Callable[[Connection], None],
         watch: Callable[[], None],
+        buffer: memoryview,
+        turns: Turns,
     ) -> None:
         self.serial = serial
         self.in_flight: dict[MessageId, RequestInFlight] = {}
@@ -84,10 +91,15 @@ class Connection(asyncio.Protocol):
         self._opened = opened
         self._lost = lost
         self._watch = watch
+        self._buffer = buffer
+        self._turns = turns
+        self._waits_for_turn = False
         self._refusal: MlxdError | None = None
         self._cut: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._paused = False
+        self._backlogged = False
+        """The caller has too many unread answers to send further requests."""
         self._outgoing: list[bytes] = []
         self._events = EventQueue()
         self._closing = False
@@ -103,21 +115,54 @@ class Connection(asyncio.Protocol):
         if not self._opened(self):
             asyncio.get_running_loop().call_later(REFUSED_GRACE_S, self._refuse_silent)
 
-    def data_received(self, data: bytes) -> None:
-        self._decoder.feed(data)
-        taken = 0
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._decoder.feed(self._buffer[:nbytes])
+        self._take_messages()
+
+    def _take_messages(self) -> None:
+        """Handle the messages that have arrived, but only so many at once."""
+        taken, large = 0, self.half_sent_bytes >= LARGE_MESSAGE_BYTES
+        began_s = time.monotonic()
         try:
             for message in self._decoder:
                 if self._closing:
                     return
                 self._take(message)
                 taken += 1
+                if taken == MESSAGES_PER_TURN:
+                    self._wait_for_turn(self._take_messages)
+                    return
+                if large:
+                    self._turns.rest(time.monotonic() - began_s)
         except ParseError as error:
             if not self._closing:
                 self.respond(None, error=error)
                 self.close()
             return
         self._note_partial(progress=taken > 0)
+        if self.half_sent_bytes >= LARGE_MESSAGE_BYTES:
+            self._wait_for_turn(lambda: None)
+
+    def _wait_for_turn(self, then: Callable[[], None]) -> None:
+        """Receive nothing until it is this connection's turn; then call `then`."""
+
+        def resume() -> None:
+            self._waits_for_turn = False
+            if self.open:
+                self._resume_reading()
+                then()
+
+        self._waits_for_turn = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+        self._turns.wait(resume)
+
+    def _resume_reading(self) -> None:
+        if self._transport is not None and not (self._waits_for_turn or self._backlogged):
+            self._transport.resume_reading()
 
     def _note_partial(self, *, progress: bool) -> None:
         """Record since when a message is incomplete."""
@@ -140,9 +185,8 @@ class Connection(asyncio.Protocol):
         self._paused = True
 
     def resume_writing(self) -> None:
-        self._paused = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._paused = self._backlogged = False
+        self._resume_reading()
         for event in self._events.take():
             self._queue(Notification("event", event))
         self.flush()
@@ -204,6 +248,7 @@ class Connection(asyncio.Protocol):
         elif self._transport is not None and (
             self._transport.get_write_buffer_size() > READ_PAUSE_BYTES
         ):
+            self._backlogged = True
             self._transport.pause_reading()
 
     def refuse(self, error: MlxdError) -> None:
