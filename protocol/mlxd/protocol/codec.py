@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
@@ -250,7 +250,7 @@ def _parse_json(line: bytes, limits: Limits) -> Any:
     outside = _outside_strings(line, limits)
     _check_structure(outside, limits)
     numbers = outside.translate(_DIGITS_ALIKE)
-    parsers: dict[str, Callable[[str], Any]] = {}
+    parsers: dict[str, Any] = {}
     # Called for every number, which is slow for long lists of token ids.
     if _LONG_INTEGER in numbers or b"e0" in numbers or b"e+" in numbers:
         parsers = {"parse_int": _integer_of_64_bits, "parse_float": _finite}

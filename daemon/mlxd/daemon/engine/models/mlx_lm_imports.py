@@ -7,6 +7,7 @@ real package again: tokenizers that need it are loaded with it then.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from mlxd.daemon.engine.tokenization import light_tokenizer
+from mlxd.daemon.engine.tokenization.chat_template import compile_template
 from mlxd.daemon.engine.tokenization.light_tokenizer import LightTokenizer
 
 NEEDED = ("mlx_lm.utils", "mlx_lm.tokenizer_utils", "mlx_lm.tuner.utils")
@@ -51,6 +53,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool, eos_token_ids: Any)
             except NeedsTransformers:
                 pass
         imported = _with_transformers(imported)
+    _limit_templates()
     extra = {"trust_remote_code": True} if trust_remote_code else None
     return imported.load(folder, extra, eos_token_ids=eos_token_ids)
 
@@ -97,6 +100,7 @@ def _package(name: str, **attributes: Any) -> ModuleType:
 def _whole(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    _limit_templates()
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -118,3 +122,10 @@ def _with_transformers(imported: Any) -> Any:
         if name.endswith("StreamingDetokenizer"):
             setattr(second, name, value)
     return second
+
+
+def _limit_templates() -> None:
+    """Have transformers compile chat templates with this program's limits on time and memory."""
+    from transformers.utils import chat_template_utils
+
+    chat_template_utils._compile_jinja_template = functools.lru_cache(16)(compile_template)

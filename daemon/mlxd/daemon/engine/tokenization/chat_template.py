@@ -6,12 +6,14 @@ change nothing that they are given.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -19,9 +21,21 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from mlxd.daemon.engine.tokenization.template_limits import (
+    Budget,
+    check_method,
+    formatted,
+    limited_filter,
+    listed,
+)
+
 REPEATED_MAX = 1_000_000
 """Characters or items that `*` may make in a template. Real templates repeat a few characters."""
 POWER_MAX_BITS = 10_000
+"""Of a power or product. Python multiplies longer ones for minutes, and nothing interrupts it."""
+TIME_FORMAT_MAX = 256
+ASSIGNMENT_BYTES = 128
+"""Charged for an assignment to a namespace: a small list or dictionary takes as much."""
 RENDER_TIME_LIMIT_S = 10.0
 """Templates render in milliseconds. All requests would wait for one that loops."""
 
@@ -33,27 +47,97 @@ def compile_template(source: str) -> Template:
         lstrip_blocks=True,
         extensions=[Generation, "jinja2.ext.loopcontrols"],
     )
-    environment.filters["tojson"] = _to_json
-    environment.globals.update(
-        dict=TemplateDict(),
-        namespace=TemplateNamespace,
-        raise_exception=_raise,
-        strftime_now=lambda form: datetime.now().strftime(form),
-    )
     return environment.from_string(source)
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which limits ranges, with a limit on products and powers."""
+class LimitedTemplate(Template):
+    """A template whose rendering has a budget."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    def render(self, *args: Any, **kwargs: Any) -> str:
+        environment = self.environment
+        assert isinstance(environment, Sandbox)
+        environment.budget.begin([list(args), kwargs])
+        return super().render(*args, **kwargs)
+
+
+class LimitedCode(CodeGenerator):
+    """Leaves slices and `~` to the environment, which limits them."""
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+        if isinstance(node.arg, nodes.Slice):
+            self.write("environment.budget.made(")
+            super().visit_Getitem(node, frame)
+            self.write(")")
+        else:
+            super().visit_Getitem(node, frame)
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.joined((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which limits ranges, with limits on everything else that takes memory."""
+
+    intercepted_binops = frozenset({"+", "%", "*", "**"})
+    template_class = LimitedTemplate
+    code_generator_class = LimitedCode
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.budget = budget = Budget()
+        self.finalize = budget.printable
+        # Jinja annotates it as a static method.
+        self.concat = budget.concat  # type: ignore[method-assign]
+        self.filters["tojson"] = _to_json
+        self.filters = {
+            name: limited_filter(name, function, budget) for name, function in self.filters.items()
+        }
+        self.globals = {
+            "range": self.globals["range"],
+            "cycler": self.globals["cycler"],
+            "joiner": self.globals["joiner"],
+            "dict": TemplateDict(),
+            "namespace": functools.partial(TemplateNamespace, budget),
+            "raise_exception": _raise,
+            "strftime_now": _time,
+        }
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "*" and (size := _repeated(left, right)) > REPEATED_MAX:
             raise SecurityError(f"{size:,} items are too many for a template")
         if operator == "**" and _power_bits(left, right) > POWER_MAX_BITS:
             raise SecurityError("The power is too large for a template")
-        return super().call_binop(context, operator, left, right)
+        if operator == "*" and _product_bits(left, right) > POWER_MAX_BITS:
+            raise SecurityError("The product is too large for a template")
+        if operator == "%" and isinstance(left, str):
+            self.budget.check(formatted(left, right))
+        return self.budget.made(super().call_binop(context, operator, left, right))
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        # Named as Jinja names them: a template may pass an argument called `self`.
+        given = listed(args, __self.budget)
+        check_method(__obj, given, kwargs, __self.budget)
+        return __self.budget.made(super().call(__context, __obj, *given, **kwargs))
+
+    def wrap_str_format(self, value: Any) -> Any:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+        text, budget = value.__self__, self.budget
+
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            budget.check(formatted(text, *args, **kwargs))
+            return wrapped(*args, **kwargs)
+
+        return limited
+
+    def joined(self, parts: tuple[Any, ...]) -> str:
+        """Return what `~` makes."""
+        return self.budget.concat(str(self.budget.printable(part)) for part in parts)
 
 
 def _repeated(left: Any, right: Any) -> int:
@@ -68,6 +152,18 @@ def _power_bits(base: Any, exponent: Any) -> int:
     if not isinstance(base, int) or not isinstance(exponent, int):
         return 0
     return base.bit_length() * exponent
+
+
+def _product_bits(left: Any, right: Any) -> int:
+    if not isinstance(left, int) or not isinstance(right, int):
+        return 0
+    return left.bit_length() + right.bit_length()
+
+
+def _time(form: str) -> str:
+    if len(form) > TIME_FORMAT_MAX:
+        raise SecurityError("The format of a time is too long")
+    return datetime.now().strftime(form)
 
 
 class Generation(Extension):
@@ -95,17 +191,22 @@ class TemplateDict:
 
 
 class TemplateNamespace(Namespace):
-    """`namespace` for templates; it stores no attribute that Python gives a meaning to."""
+    """`namespace` for templates; it stores no attribute that Python gives a meaning to.
+
+    All that a loop can keep is in a namespace, so that assignments are charged to the budget.
+    """
 
     def __init__(*args: Any, **kwargs: Any) -> None:
-        self, *given = args  # a template may store a variable named `self`
+        self, budget, *given = args  # a template may store a variable named `self`
         values = dict(*given, **kwargs)
         for name in values:
             _check_name(name)
         Namespace.__init__(self, values)
+        object.__setattr__(self, "_TemplateNamespace__budget", budget)
 
     def __setitem__(self, name: str, value: Any) -> None:
         _check_name(name)
+        object.__getattribute__(self, "_TemplateNamespace__budget").charge(ASSIGNMENT_BYTES)
         super().__setitem__(name, value)
 
 

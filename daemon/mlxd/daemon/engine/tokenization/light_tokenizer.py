@@ -158,9 +158,8 @@ class LightTokenizer:
             if not isinstance(final, str) or "content" not in source:
                 return None
             messages[-1]["content"] = final + CONTINUE_TAG
-        template = self._compiled(source)
         with time_limit(RENDER_TIME_LIMIT_S):
-            text: str = template.render(
+            text: str = self._compiled(source).render(
                 messages=messages,
                 tools=tools,
                 documents=None,

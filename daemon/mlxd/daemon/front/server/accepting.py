@@ -30,7 +30,7 @@ class Accepting:
         """Whether launchd or systemd owns the sockets."""
         return self.listener.adopted
 
-    async def start(self, connection: Callable[[], asyncio.Protocol]) -> None:
+    async def start(self, connection: Callable[[], asyncio.BufferedProtocol]) -> None:
         """Accept connections; `connection` makes the protocol of each."""
         extra: dict[str, Any] = {}
         if sys.version_info >= (3, 13):
@@ -52,7 +52,7 @@ class Accepting:
             for sock in self.listener.sockets:
                 sock.close()
 
-    async def keep(self, connection: Callable[[], asyncio.Protocol]) -> bool:
+    async def keep(self, connection: Callable[[], asyncio.BufferedProtocol]) -> bool:
         """Restore the socket where its file was removed; False: another daemon has the place."""
         before, problem = self.listener, ""
         try:
@@ -69,7 +69,9 @@ class Accepting:
         self._problem = problem
         return True
 
-    async def _replace(self, before: Listener, connection: Callable[[], asyncio.Protocol]) -> None:
+    async def _replace(
+        self, before: Listener, connection: Callable[[], asyncio.BufferedProtocol]
+    ) -> None:
         self._log("socket made again", level="warning", socket=str(self._paths.socket))
         if before.sockets != self.listener.sockets:
             for server in self._servers:
