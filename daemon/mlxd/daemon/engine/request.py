@@ -87,7 +87,8 @@ class Choice:
     def finish(self, reason: str) -> list[Event]:
         """End the answer; returns the text that was still held back."""
         self.detokenizer.finalize()
-        pieces = self.splitter.feed(self.detokenizer.last_segment) + self.splitter.flush()
+        pieces = self.splitter.feed(self.detokenizer.last_segment)
+        pieces += self.splitter.flush(cut=reason == "length")
         events = self._events(pieces)
         if self.tool_text:
             if reason == "length":

@@ -111,3 +111,15 @@ def test_reasoning_before_a_constraint_is_split_off(start: str, size: int) -> No
     said = {kind: "".join(p.text for p in pieces if p.channel is kind) for kind in Channel}
     assert said[Channel.REASONING] == "why <tool_call>"
     assert said[Channel.ANSWER] == LITERAL
+
+
+def test_an_end_marker_in_a_string_that_is_never_closed_ends_the_call() -> None:
+    pieces, _ = split('<tool_call>{"a": "x</tool_call>and more', [])
+    assert joined(pieces, Channel.TOOL) == '{"a": "x'
+    assert joined(pieces, Channel.ANSWER) == "and more"
+
+
+def test_a_call_that_was_cut_in_a_string_is_one_piece() -> None:
+    splitter = TextSplitter(MARKERS)
+    splitter.feed('<tool_call>{"a": "x</tool_call>y')
+    assert splitter.flush(cut=True) == [Piece(Channel.TOOL, '{"a": "x</tool_call>y')]

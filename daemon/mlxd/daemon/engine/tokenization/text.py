@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mlxd.daemon.engine.tokenization.tool_strings import ends_in_string
+
 
 class Channel(Enum):
     ANSWER = "answer"
@@ -28,7 +30,7 @@ class Markers:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text of one channel. `closed` marks the end of a tool call."""
+    """Text of one channel. A tool call is one piece, and `closed` unless the answer ended in it."""
 
     channel: Channel
     text: str
@@ -46,6 +48,12 @@ class TextSplitter:
     literal: bool = False
     """The answer is text whatever is in it. Only reasoning before it is split off."""
     _held: str = ""
+    _call: str = ""
+    """Text of the tool call so far."""
+    _passed_over: bool = False
+    """An end marker in the tool call was taken for a part of a string."""
+    _any_end: bool = False
+    """Strings in tool calls are not recognised: a call had one that was not closed."""
     _trim_left: bool = field(default=False)
     _first_letters: frozenset[str] = field(default=frozenset())
 
@@ -79,19 +87,29 @@ class TextSplitter:
             self._pass(marker, pieces)
         return pieces
 
-    def flush(self) -> list[Piece]:
-        """Return what was held back; an unfinished tool call comes as it is."""
+    def flush(self, *, cut: bool = False) -> list[Piece]:
+        """Return the text that was held back. `cut`: the model had not finished its answer."""
         pieces: list[Piece] = []
         if not self.stopped:
             self._emit(pieces, self._held)
         self._held = ""
+        if self._passed_over and not cut:
+            # The string was never closed, so the marker did end the call.
+            call, self._call = self._call, ""
+            self._passed_over, self._any_end = False, True
+            return pieces + self.feed(call) + self.flush()
+        if self._call:
+            pieces.append(Piece(Channel.TOOL, self._call))
+            self._call = ""
         return pieces
 
     def _emit(self, pieces: list[Piece], text: str) -> None:
         if self._trim_left:
             text = text.lstrip("\n")
             self._trim_left = not text
-        if text:
+        if self.channel is Channel.TOOL:
+            self._call += text
+        elif text:
             pieces.append(Piece(self.channel, text))
             if self.literal and self.channel is Channel.ANSWER:
                 self._only_text()
@@ -135,8 +153,7 @@ class TextSplitter:
             self.stopped = True
             self._held = ""
         elif marker == marks.tool_end and self.channel is Channel.TOOL:
-            pieces.append(Piece(Channel.TOOL, "", closed=True))
-            self._switch(Channel.ANSWER)
+            self._end_call(marker, pieces)
         elif marker == marks.tool_start:
             self._switch(Channel.TOOL)
         elif marker == marks.think_start:
@@ -145,6 +162,15 @@ class TextSplitter:
             self._switch(Channel.ANSWER)
             if self.literal:
                 self._only_text()
+
+    def _end_call(self, marker: str, pieces: list[Piece]) -> None:
+        if not self._any_end and ends_in_string(self._call, marker):
+            self._call += marker
+            self._passed_over = True
+            return
+        pieces.append(Piece(Channel.TOOL, self._call, closed=True))
+        self._call, self._passed_over = "", False
+        self._switch(Channel.ANSWER)
 
     def _switch(self, channel: Channel) -> None:
         self.channel = channel
