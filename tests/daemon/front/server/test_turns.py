@@ -14,11 +14,18 @@ from mlxd.protocol.messages import Request
 PIECE = 64 * 1024
 
 
+class Options:
+    """A socket that has options only: macOS gets larger buffers."""
+
+    def setsockopt(self, *_: int) -> None:
+        pass
+
+
 class Pipe(asyncio.Transport):
     """A transport without a socket. Delivers bytes as asyncio does, unless reading is paused."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({"socket": Options()})
         self.reading = True
 
     def pause_reading(self) -> None:
@@ -56,7 +63,7 @@ class Caller:
             memoryview(bytearray(PIECE)),
             turns,
         )
-        self.connection._transport = self.pipe
+        self.connection.connection_made(self.pipe)
 
     def receive(self, data: bytes) -> None:
         for at in range(0, len(data), PIECE):

@@ -63,7 +63,7 @@ class LimitedTemplate(Template):
 class LimitedCode(CodeGenerator):
     """Leaves slices and `~` to the environment, which limits them."""
 
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
         if isinstance(node.arg, nodes.Slice):
             self.write("environment.budget.made(")
             super().visit_Getitem(node, frame)
@@ -71,7 +71,7 @@ class LimitedCode(CodeGenerator):
         else:
             super().visit_Getitem(node, frame)
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
         self.write("environment.joined((")
         for part in node.nodes:
             self.visit(part, frame)
@@ -117,7 +117,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self.budget.check(formatted(left, right))
         return self.budget.made(super().call_binop(context, operator, left, right))
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         # Named as Jinja names them: a template may pass an argument called `self`.
         given = listed(args, __self.budget)
         check_method(__obj, given, kwargs, __self.budget)
