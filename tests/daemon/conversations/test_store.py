@@ -370,3 +370,42 @@ def test_an_import_is_whole_or_not_at_all(store: Store) -> None:
     with pytest.raises(sqlite3.Error):
         store.add([record, {**record, "id": "cccc", "model": None}])
     assert [one["id"] for one in store.recent(9)] == ["aaaa"]
+
+
+def file_bytes(path: Path) -> int:
+    return sum(one.stat().st_size for one in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("old_version", [False, True])
+def test_a_refused_prompt_leaves_neither_a_turn_nor_its_space(
+    path: Path, old_version: bool
+) -> None:
+    if old_version:
+        path.parent.mkdir(parents=True)
+        with sqlite3.connect(path) as db:
+            db.executescript("PRAGMA auto_vacuum = NONE; CREATE TABLE x (y); DROP TABLE x;")
+        db.close()
+    store = Store(path)
+    answered(store, ASK, "Hello Ada.")
+    for conversation in ("aaaa", "bbbb"):
+        huge = asked(ASK, f"{conversation} red green blue " * 300_000, conversation=conversation)
+        number = store.begin(huge)
+        store.fail(number, "context_overflow", "")
+    assert [one["id"] for one in store.recent(9)] == ["aaaa"]
+    assert [turn["answer"] for turn in store.show("aaaa")["turns"]] == ["Hello Ada."]
+    assert not store.search("green", 9)
+    assert file_bytes(path) < 2**20
+    store.close()
+
+
+def test_removed_conversations_give_their_space_back(path: Path) -> None:
+    store = Store(path)
+    answered(store, asked(ASK, "red green blue " * 600_000), "Hello.")
+    assert store.remove("aaaa") == 1
+    assert file_bytes(path) < 2**20
+    store.close()
+
+
+def test_a_turn_that_was_refused_after_its_first_token_is_kept(store: Store) -> None:
+    store.fail(store.begin(ASK), "invalid_params", "Hel")
+    assert store.show("aaaa")["turns"][0]["answer"] == "Hel"

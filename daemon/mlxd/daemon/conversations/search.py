@@ -109,3 +109,19 @@ def _is_unspaced(char: str) -> bool:
     return code >= _WITHOUT_SPACES[0][0] and any(
         low <= code <= high for low, high in _WITHOUT_SPACES
     )
+
+
+def hits(query: Query) -> tuple[str, list[str]]:
+    """Return SQL for the matching turns (number, rank, question, answer), and its values."""
+    where = ["words MATCH ?"] if query.match else []
+    values = [query.match] if query.match else []
+    for part in query.parts:
+        where.append("(instr(lower(t.question), ?) OR instr(lower(t.answer), ?))")
+        values += [part, part]
+    ranked = "JOIN words ON words.rowid = t.number" if query.match else ""
+    rank = "words.rank" if query.match else "0"
+    return (
+        f"SELECT t.number, {rank} AS rank, t.question, t.answer FROM turns t {ranked} "
+        f"WHERE {' AND '.join(where)}",
+        values,
+    )

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxd.daemon.conversations.schema import migrate
-from mlxd.daemon.conversations.search import Query, parse, snippet
+from mlxd.daemon.conversations.search import hits, parse, snippet
+from mlxd.daemon.conversations.space import GIVE_BACK_BYTES, give_back
 from mlxd.protocol.errors import InvalidParams, MlxdError
 
 Message = dict[str, Any]
@@ -33,6 +34,8 @@ BUSY_S = 5.0
 SUFFIXES = ("", "-wal", "-shm")
 """Suffixes of the database, its write-ahead log, and the index of the log."""
 
+REFUSED = frozenset({"context_overflow", "invalid_params", "constraint_invalid"})
+"""Errors of requests that no model answered. Their prompts may be large, and are removed."""
 NOT_FOUND_HINT = "List the conversations: mlx log list"
 
 
@@ -89,10 +92,13 @@ class Store:
             self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
         try:
+            # Takes effect in a new database. `give_back` converts an old one.
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             # WAL: readers do not wait, and there is one fsync per checkpoint instead of one per
             # turn.
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA journal_size_limit = {GIVE_BACK_BYTES}")
             db.execute("PRAGMA foreign_keys = ON")
             # Overwrites deleted rows, so that a deleted conversation is gone from the file.
             db.execute("PRAGMA secure_delete = ON")
@@ -177,11 +183,33 @@ class Store:
         )
 
     def fail(self, number: int, code: str, partial: str) -> None:
-        """Mark a turn that ended with an error. `partial` is the text up to then."""
+        """Mark a turn that ended with an error, or remove it if the request was refused.
+
+        `partial` is the text up to then.
+        """
+        if code in REFUSED and not partial:
+            self._remove_turn(number)
+            return
         self._db.execute(
             "UPDATE turns SET state = 'broken', error = ?, answer = ? WHERE number = ?",
             (code, partial, number),
         )
+
+    def _remove_turn(self, number: int) -> None:
+        """Remove a turn, and its conversation if it has no other."""
+        (size,) = self._db.execute(
+            "SELECT coalesce(max(length(question)), 0) FROM turns WHERE number = ?", (number,)
+        ).fetchone()
+        with self._transaction():
+            self._db.execute(
+                "DELETE FROM conversations WHERE id = (SELECT conversation FROM turns "
+                "WHERE number = ?) AND (SELECT count(*) FROM turns WHERE conversation = id) = 1",
+                (number,),
+            )
+            self._db.execute("DELETE FROM turns WHERE number = ?", (number,))
+            if size >= GIVE_BACK_BYTES:  # rewriting the index is not worth it for less
+                self._forget_words()
+        give_back(self._db)
 
     def truncate(self, name: str, turns: int) -> int:
         """Remove the last turns of a conversation, and return their number."""
@@ -207,8 +235,8 @@ class Store:
             gone = self._db.execute(
                 "DELETE FROM conversations WHERE ? IS NULL OR id = ?", (found, found)
             )
-            # The index contains deleted words until it is rewritten.
-            self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
+            self._forget_words()
+        give_back(self._db)
         return gone.rowcount
 
     def add(self, records: list[Record]) -> int:
@@ -312,9 +340,9 @@ class Store:
         query = parse(text)
         if not query:
             return []
-        hits, values = _hits(query)
+        sql, values = hits(query)
         rows = self._db.execute(
-            f"WITH hits AS MATERIALIZED ({hits}), "
+            f"WITH hits AS MATERIALIZED ({sql}), "
             "best AS (SELECT t.conversation, hits.*, row_number() OVER "
             "(PARTITION BY t.conversation ORDER BY hits.rank, t.number DESC) AS place "
             "FROM hits JOIN turns t USING (number)) "
@@ -342,6 +370,10 @@ class Store:
                 self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    def _forget_words(self) -> None:
+        # The index contains deleted words until it is rewritten.
+        self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
 
     def _create(self, turn: Turn, question: str, now: float) -> None:
         title = " ".join(question.split())[:TITLE_CHARACTERS]
@@ -400,22 +432,6 @@ def _records(rows: sqlite3.Cursor) -> list[Record]:
     for record in records:
         record.pop("latest", None)  # used for sorting only
     return records
-
-
-def _hits(query: Query) -> tuple[str, list[str]]:
-    """Return SQL for the matching turns (number, rank, question, answer), and its values."""
-    where = ["words MATCH ?"] if query.match else []
-    values = [query.match] if query.match else []
-    for part in query.parts:
-        where.append("(instr(lower(t.question), ?) OR instr(lower(t.answer), ?))")
-        values += [part, part]
-    ranked = "JOIN words ON words.rowid = t.number" if query.match else ""
-    rank = "words.rank" if query.match else "0"
-    return (
-        f"SELECT t.number, {rank} AS rank, t.question, t.answer FROM turns t {ranked} "
-        f"WHERE {' AND '.join(where)}",
-        values,
-    )
 
 
 def _text(message: Message) -> str:
