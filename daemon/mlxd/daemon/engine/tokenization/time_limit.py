@@ -6,7 +6,7 @@ import ctypes
 import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -15,7 +15,7 @@ class TimeLimitExceeded(Exception):
 
 
 class Watcher:
-    """One thread that interrupts the blocks of all others.
+    """One thread that interrupts the blocks of all others, or calls what they asked for.
 
     It is started once, early: where memory or threads have run out, starting a thread fails, or
     waits for ever.
@@ -23,31 +23,32 @@ class Watcher:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._blocks: dict[object, tuple[float, int]] = {}
+        self._blocks: dict[object, tuple[float, Callable[[], None]]] = {}
         threading.Thread(target=self._run, name="time limits", daemon=True).start()
 
-    def begin(self, seconds: float) -> object:
-        """Watch the calling thread from now on. Returns what `end` takes."""
+    def begin(self, seconds: float, expired: Callable[[], None]) -> object:
+        """Call `expired` on this class's thread unless `end` is called first, with the result."""
         block = object()
         with self._changed:
-            self._blocks[block] = (time.monotonic() + seconds, threading.get_ident())
+            self._blocks[block] = (time.monotonic() + seconds, expired)
             self._changed.notify()
         return block
 
-    def end(self, block: object) -> None:
-        """Stop watching the calling thread, and withdraw an exception that was not raised yet."""
+    def end(self, block: object, then: Callable[[], None] | None = None) -> None:
+        """End a block, and call `then`. `expired` is not called after that."""
         with self._changed:
             self._blocks.pop(block, None)
-            _raise_in(threading.get_ident(), None)
+            if then is not None:
+                then()
 
     def _run(self) -> None:
         with self._changed:
             while True:
                 now_s = time.monotonic()
-                for block, (deadline_s, thread) in list(self._blocks.items()):
+                for block, (deadline_s, expired) in list(self._blocks.items()):
                     if deadline_s <= now_s:
                         del self._blocks[block]
-                        _raise_in(thread, TimeLimitExceeded)
+                        expired()
                 nearest_s = min((one for one, _ in self._blocks.values()), default=None)
                 self._changed.wait(None if nearest_s is None else nearest_s - now_s)
 
@@ -65,7 +66,19 @@ def time_limit(seconds: float) -> Iterator[None]:
     The exception interrupts Python code between two bytecodes. A call of native code is interrupted
     only when it returns.
     """
-    block = watcher().begin(seconds)
+    thread = threading.get_ident()
+    block = watcher().begin(seconds, lambda: _raise_in(thread, TimeLimitExceeded))
+    try:
+        yield
+    finally:
+        # An exception that was not raised yet is withdrawn.
+        watcher().end(block, lambda: _raise_in(thread, None))
+
+
+@contextmanager
+def alarm(seconds: float, ring: Callable[[], None]) -> Iterator[None]:
+    """Call `ring` on another thread if the block takes longer than `seconds`. It must be quick."""
+    block = watcher().begin(seconds, ring)
     try:
         yield
     finally:

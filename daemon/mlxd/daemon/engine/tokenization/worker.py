@@ -1,6 +1,7 @@
 """Loads tokenizers and tokenizes prompts on two threads: one for short texts, one for long ones.
 
-Constraints are compiled on further threads, so that a slow one does not delay other prompts.
+Constraints are compiled on further threads, so that a slow one does not delay other prompts. A
+tokenizer that does not return is given up, and another thread takes the place of its thread.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +22,15 @@ from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.prompt import ChatPrompt, Prompt, TextPrompt
 from mlxd.daemon.engine.request import Prepared
 from mlxd.daemon.engine.tokenization.prompts import prepare
+from mlxd.daemon.engine.tokenization.task_thread import TaskThread
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.protocol.errors import Internal, MlxdError
 
 LONG_TEXT_CHARACTERS = 1 << 16
 """Longer texts, which take more than 60 ms to tokenize, go to the thread for long texts."""
+TOKENIZING_LIMIT_S = 30.0
+TOKENIZING_LIMIT_S_PER_MB = 30.0
+"""A tokenizer takes about a second per megabyte, and many times as long on a busy machine."""
 TOKENIZERS_MAX = 8
 """Tokenizers in memory. One with a large vocabulary takes about 100 MB."""
 
@@ -53,8 +58,8 @@ class Preparer:
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
-        self._pool_for_long = ThreadPoolExecutor(1, thread_name_prefix="prepare-long")
+        self._thread = TaskThread("prepare")
+        self._thread_for_long = TaskThread("prepare-long")
         self._compiling = compile_pool()
         self._tokenizers: OrderedDict[str, Tokenizer] = OrderedDict()
         self._lock = threading.Lock()
@@ -67,15 +72,17 @@ class Preparer:
             tokenizer, error = _caught(lambda: self._tokenizer(ref))
             self._inbox.put(TokenizerReady(ref.key, tokenizer, error))
 
-        self._pool.submit(work)
+        self._thread.submit(work)
 
     def prepare(self, request: GenerationRequest, cancellation: Cancellation) -> None:
         """Tokenize the request's prompt; the inbox gets `PromptReady` unless it is cancelled."""
 
+        thread = self._thread_for(request.prompt.characters)
+
         def work() -> None:
             if cancellation.cancelled:  # the request ended while it waited for the thread
                 return
-            result, error = _caught(lambda: self._prompt_and_constraint(request))
+            result, error = _caught(lambda: self._prompt_and_constraint(request, thread))
             if result is None:
                 self._inbox.put(PromptReady(request.request_id, None, error))
                 return
@@ -85,16 +92,20 @@ class Preparer:
                 return
             deliver(constraint, lambda *outcome: self._constrained(request, prepared, *outcome))
 
-        self._pool_for(request.prompt.characters).submit(work)
+        thread.submit(work)
 
-    def _pool_for(self, characters: int) -> ThreadPoolExecutor:
-        return self._pool_for_long if characters > LONG_TEXT_CHARACTERS else self._pool
+    def _thread_for(self, characters: int) -> TaskThread:
+        return self._thread_for_long if characters > LONG_TEXT_CHARACTERS else self._thread
 
     def _prompt_and_constraint(
-        self, request: GenerationRequest
+        self, request: GenerationRequest, thread: TaskThread
     ) -> tuple[Prepared, Future[Constraint] | None]:
         tokenizer = self._tokenizer(request.ref)
-        return prepare(tokenizer, request), tokenizer.constraints.begin(request.params)
+        seconds = limit_s(request.prompt.characters)
+        ready = PromptReady(request.request_id, None, _gave_up(tokenizer, seconds))
+        with thread.limit(seconds, lambda: self._inbox.put(ready)):
+            prepared = prepare(tokenizer, request)
+        return prepared, tokenizer.constraints.begin(request.params)
 
     def _constrained(
         self,
@@ -116,14 +127,28 @@ class Preparer:
         ref: ModelRef,
         done: Callable[[Any, MlxdError | None], None],
         characters: int,
-    ) -> Future[None]:
+    ) -> None:
         """Call `work` with the model's tokenizer, then `done(result, error)`, on one thread.
 
         The number of characters chooses the thread.
         """
-        return self._pool_for(characters).submit(
-            lambda: done(*_caught(lambda: work(self._tokenizer(ref))))
-        )
+        thread, given_up = self._thread_for(characters), threading.Event()
+
+        def give_up(error: MlxdError) -> None:
+            given_up.set()
+            done(None, error)
+
+        def limited() -> Any:
+            tokenizer, seconds = self._tokenizer(ref), limit_s(characters)
+            with thread.limit(seconds, lambda: give_up(_gave_up(tokenizer, seconds))):
+                return work(tokenizer)
+
+        def task() -> None:
+            result, error = _caught(limited)
+            if not given_up.is_set():
+                done(result, error)
+
+        thread.submit(task)
 
     def forget(self, path: str) -> None:
         """Drop the tokenizer of an unloaded model."""
@@ -149,6 +174,19 @@ class Preparer:
             while len(self._tokenizers) > TOKENIZERS_MAX:
                 self._tokenizers.popitem(last=False)
         return tokenizer
+
+
+def limit_s(characters: int) -> float:
+    """Return how long a tokenizer may take for so much text."""
+    return TOKENIZING_LIMIT_S + TOKENIZING_LIMIT_S_PER_MB * characters / 2**20
+
+
+def _gave_up(tokenizer: Tokenizer, seconds: float) -> MlxdError:
+    return Internal(
+        f"The tokenizer of {tokenizer.name} did not return within {seconds:.0f} s.",
+        hint="Shorten or change the text. If every text fails, get the model again: "
+        f"mlx models pull {tokenizer.name}",
+    )
 
 
 def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
