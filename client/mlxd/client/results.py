@@ -173,7 +173,7 @@ class Unloaded(Record):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel(Record):
-    """A loaded model. A `keep_alive_s` below 0 means until it is unloaded."""
+    """A loaded model. A `keep_alive_s` below 0: until unloaded. `notes`: why it is served alone."""
 
     model: str = ""
     revision: str | None = None
@@ -186,6 +186,7 @@ class LoadedModel(Record):
     pinned: bool = False
     requests: int = 0
     batches: bool = False
+    notes: tuple[str, ...] = _many(str)
     context_tokens: int | None = None
 
 
@@ -207,6 +208,7 @@ class Model(Record):
     revision: str | None = None
     problem: str | None = None
     fits_in_memory: bool | None = None
+    notes: tuple[str, ...] = _many(str)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -161,7 +161,7 @@ _ALL = (
     Method(
         "ps",
         "List the loaded models.",
-        "{models: [{model, bytes, idle_s, keep_alive_s, pinned, requests}], "
+        "{models: [{model, bytes, idle_s, keep_alive_s, pinned, requests, batches, notes}], "
         "evicted: [{model, bytes, reason, at}]}",
     ),
     Method("models.list", "List the models on this machine.", "{models: [record]}"),

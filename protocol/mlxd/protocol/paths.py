@@ -73,6 +73,11 @@ class Paths:
         return self.cache_dir / "prompts"
 
     @property
+    def findings_dir(self) -> Path:
+        """What the engine measured of models: how they may be served."""
+        return self.cache_dir / "findings"
+
+    @property
     def kernels_dir(self) -> Path:
         """The folder for kernels that MLX compiles for the CPU."""
         return self.cache_dir / "kernels"

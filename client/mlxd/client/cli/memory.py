@@ -34,6 +34,9 @@ def ps(as_json: bool) -> None:
         print_table(("MODEL", "SIZE", "LAST USED", "EXPIRES", "REQUESTS"), rows)
     else:
         click.echo("No model is in memory. The next request loads one.", err=True)
+    for model in models:
+        for note in model.get("notes", ()):  # none from a daemon of an older version
+            click.echo(f"{model['model']}: {note}.", err=True)
     # A daemon of an older version reports no evictions.
     for one in answer.get("evicted", ())[-EVICTIONS_SHOWN:]:
         when = ago(time.time() - one["at"])

@@ -101,6 +101,8 @@ def _show_rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("chat template", "yes" if record["chat_template"] else "no: the plain form is used"),
         ("fits in memory", fits[record["fits_in_memory"]]),
         ("problem", record["problem"]),
+        # Known while the model is loaded. A daemon of an older version does not send it.
+        ("note", "; ".join(record.get("notes", ())) or None),
     ]
     return [(name, str(value)) for name, value in rows if value is not None]
 

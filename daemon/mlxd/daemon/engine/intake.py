@@ -79,7 +79,7 @@ class Intake:
         error = stopped(params.get("code", "cancelled"), request.usage())
         self._requests.counters[f"ended_{error.code}"] += 1
         if loaded := self._models.loaded.get(request.ref.key):
-            self._runner.prompts.keep_partial(loaded, request)
+            self._runner.keep(loaded, request)
         self.fail(request, error)
 
     def enqueue_if_ready(self, request: ActiveRequest) -> None:

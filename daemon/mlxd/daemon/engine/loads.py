@@ -108,7 +108,7 @@ class Loads:
         self._intake.enqueue_if_ready(request)
 
     def _complete(self, loaded: LoadedModel) -> None:
-        self._room.fit(self._models.weights_bytes())
+        self._room.model_loaded(loaded, self._models.weights_bytes())
         self._answer_calls()
         for request in self._requests.using(loaded.ref.key):
             request.timing.load_s = time.monotonic() - request.timing.received

@@ -18,6 +18,8 @@ class EngineOptions:
     prefix_cache_memory_bytes: int | None = None
     prefix_cache_disk_bytes: int = 4 * 2**30
     prefix_cache_dir: str | None = None
+    findings_dir: str | None = None
+    """Where the engine remembers what it measured of models."""
     kernels_dir: str | None = None
     """Where MLX keeps what it has compiled for the CPU."""
     empty_exit_s: float = 10.0

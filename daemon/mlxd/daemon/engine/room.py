@@ -26,6 +26,14 @@ class MemoryRoom:
         self._scheduler.kv_budget_bytes = max(0, self._budget_bytes - weights_bytes)
         self.trim(weights_bytes)
 
+    def model_loaded(self, loaded: LoadedModel, weights_bytes: int) -> None:
+        """Adapt to a model that was loaded. All models together have `weights_bytes`."""
+        found = loaded.findings
+        self._prefixes.restrict(
+            loaded.fingerprint, memory=not found.unkept, disk=not found.unstored
+        )
+        self.fit(weights_bytes)
+
     def trim(self, weights_bytes: int) -> None:
         """Drop cached prompts until the rest fits beside weights and running requests."""
         held = weights_bytes + self._scheduler.kv_in_use()

@@ -19,7 +19,9 @@ from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.loads import Loads
 from mlxd.daemon.engine.loop import Engine
 from mlxd.daemon.engine.models import memory
+from mlxd.daemon.engine.models.findings import FindingsStore
 from mlxd.daemon.engine.models.manager import ModelManager
+from mlxd.daemon.engine.models.probe import Prober
 from mlxd.daemon.engine.options import EngineOptions
 from mlxd.daemon.engine.prefill.manager import PrefillManager
 from mlxd.daemon.engine.progress import Progress
@@ -87,8 +89,12 @@ def _compose(
     arrivals = Arrivals()
     requests = ActiveRequests(progress)
     room = MemoryRoom(budget_bytes, scheduler, prefixes)
+    findings = FindingsStore(
+        Path(options.findings_dir) if options.findings_dir else None, backend.describe()["backend"]
+    )
     models = ModelManager(
         preparer=preparer,
+        prober=Prober(findings, backend.original),
         budget_bytes=budget_bytes,
         default_keep_alive_s=options.keep_alive_s,
         count_requests=requests.count_using,

@@ -187,6 +187,7 @@ def _engine_options(config: Config, paths: Paths) -> dict[str, Any]:
         "prefix_cache_memory_bytes": config.prefix_cache_memory_bytes,
         "prefix_cache_disk_bytes": config.prefix_cache_disk_bytes,
         "prefix_cache_dir": str(paths.prompts_dir),
+        "findings_dir": str(paths.findings_dir),
         "kernels_dir": str(paths.kernels_dir),
         "log_text": config.log_text,
     }

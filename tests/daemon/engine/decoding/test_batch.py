@@ -15,7 +15,6 @@ from mlx_lm.sample_utils import make_logits_processors
 from mlxd.daemon.engine.constraints.compiler import Guide
 from mlxd.daemon.engine.decoding.batch import DecodeBatch, DecodeSequence, Emitted, Start
 from mlxd.daemon.engine.decoding.sampling import SequenceSampling
-from mlxd.daemon.engine.kvcache.ops import mergeable
 from mlxd.daemon.engine.prefill.chunks import Prefill
 
 LENGTH = 24
@@ -290,7 +289,3 @@ def test_prefill_in_chunks_stops_before_the_last_token(tiny_model: Any) -> None:
     assert sum(counts) == len(PROMPTS[3]) - 1
     assert max(counts) <= 4
     assert prefill.cache[0].offset == len(PROMPTS[3]) - 1
-
-
-def test_qwen_caches_can_be_merged(tiny_model: Any) -> None:
-    assert mergeable(tiny_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 
@@ -22,6 +23,9 @@ class Backend(Protocol):
 
     def overlap(self, step_s: float) -> bool:
         """Whether a step of `step_s` seconds starts before the last one's tokens are sent."""
+
+    def original(self) -> AbstractContextManager[None] | None:
+        """Return a context in which MLX's own operations are used; None: they always are."""
 
     def housekeeping(self) -> None:
         """Do what is due every few seconds."""

@@ -27,6 +27,9 @@ class GpuBackend:
     def overlap(self, step_s: float) -> bool:
         return True
 
+    def original(self) -> None:
+        """Nothing is replaced."""
+
     def housekeeping(self) -> None:
         """Nothing is due."""
 

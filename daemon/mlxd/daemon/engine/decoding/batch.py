@@ -84,8 +84,10 @@ class Start:
 class DecodeBatch:
     """Sequences that decode together. `start` emits their first tokens, `step` one more of each."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, alone: bool = False) -> None:
+        """`alone`: no other sequence may join, since it failed together with others."""
         self.model = model
+        self.alone = alone
         self.sequences: list[DecodeSequence] = []
         self._cache: Cache = []
         self._batched = False

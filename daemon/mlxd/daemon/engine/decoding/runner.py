@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
 import mlx.core as mx
 
+from mlxd.daemon.engine.backend.shortages import as_error
 from mlxd.daemon.engine.decoding.batch import DecodeBatch, DecodeSequence, Emitted, Preempted, Start
 from mlxd.daemon.engine.decoding.sequences import (
     draft_problem,
@@ -14,6 +16,7 @@ from mlxd.daemon.engine.decoding.sequences import (
     logprob_entry,
     new_choice,
     new_sequence,
+    resumed_sequence,
 )
 from mlxd.daemon.engine.decoding.speculative import LAG_MAX_TOKENS, Draft
 from mlxd.daemon.engine.kvcache.prefix_cache import copied
@@ -22,6 +25,7 @@ from mlxd.daemon.engine.prefill.chunks import Prefill
 from mlxd.daemon.engine.prefill.manager import PrefillManager
 from mlxd.daemon.engine.request import ActiveRequest, Choice
 from mlxd.daemon.engine.scheduling.scheduler import Entry, RequestQueue, SchedulerOutput
+from mlxd.daemon.stderr import error_summary
 from mlxd.protocol.errors import OutOfMemory
 
 CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the past needed
@@ -60,8 +64,8 @@ class Runner:
         request.prompt_tokens = len(request.prepared.tokens)
         self.requests.publish(request)
         request.batched = loaded.mergeable
-        if not loaded.mergeable:
-            request.notes.append("this model's cache cannot be merged: it was served alone")
+        if reason := loaded.findings.alone:
+            request.notes.append(f"served alone: {reason}")
         self.scheduler.add(
             Entry(
                 request_id=request.request_id,
@@ -94,11 +98,12 @@ class Runner:
         if output.decode:
             for batch in list(loaded.batches.get(queue, ())):
                 if len(batch):
-                    self._decode(loaded, batch, alone=self.scheduler.decoding_in(queue) == 1)
+                    self._decode_or_isolate(loaded, queue, batch)
             loaded.tidy()
         # A request may have ended with the tokens above.
         prefilling = [requests[one] for one in output.prefill if one in requests]
-        self.prompts.run(loaded, queue, prefilling)
+        for request, error in self.prompts.run(loaded, queue, prefilling):
+            self._fail(loaded, request, error)
 
     def forget(self, request: ActiveRequest, loaded: LoadedModel | None) -> None:
         """Free everything of a request that ended, whatever its state."""
@@ -114,6 +119,14 @@ class Runner:
             loaded.last_used_s = time.monotonic()
             loaded.tidy()
 
+    def keep(self, loaded: LoadedModel, request: ActiveRequest) -> None:
+        """Cache what was computed for a request that is about to be stopped."""
+        self.prompts.keep_partial(loaded, request)
+        for uid in self._uids_of(request):
+            batch = loaded.batch_of(uid)
+            if batch is not None and self.sequences[uid][1].index == 0:
+                self._remember(loaded, batch, [uid])
+
     def _limits(self, loaded: LoadedModel, request: ActiveRequest) -> int:
         """Set `max_tokens` and return the KV bytes that the request may grow to."""
         assert request.prepared is not None
@@ -125,14 +138,7 @@ class Runner:
             request.notes.append(
                 f"max_tokens lowered to {request.max_tokens} by the context of {context}"
             )
-        tokens = (prompt_tokens + request.max_tokens) * request.params.n
-        draft_model = (
-            None if request.ref.draft_ref is None else self.find_loaded(request.ref.draft_ref.key)
-        )
-        per_token = loaded.kv_bytes_per_token + (
-            0 if draft_model is None else draft_model.kv_bytes_per_token
-        )
-        need = int(tokens * per_token)
+        need = self._kv_bytes(loaded, request, prompt_tokens + request.max_tokens)
         free = self.scheduler.kv_budget_bytes
         if need > free:
             raise OutOfMemory(
@@ -142,6 +148,13 @@ class Runner:
                 data={"need_bytes": need, "free_bytes": int(free)},
             )
         return need
+
+    def _kv_bytes(self, loaded: LoadedModel, request: ActiveRequest, tokens: int) -> int:
+        """Return the bytes of KV caches for sequences of so many tokens."""
+        draft_ref = request.ref.draft_ref
+        draft_model = None if draft_ref is None else self.find_loaded(draft_ref.key)
+        draft_bytes = 0 if draft_model is None else draft_model.kv_bytes(tokens)
+        return request.params.n * (loaded.kv_bytes(tokens) + draft_bytes)
 
     # ---- sequences
 
@@ -159,9 +172,13 @@ class Runner:
         if not fresh:
             return []
         self._backend.before_pass(len(fresh), loaded.widest)
-        if loaded.mergeable:
-            return loaded.batch_for(queue).start(fresh)
-        return [one for start in fresh for one in loaded.batch_for(queue).start([start])]
+        try:
+            if loaded.mergeable:
+                return loaded.batch_for(queue).start(fresh)
+            return [one for start in fresh for one in loaded.batch_for(queue).start([start])]
+        except Exception as exc:
+            self._isolate(loaded, queue, [start.sequence.uid for start in fresh], exc)
+            return []
 
     def _sequences_of(self, loaded: LoadedModel, request: ActiveRequest) -> list[Start]:
         """Return the new sequences of a request whose prompt is complete."""
@@ -200,6 +217,60 @@ class Runner:
 
     def _uids_of(self, request: ActiveRequest) -> list[int]:
         return [uid for uid, (owner, _) in self.sequences.items() if owner is request]
+
+    # ---- failures
+
+    def _decode_or_isolate(
+        self, loaded: LoadedModel, queue: RequestQueue, batch: DecodeBatch
+    ) -> None:
+        """Decode a step. If it fails, each request of the batch continues by itself, or fails."""
+        try:
+            self._decode(loaded, batch, alone=self.scheduler.decoding_in(queue) == 1)
+        except Exception as exc:
+            loaded.batches[queue].remove(batch)
+            self._isolate(loaded, queue, [one.uid for one in batch.sequences], exc)
+
+    def _isolate(
+        self, loaded: LoadedModel, queue: RequestQueue, uids: list[int], exc: Exception
+    ) -> None:
+        """Restart the requests of sequences that failed together; end those that fail again."""
+        uids = [uid for uid in uids if uid in self.sequences]
+        requests = {self.sequences[uid][0].request_id: self.sequences[uid][0] for uid in uids}
+        for request in requests.values():
+            try:
+                if len(requests) == 1:
+                    raise exc
+                self._restart_alone(loaded, queue, self._uids_of(request))
+            except Exception as own_exc:
+                self._fail(loaded, request, own_exc)
+
+    def _restart_alone(self, loaded: LoadedModel, queue: RequestQueue, uids: list[int]) -> None:
+        """Compute sequences of a batch that failed again, each in a batch of its own.
+
+        The caches of the batch are of no use: some layers may lack the tokens of the step.
+        """
+        for uid in uids:
+            request, choice = self.sequences[uid]
+            assert request.prepared is not None
+            if (started := loaded.batch_of(uid)) is not None:
+                started.remove([uid])
+            tokens = [*request.prepared.tokens, *choice.tokens]
+            cache, done = self.prefixes.fetch(loaded.fingerprint, tokens)
+            prefill = Prefill(loaded.model, tokens, cache, done)
+            while prefill.left:
+                prefill.run(loaded.pacer.chunk_tokens(decoding=False))
+            batch = DecodeBatch(loaded.model, alone=True)
+            loaded.batches.setdefault(queue, []).append(batch)
+            sequence = resumed_sequence(loaded, request, choice, uid)
+            self._take_tokens(loaded, batch.start([Start(sequence, prefill)]))
+
+    def _fail(self, loaded: LoadedModel, request: ActiveRequest, exc: Exception) -> None:
+        """End a request whose computation failed. Others are not affected."""
+        error = as_error(exc)
+        if error.code == "internal":
+            print("Computing failed:", error_summary(exc), file=sys.stderr, flush=True)
+        self.requests.fail(request, error)
+        self.forget(request, loaded)
 
     # ---- tokens
 
@@ -253,7 +324,12 @@ class Runner:
             if not request.timing.first_token:
                 request.timing.first_token = now
             self.counters["completion_tokens"] += 1
-            if self._take_token(loaded, request, choice, one):
+            try:
+                ends = self._take_token(loaded, request, choice, one)
+            except Exception as exc:  # of a parser or a constraint: this request's alone
+                self._fail(loaded, request, exc)
+                continue
+            if ends:
                 surplus = sum(other.uid == one.uid for other in emitted[index + 1 :])
                 ended.append(one.uid)
                 if surplus and (batch := loaded.batch_of(one.uid)) is not None:

@@ -74,6 +74,23 @@ def new_sequence(
     )
 
 
+def resumed_sequence(
+    loaded: LoadedModel, request: ActiveRequest, choice: Choice, uid: int
+) -> DecodeSequence:
+    """Return the sequence that continues `choice` after the tokens that it has."""
+    sequence = new_sequence(loaded, request, choice, uid)
+    if not choice.tokens or request.prepared is None:
+        return sequence
+    known = [*request.prepared.tokens, *choice.tokens]
+    sequence.steps = len(choice.tokens)
+    if sequence.processors:
+        sequence.context = mx.array(known[:-1][-sequence.context_size :], dtype=mx.uint32)
+    if sequence.constraint is not None:
+        for token in known[-len(choice.tokens) - 1 : -1]:
+            sequence.constraint.next_mask(token)
+    return sequence
+
+
 def draft_problem(
     loaded: LoadedModel, draft_model: LoadedModel | None, request: ActiveRequest
 ) -> str:
@@ -100,7 +117,7 @@ def _guide(request: ActiveRequest, choice: Choice, wrapper: Any) -> Guide | None
     if request.prepared.constraint is None:
         return None
     state = request.prepared.constraint.start()
-    if choice.splitter.channel is Channel.REASONING:
+    if request.prepared.reasoning:
         return Guide(state, think_end=tuple(wrapper.think_end_tokens))
     if request.method == "chat" and request.params.thinking and wrapper.has_thinking:
         # The template leaves it to the model whether it opens its reasoning.

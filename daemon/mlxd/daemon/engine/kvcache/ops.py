@@ -11,17 +11,12 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import mlx.core as mx
-from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
+from mlx_lm.models.cache import BatchKVCache, KVCache
 
 from mlxd.daemon.engine.mlx_lm_private import batch_tokens, drop_first_positions
 
 Cache = list[Any]
 """One cache object of mlx-lm per layer."""
-
-
-def mergeable(model: Any) -> bool:
-    """Whether the model's caches can hold several sequences."""
-    return all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
 
 
 def is_plain(cache: Cache) -> bool:

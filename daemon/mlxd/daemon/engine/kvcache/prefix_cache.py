@@ -51,7 +51,12 @@ class PrefixCache:
                 disk_dir, disk_bytes, written_by=f"mlx-lm {version('mlx-lm')}"
             )
         self._to_store: list[tuple[str, list[int], Cache]] = []
+        self._restricted: dict[str, tuple[bool, bool]] = {}
         self.counters: Counter[str] = Counter()
+
+    def restrict(self, model_key: str, *, memory: bool, disk: bool) -> None:
+        """Set whether a model's prompts are cached at all, and whether they are written to disk."""
+        self._restricted[model_key] = (memory, disk)
 
     def fetch(
         self, model_key: str, tokens: list[int], _model: Any = None, *, min_tokens: int = 1
@@ -87,7 +92,8 @@ class PrefixCache:
 
         A durable one is also written to disk, if it is long enough to be worth it.
         """
-        if len(tokens) < MEMORY_MIN_TOKENS:
+        in_memory, on_disk = self._restricted.get(model_key, (True, True))
+        if len(tokens) < MEMORY_MIN_TOKENS or not in_memory:
             return
         prefix = as_tokens(tokens)
         if known := self._index.covered(model_key, prefix):
@@ -98,7 +104,7 @@ class PrefixCache:
         kept = caches if as_is else copied(caches, len(tokens), len(tokens))
         mx.eval([layer.state for layer in kept])
         entry_id = self._remember(model_key, prefix, kept, trimmable)
-        if durable and entry_id is not None and len(tokens) >= DISK_MIN_TOKENS:
+        if durable and on_disk and entry_id is not None and len(tokens) >= DISK_MIN_TOKENS:
             self._write(model_key, prefix, kept, trimmable)
 
     def store_later(self, model_key: str, tokens: list[int], caches: Cache) -> None:
@@ -160,7 +166,7 @@ class PrefixCache:
         self, key: str, prompt: Tokens, most: int, found: Match | None
     ) -> Match | None:
         """Bring a file into memory that covers clearly more than memory does."""
-        if self._store is None:
+        if self._store is None or not self._restricted.get(key, (True, True))[1]:
             return None
         stored = self._store.longest(key, prompt, most=most)
         have = found.tokens if found is not None else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from mlx_lm.utils import load_adapters, load_model
 
 from mlxd.daemon.engine.backend.shortages import shortage
 from mlxd.daemon.engine.decoding.batch import DecodeBatch
-from mlxd.daemon.engine.kvcache.ops import mergeable
 from mlxd.daemon.engine.kvcache.prefix_cache import can_trim_always
 from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.models.files import fingerprint
+from mlxd.daemon.engine.models.findings import Findings
+from mlxd.daemon.engine.models.probe import Original, Prober, kv_size
 from mlxd.daemon.engine.scheduling.pacing import PrefillPacer
 from mlxd.daemon.engine.scheduling.scheduler import RequestQueue
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
-from mlxd.daemon.models.architecture import kv_bytes_per_token
+from mlxd.daemon.models import files
 from mlxd.protocol.errors import MlxdError, ModelLoadFailed, OutOfMemory
 
 LOAD_SLICE_BYTES = 256 * 2**20
@@ -36,6 +37,7 @@ the front sees progress, also with a slow disk."""
 
 
 DONE = object()
+BUILTIN_DIR = Path(files.__file__).with_name("pocket")
 
 
 @dataclass(slots=True)
@@ -57,18 +59,40 @@ class LoadedModel:
     last_used_s: float = field(default_factory=time.monotonic)
     pacer: PrefillPacer = field(default_factory=PrefillPacer)
     batches: dict[RequestQueue, list[DecodeBatch]] = field(default_factory=dict)
-    mergeable: bool = True
+    findings: Findings = field(default_factory=Findings)
     trimmable: bool = True
-    kv_bytes_per_token: int = 0
     widest: int = 0
     """Weights of the largest matrix."""
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether its sequences may share a batch."""
+        return not self.findings.alone
+
+    @property
+    def notes(self) -> list[str]:
+        """How it is served differently from other models, for `ps` and `models.show`."""
+        found = self.findings
+        texts = (
+            ("served alone", found.alone),
+            ("prompts are not cached", found.unkept),
+            ("cached prompts are not written to disk", "" if found.unkept else found.unstored),
+            ("computed with MLX's own operations", found.original),
+        )
+        return [f"{what}: {reason}" for what, reason in texts if reason]
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Return the size of the KV cache of a sequence of so many tokens."""
+        return self.findings.kv.of(tokens)
 
     def batch_for(self, queue: RequestQueue) -> DecodeBatch:
         """Return the batch that new sequences of `queue` join."""
         batches = self.batches.setdefault(queue, [])
-        if not self.mergeable or not batches:
+        shared = [batch for batch in batches if not batch.alone]
+        if not self.mergeable or not shared:
             batches.append(DecodeBatch(self.model))
-        return batches[-1]
+            return batches[-1]
+        return shared[-1]
 
     def batch_of(self, uid: int) -> DecodeBatch | None:
         """Return the batch with the sequence `uid`, or None."""
@@ -89,9 +113,11 @@ class LoadedModel:
 class Loader:
     """Loads one model in slices, so that other models continue to decode meanwhile."""
 
-    def __init__(self, ref: ModelRef, base: Any = None) -> None:
+    def __init__(self, ref: ModelRef, prober: Prober, base: Any = None) -> None:
         """`base` is the loaded model without `ref`'s adapter, to share its weights with."""
         self.ref = ref
+        self._prober = prober
+        self._findings = Findings()
         self.model: Any = None
         self._base = base
         self._work: Generator[None, None, None] | None = None
@@ -115,18 +141,19 @@ class Loader:
 
     def loaded_model(self, tokenizer: Tokenizer, keep_alive_s: float) -> LoadedModel:
         """Return the loaded model with its tokenizer."""
-        config = tokenizer.config
         cache = make_prompt_cache(self.model)
+        model = self.model
+        if self._findings.original:
+            model = OriginalOperations(model, self._prober.original)
         return LoadedModel(
             ref=self.ref,
-            model=self.model,
+            model=model,
             tokenizer=tokenizer,
             bytes=self.own_bytes(),
             fingerprint=fingerprint(Path(self.ref.path), self.ref.adapter),
             keep_alive_s=keep_alive_s,
-            mergeable=mergeable(self.model),
+            findings=self._findings,
             trimmable=can_trim_always(cache),
-            kv_bytes_per_token=kv_bytes_per_token(config, self._kv_item_bytes()) or 0,
             widest=largest_matrix(self.model),
         )
 
@@ -161,20 +188,31 @@ class Loader:
                 yield
         mx.eval(pending)
         yield
-        self._compute_a_token()
+        # Some values in `config.json` only fail when they are used.
+        cache = make_prompt_cache(self.model)
+        mx.eval(self.model(mx.array([[0]]), cache=cache))
+        yield
+        if Path(self.ref.path) == BUILTIN_DIR:
+            # Measured by mlxd's own tests. Its first answer should not wait.
+            self._findings = Findings(kv=kv_size(cache))
+        else:
+            folder, adapter = Path(self.ref.path), self.ref.adapter is not None
+            self._findings = yield from self._prober.measure(self.model, folder, adapter=adapter)
 
-    def _compute_a_token(self) -> None:
-        """Run one forward pass: some values in `config.json` only fail when they are used."""
-        mx.eval(self.model(mx.array([[0]]), cache=make_prompt_cache(self.model)))
 
-    def _kv_item_bytes(self) -> int:
-        floats = [
-            array.dtype.size
-            for _, array in tree_flatten(self.model.parameters())
-            if mx.issubdtype(array.dtype, mx.floating)
-        ]
-        # Norms and scales have the type in which the model computes.
-        return min(floats, default=2)
+class OriginalOperations:
+    """A model that is computed with MLX's own operations instead of the engine's."""
+
+    def __init__(self, model: Any, original: Original) -> None:
+        self._model = model
+        self._original = original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._original() or nullcontext():
+            return self._model(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 def largest_matrix(model: Any) -> int:

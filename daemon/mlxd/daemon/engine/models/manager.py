@@ -22,6 +22,7 @@ from mlxd.daemon.engine.models.files import (
     kv_room_bytes,
 )
 from mlxd.daemon.engine.models.loader import LoadedModel, Loader, model_edge
+from mlxd.daemon.engine.models.probe import Prober
 from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.daemon.engine.tokenization.worker import Preparer, TokenizerReady
 from mlxd.protocol.errors import MlxdError, OutOfMemory
@@ -61,6 +62,7 @@ class ModelManager:
     """
 
     preparer: Preparer
+    prober: Prober
     budget_bytes: int
     default_keep_alive_s: float
     count_requests: Callable[[str], int]
@@ -171,7 +173,7 @@ class ModelManager:
                 self.blocked = not self._make_room(loading)
             if self.blocked:
                 return None
-            loading.weights = Loader(loading.ref, self._base_of(loading.ref))
+            loading.weights = Loader(loading.ref, self.prober, self._base_of(loading.ref))
         self.on_slice()
         loading.weights_done = loading.weights.advance()
         return self._complete(loading) if loading.weights_done else None
@@ -297,6 +299,7 @@ class ModelManager:
                 "pinned": loaded.pinned,
                 "requests": self.count_requests(key),
                 "batches": loaded.mergeable,
+                "notes": loaded.notes,
                 "context_tokens": loaded.tokenizer.context_tokens,
             }
             for key, loaded in self.loaded.items()

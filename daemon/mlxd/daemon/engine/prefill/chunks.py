@@ -73,6 +73,8 @@ class _Joint:
         for member in self._members:
             if member not in prompts:
                 member.part()
+        for prompt in prompts:
+            prompt.joint = None  # otherwise both would refer to each other, and to the model
         if rows != list(range(len(self._members))):
             keep_rows(self._cache, rows)
         return self._cache

@@ -14,9 +14,15 @@ from mlxd.daemon.engine.scheduling.scheduler import RequestQueue, Scheduler
 
 TOGETHER_MAX_TOKENS = 512
 """Prompts up to this length share a forward pass. A longer one keeps the machine busy by itself."""
+BLOCK_TOKENS = 512
+"""Caches that cannot be trimmed are stored after so many tokens of a prompt, and after two, four
+and so on times as many: a prompt with the same beginning finds at least half of it."""
 TOGETHER_CHUNKS = 2
 """Chunks that such a pass may take while nothing decodes. One after another, the last prompt would
 wait longer."""
+
+
+Failure = tuple[ActiveRequest, Exception]
 
 
 class PrefillManager:
@@ -54,8 +60,14 @@ class PrefillManager:
             done = prefill.tokens[: prefill.done]
             self.prefixes.store(loaded.fingerprint, done, prefill.cache, durable=False)
 
-    def run(self, loaded: LoadedModel, queue: RequestQueue, requests: list[ActiveRequest]) -> None:
-        """Compute a chunk of the first prompt, or several short prompts in a chunk's time."""
+    def run(
+        self, loaded: LoadedModel, queue: RequestQueue, requests: list[ActiveRequest]
+    ) -> list[Failure]:
+        """Compute a chunk of the first prompt, or several short prompts in a chunk's time.
+
+        Returns the requests whose prompts could not be computed. End them.
+        """
+        failures: list[Failure] = []
         waits = self.scheduler.decoding_in(queue) > 0
         used = 0
         while requests:
@@ -66,14 +78,32 @@ class PrefillManager:
             behind = 0 if first is None else first.done
             left = loaded.pacer.chunk_tokens(decoding=waits, behind=behind) - used
             if used and left <= 0:
-                return
+                break
             parts = self._next_parts(
                 loaded, requests, max(left, 1), 1 if waits else TOGETHER_CHUNKS
             )
             requests = requests[len(parts) :]
             # A complete prompt waits for the others now, as a decoding request does.
-            waits = self._compute(loaded, parts) or waits
+            try:
+                waits = self._compute(loaded, parts) or waits
+            except Exception as exc:
+                failures += self._isolate(loaded, parts, exc)
             used += sum(count for _, count in parts)
+        return failures
+
+    def _isolate(
+        self, loaded: LoadedModel, parts: list[tuple[ActiveRequest, int]], exc: Exception
+    ) -> list[Failure]:
+        """Compute prompts that failed in one pass one by one. Returns those that fail again."""
+        if len(parts) == 1:
+            return [(parts[0][0], exc)]
+        failures: list[Failure] = []
+        for part in parts:
+            try:
+                self._compute(loaded, [part])
+            except Exception as own_exc:
+                failures.append((part[0], own_exc))
+        return failures
 
     def _next_parts(
         self, loaded: LoadedModel, requests: list[ActiveRequest], tokens: int, chunks: int
@@ -149,20 +179,24 @@ class PrefillManager:
         """Return the tokens until the next snapshot. Caches that can be trimmed need none."""
         assert request.prepared is not None
         done = self._prefills[request.request_id].done
-        if not loaded.trimmable:
-            for cut in request.prepared.cuts:
-                if cut > done:
-                    return cut - done
-        return len(request.prepared.tokens)
+        if loaded.trimmable:
+            return len(request.prepared.tokens)
+        block = BLOCK_TOKENS
+        while block <= done:
+            block *= 2
+        return min([cut for cut in request.prepared.cuts if cut > done] + [block]) - done
 
     def _snapshot_at_cut(self, loaded: LoadedModel, request: ActiveRequest) -> None:
         assert request.prepared is not None
         prefill = self._prefills[request.request_id]
         at_end = prefill.left == 0
-        if loaded.trimmable or not (prefill.done in request.prepared.cuts or at_end):
+        at_turn = prefill.done in request.prepared.cuts
+        if loaded.trimmable or not (at_turn or at_end or _is_block(prefill.done)):
             return
         tokens = request.prepared.tokens[: prefill.done]
-        self.prefixes.store(loaded.fingerprint, tokens, prefill.cache, durable=not at_end)
+        self.prefixes.store(
+            loaded.fingerprint, tokens, prefill.cache, durable=at_turn and not at_end
+        )
 
     def end(self, loaded: LoadedModel, request: ActiveRequest) -> None:
         """Store the prompt of a request of the method `prefill`, and end the request."""
@@ -175,6 +209,11 @@ class PrefillManager:
         self.scheduler.remove(request.request_id)
         loaded.last_used_s = time.monotonic()
         loaded.tidy()
+
+
+def _is_block(tokens: int) -> bool:
+    blocks, rest = divmod(tokens, BLOCK_TOKENS)
+    return not rest and blocks.bit_count() == 1
 
 
 def _shares(prompt: Prefill) -> bool:

@@ -40,7 +40,12 @@ async def _list(services: Services, request: RequestInFlight, params: Params) ->
 async def _show(services: Services, request: RequestInFlight, params: Params) -> Any:
     record = await _record(services, params["model"])
     budget = services.supervisor.status().get("memory_budget_bytes")
-    return {**record, "fits_in_memory": None if budget is None else record["bytes"] < budget}
+    loaded = [one for one in services.supervisor.residents if one["path"] == record["path"]]
+    return {
+        **record,
+        "fits_in_memory": None if budget is None else record["bytes"] < budget,
+        "notes": loaded[0]["notes"] if loaded else [],
+    }
 
 
 async def _record(services: Services, name: str | None) -> dict[str, Any]:

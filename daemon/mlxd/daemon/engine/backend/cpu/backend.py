@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from typing import Any
 
 import mlx.core as mx
@@ -52,6 +53,9 @@ class CpuBackend:
 
     def overlap(self, step_s: float) -> bool:
         return step_s <= LONG_STEP_S
+
+    def original(self) -> AbstractContextManager[None]:
+        return rope_norm.original()
 
     def housekeeping(self) -> None:
         # Caches are cleared under a running engine too.

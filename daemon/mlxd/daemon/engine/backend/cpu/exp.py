@@ -8,9 +8,12 @@ left to MLX. `docs/decisions/006-exponentials.md` has the figures.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import sys
+from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any, cast
 
 import mlx.core as mx
@@ -41,10 +44,31 @@ _swiglu = activations.swiglu
 def install() -> None:
     """Replace MLX's functions, also in models that are already loaded."""
     mx.fast.scaled_dot_product_attention = attention  # type: ignore[assignment]
-    for name, module in list(sys.modules.items()):
-        # The defining module, and those of models that imported the function by name.
-        if name.startswith("mlx_lm.models.") and getattr(module, "swiglu", None) is _swiglu:
-            module.__dict__["swiglu"] = swiglu
+    _bind([module for module in _models() if getattr(module, "swiglu", None) is _swiglu], swiglu)
+
+
+@contextlib.contextmanager
+def original() -> Iterator[None]:
+    """Use MLX's own functions during a `with` block."""
+    replaced = mx.fast.scaled_dot_product_attention
+    modules = [module for module in _models() if getattr(module, "swiglu", None) is swiglu]
+    mx.fast.scaled_dot_product_attention = _attention
+    _bind(modules, _swiglu)
+    try:
+        yield
+    finally:
+        mx.fast.scaled_dot_product_attention = replaced
+        _bind(modules, swiglu)
+
+
+def _models() -> list[ModuleType]:
+    """Return the defining module, and those of models that imported the function by name."""
+    return [one for name, one in list(sys.modules.items()) if name.startswith("mlx_lm.models.")]
+
+
+def _bind(modules: Iterable[ModuleType], function: Any) -> None:
+    for module in modules:
+        module.__dict__["swiglu"] = function
 
 
 def build() -> None:

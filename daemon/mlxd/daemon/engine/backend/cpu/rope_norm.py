@@ -26,7 +26,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,18 @@ def built(builder: subprocess.Popen[bytes]) -> bool:
     elif status is not None:
         print(NOT_BUILT.format(status), file=sys.stderr, flush=True)
     return status is not None
+
+
+@contextlib.contextmanager
+def original() -> Iterator[None]:
+    """Use MLX's own functions during a `with` block."""
+    replaced = mx.fast.rope, mx.fast.rms_norm
+    mx.fast.rope, mx.fast.rms_norm = _rope, _rms_norm
+    try:
+        with exp.original():
+            yield
+    finally:
+        mx.fast.rope, mx.fast.rms_norm = replaced
 
 
 def _use_kernels() -> None:
