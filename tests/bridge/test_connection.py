@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from mlxd.http import connection, exchange
-from mlxd.http.exchange import Exchange
+from mlxd.http.connection import HttpConnection
+from mlxd.http.exchange import Budget, Exchange
 from mlxd.http.options import Options
 from mlxd.http.problems import BodyTooLarge, SlowSender, TooManyBodies
 from mlxd.http.server import Server
@@ -60,6 +61,42 @@ def test_requests_on_one_connection_are_answered_one_after_the_other() -> None:
     run(test)
 
 
+class Writes(asyncio.Transport):
+    """Records what is written."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__({"socket": sock})
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_small_answer_is_one_packet_that_is_sent_at_once() -> None:
+    async def main() -> None:
+        with socket.socket() as sock:
+            transport = Writes(sock)
+            one = HttpConnection(echo, lambda _: None, lambda _: None, Budget(1000))
+            one.connection_made(transport)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            one.data_received(GET)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert len(transport.written) == 1
+            one.connection_lost(None)
+
+    asyncio.run(main())
+
+
 def test_a_body_arrives_whole_however_it_is_cut() -> None:
     async def test(port: int, _: Server) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -108,12 +145,11 @@ def test_all_bodies_together_are_bounded() -> None:
 
 
 def test_a_byte_now_and_then_does_not_keep_a_head_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_S", 0.2)
-
     async def test(port: int, _: Server) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET)
         await answer(reader)
+        monkeypatch.setattr(connection, "HEAD_S", 0.2)
         closed = asyncio.create_task(reader.read())
         # The second request on the connection, a byte now and then, without an end.
         writer.write(b"GET /")

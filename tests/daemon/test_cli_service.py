@@ -69,6 +69,25 @@ def test_install_and_uninstall_leave_nothing_but_the_user_s_own(
     assert own_paths.config_file.exists()
 
 
+def test_the_http_bridge_is_installed_and_removed_by_its_setting(
+    served: dict[str, str], own_paths: Paths
+) -> None:
+    own_paths.config_dir.mkdir(parents=True)
+    own_paths.config_file.write_text("http = true\nhttp_port = 7777\n")
+    done = mlxd(served, "install")
+    assert done.returncode == 0, done.stderr
+    assert "http://localhost:7777" in done.stderr
+    four = ["mlxd-http.service", "mlxd-http.socket", "mlxd.service", "mlxd.socket"]
+    assert units(served) == four
+    own_paths.config_file.write_text("")
+    assert "Removed the HTTP bridge" in mlxd(served, "install").stderr
+    assert units(served) == ["mlxd.service", "mlxd.socket"]
+    own_paths.config_file.write_text("http = true\n")
+    assert mlxd(served, "install").returncode == 0
+    assert mlxd(served, "uninstall").returncode == 0
+    assert units(served) == []
+
+
 def test_installing_again_changes_nothing_and_keeps_the_choice(served: dict[str, str]) -> None:
     assert "at login" in mlxd(served, "install", "--at-login").stderr
     again = mlxd(served, "install")

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from support import needs
 from support.bridge import Bridge, running_bridge, sse_data
@@ -92,11 +93,26 @@ def test_fill_and_plain_completions(bridge: Bridge) -> None:
 
 def test_models_are_listed_and_shown(bridge: Bridge) -> None:
     listed = bridge.ask("GET", "/v1/models").body["data"]
-    assert [one["id"] for one in listed] == ["pocket"]
     shown = bridge.ask("GET", "/v1/models/pocket").body
-    assert shown == listed[0]
+    assert shown in listed
     assert shown["context_length"] == 16384
     assert bridge.ask("GET", "/v1/models/a/b").status == 404
+
+
+def test_paths_of_llama_cpp_and_lm_studio(bridge: Bridge) -> None:
+    tokens = bridge.ask("POST", "/tokenize", {"content": "hello"}).body["tokens"]
+    assert bridge.ask("POST", "/detokenize", {"tokens": tokens}).body == {"content": "hello"}
+    found = bridge.ask("POST", "/tokenize", {"content": "hello", "with_pieces": True}).body
+    assert "".join(one["piece"] for one in found["tokens"]) == "hello"
+    prompt = bridge.ask("POST", "/apply-template", {"messages": user("hi")}).body["prompt"]
+    assert "<|im_start|>" in prompt
+    assert bridge.ask("GET", "/props").body["default_generation_settings"]["n_ctx"] == 16384
+    fill = {"input_prefix": "def add(a, b):\n    return ", "input_suffix": "\n", "temperature": 0}
+    assert bridge.ask("POST", "/infill", fill).body["content"] == "a + b"
+    assert "pocket" in [one["model"] for one in bridge.ask("GET", "/slots").body]
+    shown = bridge.ask("GET", "/api/v0/models/pocket").body
+    assert shown in bridge.ask("GET", "/api/v0/models").body["data"]
+    assert "mlxd_" in bridge.ask("GET", "/metrics").data.decode()
 
 
 def test_a_client_that_hangs_up_stops_the_work(bridge: Bridge, daemon: Daemon) -> None:
@@ -115,6 +131,24 @@ def test_several_requests_use_one_connection(bridge: Bridge) -> None:
         connection.request("GET", "/v1/models")
         assert json.load(connection.getresponse())["object"] == "list"
     connection.close()
+
+
+def test_turns_of_an_agent_compute_only_what_is_new(bridge: Bridge) -> None:
+    rules = {"type": "text", "text": "Answer shortly. " + "Follow every rule of the house. " * 60}
+    messages: list[dict[str, Any]] = []
+    last_total = 0
+    for turn in range(4):
+        # As Claude Code sends it: the first line of the system prompt changes with every request.
+        billing = {"type": "text", "text": f"x-anthropic-billing-header: cch={turn:05};"}
+        messages += user(f"Count from {turn} to {turn + 3}.")
+        ask = {"model": "pocket", "system": [billing, rules], "messages": messages}
+        found = bridge.ask("POST", "/v1/messages", {**ask, "max_tokens": 12, "temperature": 0}).body
+        computed = found["usage"]["input_tokens"]
+        total = computed + found["usage"]["cache_read_input_tokens"]
+        if turn:
+            assert computed <= total - last_total
+        last_total = total
+        messages.append({"role": "assistant", "content": found["content"]})
 
 
 def test_no_conversation_is_stored(bridge: Bridge, daemon: Daemon) -> None:

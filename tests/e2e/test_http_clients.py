@@ -95,7 +95,7 @@ def test_openai_raises_typed_errors(to_openai: Any) -> None:
 
 
 def test_openai_lists_models(to_openai: Any) -> None:
-    assert [one.id for one in to_openai.models.list()] == ["pocket"]
+    assert "pocket" in [one.id for one in to_openai.models.list()]
     assert to_openai.models.retrieve("pocket").created > 0
 
 
@@ -182,7 +182,7 @@ def test_anthropic_raises_typed_errors(to_anthropic: Any) -> None:
 
 
 def test_anthropic_lists_models(to_anthropic: Any) -> None:
-    assert [one.id for one in to_anthropic.models.list()] == ["pocket"]
+    assert "pocket" in [one.id for one in to_anthropic.models.list()]
 
 
 # ---- ollama
@@ -207,24 +207,23 @@ def test_ollama_calls_a_tool(to_ollama: Any) -> None:
 
 
 def test_ollama_lists_shows_loads_and_unloads_models(to_ollama: Any, daemon: Daemon) -> None:
-    assert [one.model for one in to_ollama.list().models] == ["pocket"]
+    assert "pocket" in [one.model for one in to_ollama.list().models]
     shown = to_ollama.show("pocket")
     assert shown.modelinfo["general.architecture"] == "qwen3"
     assert shown.modelinfo["qwen3.context_length"] == 16384
     assert {"completion", "tools", "thinking"} == {*shown.capabilities}
     try:
         assert to_ollama.generate("pocket", keep_alive=0).done_reason == "unload"
-        assert to_ollama.ps().models == []
+        assert "pocket" not in [one.model for one in to_ollama.ps().models]
     finally:
         assert to_ollama.chat("pocket", keep_alive="30m").done_reason == "load"
-    assert [one.model for one in to_ollama.ps().models] == ["pocket"]
+    assert "pocket" in [one.model for one in to_ollama.ps().models]
 
 
 def test_ollama_copies_to_an_alias(to_ollama: Any, daemon: Daemon) -> None:
     to_ollama.copy("pocket", "small")
     try:
-        names = [one.model for one in to_ollama.list().models]
-        assert names == ["pocket", "small"]
+        assert "small" in [one.model for one in to_ollama.list().models]
     finally:
         daemon.ask("models.alias", alias="small")
 

@@ -68,6 +68,14 @@ class Config:
     )
     log_text: bool = setting("boolean", False, "Log the text of prompts and answers.")
     conversations: bool = setting("boolean", True, "Store conversations.")
+    http: bool = setting("boolean", False, "`mlxd install` installs the HTTP bridge too.")
+    http_port: int = setting("integer", 6593, "TCP port of the HTTP bridge.", minimum=0)
+    http_hosts: tuple[str, ...] = setting(
+        "strings", (), "Host names that the HTTP bridge serves, besides localhost."
+    )
+    http_origins: tuple[str, ...] = setting(
+        "strings", (), "Origins of web pages that may use the HTTP bridge."
+    )
     memory_budget_bytes: int | None = setting(
         "bytes", None, "Memory for weights and KV caches. Default: measured.", minimum=MIB
     )

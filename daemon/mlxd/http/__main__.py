@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 
-from mlxd.http import keys, listening, peers
+from mlxd.http import keys, listening, peers, presence
 from mlxd.http.app import App
 from mlxd.http.daemon import Daemon
 from mlxd.http.gate import LOOPBACK_NAMES, Gate
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     options, paths = parse(arguments), resolve_paths()
     try:
         if options.show_key:
-            print(keys.load_or_create(keys.key_file(paths.state_dir)))
+            print(keys.load_or_create(paths.http_key_file))
             return 0
         asyncio.run(_serve(options, paths))
     except MlxdError as error:
@@ -40,26 +40,29 @@ def main(arguments: list[str]) -> int:
 
 
 async def _serve(options: Options, paths: Paths) -> None:
-    checks_uid = options.is_loopback and peers.kernel_tells() and not options.require_key
-    key = keys.load_or_create(keys.key_file(paths.state_dir)) if not checks_uid else None
-    sockets = listening.open_sockets(options)
+    sockets = listening.adopted(os.environ) or listening.open_sockets(options)
+    is_loopback = listening.are_loopback(sockets)
+    checks_uid = is_loopback and peers.kernel_tells() and not options.require_key
+    key = keys.load_or_create(paths.http_key_file) if not checks_uid else None
     gate = Gate(LOOPBACK_NAMES | {*options.hosts}, frozenset(options.origins), key)
     app = App(gate, Daemon(paths.socket), options.max_body_bytes)
     server = Server(options, app, checks_uid=checks_uid)
     try:
-        await serve(server, sockets, lambda: _ready(sockets))
+        await serve(server, sockets, lambda: _ready(sockets, paths))
     finally:
         if options.unix_socket is not None:
             options.unix_socket.unlink(missing_ok=True)
 
 
-def _ready(sockets: list[socket.socket]) -> None:
-    print(f"mlxd http listens at {' and '.join(listening.urls(sockets))}", file=sys.stderr)
+def _ready(sockets: list[socket.socket], paths: Paths) -> None:
+    urls = listening.urls(sockets)
+    print(f"mlxd http listens at {' and '.join(urls)}", file=sys.stderr)
+    presence.announce(paths.http_file, urls[0])
     activation.notify("READY=1", os.environ)
     descriptor = os.environ.pop(READY_FD, "")
     if descriptor.isdecimal():
         # The first URL, for starters that let the system choose the port.
-        os.write(int(descriptor), f"{listening.urls(sockets)[0]}\n".encode())
+        os.write(int(descriptor), f"{urls[0]}\n".encode())
         os.close(int(descriptor))
 
 

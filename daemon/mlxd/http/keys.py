@@ -12,11 +12,6 @@ from mlxd.protocol.errors import PermissionDenied
 KEY_BYTES = 32
 
 
-def key_file(state_dir: Path) -> Path:
-    """Return the path of the key."""
-    return state_dir / "http.key"
-
-
 def load_or_create(path: Path) -> str:
     """Return the key of this user, after creating it if there is none.
 

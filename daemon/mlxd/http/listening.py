@@ -8,9 +8,11 @@ import ipaddress
 import os
 import socket
 import stat
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from mlxd.http.options import Options
+from mlxd.launchd import HTTP_LABEL, activation
 from mlxd.protocol.errors import MlxdError, PermissionDenied
 
 BACKLOG = 128
@@ -21,6 +23,41 @@ class CannotListen(MlxdError):
     """An address cannot be used, usually because another program uses it."""
 
     code = "cannot_listen"
+
+
+def adopted(
+    environ: MutableMapping[str, str],
+    activate: activation.Activate = activation.launch_activate_socket,
+) -> list[socket.socket]:
+    """Return the sockets that launchd or systemd passes, or an empty list.
+
+    Raises:
+        CannotListen: a descriptor is not a socket.
+    """
+    descriptors = activation.launchd_descriptors(environ, activate, HTTP_LABEL)
+    if not descriptors:
+        descriptors = activation.systemd_descriptors(environ, os.getpid())
+    found = []
+    for descriptor in descriptors:
+        try:
+            os.set_inheritable(descriptor, False)
+            taken = socket.socket(fileno=descriptor)
+        except OSError as exc:
+            raise CannotListen(
+                f"Descriptor {descriptor} is not a socket: {exc.strerror}.",
+                hint="Install the service again: mlxd install",
+            ) from exc
+        taken.setblocking(False)
+        found.append(taken)
+    return found
+
+
+def are_loopback(sockets: list[socket.socket]) -> bool:
+    """Return whether only programs of this machine can connect."""
+    return all(
+        one.family == socket.AF_UNIX or ipaddress.ip_address(one.getsockname()[0]).is_loopback
+        for one in sockets
+    )
 
 
 def open_sockets(options: Options) -> list[socket.socket]:

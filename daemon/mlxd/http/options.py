@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +30,6 @@ class Options:
     max_connections: int = MAX_CONNECTIONS
     max_body_bytes: int = MAX_BODY_BYTES
     show_key: bool = False
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only programs of this machine can connect."""
-        return all(ipaddress.ip_address(one).is_loopback for one in self.addresses)
 
 
 def parse(arguments: Sequence[str]) -> Options:

@@ -49,13 +49,15 @@ def adopt_sockets(
     return [_listening(descriptor) for descriptor in descriptors]
 
 
-def launchd_descriptors(environ: MutableMapping[str, str], activate: Activate) -> list[int]:
+def launchd_descriptors(
+    environ: MutableMapping[str, str], activate: Activate, label: str = LABEL
+) -> list[int]:
     """Return launchd's descriptors, or an empty list if launchd did not start this process.
 
     Removes the variable: launchd hands a socket over once, so neither child processes nor this
     process after an upgrade may ask again.
     """
-    if environ.get("XPC_SERVICE_NAME") != LABEL:  # "0" in a shell of a desktop session
+    if environ.get("XPC_SERVICE_NAME") != label:  # "0" in a shell of a desktop session
         return []
     del environ["XPC_SERVICE_NAME"]
     try:

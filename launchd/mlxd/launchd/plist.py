@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import plistlib
 from typing import Any
 
-from mlxd.launchd import LABEL, SOCKET_NAME
+from mlxd.launchd import HTTP_LABEL, LABEL, SOCKET_NAME
 from mlxd.launchd.spec import EXIT_TIMEOUT_S, MAX_OPEN_FILES, ServiceSpec
 
 _SOCKET_MODE = 0o600  # property lists have decimal integers only
@@ -37,6 +38,31 @@ def agent(spec: ServiceSpec) -> dict[str, Any]:
     if spec.at_login:
         about["RunAtLoad"] = True
     return about
+
+
+def http_agent(spec: ServiceSpec, port: int) -> dict[str, Any]:
+    """Return the property list of the HTTP bridge. launchd listens on both loopback addresses."""
+    addresses = (("127.0.0.1", "IPv4"), ("::1", "IPv6"))
+    sockets = [
+        {"SockNodeName": node, "SockServiceName": str(port), "SockFamily": family}
+        for node, family in addresses
+    ]
+    crash_log = str(spec.paths.log_dir.absolute() / "http.err")
+    return {
+        **agent(dataclasses.replace(spec, at_login=False)),
+        "Label": HTTP_LABEL,
+        "ProgramArguments": [str(spec.launcher.absolute()), "http"],
+        "Sockets": {SOCKET_NAME: sockets},
+        # A daemon that the bridge starts must live on when the bridge ends.
+        "AbandonProcessGroup": True,
+        "StandardOutPath": crash_log,
+        "StandardErrorPath": crash_log,
+    }
+
+
+def http_agent_bytes(spec: ServiceSpec, port: int) -> bytes:
+    """Return the property list of the HTTP bridge as XML."""
+    return plistlib.dumps(http_agent(spec, port), sort_keys=True)
 
 
 def agent_bytes(spec: ServiceSpec) -> bytes:

@@ -12,6 +12,8 @@ from mlxd.launchd.spec import EXIT_TIMEOUT_S, MAX_OPEN_FILES, ServiceSpec
 
 SOCKET_UNIT = "mlxd.socket"
 SERVICE_UNIT = "mlxd.service"
+HTTP_SOCKET_UNIT = "mlxd-http.socket"
+HTTP_SERVICE_UNIT = "mlxd-http.service"
 
 Section = tuple[str, Sequence[tuple[str, str]]]
 
@@ -78,6 +80,53 @@ def service_unit(spec: ServiceSpec) -> str:
             ],
         ),
         ("Install", [("WantedBy", "default.target")]),
+    )
+
+
+def http_socket_unit(port: int) -> str:
+    """Return mlxd-http.socket. systemd listens on both loopback addresses."""
+    return _render(
+        ("Unit", [("Description", "Socket of mlxd's HTTP bridge")]),
+        (
+            "Socket",
+            [
+                ("ListenStream", f"127.0.0.1:{port}"),
+                ("ListenStream", f"[::1]:{port}"),
+                ("BindIPv6Only", "ipv6-only"),
+                ("FileDescriptorName", SOCKET_NAME),
+            ],
+        ),
+        ("Install", [("WantedBy", "sockets.target")]),
+    )
+
+
+def http_service_unit(spec: ServiceSpec) -> str:
+    """Return mlxd-http.service, which systemd starts at the first connection."""
+    variables = [("Environment", _quoted(f"{k}={v}")) for k, v in spec.environment().items()]
+    return _render(
+        (
+            "Unit",
+            [
+                ("Description", "mlxd's HTTP bridge"),
+                ("Requires", HTTP_SOCKET_UNIT),
+                ("After", HTTP_SOCKET_UNIT),
+            ],
+        ),
+        (
+            "Service",
+            [
+                ("Type", "notify"),
+                ("ExecStart", f"{_quoted(str(spec.launcher.absolute()))} http"),
+                *variables,
+                ("Restart", "on-failure"),
+                ("RestartSec", "1"),
+                ("RestartPreventExitStatus", "2"),
+                ("TimeoutStopSec", str(EXIT_TIMEOUT_S)),
+                # A daemon that the bridge starts must live on when the bridge ends.
+                ("KillMode", "process"),
+                *HARDENING,
+            ],
+        ),
     )
 
 

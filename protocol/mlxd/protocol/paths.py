@@ -87,6 +87,15 @@ class Paths:
         return self.socket.with_name(self.socket.name + ".lock")
 
     @property
+    def http_file(self) -> Path:
+        """The file with the URL of the HTTP bridge, which holds its lock."""
+        return self.state_dir / "http.lock"
+
+    @property
+    def http_key_file(self) -> Path:
+        return self.state_dir / "http.key"
+
+    @property
     def log_file(self) -> Path:
         return self.log_dir / "mlxd.log"
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "models": ("models", "models"),
     "log": ("log", "log"),
     "templates": ("templates", "templates"),
+    "launch": ("launch.command", "launch"),
     "rpc": ("rpc", "rpc"),
     "shell-init": ("shell_init", "shell_init"),
     "completion": ("completion", "completion"),

@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from mlxd.daemon.config import load_config
 from mlxd.daemon.isolation import python_command
 from mlxd.protocol.errors import MlxdError
+from mlxd.protocol.paths import resolve_paths
 
 
 class ExtraMissing(MlxdError):
@@ -18,6 +20,12 @@ class ExtraMissing(MlxdError):
 
     code = "extra_missing"
     default_hint = "Install them: pip install 'mlxd[http]'"
+
+
+def check_extra() -> None:
+    """Check that the packages of the bridge are installed. Raises ExtraMissing."""
+    if importlib.util.find_spec("h11") is None:
+        raise ExtraMissing("The HTTP bridge needs packages that are not installed.")
 
 
 def _addresses(
@@ -66,9 +74,14 @@ def http(i_know: bool, **given: Any) -> None:
     """Serve the models over HTTP, in the dialects of OpenAI, Anthropic and Ollama.
 
     Only programs of your user on this machine can connect. Starts the daemon if necessary.
+    Started by launchd or systemd, it uses the sockets that they pass.
     """
-    if importlib.util.find_spec("h11") is None:
-        raise ExtraMissing("The HTTP bridge needs packages that are not installed.")
+    config = load_config(resolve_paths())
+    if given["port"] is None:
+        given["port"] = config.http_port
+    given["host_name"] += config.http_hosts
+    given["origin"] += config.http_origins
+    check_extra()
     outside = [one for one in given["listen"] if not ipaddress.ip_address(one).is_loopback]
     if outside and not i_know:
         raise click.UsageError(

@@ -8,9 +8,10 @@ import click
 
 from mlxd.daemon import control, lock, starter
 from mlxd.daemon.cli.failures import more
+from mlxd.daemon.cli.http import check_extra
 from mlxd.daemon.cli.lifecycle import stop_gently
-from mlxd.daemon.cli.places import current_service
-from mlxd.daemon.config import load_config
+from mlxd.daemon.cli.places import current_http_service, current_service
+from mlxd.daemon.config import Config, load_config
 from mlxd.daemon.config_edit import capture_environment
 from mlxd.daemon.version import version
 from mlxd.launchd.service import Service, ServiceError, remove
@@ -31,7 +32,9 @@ def install(at_login: bool | None) -> None:
     there, because services do not see the shell. Run it again after an upgrade.
     """
     paths = resolve_paths()
-    load_config(paths)
+    config = load_config(paths)
+    if config.http:
+        check_extra()
     service = current_service(paths)
     service.check()
     captured = capture_environment(paths.config_file, os.environ)
@@ -52,6 +55,17 @@ def install(at_login: bool | None) -> None:
     verb = "is now" if changed else "is already"
     click.echo(f"mlxd {verb} a {service.manager} service and starts {when}.", err=True)
     _renew(paths, service)
+    _settle_http(config, paths)
+
+
+def _settle_http(config: Config, paths: Paths) -> None:
+    """Install the HTTP bridge if `http` is set, otherwise remove it."""
+    bridge = current_http_service(paths)
+    if config.http:
+        bridge.install(config.http_port)
+        more(f"The HTTP bridge listens at http://localhost:{config.http_port}")
+    elif bridge.uninstall():
+        more("Removed the HTTP bridge, because `http` is not set in config.toml.")
 
 
 def _renew(paths: Paths, service: Service) -> None:
@@ -79,6 +93,7 @@ def uninstall() -> None:
     """Remove the service. Keeps configuration, conversations, logs and models."""
     paths = resolve_paths()
     service = current_service(paths)
+    current_http_service(paths).uninstall()
     if lock.is_held(paths.lock_file):
         if not service.state().installed:
             click.echo("mlxd is not installed as a service.", err=True)
