@@ -55,7 +55,7 @@ def decoding(found: Collector, mlxd: Mlxd, model: Model, streams: int, turn: int
         traffic.hang_up(calls)
     found.add(f"while {streams} decode", NAME, "s", taken_s)
     found.add(f"one step of {streams}", NAME, "s", statistics.median(one.trace.gaps_s[2:]))
-    until_idle(mlxd)
+    mlxd.daemon.wait_idle()
 
 
 def prefilling(found: Collector, mlxd: Mlxd, model: Model, turn: int) -> None:
@@ -77,9 +77,3 @@ def cancel(traffic: Traffic, call: MlxdCall) -> float:
     if not call.trace.error.startswith("cancelled"):
         raise RuntimeError(f"not cancelled: {call.trace.error or 'it was answered'}")
     return call.trace.end_s - started
-
-
-def until_idle(mlxd: Mlxd) -> None:
-    with mlxd.peer() as peer:
-        while any(peer.call("status")["requests"].values()):
-            pass

@@ -111,9 +111,7 @@ def _one_decoding(found: Collector, mlxd: Mlxd, idle: int, turn: int) -> None:
         traffic.hang_up(calls)
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         found.add(case, f"{NAME}, ping {name}", "s", quantile(trips, share))
-    with mlxd.peer() as peer:  # the next round begins on an idle machine
-        while any(peer.call("status")["requests"].values()):
-            pass
+    mlxd.daemon.wait_idle()  # the next round begins on an idle machine
 
 
 def _pings(path: str, seconds: float, pause_s: float) -> list[float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
+
+import psutil
 
 from suite import places, recipes
 from suite.contenders.daemon import Mlxd
@@ -16,7 +17,8 @@ from suite.measurements.first_byte import QUESTION
 from suite.plan import Plan
 from suite.recipes import Model
 from suite.records import Collector, Record
-from support.daemon_process import TIMEOUT_S, running_daemon
+from support.daemon_process import running_daemon
+from support.waiting import until
 
 FRONT, ENGINE = "mlxd front", "mlxd engine"
 UNIT = "bytes"
@@ -93,11 +95,4 @@ def given_back(plan: Plan) -> Iterator[Record]:
 
 def wait_gone(pid: int) -> None:
     """Wait until a process that is not ours has ended and been collected."""
-    limit_s = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < limit_s:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f"process {pid} is still there")
+    until(lambda: not psutil.pid_exists(pid), f"process {pid} is still there")
