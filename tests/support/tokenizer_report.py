@@ -33,7 +33,7 @@ def report(folder: str) -> dict[str, Any]:
         "bos": wrapper.bos_token,
         "size": len(wrapper),
         "kind": type(wrapper._tokenizer).__name__,  # noqa: SLF001  # which class loaded the files
-        "heavy": sorted({"transformers", "huggingface_hub"} & set(sys.modules)),
+        "heavy": sorted({"transformers", "huggingface_hub", "rich"} & set(sys.modules)),
     }
 
 

@@ -1,6 +1,7 @@
 """Imports mlx-lm without transformers and the hub library, which take three quarters of its time.
 
 mlx-lm imports both at the top of its files, and needs them for downloads and for tokenizers only.
+The same holds for what draws the progress of training.
 While it is imported, small stand-ins take their places. Afterwards `import transformers` gives the
 real package again: tokenizers that need it are loaded with it then.
 """
@@ -87,7 +88,9 @@ def _stand_ins() -> dict[str, ModuleType]:
         setattr(transformers, name, LightTokenizer)
         setattr(base, name, LightTokenizer)
     hub = _package("huggingface_hub", snapshot_download=_download)
-    return {module.__name__: module for module in (transformers, base, hub)}
+    # Draws the progress of training, with rich.
+    progress = _package("mlx_lm.cli_ui", TrainUI=None, rprint=print)
+    return {module.__name__: module for module in (transformers, base, hub, progress)}
 
 
 def _package(name: str, **attributes: Any) -> ModuleType:
