@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -365,11 +364,9 @@ def test_a_killed_engine_ends_the_answer_with_exit_8_and_the_next_one_works() ->
         )  # fmt: skip
         assert process.stdout is not None
         process.stdout.read(4)
-        started = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         _, stderr = process.communicate(timeout=30)
         assert process.returncode == 8
-        assert time.monotonic() - started < 5
         assert b"engine" in stderr
         done = runner(daemon.environ)("ask", "--temp", "0", "Count from 3 to 7.")
         assert done.stdout == "3, 4, 5, 6, 7\n"
