@@ -30,7 +30,7 @@ PULL_PAUSE_S = (5.0, 25.0)
 
 @dataclass(slots=True)
 class World:
-    """What all callers share. While `gate` is closed they finish what they do, and rest."""
+    """State that all callers share. While `gate` is closed, they finish their requests and wait."""
 
     path: str
     ledger: Ledger
@@ -184,7 +184,7 @@ def deep(depth: int) -> bytes:
 
 
 def anything(rng: Random) -> bytes:
-    """Return what no daemon should be sent."""
+    """Return bytes that are not a valid message."""
     request = encode(Request(1, "chat", {"messages": mix.user("hello")}), Encoding.MSGPACK)
     spoilt = bytearray(request)
     spoilt[rng.randrange(len(spoilt))] = rng.randrange(256)

@@ -1,4 +1,4 @@
-"""What is done to the daemon while callers are served."""
+"""The faults that are caused while the daemon serves callers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ JUST_BEFORE_S = 2.0
 
 
 class Failed(Exception):
-    """The daemon did not do what it had to."""
+    """The daemon did not recover from a fault as required."""
 
 
 class Chaos:

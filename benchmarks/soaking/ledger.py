@@ -17,14 +17,14 @@ ANSWER, LOST, HUNG_UP = "answer", "lost", "hung up"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that was done to the daemon: `kill front`, `restart`, `kill engine`, …"""
+    """A fault that was caused: `kill front`, `restart`, `kill engine`, …"""
 
     what: str
     began_s: float
 
 
 class Faults:
-    """What has been done when, and which ends of requests that explains."""
+    """The faults with their times, and which failed requests they explain."""
 
     def __init__(self) -> None:
         self.done: list[Fault] = []
@@ -39,7 +39,7 @@ class Faults:
         return any(fault.what in names and fault.began_s >= when_s for fault in self.done)
 
     def explain(self, outcome: str, sent_s: float) -> bool:
-        """Whether a request that was sent then may have ended like this by now."""
+        """Whether a fault explains this outcome of a request that was sent at that time."""
         if outcome == LOST:
             # Killed under the request; or stopped in good order before the request was sent: what
             # comes after the last answers is not read any more.
@@ -71,7 +71,7 @@ class Entry:
 
 
 class Ledger:
-    """Opens an entry per request, and wants each closed once, with an end that is explained."""
+    """Keeps one entry per request. Each must be closed once, with an outcome that is explained."""
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
@@ -93,7 +93,7 @@ class Ledger:
         return entry
 
     def end(self, entry: Entry, outcome: str, detail: str = "") -> None:
-        """Close an entry by an answer, a code, or the loss of its connection."""
+        """Close an entry with an answer, an error code, or the loss of its connection."""
         if entry.outcome:
             self.violate(f"{entry} ended twice: {entry.outcome}, then {outcome}")
             return

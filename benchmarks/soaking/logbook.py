@@ -14,7 +14,7 @@ ALARMING = frozenset({"unexpected", "internal error", "conversations damaged",
 
 
 class Logbook:
-    """Follows the file over its rotations. Call `read` every now and then."""
+    """Follows the log file across rotations. Call `read` regularly."""
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         self._path = path
@@ -28,7 +28,7 @@ class Logbook:
         self.daemons = 0
 
     def read(self) -> None:
-        """Take in what has been written since."""
+        """Read the lines that were written since the last call."""
         while True:
             if self._file is None:
                 try:

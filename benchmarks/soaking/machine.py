@@ -1,4 +1,4 @@
-"""What the daemon's processes hold: memory, descriptors, threads; and on which machine."""
+"""Memory, descriptors and threads of the daemon's processes, and the machine they run on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def holding(pid: int) -> Holding:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How much more than after the warm-up is still flat."""
+    """How much a figure may grow after the warm-up and still count as flat."""
 
     share: float
     rss_mib: float
@@ -93,7 +93,7 @@ def growth(name: str, rests: list[Holding], allowed: Tolerance) -> tuple[dict[st
 
 
 def same_process(rests: list[Rest], which: str) -> list[Holding]:
-    """Return the holdings of the process that was there at the end, from its first rest on."""
+    """Return the measurements of the process that ran at the end, from its first rest on."""
     found = [getattr(rest, which) for rest in rests if getattr(rest, which) is not None]
     return [one for one in found if one.pid == found[-1].pid]
 
@@ -109,7 +109,7 @@ def hub_workers(front: int) -> list[psutil.Process]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what a reader of the figures must know."""
+    """Return the facts about the machine that a reader of the figures needs."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -129,7 +129,7 @@ def _processor() -> str:
 
 
 def commit(root: Path) -> str:
-    """Return the commit that is measured; empty where there is none to be asked."""
+    """Return the measured commit, or an empty text outside of a git checkout."""
     command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

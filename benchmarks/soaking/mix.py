@@ -1,4 +1,4 @@
-"""What callers ask: every kind of request, with what its answer must fulfil."""
+"""Every kind of request that callers send, and what its answer must satisfy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REGEX = "[a-f]{3}-[0-9]{2}"
 
 @dataclass(slots=True)
 class Ask:
-    """One request to be made. `same` names requests that must all get the same text."""
+    """One request to send. Requests with equal `same` must all get the same text."""
 
     method: str
     params: dict[str, Any]
@@ -167,7 +167,7 @@ def problem(call: Call, ask: Ask, result: dict[str, Any]) -> str:
 
 
 def essence(result: dict[str, Any]) -> Any:
-    """Return what must be the same whenever the same is asked."""
+    """Return the part of an answer that must be equal for equal requests."""
     return result["choices"][0]["text"] if "choices" in result else result["tokens"]
 
 

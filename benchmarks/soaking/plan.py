@@ -1,4 +1,4 @@
-"""When what is done to the daemon: everything at first, less and less, then only its callers."""
+"""The schedule of faults: many at first, then fewer, and none at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has shown, for people and as JSON."""
+"""The report of a run, as text and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A caller's connection: requests in either encoding, every answer written into the ledger."""
+"""A caller's connection. It uses either encoding and enters every answer into the ledger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEVER_S = 600.0
 
 @dataclass(slots=True)
 class Call:
-    """A request on its way: `answer` is its result, or its error as `{"error": …}`."""
+    """A pending request. `answer` is its result, or its error as `{"error": …}`."""
 
     entry: Entry
     id: int
@@ -68,7 +68,7 @@ class Wire:
     # ---- what a caller does
 
     def send(self, method: str, *allowed: str, **params: Any) -> Call:
-        """Send a request; `allowed` are the errors that are no surprise."""
+        """Send a request. `allowed` are the error codes that count as expected."""
         entry = self._ledger.begin(method, *allowed)
         future = asyncio.get_running_loop().create_future()
         call = Call(entry, next(self._ids), params, future)
@@ -92,11 +92,11 @@ class Wire:
             raise ConnectionError from None
 
     def send_eof(self) -> None:
-        """Say that no more requests come, and go on reading."""
+        """Shut down the writing side, and keep reading."""
         self._writer.write_eof()
 
     def abort(self) -> None:
-        """Hang up in the middle of everything."""
+        """Close the connection while requests are pending."""
         self._hung_up = True
         self._writer.transport.abort()
 
@@ -127,7 +127,7 @@ class Wire:
         self._lose()
 
     def _lose(self) -> None:
-        """The connection has gone, and with it every answer that it still owed."""
+        """Close all pending entries, because the connection is lost."""
         self._lost = True
         for call in self._calls.values():
             self._ledger.end(call.entry, HUNG_UP if self._hung_up else LOST)

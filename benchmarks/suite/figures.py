@@ -23,7 +23,7 @@ class Summary:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value below which `share` of the values lie, between neighbours in proportion."""
+    """Return the quantile `share` of the values, interpolated linearly between neighbours."""
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     below = int(place)
@@ -38,7 +38,7 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Return the ratio of each pair; pairs stop with the shorter."""
+    """Return the ratio of each pair of values from the same round, up to the shorter list."""
     return [one / other for one, other in zip(values, base, strict=False) if other]
 
 
@@ -50,7 +50,7 @@ def ratio(values: Sequence[float], base: Sequence[float]) -> Summary:
 def rounds(budget_s: float, least: int, most: int) -> Iterator[int]:
     """Count rounds: at least `least`, then up to `most` while `budget_s` is not spent.
 
-    A round that takes far longer than it was given is not repeated as often as one would like.
+    Rounds that take much longer than planned end the measurement before `least` is reached.
     """
     started = time.monotonic()
     for turn in range(most):
@@ -63,6 +63,6 @@ def rounds(budget_s: float, least: int, most: int) -> Iterator[int]:
 
 
 def in_turn(items: Sequence[T], turn: int) -> list[T]:
-    """Return the items beginning with another one each round, so that none is always first."""
+    """Return the items, starting with a different one each round, so that none is always first."""
     start = turn % len(items) if items else 0
     return [*items[start:], *items[:start]]

@@ -16,7 +16,7 @@ WARM_ALLOWANCE_S = 0.003
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a run says to one goal. `met` is None where it says nothing."""
+    """Whether a run meets one goal. `met` is None if it was not measured."""
 
     goal: str
     where: str
@@ -25,7 +25,7 @@ class Answer:
 
 
 def answers(results: Results) -> list[Answer]:
-    """Return the answers of everything that was measured."""
+    """Return the answers for all goals that were measured."""
     return [answer for ask in GOALS for answer in ask(results)]
 
 
@@ -37,7 +37,7 @@ def _compare(
     goal: str, where: str, one: Record | None, other: Record | None,
     met: Callable[[float], bool], less: float = 0.0,
 ) -> Iterator[Answer]:  # fmt: skip
-    """Answer by the median of the ratios per pair; `less` is taken from the first before."""
+    """Answer with the median of the ratios per pair. `less` is subtracted from `one` first."""
     if one is None or other is None:
         return
     found = summary(ratios([value - less for value in one.values], other.values))

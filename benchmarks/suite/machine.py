@@ -1,4 +1,4 @@
-"""What the figures were measured on, and what processes weigh there."""
+"""The machine of a run, and the memory and CPU time of processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def about(device: str) -> dict[str, Any]:
 
 
 def blas() -> str:
-    """Return what multiplies matrices on a processor, for a sentence."""
+    """Return the name of the BLAS that is used on a CPU."""
     found = find_blas()
     if found is None:
         return "" if sys.platform == "darwin" else " with the reference BLAS"
@@ -75,7 +75,7 @@ def memory_bytes() -> int:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process; its proportional share where the system tells it.
+    """Return the resident memory of a process; its proportional share where the system reports it.
 
     Pages of shared libraries are then counted once over all processes that map them.
     """

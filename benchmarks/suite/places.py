@@ -27,7 +27,7 @@ PLUGIN = CACHE / "llm_plugin"  # a copy: setuptools builds inside the folder
 
 
 class NotInstallable(Exception):
-    """A contender cannot be had on this machine; the text says why."""
+    """A contender cannot be installed on this machine. The text gives the reason."""
 
 
 def mlx_requirements() -> list[str]:

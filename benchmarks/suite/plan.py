@@ -1,4 +1,4 @@
-"""How much is measured: sizes and times that follow from the machine and from --quick."""
+"""The extent of a run: sizes and times, chosen by the machine and by --quick."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from suite.records import Record
 
 @dataclass(frozen=True)
 class Plan:
-    """`case_s` is what one case of one model may take; rounds go on until it is spent."""
+    """`case_s` is the time for one case of one model. Rounds are repeated until it is spent."""
 
     quick: bool
     case_s: float
@@ -28,12 +28,12 @@ class Plan:
 
     @property
     def main_models(self) -> list[Model]:
-        """Those on which everything is measured."""
+        """The models with which everything is measured."""
         return [ALL["pocket"]] if self.quick else [ALL["pocket"], ALL["random-25m"]]
 
     @property
     def more_models(self) -> list[Model]:
-        """Those on which throughput and first token are measured as well."""
+        """The models with which only throughput and first token are measured."""
         if self.quick:
             return []
         more = [ALL["random-60m"], ALL["random-25m-4bit"], ALL["random-60m-4bit"]]
@@ -41,7 +41,7 @@ class Plan:
         return more[:2] if self.device == "cpu" else more
 
     def is_slow(self, model: Model) -> bool:
-        """Whether a token takes so long that little can be asked: four bits on a processor."""
+        """Whether tokens take so long that answers must be short: 4-bit weights on a CPU."""
         return self.device == "cpu" and model.bits is not None
 
     def answer_tokens(self, model: Model) -> int:
@@ -61,7 +61,7 @@ class Plan:
         return [16, 256, 2000] if model in self.main_models else [16]
 
     def in_time(self, models: Iterable[Model], limit_s: float) -> Iterator[Model]:
-        """Yield models while the time for one measurement lasts; say which were left out."""
+        """Yield models until the time for one measurement is spent, and print those left out."""
         started = time.monotonic()
         for model in models:
             self.skipped.pop(model.name, None)
@@ -73,7 +73,7 @@ class Plan:
     def each(
         self, models: Iterable[Model], one: Callable[[Plan, Model], Iterable[Record]]
     ) -> Iterator[Record]:
-        """Measure one model after the other. One that fails does not keep the others from it."""
+        """Measure the models in order. A failure does not affect the others."""
         errors = []
         for model in models:
             try:

@@ -9,13 +9,13 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def words(key: str, count: int) -> list[str]:
-    """Return made-up words; the same for the same key on every machine."""
+    """Return generated words that depend on the key only."""
     source = random.Random(key)
     return ["".join(source.choices(LETTERS, k=source.randint(2, 7))) for _ in range(count)]
 
 
 def text_of(tokenizer: Any, tokens: int, key: str) -> str:
-    """Return a text of exactly `tokens` tokens, different from its first words on for each key."""
+    """Return a text of exactly `tokens` tokens. Texts of different keys share no prefix."""
     text = " ".join(words(key, tokens))
     kept = tokenizer.encode(text).ids[:tokens]
     text = tokenizer.decode(kept)

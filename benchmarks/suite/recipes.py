@@ -45,7 +45,7 @@ class Model:
 
     @property
     def is_small(self) -> bool:
-        """Whether products with few rows gain nothing from a second thread on a processor."""
+        """Whether a second thread does not speed up matrix products with few rows."""
         return self.shape is None
 
     @cached_property
@@ -55,7 +55,7 @@ class Model:
         return Tokenizer.from_file(str(self.path / "tokenizer.json"))
 
     def prompt(self, tokens: int, key: str) -> str:
-        """Return a text of exactly so many tokens that begins like no other key's text."""
+        """Return a text of exactly this many tokens. Texts of different keys share no prefix."""
         from suite.prompts import text_of
 
         return text_of(self.tokenizer, tokens, key)
@@ -93,7 +93,7 @@ def build(model: Model, *, gguf: bool = False) -> None:
 
 
 def _endless_pocket(folder: Path) -> None:
-    """Pocket with an end token that it never says, for answers of a given length."""
+    """Copy pocket with an end token that it never generates, for answers of a given length."""
     for file in POCKET.iterdir():
         if file.suffix in (".json", ".safetensors"):
             shutil.copy(file, folder)
@@ -122,7 +122,7 @@ def _random(model: Model) -> None:
 
 
 def is_text(piece: str) -> bool:
-    """Whether a piece is letters, perhaps after the sign of a space."""
+    """Whether a piece consists of letters, optionally after the space marker."""
     letters = piece.removeprefix("Ġ")
     return letters.isascii() and letters.isalpha()
 

@@ -1,4 +1,4 @@
-"""What is measured, as flat records, and the file that keeps them."""
+"""Measured values as flat records, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Record:
 
 @dataclass(slots=True)
 class Collector:
-    """Gathers values round by round and gives them out as records, in order of appearance."""
+    """Collects values round by round and returns them as records, in order of appearance."""
 
     measurement: str
     model: str = ""
@@ -67,7 +67,7 @@ class Results:
             self.runs = json.loads(self.path.read_text())["measurements"]
 
     def put(self, measurement: str, about: dict[str, Any], records: Iterable[Record]) -> None:
-        """Replace what an earlier run found for this measurement, and save at once."""
+        """Replace the records of an earlier run of this measurement, and save the file."""
         self._read()  # another run may have added to it
         found = [asdict(record) for record in records]
         for one in found:
@@ -91,7 +91,7 @@ class Results:
         model: str | None = None,
         unit: str | None = None,
     ) -> Record | None:
-        """Return the first record that fits, or None."""
+        """Return the first matching record, or None."""
         for record in self:
             if (record.measurement, record.case, record.contender) != (
                 measurement, case, contender,

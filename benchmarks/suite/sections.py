@@ -1,4 +1,4 @@
-"""The texts of the report about each measurement, in order."""
+"""The report's text for each measurement, in order."""
 
 from __future__ import annotations
 

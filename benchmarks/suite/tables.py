@@ -11,7 +11,7 @@ REFERENCE = "mlxd"
 
 
 def number(value: float, unit: str) -> str:
-    """Return a value with three significant digits, in the unit that suits it."""
+    """Return a value with three significant digits in a suitable unit."""
     if unit == "bytes":
         return f"{_digits(value / 2**20)} MB" if value >= 2**19 else f"{_digits(value / 1024)} kB"
     if unit == "s":
@@ -30,7 +30,7 @@ def _digits(value: float) -> str:
 
 
 def with_spread(found: Summary, unit: str) -> str:
-    """Return the median, and the quartiles where there are enough values."""
+    """Return the median, with quartiles if there are enough values."""
     text = number(found.median, unit)
     if found.count < 3 or found.low == found.high:
         return text
@@ -38,13 +38,13 @@ def with_spread(found: Summary, unit: str) -> str:
 
 
 def _digits_in(value: float, like: str, unit: str) -> str:
-    """Return a quartile in the unit that the median got, without naming it again."""
+    """Return a quartile in the unit of the median, without the unit's name."""
     scale = {"MB": 2**-20, "kB": 2**-10, "ms": 1e3, "µs": 1e6}.get(like.rpartition(" ")[2], 1.0)
     return _digits(value * scale)
 
 
 def comparison(records: Sequence[Record], reference: str = REFERENCE) -> str:
-    """Return a table of one measurement and model: cases down, contenders across.
+    """Return a table of one measurement and model, with a row per case and a column per contender.
 
     Beside each contender's figure stands what the reference has as a multiple of it, pair by pair.
     """

@@ -1,4 +1,4 @@
-"""Many answers read at once by one thread, each piece with the moment at which it came.
+"""Reads many answers in one thread and records the arrival time of each piece.
 
 The reader does as little as it can: on a machine with few cores its work is taken from what is
 measured, and it is the same for every contender.
@@ -19,7 +19,7 @@ PATIENCE_S = 600.0
 
 @dataclass(slots=True)
 class Trace:
-    """One answer: when it was asked for, when pieces came, when it ended. Monotonic seconds."""
+    """The times of one answer: its request, its pieces and its end, in monotonic seconds."""
 
     sent_s: float = 0.0
     arrivals_s: list[float] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Trace:
 
 
 class Call(ABC):
-    """One request on a connection of its own. Subclasses know the wire."""
+    """One request on a connection of its own. Subclasses implement a protocol."""
 
     def __init__(self) -> None:
         self.trace = Trace()
@@ -55,7 +55,7 @@ class Call(ABC):
 
     @abstractmethod
     def feed(self, data: bytes, now_s: float) -> None:
-        """Take in what came. Sets `done` at the end of the answer."""
+        """Parse received bytes. Sets `done` at the end of the answer."""
 
 
 class Traffic:
@@ -81,7 +81,7 @@ class Traffic:
         patience_s: float = PATIENCE_S,
         tick_s: float = 1.0,
     ) -> None:
-        """Read until the condition holds; it is looked at after every piece and every `tick_s`.
+        """Read until the condition holds. It is checked after every piece and every `tick_s`.
 
         Raises TimeoutError, or EOFError with nothing to read.
         """

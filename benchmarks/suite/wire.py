@@ -1,4 +1,4 @@
-"""Requests as they travel: to mlxd's socket, and to a server that speaks OpenAI's dialect."""
+"""Requests to mlxd's socket, and to servers with OpenAI's API."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What mlxd is measured against; each can be started, asked, and stopped."""
+"""The programs that mlxd is compared with. Each can be started, asked and stopped."""

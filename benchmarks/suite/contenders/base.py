@@ -47,7 +47,7 @@ class Contender(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Begin, and return once it answers."""
+        """Start, and return when it answers."""
 
     def stop(self) -> None:
         if self.process is not None:
@@ -73,7 +73,7 @@ class SocketContender(Contender):
 
     @abstractmethod
     def call(self, prompt: str, max_tokens: int, **params: Any) -> Call:
-        """Return a request that is yet to be sent."""
+        """Return a request that has not been sent yet."""
 
     def run(self, prompts: list[str], max_tokens: int) -> list[Trace]:
         return drive([self.call(prompt, max_tokens) for prompt in prompts])

@@ -44,7 +44,7 @@ class Mlxd(SocketContender):
         self.run_daemon()
 
     def configure(self) -> None:
-        """Write the configuration that knows the suite's models."""
+        """Write a configuration with the suite's models."""
         config = self.folder / "config"
         config.mkdir(exist_ok=True)
         (config / "config.toml").write_text(

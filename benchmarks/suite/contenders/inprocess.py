@@ -1,4 +1,4 @@
-"""An engine in a process of its own with nothing around it: the limit for its servers."""
+"""An engine alone in its own process, which is the upper limit for servers that use it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class InProcess(Contender):
         self.launch(worker, places.mlx_environ(small=False))
 
     def launch(self, command: list[str], env: dict[str, str]) -> None:
-        """Start the worker and wait until it has its model."""
+        """Start the worker and wait until its model is loaded."""
         self.process = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -50,7 +50,7 @@ class InProcess(Contender):
 
 
 class InProcessLlama(InProcess):
-    """llama.cpp by its Python package: what its server is compared with."""
+    """llama.cpp in its Python package, the reference for its server."""
 
     name = "in-process llama.cpp"
     streams = 1

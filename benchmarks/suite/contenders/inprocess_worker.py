@@ -26,7 +26,7 @@ PUT = getattr(ctypes.CDLL(None), "bli_thread_set_num_threads", None)
 
 
 def fit(rows: int) -> None:
-    """Choose the number of threads for products with so many rows."""
+    """Set the number of threads for matrix products with this many rows."""
     if PUT is not None:
         PUT(MOST if rows * WIDEST >= THREADS_FROM else 1)
 

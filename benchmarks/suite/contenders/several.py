@@ -26,7 +26,7 @@ ALL: tuple[type[Contender], ...] = (
 def warm(
     plan: Plan, model: Model, kinds: Sequence[type[Contender]] = ALL
 ) -> Iterator[list[Contender]]:
-    """Start the contenders with the model; those that are not to be had here are left out."""
+    """Start the contenders with the model, except those that cannot be installed here."""
     with ExitStack() as stack:
         started = []
         for kind in kinds:
@@ -47,7 +47,7 @@ def warm(
 
 
 def suits(plan: Plan, kind: type[Contender], model: Model) -> bool:
-    """Whether the contender is measured with the model: the optional ones are with some."""
+    """Whether to measure the contender with this model. Optional ones run with some models only."""
     if kind in (LlamaServer, InProcessLlama):
         return model in plan.main_models
     return kind is not VllmMlx or model == plan.main_models[0]

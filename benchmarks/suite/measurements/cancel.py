@@ -1,4 +1,4 @@
-"""From a cancel to silence, beside the step or the chunk that was under way."""
+"""The time from a cancel to the end of the request, compared with one step or chunk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIMITS = {
     "while 8 decode": "one step of 8",
     READING: "one chunk",
 }
-"""What a cancel may take: what was under way when it came."""
+"""The measured time that each cancel may take: the step or chunk that was running."""
 
 
 def measure(plan: Plan) -> Iterator[Record]:

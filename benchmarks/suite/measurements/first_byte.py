@@ -59,7 +59,7 @@ def _rounds(
 
 
 def own_clients(mlxd: Mlxd, folder: Path) -> dict[str, Measure]:
-    """Return the ways to ask mlxd."""
+    """Return the clients of mlxd to measure."""
     env = mlxd.environ
     ask = [mlxd.command, "ask", "--max-tokens", "16", "--temp", "0", QUESTION]
     client = [
@@ -83,7 +83,7 @@ def own_clients(mlxd: Mlxd, folder: Path) -> dict[str, Measure]:
 
 
 def c_client(folder: Path) -> str | None:
-    """Compile the smallest client; None where there is no compiler."""
+    """Compile the C client. Returns None if there is no compiler."""
     compiler = shutil.which("cc") or shutil.which("clang") or shutil.which("gcc")
     if compiler is None:
         return None
@@ -93,7 +93,7 @@ def c_client(folder: Path) -> str | None:
 
 
 def server_clients(server: MlxLmServer) -> dict[str, Measure]:
-    """Return curl, if it is there, to ask mlx_lm.server."""
+    """Return the command that asks mlx_lm.server with curl, if it is installed."""
     curl = shutil.which("curl")
     if curl is None:
         return {}
@@ -112,14 +112,14 @@ def openai_client(server: MlxLmServer) -> Measure:
 
 
 def generate(model: Model) -> Measure:
-    """Return `mlx_lm.generate`, which says a line of its own first."""
+    """Return the command `mlx_lm.generate`, which prints a line before the answer."""
     command = [places.mlx_python(), "-m", "mlx_lm", "generate", "--model", str(model.path)]
     command += ["--prompt", QUESTION, "--max-tokens", "16"]
     return lambda: until_output(command, places.mlx_environ(), b"==========")
 
 
 def llm_command(model: Model, folder: Path) -> Measure:
-    """Return `llm` with a plugin that loads the model in its process."""
+    """Return the command `llm` with a plugin that loads the model in its own process."""
     env = {**places.mlx_environ(), "LLM_USER_PATH": str(folder), "LLM_MLX_MODEL": str(model.path)}
     command = [str(Path(places.mlx_python()).with_name("llm")), "-m", "mlx-in-process", QUESTION]
     return lambda: until_output(command, env)

@@ -1,4 +1,4 @@
-"""What the front costs: per token, per idle connection, and for whoever pings meanwhile."""
+"""The cost of the front: per token, per idle connection, and for a ping under load."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def per_token(found: Collector, daemon: Daemon, streams: int, steps: int) -> Non
 
 
 def per_connection(found: Collector, daemon: Daemon, turn: int) -> None:
-    """Fill up with idle connections; weigh the front and ping it at each number."""
+    """Open idle connections. At each number, measure the front's memory and ping it."""
     assert daemon.process is not None
     pid = daemon.process.pid
     alone = 0
@@ -120,14 +120,14 @@ def _pings(path: str, seconds: float, pause_s: float) -> list[float]:
 
 
 def _pinger(path: str, seconds: float, pause_s: float) -> subprocess.Popen[bytes]:
-    """Start a process that pings: this one has the answers to read."""
+    """Start a process that pings, because this one is busy reading answers."""
     command = [sys.executable, str(CLIENTS / "pinger.py"), path, str(seconds), str(pause_s)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
 
 @contextmanager
 def _idle(path: str) -> Iterator[None]:
-    """A connection that has said hello and says no more."""
+    """Open a connection that sends one request and then stays idle."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(30)
         sock.connect(path)

@@ -1,4 +1,4 @@
-"""The wait between tokens of running answers while newcomers bring prompts to be read."""
+"""The gaps between tokens of running answers while new requests are prefilled."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _one_model(plan: Plan, model: Model) -> list[Record]:
 def mixed_load(
     contender: SocketContender, model: Model, answer_tokens: int, key: str
 ) -> list[float]:
-    """Return the gaps of the running answers while newcomers come at set points of them."""
+    """Return the gaps of running answers. New requests start at fixed points of the first one."""
     prompts = [model.prompt(16, f"gaps.{key}.{number}") for number in range(STREAMS)]
     running = [contender.call(prompt, answer_tokens) for prompt in prompts]
     first = running[0].trace

@@ -1,4 +1,4 @@
-"""What becomes of time and memory as conversations get longer, and as models are added."""
+"""Time and memory as conversations get longer and more models are loaded."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def conversation(plan: Plan, model: Model) -> Iterator[Record]:
 
 
 def residents(plan: Plan, model: Model) -> Iterator[Record]:
-    """The same request with one, two, four and eight models in memory."""
+    """Measure the same request with one, two, four and eight loaded models."""
     found = Collector("growth", model.name)
     with Mlxd(model) as mlxd:
         copies = _copies(model, mlxd.folder, max(RESIDENTS) - 1)
@@ -82,7 +82,7 @@ def per_token_s(trace: Trace) -> float:
 
 
 def _copies(model: Model, folder: Path, count: int) -> list[str]:
-    """Return folders of the same model under other names; the weights are linked."""
+    """Copy the model's folder under other names. Weights are hard links."""
     made = []
     for number in range(count):
         copy = folder / f"copy-{number}"

@@ -1,4 +1,4 @@
-"""What each process weighs, and that an engine with nothing to hold gives everything back."""
+"""The memory of each process, and that it is given back when a model is unloaded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def measure(plan: Plan) -> Iterator[Record]:
 
 
 def clients(plan: Plan) -> Iterator[Record]:
-    """The most that a command weighs in its life."""
+    """Record the peak memory of one command."""
     model = recipes.ALL["pocket"]
     recipes.build(model)
     found = Collector("memory", model.name)
@@ -56,7 +56,7 @@ def clients(plan: Plan) -> Iterator[Record]:
 
 
 def peak_bytes(command: Sequence[str], env: Mapping[str, str]) -> float:
-    """Return the largest resident size of a command, as the system kept it."""
+    """Return the peak resident memory of a command, as reported by the system."""
     process = subprocess.Popen(
         command, env=env, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -69,7 +69,7 @@ def peak_bytes(command: Sequence[str], env: Mapping[str, str]) -> float:
 
 
 def given_back(plan: Plan) -> Iterator[Record]:
-    """Load, unload: the engine's process ends, and what is left is the front."""
+    """Load and unload a model, after which only the front is left."""
     model: Model = plan.main_models[-1]
     found = Collector("memory", model.name)
     settings = {"MLXD_PRELOAD": "false", "MLXD_UPGRADE_CHECK_S": "0"}
@@ -94,5 +94,5 @@ def given_back(plan: Plan) -> Iterator[Record]:
 
 
 def wait_gone(pid: int) -> None:
-    """Wait until a process that is not ours has ended and been collected."""
+    """Wait until a process that is not a child of this one has gone."""
     until(lambda: not psutil.pid_exists(pid), f"process {pid} is still there")

@@ -1,6 +1,6 @@
 """A person's request while the machine is busy with batch work.
 
-mlxd is told that the work is batch; mlx_lm.server has no such word, and gets the same requests.
+mlxd gets the batch work with `priority: batch`. mlx_lm.server has no priorities.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def during_streams(found: Collector, contender: SocketContender, model: Model, k
 
 
 def begin_prefill(traffic: Traffic, long: Any) -> None:
-    """Wait until the prompt is being read."""
+    """Wait until the prompt is being prefilled."""
     if isinstance(long, MlxdCall):
         traffic.run_until(lambda: bool(long.saw("prefill")))
         return
@@ -107,7 +107,7 @@ def begin_prefill(traffic: Traffic, long: Any) -> None:
 
 
 def settle(contender: SocketContender, model: Model) -> None:
-    """Wait until work that was hung up has really ended: a short request is answered."""
+    """Wait until cancelled work has ended, by sending a short request."""
     drive([contender.call(model.prompt(8, "settle"), 2)])
 
 

@@ -1,4 +1,4 @@
-"""From nothing to a daemon that accepts, to a first token, to an answer of a command."""
+"""The time to start a daemon, to its first token, and to the first answer of a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From exec to a request on the wire, with nothing but the client measured.
+"""The client's time from exec to a complete request on the socket.
 
 A listening socket takes the time at which the request is complete; the answer is one made-up
 token.

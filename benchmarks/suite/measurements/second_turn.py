@@ -65,7 +65,7 @@ def _conversation(found: Collector, contender: SocketContender, model: Model, tu
 
 
 def answer_of(call: Call) -> str:
-    """Return the text of an answer; of a server that does not repeat it at the end, the pieces."""
+    """Return the text of an answer, joined from its pieces if the result does not contain it."""
     if isinstance(call, MlxdCall):
         return str(call.result["choices"][0]["text"])
     return "".join(getattr(call, "pieces", ()))
