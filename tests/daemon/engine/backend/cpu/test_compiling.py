@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,13 @@ import mlx.core as mx
 import pytest
 
 from mlxd.daemon.engine.backend.cpu.compiling import compile_nothing, kernel
-from support.engine_process import POCKET, EngineProcess, engine_environment
+from support import kernels
+from support.engine_process import POCKET, EngineProcess
 from support.needs import linux_only
 from support.real_model import as_ref
 from support.waiting import until
 
 pytestmark = linux_only
-BUILDER = "mlxd.daemon.engine.backend.cpu.rope_norm"
 COMPILER = """#!{python} -IS
 import os, sys
 if "--version" in sys.argv:  # MLX asks once whether there is a compiler
@@ -84,7 +83,9 @@ def test_on_a_fresh_home_only_the_builder_calls_the_compiler_and_at_the_lowest_p
         ask_in_all_shapes(engine, {"name": "pocket", "path": str(POCKET)})
         until(lambda: notes.read_text() != "", "no kernel was built", timeout_s=100)
     calls = notes.read_text().splitlines()
-    assert all(BUILDER in call for call in calls), "the engine's own thread waited for a compiler"
+    assert all(kernels.BUILDER in call for call in calls), (
+        "the engine's own thread waited for a compiler"
+    )
     assert all(call.startswith("True ") for call in calls)
 
 
@@ -92,8 +93,7 @@ def test_on_a_fresh_home_only_the_builder_calls_the_compiler_and_at_the_lowest_p
 def test_with_kernels_built_nobody_calls_the_compiler(
     which: str, compiler: tuple[dict[str, str], Path], request: pytest.FixtureRequest
 ) -> None:
-    built = engine_environment()
-    subprocess.run([sys.executable, "-m", BUILDER, str(os.getpid())], env=built, check=True)
+    kernels.main()
     folder = POCKET if which == "pocket" else request.getfixturevalue("real_model")
     environ, notes = compiler
     with engine_with(environ) as engine:

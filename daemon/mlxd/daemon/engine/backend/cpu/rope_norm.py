@@ -96,9 +96,14 @@ def _use_kernels() -> None:
 
 
 def main() -> None:
-    """Compile the kernels, then create the marker file. A second builder waits for the first."""
+    """Build the kernels in idle processor time, for the engine with the process id argv[1]."""
     lifeline.end_with(int(sys.argv[1]))
     _give_way()
+    build()
+
+
+def build() -> None:
+    """Compile the kernels, then create the marker file. A second builder waits for the first."""
     compile_nothing()
     marker = _marker()
     marker.parent.mkdir(parents=True, exist_ok=True)
