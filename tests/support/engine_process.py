@@ -54,6 +54,8 @@ class EngineProcess:
                 ],
                 pass_fds=[theirs.fileno()],
                 env={**engine_environment(), **(environ or {})},
+                # As the front starts it: what the engine runs in idle time shares with it alone.
+                start_new_session=True,
             )  # fmt: skip
         self._decoder = Decoder(trusted=True)
         self._messages: list[Any] = []
