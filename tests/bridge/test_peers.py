@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -52,6 +54,9 @@ def test_the_kernel_names_this_user_for_both_families() -> None:
                 with closing(accepted):
                     local = accepted.getsockname()[:2]
                     assert peers.peer_uid(peer[:2], local) == os.geteuid()
+                    assert peers.uid_by_table(peer[:2], local) == os.geteuid()
+                    assert peers.peer_uid((peer[0], 1), local) is None
+                assert peers.peer_uid(peer[:2], local) is None
 
 
 def own_addresses() -> Iterator[tuple[socket.AddressFamily, str]]:
@@ -63,3 +68,23 @@ def own_addresses() -> Iterator[tuple[socket.AddressFamily, str]]:
             except OSError:
                 return
         yield socket.AF_INET6, "::1"
+
+
+def diag_answer(kind: int, state: int, uid: int) -> bytes:
+    header = (88).to_bytes(4, sys.byteorder) + kind.to_bytes(2, sys.byteorder) + bytes(10)
+    return header + bytes([2, state, 0, 0]) + bytes(48 + 12) + uid.to_bytes(4, sys.byteorder)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12))
+def test_the_kernels_answer_about_a_connection(uid: int, state: int) -> None:
+    expected = uid if state == peers.TCP_ESTABLISHED else None
+    assert peers.uid_in_diag(diag_answer(20, state, uid)) == expected
+
+
+def test_a_kernel_without_that_question_is_told_from_an_unknown_connection() -> None:
+    def refused(number: int) -> bytes:
+        return diag_answer(2, 0, 0)[:16] + number.to_bytes(4, sys.byteorder, signed=True)
+
+    assert peers.uid_in_diag(refused(-errno.ENOENT)) is None
+    with pytest.raises(OSError, match="Invalid argument"):
+        peers.uid_in_diag(refused(-errno.EINVAL))
