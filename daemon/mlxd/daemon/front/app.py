@@ -145,21 +145,15 @@ class Front:
 def _services(config: Config, paths: Paths, log: Callable[..., None]) -> Services:
     metrics = Metrics()
     recorder = Recorder(paths.conversations_db, log)
-    supervisor = Supervisor(
-        engine_command(_engine_options(config, paths)),
-        paths.log_dir / "engine.err",
-        progress_timeout_s=config.engine_progress_timeout_s,
-        # Requests and supervisor need each other; no engine runs before both exist.
-        on_step=lambda events: requests.step(events),
-        on_death=lambda why, ready: requests.engine_died(why, ready),
-        on_bye=lambda: requests.resubmit(),
-        busy=lambda: requests.busy,
-        log=log,
-    )
     requests = Requests(
+        make_supervisor=functools.partial(
+            Supervisor,
+            engine_command(_engine_options(config, paths)),
+            paths.log_dir / "engine.err",
+            progress_timeout_s=config.engine_progress_timeout_s,
+            log=log,
+        ),
         max_queue=config.max_queue,
-        send=supervisor.send,
-        withdraw=supervisor.withdraw,
         metrics=metrics,
         recorder=recorder,
         log=log,
@@ -172,7 +166,7 @@ def _services(config: Config, paths: Paths, log: Callable[..., None]) -> Service
         connections=Connections(config.max_connections),
         models=Finder(),
         requests=requests,
-        supervisor=supervisor,
+        supervisor=requests.supervisor,
         recorder=recorder,
         hub=HubWorkers(paths.log_dir / "hub.err", log),
         metrics=metrics,

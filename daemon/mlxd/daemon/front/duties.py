@@ -85,7 +85,7 @@ class Duties:
 
     def _leave(self, drain_s: float | None) -> None:
         services = self._services
-        handover.keep_models(services.paths.resume_file, services.supervisor.residents,
+        handover.keep_models(services.paths.resume_file, services.supervisor.loaded_models,
                              services.log)  # fmt: skip
         services.lifecycle.begin_shutdown(drain_s)
 

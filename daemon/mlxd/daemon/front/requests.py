@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mlxd.daemon.front.completion import Completion
+from mlxd.daemon.front.engine.supervisor import EngineUser, Supervisor
 from mlxd.daemon.front.log import Log
 from mlxd.daemon.front.metrics import Metrics
 from mlxd.daemon.front.recorder import Recorder, Recording
@@ -49,16 +50,13 @@ def _keep(recording: Recording, delta: dict[str, Any]) -> None:
 
 
 class Requests:
-    """All completions in flight. `send` reaches the engine; `withdraw` takes back a submit that
-    has not reached one.
-    """
+    """All completions in flight. `make_supervisor(self)` returns who runs the engine for them."""
 
     def __init__(
         self,
         *,
         max_queue: int,
-        send: Callable[[Message], None],
-        withdraw: Callable[[int], bool],
+        make_supervisor: Callable[[EngineUser], Supervisor],
         metrics: Metrics,
         recorder: Recorder,
         log: Log,
@@ -66,8 +64,6 @@ class Requests:
         log_text: bool = False,
     ) -> None:
         self._max_queue = max_queue
-        self._send = send
-        self._withdraw = withdraw
         self._metrics = metrics
         self._recorder = recorder
         self._log = log
@@ -77,10 +73,11 @@ class Requests:
         self._active: dict[int, Completion] = {}
         self._by_key: dict[str, Completion] = {}
         self._unconfirmed: set[int] = set()
-        self._probation = Probation(lambda one: self._send(one.submit_message()))
+        self._probation = Probation(lambda one: self.supervisor.send(one.submit_message()))
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
+        self.supervisor = make_supervisor(self)
 
     def __len__(self) -> int:
         return len(self._active)
@@ -128,7 +125,7 @@ class Requests:
         if params["stream"]:
             request.conn.event(self._queued(one))
         # The engine first: what wakes the caller may take the processor from us.
-        self._send(one.submit_message())
+        self.supervisor.send(one.submit_message())
         request.conn.flush()
 
     def _queued(self, one: Completion) -> dict[str, Any]:
@@ -223,7 +220,7 @@ class Requests:
         """Ask the engine to stop; its answer, with the usage so far, ends the request."""
         if one.ending or one.result is not None or one.rid not in self._active:
             return
-        if self._probation.drop(one) or self._withdraw(one.rid):
+        if self._probation.drop(one) or self.supervisor.withdraw(one.rid):
             self._fail(one, ended(code))
             return
         one.ending = code
@@ -249,11 +246,11 @@ class Requests:
         self._fail(one, error)
 
     def _stop_engine(self, one: Completion) -> None:
-        if not (self._probation.drop(one) or self._withdraw(one.rid)):
+        if not (self._probation.drop(one) or self.supervisor.withdraw(one.rid)):
             self._tell_engine(one, "cancelled")
 
     def _tell_engine(self, one: Completion, code: str) -> None:
-        self._send(Notification("cancel", {"rid": one.rid, "code": code}))
+        self.supervisor.send(Notification("cancel", {"rid": one.rid, "code": code}))
 
     def _finish(self, one: Completion, result: dict[str, Any]) -> None:
         one.result = result

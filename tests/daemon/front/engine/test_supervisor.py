@@ -10,17 +10,30 @@ import pytest
 
 from mlxd.daemon.front.engine.supervisor import Supervisor
 from mlxd.protocol.errors import EngineDied
+from mlxd.protocol.messages import Message
+
+
+class NoRequests:
+    """A user of the engine that has nothing to compute."""
+
+    busy = False
+
+    def step(self, events: list[Any]) -> None:
+        raise AssertionError(events)
+
+    def engine_died(self, why: str, ready: bool) -> list[Message]:
+        return []
+
+    def resubmit(self) -> list[Message]:
+        return []
 
 
 def supervisor(folder: Path, command: list[str], logged: list[dict[str, Any]]) -> Supervisor:
     return Supervisor(
         command,
         folder / "engine.err",
+        NoRequests(),
         progress_timeout_s=5,
-        on_step=lambda _events: None,
-        on_death=lambda _why, _ready: [],
-        on_bye=list,
-        busy=lambda: False,
         log=lambda event, **more: logged.append({"event": event, **more}),
     )
 

@@ -21,6 +21,8 @@ from mlxd.protocol.messages import BadRequest, Message
 
 LINK_BUFFER_BYTES = 1 << 20
 STDERR_TAIL_BYTES = 4096
+KILLED_GRACE_S = 10.0
+POLL_S = 0.02
 STDERR_MAX_BYTES = 1 << 20
 
 
@@ -158,3 +160,31 @@ class EngineLink(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._ended(self)
+
+
+async def wait_for_exit(process: subprocess.Popen[bytes], grace_s: float) -> int:
+    """Wait for a process and return its exit status. Kill it after `grace_s`."""
+    for _ in range(int(grace_s / POLL_S)):
+        status = process.poll()
+        if status is not None:
+            return status
+        await asyncio.sleep(POLL_S)
+    process.kill()
+    # Polled, because no thread may be left to wait. The kernel may keep a killed process for long
+    # (a driver, a network file system), so this wait has an end too.
+    for _ in range(int(KILLED_GRACE_S / POLL_S)):
+        if (status := process.poll()) is not None:
+            return status
+        await asyncio.sleep(POLL_S)
+    return -signal.SIGKILL
+
+
+def describe_exit(status: int) -> str:
+    """Return how a process ended, from its exit status."""
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = str(-status)
+        return f"killed by {name}"
+    return f"exit status {status}"

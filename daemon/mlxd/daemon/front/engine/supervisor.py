@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import signal
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from mlxd.daemon.front.engine.process import EngineLink
+from mlxd.daemon.front.engine.process import EngineLink, describe_exit, wait_for_exit
 from mlxd.daemon.front.engine.process_stats import process_times
 from mlxd.daemon.front.engine.watchdog import START, Watchdog
 from mlxd.daemon.prompt_bound import PromptBound
-from mlxd.daemon.shortages import is_shortage
 from mlxd.daemon.stderr import error_summary
-from mlxd.protocol.errors import EngineDied, Internal, MlxdError, Overloaded, error_from_map
+from mlxd.protocol.errors import EngineDied, error_from_map
 from mlxd.protocol.messages import Message, Notification, Request, Response
 
 EVICTED_KEPT = 8
@@ -34,11 +31,9 @@ or CPU, and a replacement for the killed engine would start no faster."""
 STOP_GRACE_S = 8.0
 """Time for the engine to finish its step and to write its prompt caches to disk."""
 EXIT_GRACE_S = 2.0
-KILLED_GRACE_S = 10.0
 HEALTH_WAIT_S = 1.0
 """New requests are refused if the next start is further away than this."""
 STDERR_LINES = 8
-POLL_S = 0.02
 PING_ID = 0
 """The request id of all pings. Calls are numbered from 1."""
 CALL_RETRIES = 1
@@ -56,33 +51,42 @@ class Call:
         self.id = 0
 
 
-class Supervisor:
-    """Owns the engine process and its link.
+class EngineUser(Protocol):
+    """Who has requests at the engine. The supervisor reports to it."""
 
-    `on_step` receives the events of each engine step. `on_death(why, ready)` is called after a
-    crash and returns the requests to submit to the next engine. `on_bye()` does the same after a
-    planned exit. `busy` tells whether the engine has work.
-    """
+    @property
+    def busy(self) -> bool:
+        """Whether the engine has work."""
+        ...
+
+    def step(self, events: list[Any]) -> None:
+        """Handle the events of an engine step."""
+
+    def engine_died(self, why: str, ready: bool) -> list[Message]:
+        """Handle a crash. Return the requests to submit to the next engine."""
+        ...
+
+    def resubmit(self) -> list[Message]:
+        """Return the requests to submit to the next engine, after a planned exit."""
+        ...
+
+
+class Supervisor:
+    """Owns the engine process and its link, for one `user`."""
 
     def __init__(
         self,
         command: list[str],
         stderr_path: Path,
+        user: EngineUser,
         *,
         progress_timeout_s: float,
-        on_step: Callable[[list[Any]], None],
-        on_death: Callable[[str, bool], list[Message]],
-        on_bye: Callable[[], list[Message]],
-        busy: Callable[[], bool],
         log: Callable[..., None],
     ) -> None:
         self._command = command
         self._stderr_path = stderr_path
         self._progress_timeout_s = progress_timeout_s
-        self._on_step = on_step
-        self._on_death = on_death
-        self._on_bye = on_bye
-        self._busy = busy
+        self._user = user
         self._log = log
         self._link: EngineLink | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -98,7 +102,7 @@ class Supervisor:
         self._start_at_s = 0.0
         self._was_ready = False
         self.hello: dict[str, Any] = {}
-        self.residents: list[dict[str, Any]] = []
+        self.loaded_models: list[dict[str, Any]] = []
         self.evicted: deque[dict[str, Any]] = deque(maxlen=EVICTED_KEPT)
         """The last evictions: model, bytes, reason, and the time in seconds since 1970."""
         self.prompt_bounds: dict[str, PromptBound] = {}
@@ -127,9 +131,9 @@ class Supervisor:
             self._waiting.append(message)
             self._ensure()
 
-    def withdraw(self, rid: int) -> bool:
+    def withdraw(self, request_id: int) -> bool:
         """Withdraw a `submit` that was not sent yet. Return False if it was sent."""
-        kept = [message for message in self._waiting if not _is_submit(message, rid)]
+        kept = [message for message in self._waiting if not _is_submit(message, request_id)]
         withdrawn = len(kept) < len(self._waiting)
         self._waiting = kept
         return withdrawn
@@ -188,7 +192,7 @@ class Supervisor:
         if link is None:
             return
         link.hang_up()
-        await _wait(link.process, STOP_GRACE_S)
+        await wait_for_exit(link.process, STOP_GRACE_S)
         link.release()
 
     # ---- starting
@@ -245,11 +249,11 @@ class Supervisor:
             self._answered(message)
         elif isinstance(message, Notification):
             if message.method == "step":
-                self._on_step(message.params["events"])
+                self._user.step(message.params["events"])
             elif message.method == "activity":
                 self._watchdog.announced(message.params["activity"], message.params["expected_s"])
             elif message.method == "resident":
-                self.residents = message.params["models"]
+                self.loaded_models = message.params["models"]
                 self._note_evictions(message.params.get("evicted", ()))
                 bounds = message.params.get("prompt_bounds", {})
                 self.prompt_bounds = {
@@ -295,13 +299,13 @@ class Supervisor:
         """Handle the closed link. The process is exiting or was killed."""
         self._link = None
         self._was_ready = bool(self.hello)
-        self.residents, self.prompt_bounds = [], {}
+        self.loaded_models, self.prompt_bounds = [], {}
         self.hello = {}
         self._cleanup = asyncio.get_running_loop().create_task(self._clean_up(link))
         self._cleanup.add_done_callback(self._task_done)
 
     async def _clean_up(self, link: EngineLink) -> None:
-        status = await _wait(link.process, EXIT_GRACE_S)
+        status = await wait_for_exit(link.process, EXIT_GRACE_S)
         link.release()
         stderr = link.stderr_tail().splitlines()[-STDERR_LINES:]
         self._cleanup = None
@@ -310,9 +314,9 @@ class Supervisor:
         if link.said_bye and status == 0:
             self.last_exit = "no model was loaded"
             self._log("engine ended", reason=self.last_exit)
-            self._resend(self._on_bye(), retry=True)
+            self._resend(self._user.resubmit(), retry=True)
             return
-        why = self._kill_reason or _describe(status)
+        why = self._kill_reason or describe_exit(status)
         self._kill_reason = ""
         self._died(f"{why}{': ' + stderr[-1][:300] if stderr else ''}", stderr)
 
@@ -321,7 +325,7 @@ class Supervisor:
         self.restarts += 1
         self.last_exit = why
         self._log("engine died", reason=why, stderr=stderr or [], level="error")
-        self._resend(self._on_death(why, self._was_ready), retry=False)
+        self._resend(self._user.engine_died(why, self._was_ready), retry=False)
 
     def _resend(self, messages: list[Message], *, retry: bool) -> None:
         """Send unanswered requests and calls to the next engine, which is started if needed."""
@@ -350,7 +354,7 @@ class Supervisor:
         """Kill an engine that has work and is stuck."""
         self._check_timer = None
         link, watchdog = self._link, self._watchdog
-        if self._stopping or link is None or not (self._busy() or self._calls):
+        if self._stopping or link is None or not (self._user.busy or self._calls):
             return
         times = process_times(link.pid) if watchdog.silent_s >= READ_TIMES_AFTER_S else None
         if why := watchdog.check(time.monotonic(), times):
@@ -364,53 +368,13 @@ class Supervisor:
         self._schedule_check()
 
 
-async def _wait(process: subprocess.Popen[bytes], grace_s: float) -> int:
-    """Wait for a process and return its exit status. Kill it after `grace_s`."""
-    for _ in range(int(grace_s / POLL_S)):
-        status = process.poll()
-        if status is not None:
-            return status
-        await asyncio.sleep(POLL_S)
-    process.kill()
-    # Polled, because no thread may be left to wait. The kernel may keep a killed process for long
-    # (a driver, a network file system), so this wait has an end too.
-    for _ in range(int(KILLED_GRACE_S / POLL_S)):
-        if (status := process.poll()) is not None:
-            return status
-        await asyncio.sleep(POLL_S)
-    return -signal.SIGKILL
-
-
-def _is_submit(message: Message, rid: int) -> bool:
+def _is_submit(message: Message, request_id: int) -> bool:
     return (
         isinstance(message, Notification)
         and message.method == "submit"
-        and message.params["rid"] == rid
+        and message.params["rid"] == request_id
     )
 
 
 def _asks(message: Message, call_id: int) -> bool:
     return isinstance(message, Request) and message.id == call_id
-
-
-def _describe(status: int) -> str:
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = str(-status)
-        return f"killed by {name}"
-    return f"exit status {status}"
-
-
-def as_error(exc: BaseException) -> MlxdError:
-    """Return the error to answer for an exception."""
-    if isinstance(exc, MlxdError):
-        return exc
-    if is_shortage(exc):
-        return Overloaded(
-            f"The daemon has no memory, threads or open files left: {type(exc).__name__}: {exc}",
-            hint="Close other programs or raise the limit. See: mlxd doctor",
-            data={"retry_after_s": 1.0},
-        )
-    return Internal(f"{type(exc).__name__}: {exc}")

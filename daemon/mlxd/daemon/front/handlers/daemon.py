@@ -52,7 +52,7 @@ def _status(services: Services, request: RequestInFlight, params: Params) -> Ans
         "socket": str(services.paths.socket),
         "default_model": services.config.default_model,
         "engine": services.supervisor.status(),
-        "models": services.supervisor.residents,
+        "models": services.supervisor.loaded_models,
         "evicted": [*services.supervisor.evicted],
         "requests": {"running": running, "queued": len(services.requests) - running},
         "connections": len(services.connections),
@@ -80,8 +80,8 @@ async def _metrics(services: Services, request: RequestInFlight, params: Params)
 def _shutdown(services: Services, request: RequestInFlight, params: Params) -> Answer:
     request.respond({"stopping": True, "pid": os.getpid()})
     if params["resume"]:
-        residents = services.supervisor.residents
-        handover.keep_models(services.paths.resume_file, residents, services.log)
+        loaded_models = services.supervisor.loaded_models
+        handover.keep_models(services.paths.resume_file, loaded_models, services.log)
     services.lifecycle.begin_shutdown(params["drain_s"])
     return LATER
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from mlxd.daemon.front.engine.supervisor import as_error
+from mlxd.daemon.front.errors import as_error
 from mlxd.daemon.front.handlers import completions, conversations, daemon, models
 from mlxd.daemon.front.handlers.answers import LATER, Answer, Handler, Params
 from mlxd.daemon.front.server.connection import Connection, RequestInFlight

@@ -196,7 +196,7 @@ async def _load(services: Services, request: RequestInFlight, params: Params) ->
 
 
 async def _unload(services: Services, request: RequestInFlight, params: Params) -> Answer:
-    loaded = {str(one["model"]): str(one.get("path")) for one in services.supervisor.residents}
+    loaded = {str(one["model"]): str(one.get("path")) for one in services.supervisor.loaded_models}
     if params["all"]:
         return await unload_all(services)
     target = await asyncio.to_thread(services.catalog.loaded_as, params["model"], loaded)
