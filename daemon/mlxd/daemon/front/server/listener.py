@@ -116,6 +116,8 @@ def restored(listener: Listener, paths: Paths) -> Listener:
         return listener
     if listener.adopted and not has_socket:
         raise SocketLost(f"The socket {path} was removed.")
+    # Not a typing error in a path, which `prepare_folder` suspects: the folder existed before.
+    path.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     prepare_folder(paths)
     if not has_lock:
         descriptor = _lock(paths.lock_file)
