@@ -11,7 +11,8 @@ from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.link import Link
 from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.models.loader import LoadedModel
-from mlxd.daemon.engine.models.manager import ModelManager, load_result
+from mlxd.daemon.engine.models.manager import ModelManager
+from mlxd.daemon.engine.models.reports import load_result
 from mlxd.daemon.engine.request import ActiveRequest
 from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.room import MemoryRoom

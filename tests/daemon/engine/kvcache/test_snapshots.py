@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 from mlxd.daemon.engine.kvcache.prefix_index import as_tokens
-from mlxd.daemon.engine.kvcache.snapshots import (
-    RETRY_S,
+from mlxd.daemon.engine.kvcache.snapshot_files import (
     DamagedSnapshot,
     Leaf,
     Snapshot,
-    SnapshotStore,
     packed,
     read_head,
     read_snapshot,
 )
+from mlxd.daemon.engine.kvcache.snapshots import RETRY_S, SnapshotStore
 
 KEY = "0123abcd"
 ROOMY = 10**9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -29,6 +30,7 @@ class RequestedConstraints:
         self._control_tokens = control_tokens
         self._pool = pool
         self._made: ConstraintCompiler | None = None
+        self._lock = threading.Lock()
 
     def begin(self, params: GenerationParams) -> Future[Constraint] | None:
         """Begin to compile what the answer must follow; None if the request has no constraint.
@@ -60,12 +62,13 @@ class RequestedConstraints:
 
     def compiler(self) -> ConstraintCompiler:
         """Return the compiler for this tokenizer, made at the first use."""
-        if self._made is None:
-            self._made = ConstraintCompiler(
-                hf_tokenizer(self._wrapper),
-                self._token_ids,
-                sorted(self._wrapper.eos_token_ids),
-                self._pool,
-                control_tokens=self._control_tokens,
-            )
-        return self._made
+        with self._lock:  # requests are tokenized on two threads
+            if self._made is None:
+                self._made = ConstraintCompiler(
+                    hf_tokenizer(self._wrapper),
+                    self._token_ids,
+                    sorted(self._wrapper.eos_token_ids),
+                    self._pool,
+                    control_tokens=self._control_tokens,
+                )
+            return self._made

@@ -26,7 +26,8 @@ from mlx_lm.models.cache import (
 )
 
 from mlxd.daemon.engine.kvcache.prefix_index import Match, PrefixIndex, Tokens, as_tokens
-from mlxd.daemon.engine.kvcache.snapshots import Leaf, Snapshot, SnapshotStore
+from mlxd.daemon.engine.kvcache.snapshot_files import Leaf, Snapshot
+from mlxd.daemon.engine.kvcache.snapshots import SnapshotStore
 from mlxd.daemon.engine.mlx_lm_private import cache_class
 from mlxd.daemon.stderr import error_summary
 

@@ -1,13 +1,8 @@
-"""KV snapshots on disk: one file each, checked before use, bounded in bytes. No MLX here.
-
-File: magic, length of the header, header (JSON), tokens (uint32), arrays one after the other. The
-header carries CRC-32 sums of everything behind it. A file that does not check is deleted.
-"""
+"""KV snapshots on disk: one file each, verified before use, bounded in bytes. No MLX here."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -15,63 +10,36 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from mlxd.daemon.engine.kvcache.prefix_index import Entry, Match, PrefixIndex, Tokens
+from mlxd.daemon.engine.kvcache.snapshot_files import (
+    DamagedSnapshot,
+    Snapshot,
+    packed,
+    read_head,
+    read_snapshot,
+    write_atomically,
+)
 from mlxd.daemon.stderr import error_summary
 
-MAGIC = b"MLXDKV02"
 SUFFIX = ".kv"
-HEADER_MAX_BYTES = 2**20
 WRITE_DELAY_S = 0.5
-"""Turns follow each other quickly; what is replaced within this time is never written."""
+"""Turns follow each other quickly. A snapshot replaced within this time is never written."""
 WRITE_GAIN_TOKENS = 64
-"""What a snapshot must add to the files of its model to be worth writing."""
+"""Tokens that a snapshot must add to the files of its model to be worth writing."""
 DROP_WAIT_S = 5.0
-"""How long deleting a model's files waits for one that is being written."""
+"""How long deleting a model's files waits for a file that is being written."""
 SCAN_WAIT_S = 0.25
-"""How long a prompt waits for the files to be known, right after the start."""
+"""How long a prompt waits, right after the start, until the folder has been read."""
 RETRY_S = 60.0
-"""How long nothing is written after the disk refused a file: it may be full for a while only."""
+"""How long nothing is written after the disk refused a file. It may be full only for a while."""
 PENDING_MAX_BYTES = 512 * 2**20
-"""Host copies that wait for the disk; beyond it the oldest are given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One value of a cache's state. `dtype` is MLX's name; bfloat16 travels as its bits."""
-
-    path: str
-    value: Any
-    dtype: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A KV cache taken apart: the classes of its layers and the leaves of their states."""
-
-    key: str
-    tokens: Tokens
-    classes: tuple[str, ...]
-    leaves: tuple[Leaf, ...]
-    trimmable: bool
-
-    @property
-    def nbytes(self) -> int:
-        arrays = (leaf.value.nbytes for leaf in self.leaves if isinstance(leaf.value, np.ndarray))
-        return int(self.tokens.nbytes + sum(arrays))
-
-
-class DamagedSnapshot(Exception):
-    """The file is not what was written."""
+"""Bytes of snapshots that wait for the disk. Beyond it the oldest are dropped."""
 
 
 class SnapshotStore:
-    """Reads on the caller's thread, writes on one of its own."""
+    """Reads on the caller's thread, and writes on a thread of its own."""
 
     def __init__(
         self,
@@ -104,7 +72,7 @@ class SnapshotStore:
     # ---- the caller's side
 
     def longest(self, key: str, tokens: Tokens, *, most: int) -> Match | None:
-        """Return the file that covers most of a prompt."""
+        """Return the file with the longest prefix of a prompt, or None."""
         self._scanned.wait(SCAN_WAIT_S)
         with self._wake:
             return self._index.longest(key, tokens, most=most)
@@ -129,12 +97,12 @@ class SnapshotStore:
             return None
 
     def discard(self, match: Match) -> None:
-        """Delete a file that turned out to be of no use."""
+        """Delete a file that cannot be used."""
         self.dropped += 1
         self._forget(match.entry)
 
     def put(self, snapshot: Snapshot) -> None:
-        """Write the snapshot soon, unless a file, or one that follows, does nearly as well."""
+        """Write the snapshot soon, unless a file covers nearly as many of its tokens."""
         size = len(snapshot.tokens)
         with self._wake:
             if self._clock() < self._retry_s or snapshot.nbytes > self._index.max_bytes:
@@ -180,7 +148,7 @@ class SnapshotStore:
             }
 
     def _make_folder(self) -> None:
-        # Both: the mode is for the last folder only.
+        # One by one: `mode` applies to the last folder only.
         for place in (self._folder.parent, self._folder):
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder.chmod(0o700)
@@ -190,7 +158,7 @@ class SnapshotStore:
     def _work(self) -> None:
         try:
             self._scan()
-        except Exception as exc:  # what cannot be read must not end the thread that writes
+        except Exception as exc:  # the thread must go on to write
             print("The prompt cache on disk was not read:", error_summary(exc), file=sys.stderr)
         finally:
             self._scanned.set()
@@ -216,11 +184,11 @@ class SnapshotStore:
             head, blobs = packed(snapshot, self._written_by)
             size = len(head) + sum(len(blob) for blob in blobs)
             self._make_room(size)
-            _write_atomically(path, [head, *blobs])
+            write_atomically(path, [head, *blobs])
         except OSError as exc:
             self._pause(exc)
             return
-        except Exception:  # a state that cannot be written down must not end the thread
+        except Exception:  # one state that cannot be serialised must not end the thread
             self.dropped += 1
             return
         self.written += 1
@@ -233,14 +201,14 @@ class SnapshotStore:
             self._forget(entry)
 
     def _make_room(self, size: int) -> None:
-        """Delete what was used longest ago before a file of `size` bytes is written."""
+        """Delete the least recently used files before one of `size` bytes is written."""
         with self._wake:
             evicted = self._index.over_budget(max(0, self._index.max_bytes - size))
         for entry in evicted:
             self._forget(entry)
 
     def _scan(self) -> None:
-        """Read the headers of what earlier processes left, oldest use first."""
+        """Read the headers of the files of earlier processes, least recently used first."""
         found = []
         for path in self._folder.glob(f"*/*{SUFFIX}"):
             with contextlib.suppress(OSError):
@@ -279,7 +247,7 @@ class SnapshotStore:
         return self._folder / snapshot.key / name
 
     def _pause(self, exc: OSError) -> None:
-        """Write nothing for a while; said once, until something is written again."""
+        """Write nothing for a while. Report it once, until a file is written again."""
         with self._wake:
             self._pending.clear()
             self._retry_s = self._clock() + RETRY_S
@@ -296,111 +264,3 @@ def _equal(first: Tokens, second: Tokens) -> bool:
 def _begins(longer: Snapshot, shorter: Snapshot) -> bool:
     size = len(shorter.tokens)
     return len(longer.tokens) >= size and bool((longer.tokens[:size] == shorter.tokens).all())
-
-
-# ---- files
-
-
-def packed(snapshot: Snapshot, written_by: str) -> tuple[bytes, list[bytes]]:
-    """Return the head of the file, and what follows it."""
-    blobs: list[bytes] = []
-    described: list[dict[str, Any]] = []
-    for leaf in snapshot.leaves:
-        if isinstance(leaf.value, np.ndarray):
-            blob = np.ascontiguousarray(leaf.value).tobytes()
-            described.append(
-                {
-                    "path": leaf.path,
-                    "dtype": leaf.dtype,
-                    "numpy": str(leaf.value.dtype),
-                    "shape": list(leaf.value.shape),
-                    "nbytes": len(blob),
-                    "crc": zlib.crc32(blob),
-                }
-            )
-            blobs.append(blob)
-        else:
-            described.append({"path": leaf.path, "value": leaf.value})
-    tokens = snapshot.tokens.tobytes()
-    header = {
-        "key": snapshot.key,
-        "made_by": written_by,
-        "count": len(snapshot.tokens),
-        "tokens_crc": zlib.crc32(tokens),
-        "classes": snapshot.classes,
-        "trimmable": snapshot.trimmable,
-        "leaves": described,
-    }
-    text = json.dumps(header).encode()
-    head = MAGIC + len(text).to_bytes(4, "little") + zlib.crc32(text).to_bytes(4, "little") + text
-    return head, [tokens, *blobs]
-
-
-def _write_atomically(path: Path, parts: list[bytes]) -> None:
-    """Write to a temporary file and rename: a file is whole, or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            for part in parts:
-                file.write(part)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _read_header(read: Callable[[int], bytes], size: int, written_by: str) -> dict[str, Any]:
-    start = read(16)
-    if start[:8] != MAGIC:
-        raise DamagedSnapshot("not a snapshot")
-    length = int.from_bytes(start[8:12], "little")
-    if length > HEADER_MAX_BYTES:
-        raise DamagedSnapshot("header too long")
-    text = read(length)
-    if zlib.crc32(text) != int.from_bytes(start[12:16], "little"):
-        raise DamagedSnapshot("header damaged")
-    header: dict[str, Any] = json.loads(text)
-    if header.get("made_by") != written_by:
-        # The state of a cache class may change from one version of mlx-lm to the next.
-        raise DamagedSnapshot("made by another version")
-    arrays = sum(leaf.get("nbytes", 0) for leaf in header["leaves"])
-    if 16 + length + 4 * header["count"] + arrays != size:
-        raise DamagedSnapshot("length differs")
-    header["size"] = size
-    return header
-
-
-def _read_tokens(read: Callable[[int], bytes], header: dict[str, Any]) -> Tokens:
-    raw = read(4 * header["count"])
-    if zlib.crc32(raw) != header["tokens_crc"]:
-        raise DamagedSnapshot("tokens damaged")
-    return np.frombuffer(raw, dtype=np.uint32)
-
-
-def read_head(path: Path, written_by: str) -> tuple[dict[str, Any], Tokens]:
-    """Return header and tokens only. Raises DamagedSnapshot, OSError."""
-    with path.open("rb") as file:
-        header = _read_header(file.read, path.stat().st_size, written_by)
-        return header, _read_tokens(file.read, header)
-
-
-def read_snapshot(path: Path, written_by: str) -> Snapshot:
-    """Return the whole snapshot, every sum checked. Raises DamagedSnapshot, OSError."""
-    with path.open("rb") as file:
-        header = _read_header(file.read, path.stat().st_size, written_by)
-        tokens = _read_tokens(file.read, header)
-        leaves = tuple(_read_leaf(file.read, raw) for raw in header["leaves"])
-    return Snapshot(header["key"], tokens, tuple(header["classes"]), leaves, header["trimmable"])
-
-
-def _read_leaf(read: Callable[[int], bytes], raw: dict[str, Any]) -> Leaf:
-    if "nbytes" not in raw:
-        return Leaf(raw["path"], raw["value"])
-    blob = read(raw["nbytes"])
-    if zlib.crc32(blob) != raw["crc"]:
-        raise DamagedSnapshot("array damaged")
-    array = np.frombuffer(blob, dtype=raw["numpy"]).reshape(raw["shape"])
-    return Leaf(raw["path"], array, raw["dtype"])

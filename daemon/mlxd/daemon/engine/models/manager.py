@@ -14,41 +14,15 @@ import mlx.core as mx
 
 from mlxd.daemon.engine.model_ref import ModelRef
 from mlxd.daemon.engine.models import eviction, memory
-from mlxd.daemon.engine.models.files import (
-    check_files,
-    check_folder,
-    estimate_adapter_bytes,
-    estimate_resident_bytes,
-    kv_room_bytes,
-)
+from mlxd.daemon.engine.models.files import check_files, check_folder, kv_room_bytes
 from mlxd.daemon.engine.models.loader import LoadedModel, Loader, model_edge
+from mlxd.daemon.engine.models.loading import Loading, needed_bytes, release_frames
 from mlxd.daemon.engine.models.probe import Prober
-from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
+from mlxd.daemon.engine.models.reports import matches, record
 from mlxd.daemon.engine.tokenization.worker import Preparer, TokenizerReady
 from mlxd.protocol.errors import MlxdError, OutOfMemory
 
 PRESSURE_POLL_S = 2.0
-
-
-@dataclass(slots=True)
-class Loading:
-    """A model that is being loaded. `weights` is set once there is room and reading has begun.
-
-    `beside` are the models that it depends on. They stay loaded meanwhile.
-    """
-
-    ref: ModelRef
-    keep_alive_s: float | None = None
-    pin: bool | None = None
-    """None: keep the pin as it is, or as configured."""
-    beside: tuple[str, ...] = ()
-    shared: bool = False
-    """Loaded only for dependents, which share its weights. It is unloaded with them."""
-    need_bytes: int = 0
-    requested_s: float = field(default_factory=time.monotonic)
-    weights: Loader | None = None
-    weights_done: bool = False
-    tokenizer: Tokenizer | None = None
 
 
 @dataclass(slots=True)
@@ -284,25 +258,10 @@ class ModelManager:
         return sum(loaded.bytes for loaded in self.loaded.values()) + sum(read)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return what `ps` shows."""
+        """Return the results of `ps`."""
         now_s = time.monotonic()
         return [
-            {
-                "model": loaded.ref.name,
-                "revision": loaded.ref.revision,
-                "adapter": loaded.ref.adapter,
-                "path": loaded.ref.path,
-                "bytes": loaded.bytes,
-                "load_s": round(loaded.load_s, 3),
-                "idle_s": 0.0 if self.count_requests(key) else round(now_s - loaded.last_used_s, 3),
-                "keep_alive_s": keep_alive_on_wire(loaded.keep_alive_s),
-                "pinned": loaded.pinned,
-                "requests": self.count_requests(key),
-                "batches": loaded.mergeable,
-                "notes": loaded.notes,
-                "context_tokens": loaded.tokenizer.context_tokens,
-            }
-            for key, loaded in self.loaded.items()
+            record(loaded, self.count_requests(key), now_s) for key, loaded in self.loaded.items()
         ]
 
     def prompt_bounds(self) -> dict[str, dict[str, Any]]:
@@ -329,7 +288,9 @@ class ModelManager:
 
     def _make_room(self, loading: Loading) -> bool:
         """Evict models to make room. False: it fits once running requests have ended."""
-        need = loading.need_bytes = self._estimate(loading.ref)
+        need = loading.need_bytes = needed_bytes(
+            loading.ref, shares_base=self._base_of(loading.ref) is not None
+        )
         # Leave room for the KV cache of a request.
         room = self.budget_bytes - kv_room_bytes(Path(loading.ref.path))
         free = self._plan_evictions(need, loading.beside, room - self.kv_bytes())
@@ -356,14 +317,6 @@ class ModelManager:
             view = [replace(one, requests=0) for one in view]
         reading = (one.need_bytes for one in self.loading.values() if one.weights is not None)
         return eviction.plan_evictions(view, need, budget - sum(reading), beside=beside)
-
-    def _estimate(self, ref: ModelRef) -> int:
-        """Return the bytes that the model will take in addition to what it shares."""
-        if ref.adapter is None:
-            return estimate_resident_bytes(Path(ref.path))
-        own = estimate_adapter_bytes(Path(ref.adapter))
-        shared = self._base_of(ref) is not None
-        return own if shared else own + estimate_resident_bytes(Path(ref.path))
 
     def _base_of(self, ref: ModelRef) -> Any:
         """Return the loaded model without the adapter, or None."""
@@ -395,40 +348,6 @@ class ModelManager:
             )
             for key, loaded in self.loaded.items()
         ]
-
-
-def release_frames(error: BaseException) -> None:
-    """Drop the tracebacks of an error: their frames hold the model whose load failed."""
-    found: BaseException | None = error
-    while found is not None:
-        found.__traceback__ = None
-        found = found.__cause__ or found.__context__
-
-
-def load_result(loaded: LoadedModel, *, was_loaded: bool) -> dict[str, Any]:
-    """Return the result of `load`."""
-    return {
-        "model": loaded.ref.name,
-        "bytes": loaded.bytes,
-        "load_s": round(loaded.load_s, 3),
-        "was_loaded": was_loaded,
-        "pinned": loaded.pinned,
-        "keep_alive_s": keep_alive_on_wire(loaded.keep_alive_s),
-    }
-
-
-def keep_alive_on_wire(keep_alive_s: float) -> float:
-    """Return a keep-alive time as the protocol expresses it: -1 is forever."""
-    return -1 if math.isinf(keep_alive_s) else keep_alive_s
-
-
-def matches(ref: ModelRef, target: Mapping[str, Any]) -> bool:
-    """Whether `unload` targets this model: by name, by folder and adapter, or by parent folder."""
-    if ref.name == target.get("name"):
-        return True
-    if under := target.get("under"):
-        return under == "/" or ref.path == under or ref.path.startswith(f"{under}/")
-    return ref.path == target.get("path") and ref.adapter == target.get("adapter")
 
 
 def _gigabytes(size: int) -> str:
