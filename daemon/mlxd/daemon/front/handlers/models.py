@@ -40,7 +40,7 @@ async def _list(services: Services, request: RequestInFlight, params: Params) ->
 async def _show(services: Services, request: RequestInFlight, params: Params) -> Any:
     record = await _record(services, params["model"])
     budget = services.supervisor.status().get("memory_budget_bytes")
-    loaded = [one for one in services.supervisor.residents if one["path"] == record["path"]]
+    loaded = [one for one in services.supervisor.loaded_models if one["path"] == record["path"]]
     return {
         **record,
         "fits_in_memory": None if budget is None else record["bytes"] < budget,
