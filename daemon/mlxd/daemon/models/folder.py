@@ -82,7 +82,7 @@ def _no_weights(path: Path) -> BrokenFolder:
 
 def _other_format(path: Path) -> str | None:
     try:
-        names = sorted(entry.name for entry in os.scandir(path))
+        names = sorted(os.listdir(path))
     except OSError:
         return None
     return next((kind for n in names if (kind := _OTHER_FORMATS.get(Path(n).suffix))), None)

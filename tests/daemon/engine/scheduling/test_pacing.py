@@ -7,6 +7,7 @@ from mlxd.daemon.engine.scheduling.pacing import (
     CHUNK_FIRST_TOKENS,
     CHUNK_MAX_TOKENS,
     CHUNK_MIN_TOKENS,
+    CHUNK_MIN_TOKENS_WHILE_DECODING,
     GAP_ALONE_S,
     GAP_STEPS,
     GAP_WHILE_DECODING_S,
@@ -32,14 +33,34 @@ def test_chunks_stay_within_bounds_at_any_speed() -> None:
     for seconds in (1e-6, 1000.0):
         pacer = PrefillPacer()
         pacer.observe(1000, seconds)
-        for decoding in (True, False):
-            assert CHUNK_MIN_TOKENS <= pacer.chunk_tokens(decoding=decoding) <= CHUNK_MAX_TOKENS
+        for decoding, least in ((True, CHUNK_MIN_TOKENS_WHILE_DECODING), (False, CHUNK_MIN_TOKENS)):
+            assert least <= pacer.chunk_tokens(decoding=decoding) <= CHUNK_MAX_TOKENS
 
 
 def test_short_chunks_say_nothing_about_speed() -> None:
     pacer = PrefillPacer()
     pacer.observe(3, 1.0)
     assert pacer.tokens_per_s == 0.0
+
+
+def test_on_a_busy_machine_streams_wait_for_short_chunks_and_long_ones_come_back_after_it() -> None:
+    pacer = PrefillPacer()
+    pacer.observe_step(0.4)
+    assert pacer.chunk_tokens(decoding=True) == CHUNK_MIN_TOKENS, "the step is slow already"
+    pacer.observe(64, 3.0)
+    while (tokens := pacer.chunk_tokens(decoding=True)) != CHUNK_MIN_TOKENS_WHILE_DECODING:
+        pacer.observe(tokens, tokens * 3.0 / 64)
+    for _ in range(20):  # the machine is quiet again; a chunk has a fixed cost
+        tokens = pacer.chunk_tokens(decoding=True)
+        pacer.observe(tokens, 0.02 + tokens / 2000)
+    assert tokens > CHUNK_MIN_TOKENS
+
+
+def test_a_short_chunk_makes_no_slowdown() -> None:
+    pacer = PrefillPacer()
+    pacer.observe(1000, 0.5)
+    pacer.observe(CHUNK_MIN_TOKENS - 1, 1.0)
+    assert pacer.tokens_per_s == 2000
 
 
 def test_a_slowdown_shortens_the_chunk() -> None:

@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass, field
 
 CHUNK_MIN_TOKENS = 64
+CHUNK_MIN_TOKENS_WHILE_DECODING = 16
+"""On a CPU that other processes use, 64 tokens of a small model may take seconds. A quarter of them
+takes about a quarter of the time."""
 CHUNK_STEP_TOKENS = 32
 CHUNK_MAX_TOKENS = 2048  # mlx-lm's own prefill_step_size
 CHUNK_FIRST_TOKENS = 256  # before anything was measured
@@ -67,15 +70,19 @@ class PrefillPacer:
     def observe(self, tokens: int, seconds: float, behind: int = 0) -> None:
         """Take in one measured chunk, which came behind so many tokens of its prompt.
 
-        Short ones say little about speed and are left out.
+        Short ones are slower per token. They only show that the speed is higher than assumed.
         """
         if seconds <= 0:
             return
-        if tokens < CHUNK_MIN_TOKENS:
-            self._short_tokens_per_s = max(self._short_tokens_per_s, tokens / seconds)
-            return
         # A long prompt gets slower from chunk to chunk, as every token looks at all before it.
         speed, span = tokens / seconds, behind // SPAN_TOKENS
+        if tokens < CHUNK_MIN_TOKENS:
+            self._short_tokens_per_s = max(self._short_tokens_per_s, speed)
+            if 0 < self.tokens_per_s < speed:
+                self.tokens_per_s = _smooth(self.tokens_per_s, speed)
+            if 0 < self._deeper.get(span, 0.0) < speed:
+                self._deeper[span] = _smooth(self._deeper[span], speed)
+            return
         self.tokens_per_s = _cautious(self.tokens_per_s, speed)
         self._deeper[span] = _cautious(self._deeper.get(span, 0.0), speed)
         self._longest_tokens = max(self._longest_tokens, tokens)
@@ -88,14 +95,17 @@ class PrefillPacer:
         compiled kernels like.
         """
         if not self.tokens_per_s:
-            return CHUNK_FIRST_TOKENS
+            # Where a step is slow, so is a chunk.
+            slow = decoding and GAP_STEPS * self.step_s > GAP_ALONE_S
+            return CHUNK_MIN_TOKENS if slow else CHUNK_FIRST_TOKENS
         gap_s = GAP_ALONE_S
         if decoding:
             gap_s = min(max(GAP_WHILE_DECODING_S, GAP_STEPS * self.step_s), GAP_ALONE_S)
         speed = min(self.tokens_per_s, self._deeper.get(behind // SPAN_TOKENS, math.inf))
         tokens = int(speed * gap_s) // CHUNK_STEP_TOKENS * CHUNK_STEP_TOKENS
         most = min(CHUNK_MAX_TOKENS, GROWTH * self._longest_tokens)
-        return max(CHUNK_MIN_TOKENS, min(most, tokens))
+        least = CHUNK_MIN_TOKENS_WHILE_DECODING if decoding else CHUNK_MIN_TOKENS
+        return max(least, min(most, tokens))
 
 
 @dataclass(slots=True)
