@@ -28,6 +28,20 @@ def test_both_families_listen_at_the_same_port() -> None:
     closed(sockets)
 
 
+def test_a_free_port_is_one_that_is_free_in_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports: list[int] = []
+
+    def tcp(_address: str, port: int) -> socket.socket:
+        if port and not ports:
+            ports.append(port)
+            raise listening.CannotListen("in use")
+        return socket.create_server(("127.0.0.1", 0))
+
+    monkeypatch.setattr("mlxd.http.listening._tcp", tcp)
+    assert len(closed(listening.open_sockets(Options(port=0)))) == 2
+    assert len(ports) == 1
+
+
 def test_a_port_in_use_is_an_error_with_the_next_step() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         with pytest.raises(listening.CannotListen) as caught:

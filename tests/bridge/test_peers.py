@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -15,8 +14,10 @@ from hypothesis import strategies as st
 
 from mlxd.http import peers
 from support import needs
+from support.bridge import has_ipv6
 
 ROW = "   7: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  {uid}        0 99 1\n"
+FAMILIES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 PORTS = st.integers(1, 65535)
 
 
@@ -45,7 +46,7 @@ def test_only_established_connections_have_a_user(state: str) -> None:
 
 @needs.linux_only
 def test_the_kernel_names_this_user_for_both_families() -> None:
-    for family, address in own_addresses():
+    for family, address in FAMILIES[: 1 + has_ipv6()]:
         with closing(socket.socket(family)) as listener:
             listener.bind((address, 0))
             listener.listen()
@@ -57,17 +58,6 @@ def test_the_kernel_names_this_user_for_both_families() -> None:
                     assert peers.uid_by_table(peer[:2], local) == os.geteuid()
                     assert peers.peer_uid((peer[0], 1), local) is None
                 assert peers.peer_uid(peer[:2], local) is None
-
-
-def own_addresses() -> Iterator[tuple[socket.AddressFamily, str]]:
-    yield socket.AF_INET, "127.0.0.1"
-    if os.path.exists("/proc/net/if_inet6"):
-        with closing(socket.socket(socket.AF_INET6)) as probe:
-            try:
-                probe.bind(("::1", 0))
-            except OSError:
-                return
-        yield socket.AF_INET6, "::1"
 
 
 def diag_answer(kind: int, state: int, uid: int) -> bytes:

@@ -16,6 +16,7 @@ from mlxd.launchd import HTTP_LABEL, activation
 from mlxd.protocol.errors import MlxdError, PermissionDenied
 
 BACKLOG = 128
+FREE_PORT_TRIES = 16
 _NO_SUCH_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 
 
@@ -66,6 +67,14 @@ def open_sockets(options: Options) -> list[socket.socket]:
     Raises:
         CannotListen: an address is in use, or does not exist.
     """
+    # A port that is free in one family may be in use in the other.
+    for _ in range(FREE_PORT_TRIES if options.port == 0 else 0):
+        with contextlib.suppress(CannotListen):
+            return _open_all(options)
+    return _open_all(options)
+
+
+def _open_all(options: Options) -> list[socket.socket]:
     found: list[socket.socket] = []
     port = options.port
     try:
