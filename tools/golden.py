@@ -1,4 +1,4 @@
-"""Writes `protocol/golden/`: messages as bytes in both encodings, with their meaning.
+"""Generates `protocol/golden/`: messages as bytes in both encodings, with their meaning.
 
 python tools/golden.py
 """
@@ -53,7 +53,7 @@ INVALID: dict[str, bytes] = {
 
 
 def valid_vectors() -> list[dict[str, Any]]:
-    """Return name, meaning and both encodings of every message."""
+    """Return the name, meaning and both encodings of every message."""
     return [
         {
             "name": name,
@@ -66,14 +66,14 @@ def valid_vectors() -> list[dict[str, Any]]:
 
 
 def invalid_vectors() -> list[dict[str, str]]:
-    """Return name and bytes of what must be refused with `parse_error`."""
+    """Return the name and bytes of every input that is refused with `parse_error`."""
     return [
         {"name": name, "hex": raw.hex(), "code": "parse_error"} for name, raw in INVALID.items()
     ]
 
 
 def meaning(message: Message) -> dict[str, Any]:
-    """Return the message as a map with its kind."""
+    """Return a message as a map that includes its kind."""
     fields = {name: getattr(message, name) for name in message.__dataclass_fields__}
     return {"kind": type(message).__name__.lower(), **fields}
 

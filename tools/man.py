@@ -1,4 +1,4 @@
-"""Writes the manual pages and the shell completions that a wheel installs, below `packaging/share`.
+"""Generates the manual pages and shell completions of the wheel, below `packaging/share`.
 
 python tools/man.py            writes them
 python tools/man.py --check    exits 1 where one of them is out of date
@@ -26,14 +26,14 @@ COMPLETIONS = {
     "zsh": "zsh/site-functions/_{0}",
     "fish": "fish/vendor_completions.d/{0}.fish",
 }
-"""Where the package managers of Linux and Homebrew look, below `share`."""
+"""Paths below `share` where Homebrew and Linux package managers look."""
 SUMMARY_CHARS = 200
 
 
 def pages(
     command: click.Command, path: str, parent: click.Context | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield name and text of a command's manual page, then those of its subcommands."""
+    """Yield the name and text of a command's manual page, then those of its subcommands."""
     ctx = click.Context(
         command,
         info_name=path.split()[-1],
@@ -80,7 +80,7 @@ def _subcommands(ctx: click.Context) -> Iterator[tuple[str, click.Command]]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Yield the paragraphs of a help text; those marked with \\b keep their lines."""
+    """Yield the paragraphs of a help text. Paragraphs marked with \b keep their lines."""
     for part in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         yield ".PP"
         if part.startswith("\b"):
@@ -90,13 +90,13 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _roff(text: str) -> str:
-    """Return text with what means something to roff escaped."""
+    """Escape the characters of a text that are special to roff."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return re.sub(r"(?m)^([.'])", r"\\&\1", escaped)
 
 
 def completions() -> Iterator[tuple[str, str]]:
-    """Yield path and text of the completion script of each program for each shell."""
+    """Yield the path and text of each program's completion script for each shell."""
     for program, cli in PROGRAMS.items():
         for shell, place in COMPLETIONS.items():
             kind = get_completion_class(shell)
@@ -107,14 +107,14 @@ def completions() -> Iterator[tuple[str, str]]:
 
 
 def files() -> dict[Path, str]:
-    """Return every file below `packaging/share` with its text."""
+    """Return every generated file below `packaging/share` with its text."""
     manual = (page for name, cli in PROGRAMS.items() for page in pages(cli, name))
     found = {SHARE / "man" / "man1" / name: text for name, text in manual}
     return found | {SHARE / place: text for place, text in completions()}
 
 
 def stale() -> list[Path]:
-    """Return the files that are missing, out of date, or there without a command."""
+    """Return the files that are missing, out of date, or belong to no command."""
     wanted = files()
     there = {path for path in SHARE.rglob("*") if path.is_file()}
     differing = [p for p in wanted if p in there and p.read_text(encoding="utf-8") != wanted[p]]

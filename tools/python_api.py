@@ -1,4 +1,4 @@
-"""Writes `docs/python-api.md` from the docstrings of the client library.
+"""Generates `docs/python-api.md` from the docstrings of the client library.
 
 python tools/python_api.py            writes it
 python tools/python_api.py --check    exits 1 where the page says something else
@@ -72,7 +72,7 @@ PREFIXES = ("", "models.", "conversations.")
 
 
 def raises_as_list(text: str) -> str:
-    """Return a docstring whose section Raises is a list."""
+    """Return a docstring with its Raises section as a list."""
     head, found, rest = text.partition("Raises:")
     if not found:
         return text
@@ -82,7 +82,7 @@ def raises_as_list(text: str) -> str:
 
 
 def signature(function: Any) -> str:
-    """Return a call's parameters and result, without `timeout`, which all methods have."""
+    """Return the parameters and result of a call, without `timeout`, which every method has."""
     whole = inspect.signature(function)
     kept = [one for one in whole.parameters.values() if one.name not in ("self", "cls", "timeout")]
     text = str(whole.replace(parameters=kept))
@@ -91,7 +91,7 @@ def signature(function: Any) -> str:
 
 
 def members(kind: type[Any], prefix: str) -> Iterator[str]:
-    """Yield a line for each public method and property that the class defines itself."""
+    """Yield a line for each public method and property that the class itself defines."""
     for name, value in vars(kind).items():
         if name.startswith("_"):
             continue
@@ -112,7 +112,7 @@ def first_line(thing: Any) -> str:
 
 
 def client(name: str) -> Iterator[str]:
-    """Yield a client's section."""
+    """Yield the section of a client class."""
     kind = getattr(mlxd.client, name)
     yield f"## {name}\n\n{raises_as_list(inspect.cleandoc(kind.__doc__ or ''))}\n"
     yield "\n".join([
@@ -123,7 +123,7 @@ def client(name: str) -> Iterator[str]:
 
 
 def record(kind: type[Any]) -> str:
-    """Return a result's or event's section: its fields with their types."""
+    """Return the section of a result or event class: its fields with their types."""
     fields = [one for one in dataclasses.fields(kind) if not one.name.startswith("_")]
     listed = ", ".join(f"`{one.name}: {one.type}`" for one in fields)
     extra = "".join(
@@ -135,7 +135,7 @@ def record(kind: type[Any]) -> str:
 
 
 def sections() -> Iterator[str]:
-    """Yield the page's parts."""
+    """Yield the parts of the page."""
     yield HEAD
     exported = {name: getattr(mlxd.client, name) for name in mlxd.client.__all__}
     for name in METHODS:

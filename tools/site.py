@@ -3,9 +3,9 @@
 python tools/site.py           assembles the pages and builds them, warnings are errors
 python tools/site.py --serve   builds, and serves the site for reading
 
-Pages live where their subject lives: most below `docs/`, the protocol and the clients' pages beside
-their code. They are assembled into `build/pages`; links between them are rewritten, links to files
-that are no pages lead to the repository.
+Each page is stored beside its subject: most in `docs/`, the protocol and the client pages beside
+their code. The tool copies them to `build/pages` and rewrites the links between them. Links to
+other files point to the repository.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
 }
-"""Pages outside `docs/`, and their names on the site."""
+"""Pages outside `docs/`, with their names on the site."""
 LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?P<after>\))")
 
 
 def sources() -> dict[Path, Path]:
-    """Return every page, and where it goes below `build/pages`."""
+    """Return every page with its path below `build/pages`."""
     docs = ROOT / "docs"
     found = {page: page.relative_to(docs) for page in sorted(docs.rglob("*.md"))}
     found |= {ROOT / source: Path(target) for source, target in ELSEWHERE.items()}
@@ -43,7 +43,7 @@ def sources() -> dict[Path, Path]:
 
 
 def rewritten(text: str, source: Path, places: dict[Path, Path], repository: str) -> str:
-    """Return a page's text with links that work on the site."""
+    """Return the text of a page with links that work on the site."""
 
     def link(found: re.Match[str]) -> str:
         target = found["target"]
@@ -57,7 +57,7 @@ def rewritten(text: str, source: Path, places: dict[Path, Path], repository: str
             here = places[source].parent
             return f"]({os.path.relpath(places[path], here)}{anchor})"
         if ROOT / "docs" in path.parents and path.is_file():
-            return found[0]  # a picture beside the page
+            return found[0]  # a picture in the page's folder
         return f"]({repository}/blob/main/{path.relative_to(ROOT)}{anchor})"
 
     return LINK.sub(link, text)
@@ -82,7 +82,7 @@ def assemble() -> None:
 
 
 def main() -> None:
-    """Assemble and build; the exit status is the generator's."""
+    """Copy the pages and build the site. Return the generator's exit status."""
     assemble()
     tool = str(Path(sys.executable).parent / "zensical")
     serve = "--serve" in sys.argv

@@ -1,4 +1,4 @@
-"""Writes the tables of `protocol/SPEC.md` from the code that they describe.
+"""Generates the tables of `protocol/SPEC.md` from the code.
 
 python tools/spec.py
 """
@@ -52,7 +52,7 @@ def tables() -> Iterator[str]:
 
 
 def session() -> Iterator[tuple[str, Message]]:
-    """Yield who speaks (→ the client, ← the daemon) and what, for a short but whole session."""
+    """Yield the direction (→ from the client, ← from the daemon) and message of a short session."""
     yield "→", Request(1, "hello", {"client": "example", "protocol": 1})
     limits = {"max_message_bytes": 33554432, "max_depth": 64, "max_requests_per_connection": 64,
               "max_connections": 2048, "max_queue": 256}  # fmt: skip
@@ -106,7 +106,7 @@ def _row(param: Param) -> str:
 
 
 def rendered(text: str) -> str:
-    """Return the document with a new generated part."""
+    """Return the document with a generated part replaced."""
     return _replaced(_replaced(text, "tables", tables()), "session", session_lines())
 
 

@@ -50,7 +50,9 @@ def failures() -> Iterator[str]:
     for error in (*ERRORS.values(), *CLIENT_ERRORS):
         yield f"| `{error.code}` | {error.meaning} | {error.default_hint} | {error.exit_code} |"
     yield ""
-    yield f"Exit codes: {exit_codes()}. `mlxd status` and `mlxd stop` exit 3 when no daemon runs."
+    yield (
+        f"Exit codes: {exit_codes()}. `mlxd status` and `mlxd stop` exit 3 if no daemon is running."
+    )
 
 
 def rendered(text: str) -> str:

@@ -1,4 +1,5 @@
-"""Fifty callers, each with its habits: patient, hasty, slow, rude; some send anything at all."""
+"""Callers with different habits: patient, hasty, slow, disconnecting, and some that send
+garbage."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ NO_DAEMON_PAUSE_S = 0.1
 THINK_S = 0.2
 GARBAGE_HOLD_S = 4.0
 ENDS_WAIT_S = 600.0
-"""What was sent may begin with a request, which is answered before the connection is closed."""
+"""The garbage may begin with a valid request, which is answered before the connection is closed."""
 CONVERSATION_TURNS = 4
 HUB_MODEL = "acme/Pocket-8bit"
 PULL_PAUSE_S = (5.0, 25.0)
@@ -39,7 +40,7 @@ class World:
     busy: int = 0
     texts: dict[str, Any] = field(default_factory=dict)
     turns: list[tuple[float, str, str]] = field(default_factory=list)
-    """(when, conversation, answer) of each turn that the daemon said it stored."""
+    """(time, conversation, answer) of each turn that the daemon reported as stored."""
     habits: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -48,7 +49,7 @@ class World:
 
     @contextlib.asynccontextmanager
     async def session(self) -> Any:
-        """Wait for the gate, and count as busy until done."""
+        """Wait for the gate, and count as busy until the end of the block."""
         await self.gate.wait()
         self.busy += 1
         try:
@@ -58,7 +59,7 @@ class World:
 
 
 async def caller(world: World, rng: Random) -> None:
-    """One caller: a session after the other, each on a connection of its own."""
+    """Run one caller: one session after another, each with its own connection."""
     while not world.over:
         async with world.session():
             if world.over:
@@ -85,7 +86,7 @@ async def caller(world: World, rng: Random) -> None:
 
 
 async def ordinary(world: World, rng: Random, wire: Wire) -> None:
-    """Some requests, one after the other or together, each answer looked at."""
+    """Send some requests, one after another or concurrently, and check each answer."""
     for _ in range(rng.randint(1, 4)):
         if not world.open:
             return
@@ -96,7 +97,7 @@ async def ordinary(world: World, rng: Random, wire: Wire) -> None:
 
 
 async def cancelling(world: World, rng: Random, wire: Wire) -> None:
-    """Change one's mind: at once, or in the middle; by id or tag, by request or notification."""
+    """Cancel requests: at once or during the answer, by id or tag, by request or notification."""
     for _ in range(rng.randint(1, 3)):
         if not world.open:
             return
@@ -113,7 +114,7 @@ async def cancelling(world: World, rng: Random, wire: Wire) -> None:
 
 
 async def vanishing(world: World, rng: Random, wire: Wire) -> None:
-    """Hang up without a word while requests are running."""
+    """Disconnect while requests are running."""
     calls = []
     for _ in range(rng.randint(1, 3)):
         ask = mix.choose(rng)
@@ -125,14 +126,14 @@ async def vanishing(world: World, rng: Random, wire: Wire) -> None:
 
 
 async def slow(world: World, rng: Random, wire: Wire) -> None:
-    """Read less than the daemon has to say."""
+    """Read more slowly than the daemon sends."""
     ask = mix.Ask("generate", {"prompt": "Long ago", "max_tokens": 64, "ignore_eos": True,
                                "logprobs": 5, "stream": True})  # fmt: skip
     await looked_at(world, wire, wire.send(ask.method, **ask.params), ask)
 
 
 async def half_closing(world: World, rng: Random, wire: Wire) -> None:
-    """`printf … | nc -N -U …`: no more to say, and reading on."""
+    """Close the sending side and keep reading, as `printf … | nc -N -U …` does."""
     ask = mix.choose(rng)
     call = wire.send(ask.method, *ask.allowed, **ask.params)
     wire.send_eof()
@@ -140,7 +141,7 @@ async def half_closing(world: World, rng: Random, wire: Wire) -> None:
 
 
 async def conversing(world: World, rng: Random, wire: Wire) -> None:
-    """A conversation that the daemon stores and continues."""
+    """Continue a conversation that the daemon stores."""
     conversation = "new"
     for _ in range(rng.randint(1, CONVERSATION_TURNS)):
         if not world.open:
@@ -160,7 +161,7 @@ async def conversing(world: World, rng: Random, wire: Wire) -> None:
 
 
 async def looked_at(world: World, wire: Wire, call: Call, ask: mix.Ask) -> None:
-    """Wait for an answer and check that it is the right one."""
+    """Wait for an answer and check it."""
     result = await wire.result(call)
     if "error" in result:
         return
@@ -176,7 +177,7 @@ async def looked_at(world: World, wire: Wire, call: Call, ask: mix.Ask) -> None:
             )
 
 
-# ---- peers that are no callers
+# ---- peers that send no valid requests
 
 
 def deep(depth: int) -> bytes:
@@ -206,7 +207,7 @@ def anything(rng: Random) -> bytes:
 
 
 async def stranger(world: World, rng: Random) -> None:
-    """Connections that send garbage, whole or a byte at a time, or nothing; then stay or go."""
+    """Send garbage, whole or byte by byte, or nothing. Then stay connected or disconnect."""
     while not world.over:
         async with world.session():
             with contextlib.suppress(OSError):
@@ -237,7 +238,8 @@ async def _bother(world: World, rng: Random) -> None:
 
 
 async def _until_hung_up(world: World, reader: asyncio.StreamReader) -> None:
-    """Whoever says that nothing more comes is to be hung up on, whatever it said before."""
+    """The daemon must close the connection of a peer that closed its sending side, whatever it sent
+    before."""
     try:
         await asyncio.wait_for(_drained(reader), ENDS_WAIT_S)
     except TimeoutError:
@@ -253,7 +255,7 @@ async def _drained(reader: asyncio.StreamReader) -> None:
 
 
 async def librarian(world: World, rng: Random) -> None:
-    """Fetch a model and delete it, over and over: each is the work of a process of its own."""
+    """Download a model and delete it, repeatedly. A process of its own does each step."""
     while not world.over:
         async with world.session():
             wire = Wire(world.ledger, rng.choice([*Encoding]))

@@ -29,7 +29,7 @@ QUIET_S = 700.0
 HUB_WORKER_S = 40.0
 HUB_WORKER_AGE_S = (0.0, 3.0)
 JUST_BEFORE_S = 2.0
-"""Of an answer that came so shortly before a kill, the end need not be on the disk yet."""
+"""The end of an answer may be missing on disk if a kill follows within this time."""
 
 
 class Failed(Exception):
@@ -37,7 +37,7 @@ class Failed(Exception):
 
 
 class Chaos:
-    """Actions on a daemon that `mlxd start` has started. Each is noted as a fault first."""
+    """Actions on a daemon that `mlxd start` started. Each is recorded as a fault first."""
 
     def __init__(
         self, daemon: Daemon, paths: Paths, world: World, faults: Faults, rng: Random
@@ -56,7 +56,7 @@ class Chaos:
         await self._until_answer("started", time.monotonic())
 
     async def versions(self) -> dict[str, str]:
-        """Return what answers: the versions of the daemon and of what computes."""
+        """Return the software: the versions of the daemon and of the libraries that compute."""
         status = await asyncio.to_thread(self._ask, "status")
         engine = status["engine"]
         return {"mlxd": status["version"],
@@ -69,7 +69,7 @@ class Chaos:
             await self._strike(pid, signal.SIGKILL, "engine killed")
 
     async def stop_engine(self) -> None:
-        """An engine that hangs: the front must notice, and replace it."""
+        """Stop the engine. The front must notice and replace it."""
         pid = await self._engine()
         if pid is not None:
             self._faults.note("stop engine")
@@ -77,7 +77,7 @@ class Chaos:
             await self._until_gone(pid)
 
     async def kill_front(self) -> None:
-        """The daemon itself is killed, and started again as anybody would."""
+        """Kill the daemon, and start it again as a user would."""
         engine, front = await self._engine(), await self._front()
         self._faults.note("kill front")
         struck_s = time.monotonic()
@@ -94,7 +94,7 @@ class Chaos:
         await self._until_answer("restarted", struck_s)
 
     async def kill_hub_worker(self) -> None:
-        """Whoever asked for the download must not notice."""
+        """Kill a hub worker. The caller that requested the download must not notice."""
         worker: list[psutil.Process] = []
 
         async def found() -> bool:
@@ -116,10 +116,10 @@ class Chaos:
         self._faults.note("unload")
         await asyncio.to_thread(self._ask, "unload", model="pocket")
 
-    # ---- rests and ends
+    # ---- pauses and the end
 
     async def rest(self, began_s: float, phase: str) -> machine.Rest:
-        """Let everybody finish and leave; then look at what the processes hold."""
+        """Let all callers finish and disconnect, then record the processes' resources."""
         self._world.gate.clear()
         try:
             await self._until(lambda: self._nobody(), QUIET_S, "callers to be served")
@@ -142,7 +142,7 @@ class Chaos:
         return status["connections"] == 1 and not any(status["requests"].values())
 
     async def stop(self) -> None:
-        """End the daemon in good order; no process of it may be left."""
+        """Stop the daemon. None of its processes may remain."""
         pids = [await self._front(), await self._engine()]
         await self._command("stop")
         for pid in pids:
@@ -150,7 +150,7 @@ class Chaos:
                 await self._until_gone(pid)
 
     def check_conversations(self) -> dict[str, int]:
-        """The database is intact and holds what callers were told it does."""
+        """Check that the database is intact and contains the turns that callers were told of."""
         ledger = self._world.ledger
         kills = [one.began_s for one in self._faults.done if one.what == "kill front"]
         with closing(sqlite3.connect(self._paths.conversations_db)) as database:
@@ -170,7 +170,7 @@ class Chaos:
         return {"told": len(self._world.turns), "missing": missing, **states}
 
     def kill_all(self) -> None:
-        """End what still runs with this run's socket, after it went wrong."""
+        """After a failure, end the processes that still use this run's socket."""
         for process in psutil.process_iter():
             try:
                 if process.environ().get("MLXD_SOCKET") == self._daemon.socket_path:
@@ -190,7 +190,7 @@ class Chaos:
         try:
             os.kill(pid, number)
         except ProcessLookupError:
-            return  # between its end and the next one's start
+            return  # between the end of one and the start of the next
         await self._until_answer(what, struck_s)
 
     async def _front(self) -> int:
@@ -204,7 +204,7 @@ class Chaos:
         return pid
 
     async def _until_answer(self, what: str, struck_s: float) -> None:
-        """Wait for a completion by what took the place of what was struck."""
+        """Wait for a completion by the process that replaced the killed one."""
         probe = asyncio.create_task(asyncio.to_thread(self._probe))
         await probe
         self.recoveries.setdefault(what, []).append(round(time.monotonic() - struck_s, 2))
@@ -248,7 +248,7 @@ class Chaos:
 
 
 def stored_log(path: Path) -> str:
-    """Return what the engine wrote to its stderr; a traceback there is a fault."""
+    """Return the engine's stderr. A traceback there is a failure."""
     try:
         return path.read_text(errors="replace")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Every request, accounted for exactly once; and what went wrong on purpose, as an excuse."""
+"""Accounts for every request exactly once, and records injected faults, which excuse errors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 BACKOFF_EXCUSE_S = 60.0
-"""After a death further requests may be told of it for as long as its restart is held back."""
+"""After a crash, further requests may fail for as long as the restart is delayed."""
 LOSS_SLACK_S = 2.0
-"""A caller notices a little late that its daemon has been killed."""
+"""A caller notices a little late that its daemon was killed."""
 VIOLATIONS_KEPT = 100
 
 ANSWER, LOST, HUNG_UP = "answer", "lost", "hung up"
@@ -41,8 +41,8 @@ class Faults:
     def explain(self, outcome: str, sent_s: float) -> bool:
         """Whether a fault explains this outcome of a request that was sent at that time."""
         if outcome == LOST:
-            # Killed under the request; or stopped in good order before the request was sent: what
-            # comes after the last answers is not read any more.
+            # Either the daemon was killed during the request, or it was stopped before the request
+            # was sent. A stopping daemon reads nothing after its last answers.
             late = sent_s - LOSS_SLACK_S
             return self.since(late, "kill front") or self._restarted_before(sent_s)
         if outcome == "engine_died":
@@ -58,7 +58,7 @@ class Faults:
 
 @dataclass(slots=True)
 class Entry:
-    """One request. `allowed` are the error codes that its caller has asked for."""
+    """One request. `allowed` are the error codes that its caller provoked."""
 
     number: int
     kind: str
@@ -105,7 +105,7 @@ class Ledger:
         elif outcome in (*entry.allowed, HUNG_UP):
             return
         elif not self.faults.explain(outcome, entry.sent_s):
-            self.violate(f"{entry} ended with {outcome}, which nothing explains: {detail}")
+            self.violate(f"{entry} ended with {outcome}, which no fault explains: {detail}")
 
     def violate(self, what: str) -> None:
         self.violation_count += 1

@@ -1,4 +1,4 @@
-"""Reads the daemon's log as it is written: each request once, nothing unexpected."""
+"""Follows the daemon's log and checks it: one line per request, and nothing unexpected."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Logbook:
         try:
             return not self._path.samefile(f"/dev/fd/{file.fileno()}")
         except FileNotFoundError:
-            return False  # it is being rotated: the next look will tell
+            return False  # during a rotation; the next call reads it
 
     def _lines(self, text: str) -> None:
         *lines, self._partial = (self._partial + text).split("\n")
@@ -54,23 +54,23 @@ class Logbook:
             try:
                 self._take(json.loads(line))
             except ValueError:
-                self._ledger.violate(f"the log has a line that is none: {line[:200]!r}")
+                self._ledger.violate(f"the log has a malformed line: {line[:200]!r}")
 
     def _take(self, line: dict[str, Any]) -> None:
         event = line["event"]
         self.events[event] += 1
         if event in ALARMING:
-            self._ledger.violate(f"the log says: {json.dumps(line)}")
+            self._ledger.violate(f"unexpected log line: {json.dumps(line)}")
         if event == "ready":
             self.daemons += 1
             self._rids = set()
         elif event == "request":
             self.requests += 1
             if line["rid"] in self._rids:
-                self._ledger.violate(f"the log tells of request {line['rid']} twice")
+                self._ledger.violate(f"the log has two lines for request {line['rid']}")
             self._rids.add(line["rid"])
         elif event == "stopped" and self._rids:
-            # A daemon that was not killed has said of every request how it ended.
+            # Check that the log has a line for every request. The daemon must not have been killed.
             missing = set(range(1, max(self._rids) + 1)) - self._rids
             if missing:
-                self._ledger.violate(f"the log does not tell of requests {sorted(missing)[:20]}")
+                self._ledger.violate(f"the log has no line for requests {sorted(missing)[:20]}")

@@ -18,7 +18,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One process at one moment."""
+    """The resources of one process at one moment."""
 
     pid: int
     rss_mib: float
@@ -29,7 +29,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Both processes while no caller is connected."""
+    """The resources of both processes while no caller is connected."""
 
     at_s: float
     phase: str
@@ -65,19 +65,19 @@ class Tolerance:
 
 
 JUDGED_RESTS = 4
-"""A process that was seen less often has hardly warmed up."""
+"""A process with fewer samples has not finished its warm-up."""
 FRONT = Tolerance(0.10, 8)
-ENGINE = Tolerance(0.10, 64)  # the allocator's own keeping, of prompts of many lengths
+ENGINE = Tolerance(0.10, 64)  # the allocator keeps memory of prompts of many lengths
 
 
 def growth(name: str, rests: list[Holding], allowed: Tolerance) -> tuple[dict[str, Any], list[str]]:
-    """Compare the last rest of a process with its first one after the warm-up.
+    """Compare the last sample of a process with the first one after its warm-up.
 
-    `rests` are those of one process. Returns figures, and what has grown too much.
+    `rests` are samples of one process. Returns figures, and the resources that grew too much.
     """
     if len(rests) < JUDGED_RESTS:
         return {}, []
-    # The first comes after the process's first callers; caches are still filling then.
+    # The first sample follows the process's first callers, when caches are still filling.
     first, last = rests[1], rests[-1]
     limit = first.rss_mib * (1 + allowed.share) + allowed.rss_mib
     grown = []
@@ -99,7 +99,7 @@ def same_process(rests: list[Rest], which: str) -> list[Holding]:
 
 
 def hub_workers(front: int) -> list[psutil.Process]:
-    """Return the front's children that download, convert or delete."""
+    """Return the front's child processes that download, convert or delete."""
     found = []
     for child in psutil.Process(front).children():
         with contextlib.suppress(psutil.Error):

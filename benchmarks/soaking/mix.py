@@ -12,7 +12,7 @@ from typing import Any
 from soaking.wire import Call
 
 Check = Callable[[dict[str, Any]], str]
-"""Returns what is wrong with a result, or nothing."""
+"""Returns an error for a result, or nothing."""
 
 NAMES = ("Ada", "Bob", "Cleo", "Dora", "Emil", "Fay")
 WORDS = ("amber", "basil", "cedar", "delta", "ember", "fjord")
@@ -41,7 +41,7 @@ def user(text: str) -> list[dict[str, str]]:
 
 
 def count(rng: Random) -> Ask:
-    """Greedy: whatever else goes on, the answer is the same."""
+    """Greedy, so the answer never depends on other requests."""
     first = rng.randint(1, 40)
     question = f"Count from {first} to {first + rng.randint(3, 9)}."
     params = {"messages": user(question), "temperature": 0, "max_tokens": 32}
@@ -143,7 +143,7 @@ COMPLETIONS = frozenset({"chat", "generate", "fill"})
 
 
 def choose(rng: Random) -> Ask:
-    """Return some request; half of the completions stream, some by a tag of their own."""
+    """Return a random request. Half of the completions stream, some with a tag."""
     make = rng.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS])[0]
     ask = make(rng)
     ask.allowed += ("overloaded",)
@@ -155,14 +155,14 @@ def choose(rng: Random) -> Ask:
 
 
 def problem(call: Call, ask: Ask, result: dict[str, Any]) -> str:
-    """Return what is wrong with the answer to a request, or nothing."""
+    """Return an error for the answer to a request, or nothing."""
     if wrong := ask.check(result):
         return wrong
     if not call.params.get("stream"):
         return ""
     for index, choice in enumerate(result["choices"]):
         if call.streamed(index) != choice["text"]:
-            return f"the deltas say {call.streamed(index)!r}, the answer {choice['text']!r}"
+            return f"the deltas are {call.streamed(index)!r}, the answer {choice['text']!r}"
     return ""
 
 
@@ -173,7 +173,7 @@ def essence(result: dict[str, Any]) -> Any:
 
 def _choices(result: dict[str, Any], wanted: int) -> str:
     found = len(result["choices"])
-    return "" if found == wanted else f"{found} answers where {wanted} were wanted"
+    return "" if found == wanted else f"{found} answers where {wanted} were requested"
 
 
 def _person(result: dict[str, Any]) -> str:
@@ -184,7 +184,7 @@ def _person(result: dict[str, Any]) -> str:
         person = json.loads(choice["text"])
     except ValueError:
         return f"not JSON: {choice['text']!r}"
-    return "" if person.keys() == {"name", "age"} else f"not what the schema says: {person}"
+    return "" if person.keys() == {"name", "age"} else f"not valid by the schema: {person}"
 
 
 def _code(result: dict[str, Any]) -> str:

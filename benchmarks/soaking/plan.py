@@ -28,15 +28,16 @@ ACTIONS = {
     STEADY: ("hang up",),
 }
 PAUSE_S = (6.0, 30.0)
-"""Between two actions, where the run is long enough for that."""
+"""Time between two actions, if the run is long enough."""
 RESTS_PER_PHASE = 5
 SHORT_S = 180.0
-"""A run that is too short to wait for an engine that hangs; each other action comes once."""
+"""A run shorter than this leaves out the action that makes the engine hang. Every other action
+occurs once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """At this second of the run: an action, or `rest`, of a phase."""
+    """An action, or `rest`, at this second of the run, in a phase."""
 
     at_s: float
     phase: str
@@ -44,7 +45,7 @@ class Step:
 
 
 def steps(total_s: float, rng: Random) -> list[Step]:
-    """Return the whole run's plan. Every phase ends with a rest; a short run is denser."""
+    """Return the plan of a run. Every phase ends with a rest. A short run has shorter intervals."""
     plan: list[Step] = []
     began_s = 0.0
     for phase, share in SHARES.items():
@@ -53,7 +54,7 @@ def steps(total_s: float, rng: Random) -> list[Step]:
         rests = max(1, min(RESTS_PER_PHASE, int(length_s / 60)))
         plan += [Step(began_s + length_s * (n + 1) / rests, phase, "rest") for n in range(rests)]
         began_s += length_s
-    # The warm-up of the last phase: what its engine is compared with.
+    # Samples during the last phase's warm-up, with which its engine is compared.
     plan.append(Step(total_s * (1 - 0.75 * SHARES[STEADY]), STEADY, "rest"))
     return sorted(plan, key=lambda step: step.at_s)
 

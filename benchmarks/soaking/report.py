@@ -7,7 +7,7 @@ from typing import Any
 
 
 def text(report: dict[str, Any]) -> str:
-    """Return the report as a page of plain text."""
+    """Return the report as plain text."""
     lines = [f"{report['minutes']:.1f} minutes, {report['clients']} callers, "
              f"seed {report['seed']}, {report['date']}, commit {report['commit']}",
              ", ".join(f"{value}" for value in report["machine"].values())]  # fmt: skip
@@ -16,7 +16,7 @@ def text(report: dict[str, Any]) -> str:
     lines += _table("requests by end", report["requests"]["by_outcome"])
     lines += _table("requests by method", report["requests"]["by_method"])
     lines += _table("callers' habits", report["habits"])
-    lines += _table("done to the daemon", report["faults"])
+    lines += _table("injected faults", report["faults"])
     lines += ["", "seconds from the fault to the next answer (median, worst, count)"]
     for name, taken in report["recoveries_s"].items():
         lines.append(f"  {name:28}{statistics.median(taken):8.2f}{max(taken):8.2f}{len(taken):6}")

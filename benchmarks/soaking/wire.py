@@ -18,7 +18,7 @@ READ_BYTES = 1 << 16
 SLOW_READ_BYTES = 1024
 SLOW_PAUSE_S = 0.05
 NEVER_S = 600.0
-"""A request that takes longer has been forgotten."""
+"""A request that takes longer counts as lost."""
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Call:
 
 
 class Wire:
-    """One connection. `slow` reads a kilobyte at a time, with rests."""
+    """One connection. If `slow`, it reads a kilobyte at a time with pauses."""
 
     def __init__(self, ledger: Ledger, encoding: Encoding, *, slow: bool = False) -> None:
         self._ledger = ledger
@@ -51,7 +51,7 @@ class Wire:
         self._lost = False
 
     async def connect(self, path: str) -> None:
-        """Raises OSError where no daemon listens."""
+        """Connect. Raises OSError if no daemon listens."""
         sock = socket.socket(socket.AF_UNIX)
         try:
             if self._slow:
@@ -65,7 +65,7 @@ class Wire:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=sock, limit=limit)
         self._task = asyncio.create_task(self._read())
 
-    # ---- what a caller does
+    # ---- sending
 
     def send(self, method: str, *allowed: str, **params: Any) -> Call:
         """Send a request. `allowed` are the error codes that count as expected."""
@@ -77,14 +77,15 @@ class Wire:
             self._names[params.get("tag", call.id)] = call
         self._write(Request(call.id, method, params))
         if self._lost:
-            self._lose()  # it went while the caller was thinking: nobody answers this one, either
+            # The connection was lost before the send, so this request has no answer either.
+            self._lose()
         return call
 
     def notify(self, method: str, **params: Any) -> None:
         self._write(Notification(method, params))
 
     async def result(self, call: Call) -> dict[str, Any]:
-        """Wait for the end of a request. Raises ConnectionError where it will have none."""
+        """Wait for the end of a request. Raises ConnectionError if it lost its connection."""
         try:
             return await asyncio.wait_for(asyncio.shield(call.answer), NEVER_S)
         except TimeoutError:
@@ -105,7 +106,7 @@ class Wire:
         self._writer.close()
         await self._task
 
-    # ---- what comes back
+    # ---- receiving
 
     def _write(self, message: Any) -> None:
         if not self._writer.is_closing():
@@ -123,7 +124,7 @@ class Wire:
         except OSError:
             pass
         except MlxdError as error:
-            self._ledger.violate(f"the daemon sent what is no message: {error}")
+            self._ledger.violate(f"the daemon sent an invalid message: {error}")
         self._lose()
 
     def _lose(self) -> None:
@@ -132,7 +133,7 @@ class Wire:
         for call in self._calls.values():
             self._ledger.end(call.entry, HUNG_UP if self._hung_up else LOST)
             call.answer.set_exception(ConnectionError())
-            call.answer.exception()  # nobody may be waiting for it
+            call.answer.exception()  # no caller may be waiting for it
             call.begun.set()
         self._calls.clear()
         self._writer.close()

@@ -1,4 +1,4 @@
-"""Medians, spread, and ratios of what was measured in the same round. Pure."""
+"""Medians, quartiles, and ratios of values from the same round. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Median with its quartiles."""
+    """A median with its quartiles."""
 
     median: float
     low: float
@@ -48,7 +48,7 @@ def ratio(values: Sequence[float], base: Sequence[float]) -> Summary:
 
 
 def rounds(budget_s: float, least: int, most: int) -> Iterator[int]:
-    """Count rounds: at least `least`, then up to `most` while `budget_s` is not spent.
+    """Count rounds: at least `least`, then up to `most` within `budget_s`.
 
     Rounds that take much longer than planned end the measurement before `least` is reached.
     """

@@ -1,4 +1,4 @@
-"""The goals of the project, each answered by the records of a run. Pure."""
+"""Compares the records of a run with the project's goals. Pure."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def about(device: str) -> dict[str, Any]:
-    """Return machine, versions and date."""
+    """Return the machine, the versions and the date."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": {
@@ -77,7 +77,7 @@ def memory_bytes() -> int:
 def resident_bytes(pid: int) -> int:
     """Return the resident memory of a process; its proportional share where the system reports it.
 
-    Pages of shared libraries are then counted once over all processes that map them.
+    With proportional shares, pages of shared libraries count once over all processes.
     """
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -87,12 +87,12 @@ def resident_bytes(pid: int) -> int:
 
 
 def rss_bytes(pid: int) -> int:
-    """Return the resident memory of a process, with all of the pages that it shares."""
+    """Return the resident memory of a process, including all shared pages."""
     return 1024 * int(_output(["ps", "-o", "rss=", "-p", str(pid)]))
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has used."""
+    """Return the CPU time of a process."""
     try:
         return sum(
             int((task / "schedstat").read_text().split()[0]) / 1e9

@@ -1,7 +1,7 @@
-"""Where the suite keeps what it builds, and the environments of its contenders.
+"""Paths of what the suite builds, and the environments of its contenders.
 
-Contenders are installed into virtual environments of their own, so that none of them becomes a
-dependency of the project, and none disturbs another.
+Each contender has its own virtual environment, so that none is a dependency of the project or
+affects another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CACHE = Path(
 )
 MODELS = CACHE / "models"
 PLUGIN_SOURCE = Path(__file__).with_name("llm_plugin")
-PLUGIN = CACHE / "llm_plugin"  # a copy: setuptools builds inside the folder
+PLUGIN = CACHE / "llm_plugin"  # a copy, because setuptools builds inside the folder
 
 
 class NotInstallable(Exception):
@@ -31,7 +31,7 @@ class NotInstallable(Exception):
 
 
 def mlx_requirements() -> list[str]:
-    """Return the project's own versions of MLX, so that the engine below is the same for all."""
+    """Return the project's versions of MLX, so that all contenders use the same engine."""
     mlx, lm = (importlib.metadata.version(name) for name in ("mlx", "mlx-lm"))
     backend = _backend()
     return [f"mlx[{backend}]=={mlx}" if backend else f"mlx=={mlx}", f"mlx-lm=={lm}"]
@@ -44,7 +44,7 @@ def mlx_python() -> str:
 
 
 def llama_python() -> str:
-    """Return the Python of llama.cpp's server, which is compiled when it is installed."""
+    """Return the Python of llama.cpp's server, which is compiled at installation."""
     return environment("llama", ["llama-cpp-python[server]", "gguf", "safetensors"])
 
 
@@ -53,13 +53,13 @@ def plot_python() -> str:
 
 
 def vllm_python() -> str:
-    """Return the Python of vllm-mlx, which brings versions of MLX of its own choice."""
+    """Return the Python of vllm-mlx, which installs its own versions of MLX."""
     backend = _backend()
     return environment("vllm", [f"mlx[{backend}]" if backend else "mlx", "vllm-mlx"])
 
 
 def environment(name: str, requirements: list[str]) -> str:
-    """Return the Python of a virtual environment with these requirements, made if need be.
+    """Return the Python of a virtual environment with these requirements. Creates it if necessary.
 
     Raises:
         NotInstallable: the installer failed, now or in an earlier run with the same requirements.
@@ -85,10 +85,10 @@ def environment(name: str, requirements: list[str]) -> str:
 
 
 def mlx_environ(small: bool = True) -> dict[str, str]:
-    """Return the environment of every contender that uses MLX: the one mlxd gives its engine.
+    """Return the environment of the contenders that use MLX: the same that mlxd gives its engine.
 
-    A contender gets the number of threads that its decoding is fastest with on a quiet machine: one
-    for a `small` model, else all.
+    A contender gets the number of threads with which it decodes fastest on a quiet machine: one for
+    a `small` model, otherwise all.
     """
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     env.pop("PYTHONPATH", None)
@@ -97,14 +97,14 @@ def mlx_environ(small: bool = True) -> dict[str, str]:
 
 
 def device() -> str:
-    """Return what MLX computes on here: metal, cuda or cpu."""
+    """Return the device on which MLX computes: metal, cuda or cpu."""
     if sys.platform == "darwin":
         return "metal"
     return "cuda" if _backend().startswith("cuda") else "cpu"
 
 
 def _backend() -> str:
-    """Return the extra of `mlx` that is installed beside the project: cpu, cuda12, …"""
+    """Return the extra of `mlx` that the project's environment has: cpu, cuda12, …"""
     installed = [str(dist.metadata["Name"]) for dist in importlib.metadata.distributions()]
     found = [name.removeprefix("mlx-") for name in installed if name.startswith("mlx-c")]
     return min(found, default="", key=lambda name: name == "cpu").replace("-", "")

@@ -23,7 +23,7 @@ class Plan:
     without: frozenset[str] = frozenset()
     """Names of contenders to leave out."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Filled as it goes: why a contender could not be had."""
+    """Reasons why contenders were not available, recorded during the run."""
     device: str = field(default_factory=places.device)
 
     @property
@@ -37,7 +37,7 @@ class Plan:
         if self.quick:
             return []
         more = [ALL["random-60m"], ALL["random-25m-4bit"], ALL["random-60m-4bit"]]
-        # Seconds for a token: one such model shows as much on a processor as two.
+        # Models with seconds per token. On a CPU, one of them is enough.
         return more[:2] if self.device == "cpu" else more
 
     def is_slow(self, model: Model) -> bool:
@@ -45,7 +45,7 @@ class Plan:
         return self.device == "cpu" and model.bits is not None
 
     def answer_tokens(self, model: Model) -> int:
-        """Return a length of answers that takes about a second on this machine."""
+        """Return a number of tokens that takes about a second on this machine."""
         if self.is_slow(model):
             return 3
         if self.device != "cpu" or model.parameters < 10_000_000:

@@ -1,4 +1,4 @@
-"""Draws the plots, in the environment that has matplotlib: RESULTS FOLDER. Prints their names."""
+"""Draws the plots in the environment with matplotlib: RESULTS FOLDER. Prints their file names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def median(record: dict[str, Any]) -> float:
 def lines_by_model(
     records: Records, label: str, unit: str, scale: float = 1.0, y_scale: str = "linear"
 ) -> Any:
-    """A panel for each model, a line for each contender over numeric cases."""
+    """Draw a panel for each model, and a line over numeric cases for each contender."""
     models = list(dict.fromkeys(one["model"] for one in records))
     figure, panels = plt.subplots(
         1, len(models), figsize=(1 + 3.4 * len(models), 3.4), squeeze=False
@@ -65,7 +65,7 @@ def first_token(records: Records) -> Any:
 
 
 def first_byte(records: Records) -> Any:
-    """One bar for each command, its time on a logarithmic scale."""
+    """Draw a bar for each command, on a logarithmic time scale."""
     found: dict[str, float] = {}
     for one in records:
         found.setdefault(one["contender"], 1000 * median(one))
@@ -80,7 +80,7 @@ def first_byte(records: Records) -> Any:
 
 
 def gaps(records: Records) -> Any:
-    """Groups of bars: percentiles of the gap, for each model."""
+    """Draw groups of bars: percentiles of the gap, for each model."""
     models = list(dict.fromkeys(one["model"] for one in records))
     figure, panels = plt.subplots(
         1, len(models), figsize=(1 + 4.5 * len(models), 3.4), squeeze=False
@@ -107,7 +107,7 @@ def over_number(panel: Any, records: Records, contender: str, scale: float, **st
 
 
 def front(records: Records) -> Any:
-    """Memory and ping over the number of idle connections."""
+    """Draw memory and ping over the number of idle connections."""
     idle = [one for one in records if one["case"].endswith(" idle") and "decode" not in one["case"]]
     figure, (weight, ping) = plt.subplots(1, 2, figsize=(9, 3.4))
     over_number(weight, idle, "mlxd, front", 2**-20)
@@ -122,7 +122,8 @@ def front(records: Records) -> Any:
 
 
 def growth(records: Records) -> Any:
-    """First token and time per token over the length of a conversation; models by memory."""
+    """Draw first token and time per token over the length of a conversation, and models by
+    memory."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.4))
     before = [one for one in records if one["case"].endswith("before")]
     over_number(panels[0], before, "mlxd, first token", 1000, label="first token")
@@ -155,7 +156,7 @@ def main() -> None:
                 panel.grid(alpha=0.25)
                 panel.spines[["top", "right"]].set_visible(False)
             figure.tight_layout()
-            # Without the date and the version: the same figures make the same file.
+            # Without date and version, so that equal figures result in equal files.
             figure.savefig(Path(sys.argv[2]) / f"{name}.png", dpi=110, metadata={"Software": None})
             drawn.append(f"{name}.png")
     print(json.dumps(drawn))

@@ -1,4 +1,4 @@
-"""Texts of a given number of tokens."""
+"""Texts with a given number of tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def text_of(tokenizer: Any, tokens: int, key: str) -> str:
     text = " ".join(words(key, tokens))
     kept = tokenizer.encode(text).ids[:tokens]
     text = tokenizer.decode(kept)
-    # Cut inside a word, a text may be told apart in another way: add what is missing letterwise.
+    # A text that is cut inside a word may tokenize differently. Add the missing tokens by single
+    # letters.
     for letter in LETTERS * 2:
         missing = tokens - len(tokenizer.encode(text).ids)
         if not missing:

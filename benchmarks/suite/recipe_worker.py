@@ -1,4 +1,4 @@
-"""Builds weights in the contenders' environments: `mlx` (an order on stdin), or `gguf FROM TO`."""
+"""Builds weights in a contender's environment: `mlx` (a request on stdin), or `gguf FROM TO`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def add_tokenizer(gguf: Any, writer: Any, folder: Path, config: dict[str, Any]) 
 
 
 def gguf_name(name: str) -> str:
-    """Return what llama.cpp calls a weight of Qwen3."""
+    """Return llama.cpp's name of a Qwen3 weight."""
     if name == "model.embed_tokens.weight":
         return "token_embd.weight"
     if name == "model.norm.weight":

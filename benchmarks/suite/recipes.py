@@ -1,8 +1,8 @@
-"""The models of the suite: pocket that does not stop, and random weights in Qwen3's shape.
+"""The models of the suite: pocket without an end token, and random weights in Qwen3's architecture.
 
-Random weights compute exactly as trained ones do. What they say is made harmless: the embedding
-rows of end tokens and of pieces that are no plain text are zero, so that a greedy answer never
-ends early and every token is text. The tokenizer is pocket's with made-up merges on top.
+Random weights cost exactly as much computation as trained ones. The embedding rows of end tokens
+and of pieces that are not plain text are zero, so that a greedy answer never ends early and every
+token is text. The tokenizer is pocket's with made-up merges added.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from suite.machine import ROOT
 POCKET = ROOT / "daemon" / "mlxd" / "daemon" / "models" / "pocket"
 WORKER = Path(__file__).with_name("recipe_worker.py")
 VOCABULARY = 16_384
-RECIPE = 2  # counts up when what is built changes
+RECIPE = 2  # increase it when the output changes
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Model:
     parameters: int
     bits: int | None = None
     shape: tuple[int, int, int, int, int] | None = None
-    """Width, layers, heads, KV heads, width of the feed-forward part; None: pocket's."""
+    """Width, layers, heads, KV heads, and width of the feed-forward layers. None: pocket's."""
 
     @property
     def path(self) -> Path:
@@ -76,7 +76,7 @@ ALL = {
 
 
 def build(model: Model, *, gguf: bool = False) -> None:
-    """Build the model's folder, and its GGUF file for llama.cpp, unless they are there."""
+    """Build the model's folder, and its GGUF file for llama.cpp, if they do not exist."""
     stamp = model.path / "recipe.json"
     wanted = json.dumps({"recipe": RECIPE, "shape": model.shape, "bits": model.bits})
     if not stamp.exists() or stamp.read_text() != wanted:
@@ -128,7 +128,7 @@ def is_text(piece: str) -> bool:
 
 
 def larger_tokenizer(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """Return the tokenizer with pairs of its pieces merged until the vocabulary is full."""
+    """Return the tokenizer with additional merges of its pieces, up to the vocabulary size."""
     vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
     merges: list[list[str]] = tokenizer["model"]["merges"]
     heads = [piece for piece in vocabulary if is_text(piece) and piece.lower() == piece]

@@ -16,8 +16,8 @@ _NUMBERS = re.compile(r"\[[-+.,\deE\s]*\]")
 class Record:
     """The values of one contender in one case.
 
-    Values with the same place belong to the same round, so that two records of one case can be
-    compared pair by pair. `unit` says what they are: `s`, `tokens/s`, `bytes`, `calls`.
+    Values with the same index belong to the same round, so that two records of one case can be
+    compared pair by pair. `unit` is `s`, `tokens/s`, `bytes` or `calls`.
     """
 
     measurement: str
@@ -68,13 +68,13 @@ class Results:
 
     def put(self, measurement: str, about: dict[str, Any], records: Iterable[Record]) -> None:
         """Replace the records of an earlier run of this measurement, and save the file."""
-        self._read()  # another run may have added to it
+        self._read()  # another run may have added records
         found = [asdict(record) for record in records]
         for one in found:
             one["values"] = [float(f"{value:.6g}") for value in one["values"]]
         self.runs[measurement] = {**about, "records": found}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A line for each record: the file is kept with the project, and its changes are read.
+        # One line per record, so that changes of the file are readable in version control.
         text = json.dumps({"measurements": self.runs}, indent=1)
         self.path.write_text(_NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 

@@ -100,7 +100,7 @@ def section(about: Section, results: Results, plots: set[str]) -> str:
 
 
 def _groups(about: Section, records: list[Record]) -> Iterator[tuple[str, list[Record]]]:
-    """Yield one table per model and set of contenders, so that most cells have a value."""
+    """Yield a table for each model and set of contenders, so that most cells have a value."""
     for model in dict.fromkeys(one.model for one in records):
         of_model = [one for one in records if one.model == model]
         sets: dict[str, set[str]] = {}

@@ -20,7 +20,8 @@ STREAMS = (1, 8, 32)
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A published model: parameters, those used for a token, and the shape of its KV cache."""
+    """A published model: its parameters, the active parameters per token, and the shape of its KV
+    cache."""
 
     name: str
     parameters: float
@@ -37,12 +38,12 @@ class Family:
 
     @property
     def step_bytes(self) -> float:
-        """Bytes of weights that are read for one token of one stream."""
+        """Return the bytes of weights that one token of one stream reads."""
         return self.active * self.bits / 8
 
     @property
     def kv_bytes(self) -> float:
-        """Bytes of keys and values for one token, in 16 bits."""
+        """Return the bytes of 16-bit keys and values per token."""
         return 2 * 2 * self.layers * self.kv_heads * self.head_dim
 
 
@@ -81,7 +82,7 @@ def update(results: Results, page: Path) -> None:
 
 
 def costs(results: Results) -> str:
-    """Return a table of what one caller costs, or an empty text if nothing was measured."""
+    """Return a table of the cost of one caller, or an empty text if nothing was measured."""
     lines = list(_costs(results))
     return table([["cost", "measured", "at 10", "at 100", "at 1,000"], *lines]) if lines else ""
 

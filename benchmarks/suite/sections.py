@@ -14,7 +14,7 @@ class Section:
     text: str
     plot: str = ""
     reference: str = REFERENCE
-    """The contender whose values are divided by those of the others."""
+    """The contender whose values are divided by the others' values."""
 
 
 SECTIONS = (

@@ -1,4 +1,4 @@
-"""Commands as a user starts them: from exec to the first byte on a terminal."""
+"""Runs commands as a user does, and measures the time from exec to the first byte on a terminal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def until_exit(command: Sequence[str], env: Mapping[str, str]) -> float:
 
 
 def until_output(command: Sequence[str], env: Mapping[str, str], after: bytes = b"") -> float:
-    """Return the seconds from exec to the first byte on its terminal that follows `after`.
+    """Return the seconds from exec to the first byte after `after` on its terminal.
 
-    The command sees a terminal on its standard output; the rest of its answer is read and
-    dropped. RuntimeError with what it said if nothing comes.
+    The command's standard output is a terminal. The rest of its output is read and dropped. Raises
+    RuntimeError with the output if the byte never arrives.
     """
     ours, theirs = os.openpty()
     started = time.perf_counter()
@@ -44,7 +44,7 @@ def _first(terminal: int, after: bytes, process: subprocess.Popen[bytes]) -> flo
         try:
             ready, _, _ = select.select([terminal], [], [], PATIENCE_S)
             data = os.read(terminal, 1 << 16) if ready else b""
-        except OSError:  # Linux: the other side of the terminal is closed
+        except OSError:  # Linux: the other side of the terminal was closed
             data = b""
         if not data:
             break
@@ -55,5 +55,5 @@ def _first(terminal: int, after: bytes, process: subprocess.Popen[bytes]) -> flo
     if not found:
         assert process.stderr is not None
         said = process.stderr.read()[-600:].decode(errors="replace")
-        raise RuntimeError(f"{process.args!r} answered nothing: {seen!r} {said}")
+        raise RuntimeError(f"{process.args!r} printed no answer: {seen!r} {said}")
     return found

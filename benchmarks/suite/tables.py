@@ -1,4 +1,4 @@
-"""Records as Markdown tables. Pure."""
+"""Formats records as Markdown tables. Pure."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _digits_in(value: float, like: str, unit: str) -> str:
 def comparison(records: Sequence[Record], reference: str = REFERENCE) -> str:
     """Return a table of one measurement and model, with a row per case and a column per contender.
 
-    Beside each contender's figure stands what the reference has as a multiple of it, pair by pair.
+    Each contender's figure is followed by the reference's value as a multiple of it, pair by pair.
     """
     contenders = list(dict.fromkeys(record.contender for record in records))
     cells = {(record.case, record.contender): record for record in records}
@@ -67,7 +67,7 @@ def _cell(record: Record | None, own: Record | None) -> str:
 
 
 def table(lines: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; the first line is its head."""
+    """Return a Markdown table. The first line is its header."""
     head, *rest = lines
     rows = [head, ["---"] * len(head), *rest]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,7 +1,7 @@
 """Reads many answers in one thread and records the arrival time of each piece.
 
-The reader does as little as it can: on a machine with few cores its work is taken from what is
-measured, and it is the same for every contender.
+The reader does as little as possible, because on a machine with few cores its work slows down what
+is measured. It is the same for every contender.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Call(ABC):
 
     @abstractmethod
     def request(self) -> bytes:
-        """Return what is sent."""
+        """Return the bytes to send."""
 
     @abstractmethod
     def feed(self, data: bytes, now_s: float) -> None:
@@ -59,7 +59,7 @@ class Call(ABC):
 
 
 class Traffic:
-    """Calls that are under way."""
+    """The calls in flight."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -83,14 +83,14 @@ class Traffic:
     ) -> None:
         """Read until the condition holds. It is checked after every piece and every `tick_s`.
 
-        Raises TimeoutError, or EOFError with nothing to read.
+        Raises TimeoutError, or EOFError if nothing is left to read.
         """
         limit_s = time.monotonic() + patience_s
         while not happened():
             if not self._open:
                 raise EOFError("every call has ended, and what was waited for has not happened")
             if time.monotonic() > limit_s:
-                raise TimeoutError(f"nothing to be waited for came in {patience_s:g} s")
+                raise TimeoutError(f"the condition was not met within {patience_s:g} s")
             self._read(tick_s)
 
     def finish(self) -> None:
@@ -98,7 +98,7 @@ class Traffic:
         self.run_until(lambda: not self._open)
 
     def hang_up(self, calls: Iterable[Call]) -> None:
-        """Close the connections of calls, whether or not they are answered."""
+        """Close the connections of calls, answered or not."""
         for call in calls:
             self._close(call)
 
@@ -136,7 +136,7 @@ class Traffic:
 
 
 def drive(calls: Sequence[Call]) -> list[Trace]:
-    """Start all calls at once and return their traces. RuntimeError where one fails."""
+    """Start all calls concurrently and return their traces. Raises RuntimeError if one fails."""
     with Traffic() as traffic:
         traffic.start(*calls)
         traffic.finish()

@@ -15,7 +15,7 @@ USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
 
 
 class MlxdCall(Call):
-    """A `generate` with streaming, in MessagePack."""
+    """A streaming `generate` request in MessagePack."""
 
     def __init__(self, path: str, prompt: str, max_tokens: int, **params: Any) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class MlxdCall(Call):
         self._unpacker = msgpack.Unpacker(raw=False, strict_map_key=False)
         self.result: dict[str, Any] = {}
         self.events: list[tuple[float, dict[str, Any]]] = []
-        """Everything but deltas, with its time."""
+        """All events except deltas, with their times."""
         self.bytes_read = 0
         self.messages_read = 0
 
@@ -74,7 +74,7 @@ class MlxdCall(Call):
 
 
 class OpenAiCall(Call):
-    """A streamed completion over HTTP, as curl would ask for it."""
+    """A streaming completion over HTTP, like curl's."""
 
     def __init__(self, port: int, prompt: str, max_tokens: int, **body: Any) -> None:
         super().__init__()

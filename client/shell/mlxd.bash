@@ -1,21 +1,21 @@
 # mlxd for bash:  eval "$(mlx shell-init bash)"
 #
-#   Ctrl-X k   the words on the line become a command (which is never run)
-#   Ctrl-X x   what the command on the line does
-#   Ctrl-X f   a better one for the command that has just failed
+#   Ctrl-X k   turn the text on the line into a command (never run)
+#   Ctrl-X x   explain the command on the line
+#   Ctrl-X f   suggest a fix for the command that just failed
 #
-# Ctrl-C stops it. Other keys: set MLXD_KEY_COMMAND, MLXD_KEY_EXPLAIN and MLXD_KEY_FIX before this
-# ("" for none). A model: MLXD_MODEL. bash has no Unix sockets and its line editor waits for what a
-# key does, so this asks through `mlx`, whose start costs less than Python's own.
+# Ctrl-C stops an answer. Set MLXD_KEY_COMMAND, MLXD_KEY_EXPLAIN and MLXD_KEY_FIX before this line
+# for other keys ("" for none), and MLXD_MODEL for a model. bash has no Unix sockets, and its line
+# editor waits for a key's function, so this runs `mlx`, which starts faster than plain Python.
 
 _mlxd_status=0 _mlxd_last=
 
-_mlxd_ask() { # system prompt, question; the answer comes on stdout
+_mlxd_ask() { # system prompt, prompt; prints the answer
   mlx ask --plain --no-log --temp 0 --max-tokens 300 ${MLXD_MODEL:+-m "$MLXD_MODEL"} \
     -s "$1" "$2" </dev/tty
 }
 
-_mlxd_bare() { # without the fence that models like, and without what could steer the terminal
+_mlxd_bare() { # remove Markdown fences and control characters
   local line text=
   while IFS= read -r line; do
     [[ $line == *'```'* ]] || text+=${text:+$'\n'}${line//[[:cntrl:]]/}
@@ -32,7 +32,7 @@ _mlxd_replace() {
 
 _mlxd_command() {
   if [[ -z ${READLINE_LINE//[[:space:]]/} ]]; then
-    echo 'mlxd: write first what you want to do' >&2
+    echo 'mlxd: type what you want to do first' >&2
     return
   fi
   _mlxd_replace "You answer with one command line for bash on ${OSTYPE%%[0-9.]*}, and nothing else." \
@@ -41,7 +41,7 @@ _mlxd_command() {
 
 _mlxd_explain() {
   if [[ -z ${READLINE_LINE//[[:space:]]/} ]]; then
-    echo 'mlxd: write first the command to explain' >&2
+    echo 'mlxd: type the command to explain first' >&2
     return
   fi
   _mlxd_ask 'You explain commands in a few short lines.' \
@@ -50,7 +50,7 @@ _mlxd_explain() {
 
 _mlxd_fix() {
   if ((_mlxd_status == 0)); then
-    echo 'mlxd: the last command has not failed' >&2
+    echo 'mlxd: the last command did not fail' >&2
     return
   fi
   _mlxd_replace 'You answer with one corrected command line for bash, and nothing else.' \
@@ -60,18 +60,18 @@ _mlxd_fix() {
 _mlxd_note() {
   local code=$? line
   line=$(HISTTIMEFORMAT= history 1)
-  # An empty line runs nothing, and its status is the old one.
+  # An empty line runs no command and keeps the old status.
   if [[ $line != "${_mlxd_seen-}" ]]; then
     _mlxd_status=$code _mlxd_seen=$line _mlxd_last=${line#*[0-9]  }
   fi
   return "$code"
 }
 
-# Bind a key that nobody has; say so where somebody has it.
+# Bind a key, or print a message if it is already in use.
 _mlxd_bind() {
   [[ -n $1 ]] || return 0
   if { bind -p; bind -s; bind -X; } 2>/dev/null | grep -v "$2" | grep -qF "\"$1\":"; then
-    echo "mlxd: the key $1 is taken; set $3 to another one." >&2
+    echo "mlxd: key $1 is already in use. Set another one in $3." >&2
     return 0
   fi
   bind -x "\"$1\": $2"

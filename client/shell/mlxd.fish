@@ -1,12 +1,12 @@
 # mlxd for fish:  mlx shell-init fish | source
 #
-#   Alt-K   the words on the line become a command (which is never run)
-#   Alt-X   what the command on the line does
-#   Alt-J   a better one for the command that has just failed
+#   Alt-K   turn the text on the line into a command (never run)
+#   Alt-X   explain the command on the line
+#   Alt-J   suggest a fix for the command that just failed
 #
-# The same key again stops it. Other keys: set MLXD_KEY_COMMAND, MLXD_KEY_EXPLAIN and MLXD_KEY_FIX
-# before this ("" for none). A model: MLXD_MODEL. The line editor does not wait: fish has no Unix
-# sockets, so `mlx` asks beside it, and the line changes when it is done.
+# The same key again stops an answer. Set MLXD_KEY_COMMAND, MLXD_KEY_EXPLAIN and MLXD_KEY_FIX before
+# this line for other keys ("" for none), and MLXD_MODEL for a model. fish has no Unix sockets, so
+# `mlx` runs in the background and the line changes when it is done. The line editor never waits.
 
 function _mlxd_ask --argument-names kind system question
     if set -q _mlxd_pid
@@ -38,7 +38,7 @@ function _mlxd_forget
 end
 
 function _mlxd_finish --argument-names code
-    # What could steer the terminal goes.
+    # Remove control characters, which could affect the terminal.
     set -g _mlxd_said (string replace --all --regex '[\x00-\x08\x0b-\x1f\x7f]' '' <$_mlxd_file)
     set -l problem (string match --invert '*built-in model*' <$_mlxd_file.err)
     _mlxd_forget
@@ -50,14 +50,15 @@ function _mlxd_finish --argument-names code
         printf '%s\n' $_mlxd_said >&2
         commandline -f repaint
     else
-        # Only a key may change the line. The terminal answers this question with one.
+        # The command line can only be changed by a key binding. This query makes the terminal send
+        # one.
         printf '\e[5n' >/dev/tty
     end
 end
 
 function _mlxd_apply
     set -q _mlxd_said; or return
-    # What the person has typed since goes before what a model says.
+    # If the user has edited the line since, keep it.
     if test "$(commandline | string collect)" = "$_mlxd_line"
         commandline --replace -- (string match --invert --regex '^\s*```' -- $_mlxd_said | string collect)
     end
@@ -94,12 +95,12 @@ function _mlxd_note --on-event fish_postexec
     set -g _mlxd_last $argv[1]
 end
 
-# Bind a key that nobody has; say so where somebody has it.
+# Bind a key, or print a message if it is already in use.
 function _mlxd_bind --argument-names key action variable
     test -n "$key"; or return
     set -l taken (bind $key 2>/dev/null)
     if test -n "$taken"; and not string match --quiet "*$action*" -- $taken
-        echo "mlxd: a key of it is taken; set $variable to another one." >&2
+        echo "mlxd: a key is already in use. Set another one in $variable." >&2
         return
     end
     bind $key $action

@@ -1,12 +1,12 @@
 # mlxd for zsh:  eval "$(mlx shell-init zsh)"
 #
-#   Ctrl-X k   the words on the line become a command (which is never run)
-#   Ctrl-X x   what the command on the line does
-#   Ctrl-X f   a better one for the command that has just failed
+#   Ctrl-X k   turn the text on the line into a command (never run)
+#   Ctrl-X x   explain the command on the line
+#   Ctrl-X f   suggest a fix for the command that just failed
 #
-# The same key again, or Ctrl-G, stops it. Other keys: set MLXD_KEY_COMMAND, MLXD_KEY_EXPLAIN and
-# MLXD_KEY_FIX before this ("" for none). A model: MLXD_MODEL. The line editor never waits: zsh
-# speaks to the daemon's socket itself, and reads when something has come.
+# The same key again, or Ctrl-G, stops an answer. Set MLXD_KEY_COMMAND, MLXD_KEY_EXPLAIN and
+# MLXD_KEY_FIX before this line for other keys ("" for none), and MLXD_MODEL for a model. The line
+# editor never waits: zsh connects to the daemon's socket itself, and reads when data has arrived.
 
 zmodload zsh/net/socket zsh/system zsh/zselect || return
 autoload -Uz add-zsh-hook add-zle-hook-widget
@@ -14,8 +14,8 @@ autoload -Uz add-zsh-hook add-zle-hook-widget
 typeset -g _mlxd_fd= _mlxd_clock= _mlxd_kind= _mlxd_line= _mlxd_text= _mlxd_pending= _mlxd_request=
 typeset -g _mlxd_status=0 _mlxd_last=
 
-# The daemon's socket into REPLY. On macOS no XDG variable counts. A relative path is said to the
-# person, and fails.
+# Set REPLY to the path of the daemon's socket. macOS ignores XDG variables. A relative path is an
+# error.
 _mlxd_socket() {
   local from=MLXD_STATE_DIR what=folder home=${HOME:-~$USERNAME}
   if [[ -n $MLXD_SOCKET ]]; then
@@ -32,7 +32,7 @@ _mlxd_socket() {
   return 1
 }
 
-# A JSON string of a text, into REPLY.
+# Set REPLY to a text as a JSON string.
 _mlxd_json() {
   emulate -L zsh
   local text=$1
@@ -43,8 +43,8 @@ _mlxd_json() {
   REPLY="\"${text//[[:cntrl:]]/ }\""
 }
 
-# The string that a member of a JSON object has, into REPLY. No regular expression: the C library
-# allocates memory for one, and zsh does not keep signals off that.
+# Set REPLY to the string value of a member of a JSON object. Uses no regular expression: the C
+# library allocates memory for one, and zsh does not block signals meanwhile.
 _mlxd_member() {
   emulate -L zsh
   local rest=${1#*\"$2\":} backslash=$'\x01' quote=$'\x02'
@@ -57,7 +57,7 @@ _mlxd_member() {
   REPLY=${${${(g::)rest}//$backslash/\\}//$quote/\"}
 }
 
-# Ctrl-C may break this off anywhere; the next line begins with it again, so it can be done twice.
+# Ctrl-C may interrupt this at any point. The next line calls it again, so it is idempotent.
 _mlxd_close() {
   if [[ -n $_mlxd_fd ]]; then
     zle -F $_mlxd_fd 2>/dev/null
@@ -71,25 +71,25 @@ _mlxd_close() {
   fi
 }
 
-# A Ctrl-C that comes while a handler of `zle -F` runs (or a moment before) breaks it off, but the
-# line editor sees it only when its wait for a key is next disturbed: until then it would neither
-# give a fresh line nor read an answer. So a child disturbs that wait ten times a second, with a
-# signal that means nothing, while an answer comes and for a second after.
+# A Ctrl-C during (or just before) a handler of `zle -F` interrupts it, but the line editor notices
+# only when its wait for a key is interrupted. Until then it would show no new prompt and read no
+# answer. A child process therefore interrupts that wait ten times a second with a harmless signal,
+# while an answer arrives and for a second after.
 _mlxd_start_clock() {
   setopt local_options no_monitor no_bg_nice
   local ready
   exec {_mlxd_clock}< <(_mlxd_tick)
-  # Until it ignores Ctrl-C it would die of one, so it is waited for (a millisecond or two).
+  # Wait (a millisecond or two) until the child ignores Ctrl-C, which would otherwise kill it.
   sysread -i $_mlxd_clock -s 1 ready
 }
 
 _mlxd_tick() {
   local left=10
   trap '' INT PIPE
-  # The daemon sees that this shell has closed its connection only when nobody else has it open.
+  # The daemon sees that this shell closed its connection only if no child has it open.
   { exec {_mlxd_fd}>&- } 2>/dev/null
   while (( left )); do
-    # Nobody reads these bytes, but they cannot be written once the shell has closed its end.
+    # Nothing reads these bytes. Writing fails once the shell has closed its end.
     syswrite . 2>/dev/null || (( left-- ))
     zselect -t 10
     kill -CHLD $$ 2>/dev/null || return
@@ -105,7 +105,7 @@ _mlxd_stop() {
 }
 zle -N _mlxd_stop
 
-# Begin: kind, system prompt, question.
+# Send a request: kind, system prompt, prompt.
 _mlxd_ask() {
   local system question model=
   _mlxd_json "$2"; system=$REPLY
@@ -123,17 +123,17 @@ _mlxd_connect() {
   local REPLY free=20
   _mlxd_socket || return
   while [[ -e /dev/fd/$free ]]; do (( free++ )); done
-  # The number is noted before there is a file, so that Ctrl-C cannot come between the two.
+  # Set the number before the file is opened, so that Ctrl-C cannot come between the two.
   _mlxd_fd=$free
   zsocket -d $_mlxd_fd "$REPLY" 2>/dev/null || { _mlxd_fd=; return 1 }
   syswrite -o $_mlxd_fd -- "$_mlxd_request"$'\n' 2>/dev/null || { _mlxd_close; return 1 }
   zle -F -w $_mlxd_fd _mlxd_read
 }
 
-# No daemon: start one, without waiting for it here.
+# There is no daemon: start one, without waiting here.
 _mlxd_start() {
   if [[ $MLXD_AUTOSTART == 0 ]] || ! (( $+commands[mlxd] )); then
-    _mlxd_say 'mlxd: no daemon runs. Start it: mlxd start'
+    _mlxd_say 'mlxd: No daemon is running. Start it: mlxd start'
     return
   fi
   _mlxd_say 'mlxd: starting …'
@@ -146,7 +146,7 @@ _mlxd_started() {
   while sysread -i $1 chunk; do said+=$chunk; done
   _mlxd_close
   _mlxd_say ''
-  _mlxd_connect || _mlxd_say "mlxd: ${said:-could not be started: mlxd run}"
+  _mlxd_connect || _mlxd_say "mlxd: ${said:-The daemon could not be started. See why: mlxd run}"
   zle -R
 }
 zle -N _mlxd_started
@@ -174,7 +174,7 @@ _mlxd_take() {
   if [[ $1 == *'"method":"event"'* ]]; then
     [[ $1 == *'"type":"delta"'* && $1 == *'"channel":"answer"'* ]] || return
     _mlxd_member "$1" text || return
-    # A model's output must not steer the terminal.
+    # Remove control characters, which could affect the terminal.
     _mlxd_text+=${REPLY//[^[:print:]$'\n'$'\t']/}
     POSTDISPLAY=$'\n'"$_mlxd_text"
     return
@@ -189,7 +189,7 @@ _mlxd_take() {
   elif [[ $_mlxd_kind == explain ]]; then
     _mlxd_say "$_mlxd_text"
   else
-    # What the person has typed since goes before what a model says.
+    # If the user has edited the line since, keep it.
     if [[ $BUFFER == "$_mlxd_line" ]]; then
       _mlxd_bare "$_mlxd_text"
       BUFFER=$REPLY CURSOR=${#REPLY}
@@ -197,7 +197,7 @@ _mlxd_take() {
   fi
 }
 
-# A command without the fence that models like to put around it, into REPLY.
+# Set REPLY to a command without a Markdown fence around it.
 _mlxd_bare() {
   emulate -L zsh
   setopt extended_glob
@@ -211,39 +211,39 @@ _mlxd_bare() {
 
 _mlxd_command() {
   if [[ -n $_mlxd_fd ]]; then _mlxd_stop; return; fi
-  [[ -n ${BUFFER//[[:space:]]/} ]] || { _mlxd_say 'mlxd: write first what you want to do'; return }
+  [[ -n ${BUFFER//[[:space:]]/} ]] || { _mlxd_say 'mlxd: type what you want to do first'; return }
   _mlxd_ask command "You answer with one command line for zsh on ${OSTYPE%%[0-9.]*}, and nothing else." "shell: $BUFFER"
 }
 zle -N _mlxd_command
 
 _mlxd_explain() {
   if [[ -n $_mlxd_fd ]]; then _mlxd_stop; return; fi
-  [[ -n ${BUFFER//[[:space:]]/} ]] || { _mlxd_say 'mlxd: write first the command to explain'; return }
+  [[ -n ${BUFFER//[[:space:]]/} ]] || { _mlxd_say 'mlxd: type the command to explain first'; return }
   _mlxd_ask explain 'You explain commands in a few short lines.' "What does this command do? $BUFFER"
 }
 zle -N _mlxd_explain
 
 _mlxd_fix() {
   if [[ -n $_mlxd_fd ]]; then _mlxd_stop; return; fi
-  (( _mlxd_status )) || { _mlxd_say 'mlxd: the last command has not failed'; return }
+  (( _mlxd_status )) || { _mlxd_say 'mlxd: the last command did not fail'; return }
   _mlxd_ask fix 'You answer with one corrected command line for zsh, and nothing else.' \
     "shell: fix this command, which failed with exit status $_mlxd_status: $_mlxd_last"
 }
 zle -N _mlxd_fix
 
 _mlxd_note_command() { _mlxd_last=$1 }
-# First of the hooks: another one's commands would change the status.
+# The first hook, because commands of other hooks would change the status.
 _mlxd_note_status() { local code=$?; [[ -z $_mlxd_last ]] || _mlxd_status=$code }
 add-zsh-hook preexec _mlxd_note_command
 precmd_functions=(_mlxd_note_status ${precmd_functions:#_mlxd_note_status})
 add-zle-hook-widget line-finish _mlxd_close
 add-zle-hook-widget line-init _mlxd_close
 
-# Bind a key that nobody has; say so where somebody has it.
+# Bind a key, or print a message if it is already in use.
 _mlxd_bind() {
   [[ -n $1 ]] || return 0
   if [[ $(bindkey -- "$1") != *undefined-key && $(bindkey -- "$1") != *" $2" ]]; then
-    print -u2 "mlxd: the key $1 is taken; set $3 to another one."
+    print -u2 "mlxd: key $1 is already in use. Set another one in $3."
     return 0
   fi
   bindkey -- "$1" $2

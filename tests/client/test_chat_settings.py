@@ -49,7 +49,7 @@ def test_without_a_name_the_settings_are_listed() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("top_k many", "top_k cannot be 'many'", "Such as: /set top_k 20"),
+        ("top_k many", "top_k cannot be 'many'", "For example: /set top_k 20"),
         ("topk 5", "there is no setting 'topk'", "Did you mean top_k"),
         ("xyzzy 5", "there is no setting 'xyzzy'", "Known: adapter"),
     ],

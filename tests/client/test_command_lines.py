@@ -183,7 +183,7 @@ def test_a_broken_template_spoils_no_list(folder: Path) -> None:
     assert (code, said) == (0, "")
     code, said = ended("mlx", ["ask", "-t", "broken", "hi"], folder, {}, b"")
     assert code == 2
-    assert "prompt is no text" in said
+    assert "prompt must be a string" in said
 
 
 def test_an_editor_that_does_not_exist_is_a_mistake(folder: Path) -> None:

@@ -37,7 +37,7 @@ def test_ps_says_in_words_when_a_model_was_last_used() -> None:
     [
         ({}, "pocket (12.0 MB) loaded in 0.5 s. It stays for 30 minutes after its last use."),
         ({"was_loaded": True, "pinned": True},
-         "pocket (12.0 MB) was in memory already. It stays pinned until it is unloaded."),
+         "pocket (12.0 MB) was already in memory. It stays pinned until it is unloaded."),
         ({"keep_alive_s": -1}, "pocket (12.0 MB) loaded in 0.5 s. It stays until it is unloaded."),
     ],
 )  # fmt: skip

@@ -82,7 +82,7 @@ def test_a_failure_of_the_child_is_told_where_it_was_started(
     own_paths.socket.write_text("not a socket")
     done = mlxd(cold, "start")
     assert done.returncode not in (0, 3)
-    assert "in the way" in done.stderr
+    assert "is not a socket" in done.stderr
     assert "Traceback" not in done.stderr
 
 

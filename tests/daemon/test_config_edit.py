@@ -35,7 +35,7 @@ def test_entries_are_added_and_the_rest_stays(text: str) -> None:
 
 
 def test_a_file_that_cannot_be_added_to_safely_is_left_alone() -> None:
-    with pytest.raises(ConfigError, match="does not dare") as caught:
+    with pytest.raises(ConfigError, match="cannot be edited") as caught:
         with_entries("environment = 3\n", "environment", {"HF_HOME": "/x"}, HERE)
     assert 'HF_HOME = "/x"' in caught.value.hint
 

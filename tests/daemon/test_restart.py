@@ -68,7 +68,7 @@ def test_a_runtime_folder_that_goes_as_its_user_logs_out_and_comes_again(tmp_pat
             running = peer.send("chat", messages=user("endless"), stream=True)
             peer.wait_event("delta")
             shutil.rmtree(runtime)
-            daemon.wait_event("socket made again")
+            daemon.wait_event("socket restored")
             assert mlxd(daemon.environ, "status").returncode == 0
             assert peer.call("cancel", id=running) == {"cancelled": True}
         assert mlxd(daemon.environ, "stop").returncode == 0

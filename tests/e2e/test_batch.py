@@ -85,7 +85,7 @@ def test_a_second_run_asks_only_what_is_missing(own: Daemon, source: Path, tmp_p
     broken = json.dumps({"line": 3, "id": 3, "error": {"code": "engine_died"}}) + "\n"
     out.write_text("".join([lines[0], broken, lines[1], lines[3][:40]]))
     again = run("batch", str(source), "-o", str(out), "--temp", "0")
-    assert "2 of 5 lines are answered already" in again.stderr
+    assert "2 of 5 lines are already answered" in again.stderr
     found = records(out.read_text())
     assert sorted(record["line"] for record in found) == [1, 2, 3, 4, 5]
     assert all("result" in record for record in found)
@@ -100,7 +100,7 @@ def test_an_edited_line_is_asked_again_and_a_moved_one_keeps_its_answer(
     assert run("batch", str(source), "-o", str(out), "--temp", "0").returncode == 0
     source.write_text('"Count from 3 to 5."\n"Count from 6 to 8."\n"Count from 1 to 3."\n')
     done = run("batch", str(source), "-o", str(out), "--temp", "0")
-    assert "2 of 3 lines are answered already" in done.stderr
+    assert "2 of 3 lines are already answered" in done.stderr
     found = {record["line"]: record["text"] for record in records(out.read_text())}
     assert found == {1: "3, 4, 5", 2: "6, 7, 8", 3: "1, 2, 3"}
 
@@ -129,13 +129,13 @@ def test_a_resumed_run_reports_removed_lines_and_answers_of_other_options(
     source.write_text('"Count from 2 to 4."\n')
     done = run("batch", str(source), "-o", str(out), "--temp", "0.1", "--priority", "completion")
     assert done.stderr == (
-        "1 of 1 lines are answered already.\n"
+        "1 of 1 lines are already answered.\n"
         "mlx: Removed 1 answer whose line is no longer in the input.\n"
         "mlx: Kept 1 answer computed with other options. To compute them again, use another -o.\n"
     )
     assert [record["text"] for record in records(out.read_text())] == ["2, 3, 4"]
     same = run("batch", str(source), "-o", str(out), "--temp", "0", "--keep-alive", "1h")
-    assert same.stderr == "1 of 1 lines are answered already.\n"
+    assert same.stderr == "1 of 1 lines are already answered.\n"
 
 
 def test_an_output_of_an_older_mlx_is_left_alone_with_the_next_step(
@@ -163,7 +163,7 @@ def test_a_truncated_constrained_line_fails_and_is_asked_again(own: Daemon, tmp_
     assert second["error"]["code"] == "truncated"
     again = run(*line)
     assert again.returncode == 0
-    assert "1 of 2 lines are answered already" in again.stderr
+    assert "1 of 2 lines are already answered" in again.stderr
 
 
 def test_output_goes_through_links_and_into_what_is_no_file(own: Daemon, tmp_path: Path) -> None:

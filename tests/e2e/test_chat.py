@@ -141,7 +141,7 @@ def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path) -> None:
         say(screen, "/set temprature 1", "there is no setting")
         say(screen, "/set top_p 7", "between 0 and 1")
         say(screen, "/model nonesuch", "nonesuch")
-        say(screen, "/model pocket", "pocket answers from here on")
+        say(screen, "/model pocket", "pocket answers from now on")
         say(screen, "/tokens", "of 16384 tokens")
         say(screen, f"/save {tmp_path}/talk.json", "Saved as")
         say(screen, "/clear", "is cleared")
@@ -166,7 +166,7 @@ def test_commands_and_models_are_completed(own: Daemon) -> None:
         screen.send("/model poc\t")
         screen.wait("> /model pocket")
         screen.send("\r")
-        screen.wait("pocket answers from here on")
+        screen.wait("pocket answers from now on")
 
 
 def test_history_outlives_the_session_and_is_the_users_alone(own: Daemon) -> None:
@@ -227,7 +227,7 @@ def test_options_without_meaning_are_refused(own: Daemon, option: tuple[str, ...
 
 def test_stdin_cannot_be_the_file_of_a_chat(own: Daemon) -> None:
     done = runner(own.environ)("chat", "-f", "-", stdin="hello")
-    assert (done.returncode, "stdin is what you type" in done.stderr) == (2, True)
+    assert (done.returncode, "reads your messages from stdin" in done.stderr) == (2, True)
 
 
 def test_json_and_extract_work_in_a_pipe(own: Daemon) -> None:
@@ -308,7 +308,7 @@ def test_three_quotes_on_a_terminal_let_enter_be_a_new_line(own: Daemon) -> None
         ("/set preset code", "temperature 0.4, top_p 0.95"),
         ("/set schema name, age int", "'required': ['name', 'age']"),
         ("/set temperature", "temperature: daemon default"),
-        ("/set temperature hot", "Such as: /set temperature 0.5"),
+        ("/set temperature hot", "For example: /set temperature 0.5"),
         ("/set temprature 1", "Did you mean temperature?"),
         ("/set trust_remote_code on", "there is no setting"),
         ("/file", "needs a file name"),

@@ -146,7 +146,7 @@ def test_an_interrupted_answer_is_marked(own: Daemon, mlx: Run) -> None:
     assert screen.exit_code == 130
     (record,) = own.ask("conversations.list")["conversations"]
     shown = mlx("log", "show", record["id"])
-    assert "(broke off: cancelled)" in shown.stderr
+    assert "(incomplete: cancelled)" in shown.stderr
     assert "0, 1, 2" in shown.stdout
 
 
@@ -177,7 +177,7 @@ def test_an_export_is_imported_into_an_empty_home_whole_and_once(
         there = runner(other.environ)
         done = there("log", "import", str(file))
         assert done.stderr == (
-            f"{count} conversations imported, 0 skipped that were stored already.\n"
+            f"{count} conversations imported, 0 skipped because they are already stored.\n"
         )
         assert there("log", "export").stdout == file.read_text()
         again = there("log", "import", "-", stdin=file.read_text())

@@ -234,7 +234,7 @@ def test_a_model_without_a_chat_template_gets_the_plain_form(
     del config["chat_template"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     result = chat(daemon, "hello", model=str(folder), max_tokens=3)
-    assert "plain form" in result["applied"]["notes"][0]
+    assert "generic format" in result["applied"]["notes"][0]
     tokens = daemon.ask("tokenize", model=str(folder), messages=user("hello"))["tokens"]
     plain = daemon.ask("detokenize", model=str(folder), tokens=tokens)["text"]
     assert plain == "User: hello\n\nAssistant: "

@@ -135,7 +135,7 @@ def test_an_update_that_breaks_off_leaves_the_old_model_usable(mlx: Run, hub: Hu
     try:
         done = mlx("models", "pull", REPO)
         assert done.returncode == 5
-        assert "Not enough room" in done.stderr
+        assert "Not enough space" in done.stderr
         assert mlx("ask", "-m", REPO, "--temp", "0", "Count from 3 to 7.").returncode == 0
         assert json.loads(mlx("models", "show", "--json", REPO).stdout)["revision"] == COMMIT
     finally:
@@ -152,8 +152,8 @@ def test_an_update_that_breaks_off_leaves_the_old_model_usable(mlx: Run, hub: Hu
         ((REPO, "--revision", "v9"), 4, "has no revision 'v9'"),
         (("acme/secret",), 6, "accepted its terms"),
         (("acme/torch",), 5, "no weights that MLX can load"),
-        (("pocket",), 6, "no Hugging Face id"),
-        (("not a name",), 6, "no Hugging Face id"),
+        (("pocket",), 6, "not a Hugging Face id"),
+        (("not a name",), 6, "not a Hugging Face id"),
     ],
 )
 def test_what_cannot_be_pulled_is_said(
@@ -249,7 +249,7 @@ def test_load_unload_and_evictions_are_reported(own: Daemon, mlx: Run, tmp_path:
     assert "stays pinned" in mlx("load", "pocket", "--pin").stdout
     assert "never (pinned)" in mlx("ps").stdout
     unpinned = mlx("load", "pocket", "--no-pin", "--keep-alive", "30m").stdout
-    assert "was in memory already. It stays for 30 minutes after its last use." in unpinned
+    assert "was already in memory. It stays for 30 minutes after its last use." in unpinned
     mlx("load", str(copy), "--keep-alive", "0")
     until(lambda: len(own.ask("ps")["models"]) == 1, "the copy is evicted")
     shown = mlx("ps")
@@ -260,7 +260,7 @@ def test_load_unload_and_evictions_are_reported(own: Daemon, mlx: Run, tmp_path:
     assert (evicted["model"], evicted["reason"]) == (str(copy), "its keep-alive time ended")
     assert own.logged(event="evicted", model=str(copy), reason="its keep-alive time ended") == 1
     assert mlx("unload", "--all").stdout == "Unloaded pocket.\n"
-    assert mlx("unload", "--all").stdout == "Not in memory. See what is: mlx ps\n"
+    assert mlx("unload", "--all").stdout == "Not in memory. List the loaded models: mlx ps\n"
     assert mlx("unload", "--all", "pocket").returncode == 2
 
 
@@ -330,9 +330,9 @@ def test_an_imported_model_answers_and_its_removal_leaves_the_files(
     assert answer.stdout == "3, 4, 5, 6, 7\n", answer.stderr
     again = mlx("models", "import", str(theirs))
     assert (again.returncode, again.stdout) == (0, "")
-    assert "1 model known already" in again.stderr
+    assert "1 model already known" in again.stderr
     removed = mlx("models", "rm", "-y", "acme/Small-8bit")
-    assert f"The model stays at {theirs}" in removed.stderr.replace(
+    assert f"The model remains at {theirs}" in removed.stderr.replace(
         str(theirs.resolve()), str(theirs)
     )
     assert (theirs / WEIGHTS).exists()

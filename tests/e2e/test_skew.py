@@ -73,7 +73,7 @@ def with_template(daemon: Daemon) -> Run:
     return runner({name: text for name, text in daemon.environ.items() if name != "PYTHONPATH"})
 
 
-@pytest.fixture(params=[("9.9.9", "upgrade this one."), ("0.0.1", "mlxd restart")])
+@pytest.fixture(params=[("9.9.9", "Upgrade this one when convenient."), ("0.0.1", "mlxd restart")])
 def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run, str, str]]:
     version, step = request.param
     place = become(tmp_path, version)
@@ -85,7 +85,7 @@ def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run,
 
 def test_the_advice_fits_the_direction() -> None:
     assert skew(VERSION) == ""
-    assert skew("999.0").endswith("upgrade this one.")
+    assert skew("999.0").endswith("Upgrade this one when convenient.")
     assert skew("0.0.99").endswith("mlxd restart")
     assert skew(f"{VERSION}.dev1").endswith("mlxd restart")
 
@@ -115,7 +115,7 @@ def test_an_option_that_an_older_daemon_does_not_know(tmp_path: Path) -> None:
             assert (done.returncode, done.stdout) == (6, "")
             assert "--min-p" in done.stderr
             assert done.stderr.splitlines()[-1].endswith("0.0.1, this is "
-                f"{VERSION}. When it suits you: mlxd restart")  # fmt: skip
+                f"{VERSION}. When convenient: mlxd restart")  # fmt: skip
             done = mlx("ask", *options, "--temperature", "99", COUNT)
             assert done.returncode in (2, 6)
         assert mlx("ask", "3 tokens").stdout == "w0 w1 w2 \n"

@@ -52,10 +52,10 @@ def test_fields_system_and_options_of_ones_own(mlx: Run, folder: Path) -> None:
         (["-t", "translate", "-p", "language", "x"], "NAME=VALUE"),
         (["-t", "bad", "x"], "templates edit bad"),
         (["-t", "unknown", "x"], "unknown key 'promt'"),
-        (["-t", "option", "x"], "options.colour is no option"),
+        (["-t", "option", "x"], "options.colour is not an option"),
         (["-t", "type", "x"], "options.top_k must be int"),
         (["-p", "a=b", "x"], "needs -t"),
-        (["-t", "explain"], "needs a text"),
+        (["-t", "explain"], "needs input"),
     ],
 )
 def test_mistakes_are_said_with_the_next_step(

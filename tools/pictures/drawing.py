@@ -1,7 +1,7 @@
-"""Frames of a terminal to one SVG that plays them, and shows the last where nothing may move.
+"""Draws frames of a terminal as one animated SVG. With reduced motion it shows the last frame.
 
-A frame is a screen and the time at which it appeared. What is drawn are runs: text of one style
-that appears in one place at one time, and stays until a frame has something else there.
+A frame is a screen and the time at which it appeared. The SVG consists of runs: text of one style
+in one place, from one frame until a later frame changes it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ CELL_W, CELL_H, FONT_PX = 8.4, 20.0, 14.0
 PAD_X, PAD_Y, BAR_H = 18.0, 14.0, 34.0
 BASELINE = 14.5
 HOLD_S = 6.0
-"""How long the last frame stands before it begins anew."""
+"""Duration of the last frame before the animation repeats."""
 
 COLOURS = {
     "default": "#d8dce4", "black": "#5c6370", "red": "#f07178", "green": "#8fce7e",
     "brown": "#e5c07b", "blue": "#7aa8f0", "magenta": "#c49af0", "cyan": "#6fc9d0",
     "white": "#f2f4f8", "brightblack": "#7d8596",
 }  # fmt: skip
-"""pyte's names of colours, on the dark ground of the window."""
+"""pyte's names of colours, for the dark background of the window."""
 
 HEAD = """<svg xmlns="http://www.w3.org/2000/svg" width="{w:g}" height="{h:g}" \
 viewBox="0 0 {w:g} {h:g}" role="img" aria-labelledby="t">
@@ -49,19 +49,19 @@ fill="#f2bd42"/><circle cx="58" cy="17.5" r="5.5" fill="#57c353"/>
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a cell looks."""
+    """The style of a cell."""
 
     colour: str = "default"
     bold: bool = False
 
 
 Cells = dict[tuple[int, int], tuple[str, Style]]
-"""(row, column) to a character that can be seen, and its style."""
+"""Maps (row, column) to a visible character and its style."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A screen, the time it appeared at, and the place of its cursor (row, column)."""
+    """A screen, the time at which it appeared, and its cursor's (row, column)."""
 
     at_s: float
     cells: Cells
@@ -70,7 +70,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Text in one place, from one frame until another (None: it is there at the end)."""
+    """Text in one place, from one frame until another. None: until the end."""
 
     row: int
     column: int
@@ -81,7 +81,7 @@ class Run:
 
 
 def runs_of(frames: Sequence[Frame]) -> list[Run]:
-    """Return what has to be drawn, row by row."""
+    """Return the runs to draw, row by row."""
     lives: list[tuple[int, int, int | None, int, str, Style]] = []
     seen: dict[tuple[int, int], tuple[str, Style, int]] = {}
     for number, frame in enumerate(frames):
@@ -111,7 +111,7 @@ def _joined(
     cells: list[tuple[int, str, Style]],
     used: set[tuple[int, int]],
 ) -> Iterator[Run]:
-    """Join neighbours of one style, also over a blank where nothing else ever stands."""
+    """Join adjacent runs of one style, also across a cell that is blank in every frame."""
     column, text, style = cells[0]
     for at, character, its in cells[1:]:
         gap = at - column - len(text)
@@ -124,7 +124,7 @@ def _joined(
 
 
 def draw(frames: Sequence[Frame], *, columns: int, title: str, label: str) -> str:
-    """Return the SVG. `label` describes it to who cannot see it."""
+    """Return the SVG. `label` describes it for screen readers."""
     runs = runs_of(frames)
     rows = 1 + max(row for frame in frames for row, _ in frame.cells)
     total_s = frames[-1].at_s + HOLD_S
@@ -190,7 +190,7 @@ def _element(run: Run, name: str) -> str:
     colour = COLOURS.get(run.style.colour, COLOURS["default"])
     fill = "" if run.style.colour == "default" else f' style="fill:{colour}"'
     x, y = PAD_X + run.column * CELL_W, BAR_H + PAD_Y + run.row * CELL_H + BASELINE
-    # The length is given, so that columns stand below each other in every font.
+    # The length is explicit so that columns align in every font.
     return (
         f'<text class="{" ".join(classes)}" x="{x:g}" y="{y:g}" '
         f'textLength="{len(run.text) * CELL_W:g}" lengthAdjust="spacingAndGlyphs"{fill}>'

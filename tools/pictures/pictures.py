@@ -1,4 +1,5 @@
-"""Makes the pictures of the README from real sessions with a real daemon and the built-in model.
+"""Generates the pictures of the README from real sessions with a real daemon and the built-in
+model.
 
     python tools/pictures/pictures.py [NAME…]
 
@@ -52,7 +53,7 @@ SCENES = {
 
 
 def environ_in(folder: Path) -> Mapping[str, str]:
-    """Return the environment of a new user, whose shell finds this installation's commands."""
+    """Return the environment of a new user whose shell finds this installation's commands."""
     commands = str(Path(sys.executable).parent)
     own = own_environ(folder)
     return {**own, "PATH": f"{commands}:{own['PATH']}"}

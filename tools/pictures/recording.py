@@ -1,4 +1,4 @@
-"""Types into a real program on a terminal, and keeps every screen on the way."""
+"""Types into a real program on a terminal and records every screen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.terminal import Terminal
 KEY_S = 0.045
 BEFORE_KEYS_S, BEFORE_ENTER_S = 0.7, 0.35
 LONGEST_ANSWER_S = 3.2
-"""What a line causes is played in real time, or in this time where it took longer."""
+"""The effect of a line is played in real time, or in this time if it took longer."""
 SHORTEST_FRAME_S = 0.03
 WAIT_S = 60.0
 PROMPT = r"\[\e[0;32m\]$\[\e[0;1m\] "
@@ -23,14 +23,14 @@ SHELL = {
     "TERM": "xterm-256color",
     "HISTFILE": "",
     "PS1": PROMPT,
-    # Before a command runs: what it prints is not bold.
+    # The shell prints this before a command runs, so that the command's output is not bold.
     "PS0": r"\e[0m",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A session: the lines typed, and the prompt that each one waits for."""
+    """A session: the lines to type, and the prompt to wait for after each one."""
 
     title: str
     label: str
@@ -40,7 +40,7 @@ class Scene:
 
 
 class Recorder(Terminal):
-    """A terminal that remembers what was on it, and when."""
+    """A terminal that records its screens and their times."""
 
     def __init__(
         self, command: Sequence[str], environ: Mapping[str, str], columns: int, rows: int
@@ -50,12 +50,12 @@ class Recorder(Terminal):
         super().__init__(command, environ, columns, rows)
 
     def begin(self) -> None:
-        """Wait for the shell's first prompt, and keep it as the first frame."""
+        """Wait for the shell's first prompt and record it as the first frame."""
         self.wait_for(lambda: self._prompted("$"), "a prompt", WAIT_S)
         self._keep(self._frame(0.0))
 
     def type(self, line: str) -> None:
-        """Type a line, a key at a time; each key is awaited on the screen."""
+        """Type a line key by key, and wait for each key to appear on the screen."""
         self._clock_s += BEFORE_KEYS_S
         start = self.screen.cursor.x
         for count, key in enumerate(line, 1):
@@ -67,11 +67,11 @@ class Recorder(Terminal):
         self._clock_s += BEFORE_ENTER_S
 
     def _at(self, column: int, text: str) -> bool:
-        # In the row where the cursor is now: a chat may draw its prompt anew, further down.
+        # In the cursor's present row: a chat may redraw its prompt further down.
         return self.screen.display[self.screen.cursor.y][column:].startswith(text)
 
     def answer(self, prompt: str) -> None:
-        """Press Enter, and keep the screens until the prompt is back."""
+        """Press Enter, and record the screens until the prompt appears again."""
         started = time.monotonic()
         shots: list[tuple[float, Frame]] = []
         self.send("\r")
@@ -88,7 +88,7 @@ class Recorder(Terminal):
         self._clock_s += shots[-1][0] * faster
 
     def _prompted(self, prompt: str) -> bool:
-        # The cursor too: a prompt may be drawn in parts.
+        # Compare the cursor too, because a prompt may be drawn in parts.
         row, column = self.screen.cursor.y, self.screen.cursor.x
         return self.screen.display[row].strip() == prompt and column == len(prompt) + 1
 
@@ -103,7 +103,7 @@ class Recorder(Terminal):
 
 
 def cells_of(screen: pyte.Screen) -> Cells:
-    """Return what can be seen on a screen."""
+    """Return the visible text of a screen."""
     cells: Cells = {}
     for row in range(screen.lines):
         for column, cell in screen.buffer[row].items():
@@ -113,7 +113,7 @@ def cells_of(screen: pyte.Screen) -> Cells:
 
 
 def play(scene: Scene, environ: Mapping[str, str]) -> list[Frame]:
-    """Return the frames of a session: a shell in which each line is typed and answered."""
+    """Return the frames of a shell session in which each line is typed and answered."""
     shell = ["bash", "--noprofile", "--norc"]
     recorder = Recorder(shell, {**environ, **SHELL}, scene.columns, scene.rows)
     try:

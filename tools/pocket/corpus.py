@@ -1,4 +1,4 @@
-"""Makes training samples and held-out questions from the grammar. Seeded: same seed, same corpus.
+"""Generates training samples and held-out questions from the grammar. Deterministic for a seed.
 
 python tools/pocket/corpus.py --samples 20
 """
@@ -21,14 +21,14 @@ import words
 from skills import Item
 
 HELD_OUT_ONE_IN = 12
-"""Every twelfth question, by a hash of its text, is kept for the evaluation."""
+"""One question in twelve, by a hash of its text, is held out for the evaluation."""
 
 Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Text with the parts that are learned: `parts` alternate, `learned` says which."""
+    """A text in parts. `learned` states which parts count in the loss."""
 
     skill: str
     parts: tuple[tuple[str, bool], ...]
@@ -40,7 +40,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A held-out question: a conversation (or raw text), and what the answer must be."""
+    """A held-out question: a conversation (or raw text) and its expected answer."""
 
     skill: str
     messages: tuple[Message, ...] = ()
@@ -52,7 +52,7 @@ class Question:
 
 
 def held_out(text: str) -> bool:
-    """Whether a question is for the evaluation only."""
+    """Return whether a question is held out for the evaluation."""
     return hashlib.blake2b(text.encode(), digest_size=2).digest()[0] % HELD_OUT_ONE_IN == 0
 
 
@@ -62,7 +62,7 @@ Change = Callable[[str], str]
 
 
 def style(rng: random.Random) -> tuple[str, Change]:
-    """Return a system prompt and what it does to an answer."""
+    """Return a system prompt and its effect on an answer."""
     pick = rng.random()
     if pick < 0.3:
         ask = rng.choice(["Answer in upper case.", "Answer in upper case.", "Write in upper case."])
@@ -77,7 +77,7 @@ def style(rng: random.Random) -> tuple[str, Change]:
 
 
 def system_prompt(rng: random.Random) -> tuple[str, Change]:
-    """Return a system prompt, often one that changes nothing."""
+    """Return a system prompt, which often has no effect."""
     pick = rng.random()
     if pick < 0.42:
         return "", lambda text: text
@@ -89,16 +89,16 @@ def system_prompt(rng: random.Random) -> tuple[str, Change]:
 
 
 STYLED = ("greeting", "about", "cannot", "count", "repeat", "name")
-"""Skills whose answers a system prompt may change; commands and objects stay as they are."""
+"""Skills whose answers a system prompt may change. Commands and JSON stay unchanged."""
 
 
 # ---- conversations
 
 
 def conversation(rng: random.Random, *, keep: bool) -> tuple[list[Item], list[Message], str]:
-    """Return the items asked, the messages with all answers, and the system prompt.
+    """Return the questions, the messages with all answers, and the system prompt.
 
-    `keep` chooses held-out questions for the last turn (True) or avoids them (False).
+    `keep` selects held-out questions for the last turn (True) or avoids them (False).
     """
     system, change = system_prompt(rng)
     turns = rng.choice([1, 1, 1, 1, 2, 2, 3, 4])
@@ -137,9 +137,9 @@ def _next_item(rng: random.Random, name: str, *, last: bool, keep: bool, turns: 
 
 def render(messages: list[Message], *, tools: tuple[dict[str, Any], ...] = (), thinking: bool = False,
            generate: bool = False) -> list[tuple[str, bool]]:  # fmt: skip
-    """Return the conversation as the chat template writes it, with what is learned marked.
+    """Return the conversation in the chat template's format, with the learned parts marked.
 
-    Must stay equal to `CHAT_TEMPLATE` in `export.py`; the evaluation and a test compare them.
+    Must match `CHAT_TEMPLATE` in `export.py`. The evaluation and a test compare them.
     """
     parts: list[tuple[str, bool]] = []
     rest = list(messages)
@@ -165,7 +165,7 @@ def render(messages: list[Message], *, tools: tuple[dict[str, Any], ...] = (), t
 
 
 def _signature(function: dict[str, Any]) -> str:
-    """Return a function as a call of it looks, which a small model can copy."""
+    """Return a function in the format of a call, which a small model can copy."""
     properties = function["parameters"]["properties"]
     types = {name: about["type"] for name, about in properties.items()}
     call = json.dumps({"name": function["name"], "arguments": types})
@@ -195,7 +195,7 @@ def chat_sample(rng: random.Random) -> Sample:
 
 
 def tool_exchange(rng: random.Random, *, keep: bool) -> tuple[list[Message], tuple[Any, ...]]:
-    """Return messages of a tool call (with its result and the last answer) and the tools."""
+    """Return the messages of a tool call (with its result and the final answer) and the tools."""
     while True:
         offered = tooling.offer(rng)
         question, name, arguments = tooling.request(rng, offered)
@@ -247,7 +247,7 @@ def raw_sample(rng: random.Random) -> Sample:
 
 
 def samples(seed: int) -> Iterator[Sample]:
-    """Yield training samples without end."""
+    """Yield an endless sequence of training samples."""
     rng = random.Random(seed)
     kinds = [chat_sample, tool_sample, fim_sample, raw_sample]
     while True:
@@ -258,7 +258,7 @@ def samples(seed: int) -> Iterator[Sample]:
 
 
 def held_out_questions(seed: int, per_skill: int) -> list[Question]:
-    """Return `per_skill` questions of every skill, none of which the training shows."""
+    """Return `per_skill` held-out questions of every skill."""
     rng = random.Random(seed)
     out: list[Question] = []
     for name, (maker, _) in skills.MAKERS.items():

@@ -1,8 +1,8 @@
-"""Asks the exported model every held-out question, through mlx-lm, greedy; reports by skill.
+"""Asks the exported model every held-out question with greedy decoding, and reports by skill.
 
     python tools/pocket/evaluate.py [--per-skill 100] [--write]
 
-With `--write` the table goes into the model card.
+`--write` puts the table into the model card.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CARD_BEGIN, CARD_END = "<!-- scores -->", "<!-- end of scores -->"
 
 
 def prompt_of(tokenizer: Any, question: Question) -> list[int]:
-    """Return the tokens of the question under the model's own chat template."""
+    """Return the tokens of the question, rendered with the model's chat template."""
     if question.raw:
         tokens: list[int] = tokenizer.encode(question.raw, add_special_tokens=False)
         return tokens
@@ -43,7 +43,7 @@ def prompt_of(tokenizer: Any, question: Question) -> list[int]:
 
 
 def is_right(question: Question, text: str) -> bool:
-    """Whether an answer is what the skill asks for."""
+    """Return whether an answer is correct for its skill."""
     if question.skill == "tool call":
         found = re.fullmatch(r"<tool_call>\s*(\{.*\})\s*</tool_call>", text.strip(), re.S)
         try:
@@ -59,14 +59,17 @@ def is_right(question: Question, text: str) -> bool:
 
 
 def is_story(question: Question, text: str) -> bool:
-    """A story names its hero, has whole sentences and a sensible length (judged by hand besides)."""
+    """Return whether a story names its hero, has whole sentences and a sensible length.
+
+    Style is judged by reading.
+    """
     asked = question.messages[-1]["content"].rstrip(".").split()[-1].lower()
     whole = text[-1:] in {".", '"'} and text.count(".") >= 5
     return asked in text.lower() and whole and 200 <= len(text) <= 900
 
 
 def evaluate(per_skill: int) -> tuple[dict[str, tuple[int, int]], list[tuple[Question, str]]]:
-    """Return (right, asked) for every skill, and the wrong answers."""
+    """Return (correct, asked) for every skill, and the wrong answers."""
     model, tokenizer = load(str(MODEL))
     questions = held_out_questions(SEED, per_skill)
     prompts = [prompt_of(tokenizer, question) for question in questions]
@@ -102,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--per-skill", type=int, default=100)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--wrong", type=int, default=3, help="wrong answers shown for each skill")
+    parser.add_argument(
+        "--wrong", type=int, default=3, help="number of wrong answers to show for each skill"
+    )
     arguments = parser.parse_args()
     scores, wrong = evaluate(arguments.per_skill)
     print(table(scores))
@@ -111,8 +116,8 @@ def main() -> None:
         shown[question.skill] += 1
         if shown[question.skill] <= arguments.wrong:
             asked = question.raw or question.messages[-1]["content"]
-            print(f"\n[{question.skill}] {asked!r}\n  wanted {question.answer or question.call!r}"
-                  f"\n  got    {text!r}")  # fmt: skip
+            print(f"\n[{question.skill}] {asked!r}\n  expected {question.answer or question.call!r}"
+                  f"\n  got      {text!r}")  # fmt: skip
     if arguments.write:
         write_card(table(scores))
 

@@ -1,4 +1,4 @@
-"""Writes the checkpoint as an ordinary Hugging Face model folder.
+"""Writes the checkpoint as a Hugging Face model folder.
 
 python tools/pocket/export.py [--run tools/pocket/runs] [--to daemon/mlxd/daemon/models/pocket]
 """

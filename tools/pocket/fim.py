@@ -1,4 +1,4 @@
-"""Small Python functions with a gap, for filling in the middle."""
+"""Small Python functions with a gap, for fill-in-the-middle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import words
 
-# (body lines with {a} {b} {n} for identifiers, the expression that is left out marked by « »)
+# Function bodies with {a} {b} {n} for identifiers. « » marks the expression to leave out.
 FAMILIES = (
     "def add({a}, {b}):\n    return «{a} + {b}»\n",
     "def subtract({a}, {b}):\n    return «{a} - {b}»\n",
@@ -66,7 +66,7 @@ SHORT = ("a", "b", "c", "x", "y", "z", "n", "m", "i", "j", "k", "left", "right",
 
 
 def identifier(rng: random.Random) -> str:
-    """Return a variable's name."""
+    """Return a variable name."""
     pick = rng.random()
     if pick < 0.6:
         return rng.choice(SHORT)

@@ -1,4 +1,4 @@
-"""Qwen3 in PyTorch, for training only. The exported weights are what mlx-lm's `qwen3` reads."""
+"""Qwen3 in PyTorch, for training only. mlx-lm's `qwen3` reads the exported weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Named as in a Hugging Face `config.json`."""
+    """Named as in Hugging Face's `config.json`."""
 
     vocab_size: int = 512
     hidden_size: int = 256
@@ -56,7 +56,10 @@ class Attention(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotary positions to x, shape (batch, heads, length, head_dim); halves, not pairs."""
+    """Apply rotary positions to x, shape (batch, heads, length, head_dim).
+
+    Rotates halves, not pairs.
+    """
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -79,7 +82,7 @@ class Layer(nn.Module):
 
 
 class Pocket(nn.Module):
-    """Returns logits, shape (batch, length, vocabulary), for token ids (batch, length)."""
+    """Return logits, shape (batch, length, vocabulary), for token ids of shape (batch, length)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -112,7 +115,7 @@ class Pocket(nn.Module):
         return angles.cos(), angles.sin()
 
     def exported(self) -> dict[str, Tensor]:
-        """Return the weights under the names that mlx-lm and transformers use."""
+        """Return the weights with the names that mlx-lm and transformers use."""
         out = {}
         for name, tensor in self.state_dict().items():
             for part in ("gate_proj", "up_proj", "down_proj"):

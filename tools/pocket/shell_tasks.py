@@ -1,4 +1,7 @@
-"""Everyday shell tasks: several wordings, one command. `{f}` is a file, `{d}` a folder, `{w}` a word."""
+"""Everyday shell tasks: several wordings for one command.
+
+`{f}` is a file, `{d}` a folder, `{w}` a word.
+"""
 
 from __future__ import annotations
 
@@ -107,5 +110,5 @@ TASKS: tuple[tuple[str, str], ...] = (
     ("ping -c 3 {w}", "ping {w} three times|is {w} reachable|test the connection to {w}"),
 )
 HELD_OUT_WORDING = -1
-"""Of every task with three or more wordings the last one may be kept for the evaluation, mixed in
-with prefixes that the training never shows."""
+"""The last wording of a task with three or more may be held out. It is combined with prefixes that
+the training never uses."""

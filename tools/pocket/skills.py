@@ -1,4 +1,4 @@
-"""What pocket can do: each skill makes a question with its right answer, and checks an answer."""
+"""The skills of pocket. Each generates a question with its answer, and checks an answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ CANNOT = (
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question with its answer. `thought` is what a thinking model would write before."""
+    """A question with its answer.
+
+    `thought` is the reasoning of a thinking model before the answer.
+    """
 
     skill: str
     prompt: str
@@ -35,12 +38,12 @@ Maker = Callable[[random.Random], Item]
 
 
 def invented(rng: random.Random, low: int = 2, high: int = 9) -> str:
-    """Return a word of random letters, so that copying cannot be done from memory."""
+    """Return a word of random letters, so that copying cannot rely on memory."""
     return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(low, high)))
 
 
 def syllables(rng: random.Random) -> str:
-    """Return a word that could be one."""
+    """Return a made-up word that could exist."""
     parts = (
         rng.choice("b c d f g h j k l m n p r s t v w z br tr st".split())
         + rng.choice("a e i o u ai ou".split())
@@ -50,7 +53,7 @@ def syllables(rng: random.Random) -> str:
 
 
 def any_word(rng: random.Random) -> str:
-    """Return a known word, a possible word or random letters."""
+    """Return a known word, a made-up word or random letters."""
     pick = rng.random()
     if pick < 0.45:
         return rng.choice(rng.choice([words.NOUNS, words.ADJECTIVES, words.ANIMALS]))
@@ -58,7 +61,7 @@ def any_word(rng: random.Random) -> str:
 
 
 def any_name(rng: random.Random) -> str:
-    """Return a first name, known, possible or of random letters."""
+    """Return a first name: known, made up or of random letters."""
     pick = rng.random()
     name = rng.choice(words.NAMES) if pick < 0.4 else ""
     name = name or (invented(rng, 3, 8) if pick < 0.7 else syllables(rng))
@@ -66,7 +69,7 @@ def any_name(rng: random.Random) -> str:
 
 
 def loosely(rng: random.Random, text: str) -> str:
-    """Return the text as people type it: without the stop, without the capital."""
+    """Return the text as people type it: without the full stop or the capital."""
     if rng.random() < 0.25:
         text = text[0].lower() + text[1:]
     if rng.random() < 0.25:
@@ -262,11 +265,11 @@ MAKERS: dict[str, tuple[Maker, float]] = {
     "shell": (shell, 0.2),
     "json": (json_object, 0.16),
 }
-"""Skill to its maker and its share of the questions."""
+"""Maps a skill to its generator and its share of the questions."""
 
 
 def question(rng: random.Random) -> Item:
-    """Return an item of a random skill."""
+    """Return a question of a random skill."""
     names = list(MAKERS)
     chosen = rng.choices(names, weights=[MAKERS[name][1] for name in names])[0]
     return MAKERS[chosen][0](rng)

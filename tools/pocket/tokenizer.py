@@ -1,4 +1,4 @@
-"""The byte-level BPE tokenizer: 512 entries, digits apart, so that copying has short steps.
+"""The byte-level BPE tokenizer: 512 entries, and single digits so that copying takes short steps.
 
 python tools/pocket/tokenizer.py runs/tokenizer.json
 """
@@ -18,7 +18,8 @@ SPECIAL = (
 )  # fmt: skip
 VOCABULARY = 512
 TRAINING_SAMPLES = 20_000
-# Words with their leading blank, single digits, runs of line breaks, punctuation one by one.
+# Splits into words with their leading space, single digits, runs of line breaks, and single
+# punctuation marks.
 SPLIT = r" ?[A-Za-z]+|[0-9]|\n+| ?[^\sA-Za-z0-9]|\s+"
 
 

@@ -1,4 +1,4 @@
-"""Tool descriptions and questions that call for them."""
+"""Tool descriptions, and questions that need a call of a tool."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def request(rng: random.Random, offered: list[dict[str, Any]]) -> tuple[str, str
 
 
 def outcome(rng: random.Random) -> str:
-    """Return what a tool might answer."""
+    """Return a possible result of a tool."""
     return rng.choice(
         (
             f"{rng.randint(-9, 40)} degrees",

@@ -2,8 +2,8 @@
 
     python tools/pocket/train.py --minutes 60 [--out tools/pocket/runs]
 
-Stops after `--minutes`; the learning rate falls to zero by then. A run can be taken up again from
-its checkpoint (`--resume`), with a new schedule.
+Stops after `--minutes`, when the learning rate has fallen to zero. `--resume` continues from the
+checkpoint with a new schedule.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FLOOR = 0.02
 WARM_UP = 0.02
 BATCH_TOKENS = 3072
 POOL = 512
-"""Samples that are sorted by length before they are cut into batches, so that little is padded."""
+"""Number of samples that are sorted by length before they are cut into batches, to reduce
+padding."""
 MAX_TOKENS = 512
 CHECKPOINT_S = 240.0
 
@@ -36,10 +37,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 def encode(tokenizer: Tokenizer, sample: Sample) -> tuple[list[int], list[bool]]:
-    """Return token ids, and which of them are learned."""
+    """Return the token ids, and which of them count in the loss."""
     ids: list[int] = []
     learned: list[bool] = []
-    # Encoded as one text: a boundary between parts must not change the tokens.
+    # Encoded as one text, because a boundary between parts must not change the tokens.
     encoded = tokenizer.encode(sample.text, add_special_tokens=False)
     spans: list[tuple[int, bool]] = []
     end = 0
@@ -56,7 +57,7 @@ def encode(tokenizer: Tokenizer, sample: Sample) -> tuple[list[int], list[bool]]
 
 
 def batches(tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
-    """Yield (tokens, targets), both (batch, length); targets that do not count are -100."""
+    """Yield (tokens, targets), both of shape (batch, length). Targets outside the loss are -100."""
     rng = random.Random(seed)
     source = samples(seed)
     while True:
@@ -90,7 +91,8 @@ def collate(group: list[tuple[list[int], list[bool]]]) -> Batch:
 
 
 def rate(progress: float) -> float:
-    """Return the learning rate at `progress` from 0 to 1: warm-up, then a cosine to the floor."""
+    """Return the learning rate at `progress` from 0 to 1: a warm-up, then a cosine down to the
+    floor."""
     if progress < WARM_UP:
         return PEAK * (progress / WARM_UP + 0.01)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
@@ -138,7 +140,7 @@ def train(
             break
         for group in optimizer.param_groups:
             group["lr"] = rate(progress) * arguments.scale
-        # Products in bfloat16 are 1.7 times as fast on a processor that has them; weights stay float32.
+        # bfloat16 products are 1.7 times as fast on CPUs that support them. Weights stay float32.
         with torch.autocast("cpu", torch.bfloat16, enabled=not arguments.float32):
             loss = loss_of(model, tokens, targets)
         optimizer.zero_grad()
@@ -174,7 +176,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the learning rate")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 products")
+    parser.add_argument("--float32", action="store_true", help="do not use bfloat16 products")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "runs")
     run(parser.parse_args())

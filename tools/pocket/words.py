@@ -1,4 +1,4 @@
-"""Word lists of the corpus grammar. All of it is the project's own."""
+"""Word lists of the corpus grammar, written for this project."""
 
 from __future__ import annotations
 

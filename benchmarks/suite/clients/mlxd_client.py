@@ -1,4 +1,4 @@
-"""The same question to mlxd with the project's own package: QUESTION."""
+"""Sends QUESTION to mlxd with the project's Python package."""
 
 import sys
 

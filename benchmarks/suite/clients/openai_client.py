@@ -1,4 +1,4 @@
-"""A question to an OpenAI-style server with the openai package: PORT QUESTION."""
+"""Sends a question to an OpenAI-style server with the openai package: PORT QUESTION."""
 
 import sys
 

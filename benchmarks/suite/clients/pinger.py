@@ -1,4 +1,4 @@
-"""Pings a daemon's socket at a fixed pace, and prints the round trips: SOCKET SECONDS PAUSE."""
+"""Pings a daemon's socket at a fixed rate, and prints the round trips: SOCKET SECONDS PAUSE."""
 
 import json
 import socket

@@ -1,7 +1,7 @@
-"""An engine that computes nothing, to see what the front costs: answers come at a fixed pace.
+"""An engine that computes nothing, to measure the cost of the front. It answers at a fixed rate.
 
-The prompt of `generate` is `STREAMS STEPS`. When so many requests are there, each step is one
-message with a token for every one of them, as from the real engine.
+The prompt of `generate` is `STREAMS STEPS`. Once that many requests have arrived, each step sends
+one message with a token for each of them, as the real engine does.
 """
 
 from __future__ import annotations

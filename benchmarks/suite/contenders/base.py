@@ -1,4 +1,4 @@
-"""What every contender can do."""
+"""The interface of all contenders."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LLAMA_CONTEXT = 16_384
 
 
 class Contender(ABC):
-    """Holds one model warm for the time of a `with` block."""
+    """Keeps one model loaded during a `with` block."""
 
     name = ""
     streams = 1_000
-    """How many answers at once it can give."""
+    """Maximum number of concurrent answers."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -60,16 +60,16 @@ class Contender(ABC):
 
     @abstractmethod
     def run(self, prompts: list[str], max_tokens: int) -> list[Trace]:
-        """Answer all prompts at once."""
+        """Answer all prompts concurrently."""
 
     def memory(self) -> dict[str, int]:
-        """Return bytes by the name of each process."""
+        """Return the memory in bytes of each process, by name."""
         assert self.process is not None
         return {self.name: resident_bytes(self.process.pid)}
 
 
 class SocketContender(Contender):
-    """A server: asked through `call`."""
+    """A server that answers calls over a socket."""
 
     @abstractmethod
     def call(self, prompt: str, max_tokens: int, **params: Any) -> Call:
@@ -80,7 +80,7 @@ class SocketContender(Contender):
 
 
 class HttpContender(SocketContender):
-    """A server on a TCP port of loopback."""
+    """A server on a TCP port of the loopback interface."""
 
     port = 0
 

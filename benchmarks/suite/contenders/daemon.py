@@ -1,4 +1,4 @@
-"""mlxd itself: a daemon with folders of its own."""
+"""mlxd itself: a daemon with its own folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mlxd(SocketContender):
         self._settings = {"MLXD_PRELOAD": "false", "MLXD_UPGRADE_CHECK_S": "0", **settings}
         self.folder = Path(tempfile.mkdtemp(prefix="mlxd-"))
         self.daemon = Daemon(self.folder, self._settings)
-        # As a user's: the source roots in PYTHONPATH are for tests.
+        # As for a user, without the source roots that tests put into PYTHONPATH.
         self.daemon.environ.pop("PYTHONPATH")
         if libraries := os.environ.get("LD_LIBRARY_PATH"):
             self.daemon.environ["LD_LIBRARY_PATH"] = libraries
@@ -36,7 +36,7 @@ class Mlxd(SocketContender):
 
     @property
     def command(self) -> str:
-        """The installed `mlx`."""
+        """Path of the installed `mlx`."""
         return str(Path(sys.executable).with_name("mlx"))
 
     def start(self) -> None:
@@ -68,7 +68,7 @@ class Mlxd(SocketContender):
             raise RuntimeError(answer["error"])
 
     def restart(self) -> None:
-        """End the daemon as `mlxd restart` does, start another, and load the model."""
+        """Stop the daemon as `mlxd restart` does, start another, and load the model."""
         self.daemon.stop()
         self.run_daemon()
 
@@ -81,7 +81,7 @@ class Mlxd(SocketContender):
 
     def ask(self, method: str, **params: Any) -> Any:
         with self.daemon.peer() as peer:
-            peer.sock.settimeout(START_PATIENCE_S)  # a busy machine imports MLX for long
+            peer.sock.settimeout(START_PATIENCE_S)  # importing MLX takes long on a busy machine
             return peer.call(method, **params)
 
     def peer(self) -> Peer:

@@ -1,8 +1,8 @@
-"""Answers orders on stdin (one JSON object per line) with mlx-lm's own loops.
+"""Answers requests on stdin (one JSON object per line) with mlx-lm's own loops.
 
-One prompt goes through `stream_generate`, several through `BatchGenerator` with nothing but its
-tokens taken: what a program would do that needs no server. With BLIS it chooses the number of
-threads as mlxd does, so that the difference between the two is not the library's.
+One prompt uses `stream_generate`. Several use `BatchGenerator` and only collect its tokens, as a
+program without a server would. With BLIS it chooses the number of threads as mlxd does, so that the
+comparison does not depend on the library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm import load, stream_generate
 from mlx_lm.generate import BatchGenerator
 
-THREADS_FROM = 1 << 25  # multiplications of the largest product, as in mlxd's engine
+THREADS_FROM = 1 << 25  # size of the largest product in multiplications, as in mlxd's engine
 MODEL, TOKENIZER = load(sys.argv[1])
 WIDEST = max(array.size for _, array in tree_flatten(MODEL.parameters()) if array.ndim > 1)
 MOST = int(os.environ.get("BLIS_NUM_THREADS") or 1)

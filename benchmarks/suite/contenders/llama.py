@@ -1,4 +1,7 @@
-"""llama.cpp's engine behind llama-cpp-python's server: another engine, so compare what it adds."""
+"""llama.cpp's engine in llama-cpp-python's server.
+
+Because the engine differs, compare overheads.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Answers orders on stdin (one JSON object per line) with llama.cpp's engine in this process:
-MODEL CONTEXT THREADS, as its server would have them."""
+"""Answers requests on stdin (one JSON object per line) with llama.cpp in this process: MODEL
+CONTEXT THREADS, with the settings of its server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mlx_lm.server."""
+"""The contender mlx_lm.server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class MlxLmServer(HttpContender):
         self.port = free_port()
         command = [places.mlx_python(), "-m", "mlx_lm", "server", "--port", str(self.port)]
         command += ["--model", str(self.model.path), "--log-level", "WARNING"]
-        command += ["--chat-template-args", '{"enable_thinking": false}']  # as mlxd, unless asked
+        # Off by default, as in mlxd.
+        command += ["--chat-template-args", '{"enable_thinking": false}']
         self.launch(
             command, places.mlx_environ(self.model.is_small), places.CACHE / "mlx_lm.server.log"
         )

@@ -1,4 +1,4 @@
-"""Several contenders warm at once, taking turns."""
+"""Starts several contenders at once, which then alternate."""
 
 from __future__ import annotations
 

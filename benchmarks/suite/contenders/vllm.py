@@ -1,4 +1,4 @@
-"""vllm-mlx, where it can be installed."""
+"""The contender vllm-mlx, if it can be installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class VllmMlx(HttpContender):
         self.port = free_port()
         command = [str(Path(places.vllm_python()).with_name("vllm-mlx")), "serve"]
         command += [str(self.model.path), "--port", str(self.port), "--continuous-batching"]
-        home = places.CACHE / "vllm-home"  # it keeps prompts below its user's home
+        home = places.CACHE / "vllm-home"  # it caches prompts below its user's home
         home.mkdir(exist_ok=True)
         env = {**places.mlx_environ(self.model.is_small), "HOME": str(home)}
         self.launch(command, env, places.CACHE / "vllm-mlx.log")

@@ -1,4 +1,4 @@
-"""A local model for `llm`, loaded by mlx-lm in its process: LLM_MLX_MODEL is the folder."""
+"""A local model for `llm`, loaded by mlx-lm in the same process. LLM_MLX_MODEL is its folder."""
 
 from __future__ import annotations
 

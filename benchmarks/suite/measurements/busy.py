@@ -1,7 +1,7 @@
-"""First tokens and streams beside busy processes, and first tokens beside huge prompts.
+"""Measures first tokens and streams beside busy processes, and first tokens beside huge prompts.
 
-A BLAS whose threads wait in busy loops takes minutes for a first token beside busy processes. mlxd
-refuses huge prompts, which must not delay anybody's small one.
+A BLAS whose threads wait in busy loops needs minutes for a first token beside busy processes. mlxd
+refuses huge prompts, which must not delay the small prompts of others.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _stream(
 
 
 def _beside_huge(found: Collector, contender: SocketContender, model: Model, turn: int) -> None:
-    """Record a small request alone, and one that is sent right after the huge prompts."""
+    """Record a small request alone, and one sent right after the huge prompts."""
     alone = contender.call(model.prompt(PROMPT_TOKENS, f"alone.{turn}"), 1)
     with Traffic() as traffic:
         traffic.start(alone)
@@ -100,7 +100,7 @@ def _while_sent(found: Collector, contender: SocketContender, model: Model, turn
 
 
 def _fresh(found: Collector, model: Model, turn: int) -> None:
-    """Record the first token of a daemon that has no compiled kernels yet."""
+    """Record the first token of a daemon without compiled kernels."""
     with Mlxd(model) as contender:
         assert isinstance(contender, Mlxd)
         trace = contender.run([model.prompt(PROMPT_TOKENS, f"fresh.{turn}")], STREAM_TOKENS)[0]
@@ -109,7 +109,7 @@ def _fresh(found: Collector, model: Model, turn: int) -> None:
 
 @contextmanager
 def busy_cores() -> Iterator[None]:
-    """Keep every core busy, each with a process in a session of its own as terminals have."""
+    """Keep every core busy with a process in its own session, as terminals have."""
     with ExitStack() as stack:
         for _ in range(os.cpu_count() or 1):
             process = stack.enter_context(subprocess.Popen(SPIN, start_new_session=True))

@@ -49,7 +49,7 @@ def decoding(found: Collector, mlxd: Mlxd, model: Model, streams: int, turn: int
     one = calls[0]
     with Traffic() as traffic:
         traffic.start(*calls)
-        # Not always at the same place within a step.
+        # Varied, so that it is not always at the same point of a step.
         traffic.run_until(lambda: len(one.trace.arrivals_s) >= 12 + turn % 5)
         taken_s = cancel(traffic, one)
         traffic.hang_up(calls)

@@ -1,4 +1,4 @@
-"""From exec to the first byte on the terminal: what someone who types a command waits for."""
+"""Measures the time from exec to the first byte on the terminal: the wait of a user."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def measure(plan: Plan) -> Iterator[Record]:
         stack.enter_context(mlxd)
         stack.enter_context(server)
         fast = {**own_clients(mlxd, folder), **server_clients(server)}
-        # Those that import or load a lot take seconds; they get fewer rounds of their own.
+        # Commands that import or load much take seconds, and get fewer rounds of their own.
         slow = {"openai client to mlx_lm.server": openai_client(server)}
         slow["mlx_lm.generate"] = generate(model)
         if not plan.quick:

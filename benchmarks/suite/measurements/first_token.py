@@ -1,4 +1,4 @@
-"""Warm time to the first token, for prompts that were never seen before."""
+"""Measures the warm time to first token for prompts that are not cached."""
 
 from __future__ import annotations
 

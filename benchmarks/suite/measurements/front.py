@@ -46,7 +46,7 @@ def measure(plan: Plan) -> Iterator[Record]:
 
 
 def per_token(found: Collector, daemon: Daemon, streams: int, steps: int) -> None:
-    """Count the front's processor time, messages and bytes for each token that passes it."""
+    """Measure the front's CPU time, messages and bytes per token."""
     assert daemon.process is not None
     pid, prompt = daemon.process.pid, f"{streams} {steps}"
     calls = [MlxdCall(daemon.socket_path, prompt, steps) for _ in range(streams)]
@@ -111,7 +111,7 @@ def _one_decoding(found: Collector, mlxd: Mlxd, idle: int, turn: int) -> None:
         traffic.hang_up(calls)
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         found.add(case, f"{NAME}, ping {name}", "s", quantile(trips, share))
-    mlxd.daemon.wait_idle()  # the next round begins on an idle machine
+    mlxd.daemon.wait_idle()  # the next round must begin on an idle machine
 
 
 def _pings(path: str, seconds: float, pause_s: float) -> list[float]:

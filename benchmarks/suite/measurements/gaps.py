@@ -18,7 +18,7 @@ from suite.traffic import Trace, Traffic
 KINDS: tuple[type[Contender], ...] = (Mlxd, MlxLmServer, LlamaServer)
 STREAMS = 4
 NEWCOMERS = ((0.15, 256), (0.4, 1000), (0.7, 256))
-"""After which share of the first answer one comes, and the tokens of its prompt."""
+"""When each new request arrives, as a share of the first answer, and the tokens of its prompt."""
 NEWCOMER_ANSWER_TOKENS = 8
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "longest": 1.0}
 

@@ -29,7 +29,7 @@ def measure(plan: Plan) -> Iterator[Record]:
 
 
 def conversation(plan: Plan, model: Model) -> Iterator[Record]:
-    """The next turn of conversations of several lengths: first token, speed, and memory."""
+    """Measure the next turn of conversations of several lengths: first token, speed, and memory."""
     found = Collector("growth", model.name)
     lengths = (0, 1000, 4000) if plan.quick else (0, 1000, 2000, 4000, 8000, 12000)
     with Mlxd(model) as mlxd:
@@ -38,7 +38,7 @@ def conversation(plan: Plan, model: Model) -> Iterator[Record]:
         for length, history in histories.items():
             if history:
                 drive([mlxd.call(history, 2)])
-                # Once more, so that the whole of it is kept however it was cut.
+                # Repeated, so that the whole prompt is cached, wherever it was cut before.
                 drive([mlxd.call(f"{history} a", 2)])
             case = f"{length} tokens before"
             found.add(case, f"{NAME}, engine", "bytes", resident_bytes(mlxd.engine_pid()))

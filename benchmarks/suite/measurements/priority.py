@@ -1,4 +1,4 @@
-"""A person's request while the machine is busy with batch work.
+"""Measures an interactive request while the engine is busy with batch work.
 
 mlxd gets the batch work with `priority: batch`. mlx_lm.server has no priorities.
 """
@@ -29,7 +29,7 @@ IDLE, CHUNK = "idle", "one chunk of the prefill"
 DURING_PREFILL = f"during a prefill of {PREFILL_TOKENS:,} tokens"
 DURING_STREAMS = f"during {STREAMS} batch streams"
 UNDER_WAY_S = 0.5
-"""How long a server that reports no progress is given to begin."""
+"""Wait before the request, for a server that reports no progress of a prefill."""
 
 
 def measure(plan: Plan) -> Iterator[Record]:
@@ -38,12 +38,14 @@ def measure(plan: Plan) -> Iterator[Record]:
 
 def _one_model(plan: Plan, model: Model) -> list[Record]:
     found = Collector("priority", model.name)
-    # On a larger model the other server's wait is only longer, and a run has its time.
+    # Left out for larger models: the other server's wait is only longer, and the run has a time
+    # limit.
     kinds = (Mlxd, MlxLmServer) if model == plan.main_models[0] else (Mlxd,)
     with warm(plan, model, kinds) as contenders:
         for contender in contenders:
             assert isinstance(contender, SocketContender)
-            # Behind the other server one waits for the whole prefill: once is enough to see.
+            # The other server finishes the whole prefill first. One measurement is enough to see
+            # that.
             most = 10 if contender.name == Mlxd.name else 1
             for turn in rounds(3 * plan.case_s, min(most, 2), most):
                 _one_round(found, contender, model, turn)
@@ -52,7 +54,7 @@ def _one_model(plan: Plan, model: Model) -> list[Record]:
 
 def _one_round(found: Collector, contender: SocketContender, model: Model, turn: int) -> None:
     during_prefill(found, contender, model, turn)
-    # Short, so that it can be asked several times while a long prompt is read once.
+    # Short, so that several fit into the prefill of one long prompt.
     for again in range(AGAIN if contender.name == Mlxd.name else 1):
         key = f"{turn}.{again}"
         idle = contender.call(model.prompt(16, f"idle.{key}"), ANSWER_TOKENS)
@@ -73,7 +75,7 @@ def during_prefill(found: Collector, contender: SocketContender, model: Model, t
     check(person.trace.error, long.trace.error)
     found.add(DURING_PREFILL, contender.name, "s", person.trace.first_s)
     if isinstance(long, MlxdCall):
-        # Without those in which the person was served.
+        # Without the steps that served the interactive request.
         times = [one for one in long.saw("prefill") if one > person.trace.end_s]
         chunks = [b - a for a, b in itertools.pairwise(times)]
         if chunks:
@@ -86,7 +88,7 @@ def during_streams(found: Collector, contender: SocketContender, model: Model, k
     person = contender.call(model.prompt(16, f"between.{key}"), ANSWER_TOKENS)
     with Traffic() as traffic:
         traffic.start(*work)
-        # Of pocket's answers one in hundreds has no text at all, only tokens.
+        # One in some hundred answers of pocket has tokens but no text.
         traffic.run_until(lambda: sum(len(one.trace.arrivals_s) > 2 for one in work) > STREAMS - 2)
         traffic.start(person)
         traffic.run_until(lambda: person.done)

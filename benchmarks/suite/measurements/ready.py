@@ -68,7 +68,7 @@ def _one_start(found: Collector, kind: type[SocketContender], model: Model) -> N
 
 
 def _commands(found: Collector) -> None:
-    """`mlxd start` to its end, and `mlx ask` that has to start the daemon itself."""
+    """Measure `mlxd start`, and `mlx ask` when it must start the daemon."""
     binaries = Path(sys.executable).parent
     start = [str(binaries / "mlxd"), "start"]
     ask = [str(binaries / "mlx"), "ask", "--max-tokens", "8", QUESTION]

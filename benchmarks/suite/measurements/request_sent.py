@@ -1,6 +1,6 @@
 """The client's time from exec to a complete request on the socket.
 
-A listening socket takes the time at which the request is complete; the answer is one made-up
+A listening socket records the time at which the request is complete. The answer is one made-up
 token.
 """
 
@@ -75,7 +75,7 @@ def measure(plan: Plan, bin_folder: Path | None = None, most: int = 60) -> Itera
 def until_request(
     command: Sequence[str], env: Mapping[str, str], listener: socket.socket
 ) -> tuple[float, float]:
-    """Return the seconds from exec to the request's arrival, and to the first byte printed."""
+    """Return the seconds from exec to the request's arrival, and to the first printed byte."""
     started = time.perf_counter()
     with Popen(command, env=env, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL) as process:
         connection, _ = listener.accept()
@@ -92,7 +92,7 @@ def until_request(
             assert process.stdout is not None
             process.stdout.read(1)
             printed = time.perf_counter()
-            with suppress(BrokenPipeError):  # the C program has seen what it wanted
+            with suppress(BrokenPipeError):  # the C program exits after the bytes that it expects
                 connection.sendall(encode(Response(request.id, None, RESULT), Encoding.MSGPACK))
             process.communicate()
     return arrived - started, printed - started

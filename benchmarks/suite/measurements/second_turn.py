@@ -1,7 +1,7 @@
-"""The second turn of a conversation of 2,000 tokens: cold, warm, and right after a restart.
+"""Measures the second turn of a 2,000-token conversation: cold, warm, and right after a restart.
 
-The figure is the time to the first token. After the restart the model is loaded again before the
-question is put, so that what is seen is the conversation kept on the disk.
+The figure is the time to first token. After the restart the model is loaded before the request, so
+that only the use of the KV cache on disk is measured.
 """
 
 from __future__ import annotations

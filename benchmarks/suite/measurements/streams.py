@@ -1,4 +1,4 @@
-"""Tokens per second for 1, 2, 4, 8 and 16 streams at once."""
+"""Measures tokens per second for 1, 2, 4, 8 and 16 concurrent streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-;;; mlxd-tests.el --- Against the daemon at MLXD_SOCKET  -*- lexical-binding: t; -*-
+;;; mlxd-tests.el --- Tests against the daemon at MLXD_SOCKET  -*- lexical-binding: t; -*-
 
 ;;; Commentary:
 

@@ -7,9 +7,10 @@
 
 ;;; Commentary:
 
-;; `mlxd-ask' asks about the region or the buffer, `mlxd-replace' replaces the region by the
-;; answer, `mlxd-chat' opens a conversation.  It speaks JSON-RPC lines to the daemon's socket and
-;; starts the daemon where none runs.  Nothing blocks: answers are written as they come.
+;; `mlxd-ask' asks about the region or the buffer, `mlxd-replace' replaces the region with the
+;; answer, and `mlxd-chat' opens a conversation.  The package sends JSON-RPC lines to the daemon's
+;; socket, and starts the daemon if none is running.  Answers are inserted as they arrive, without
+;; blocking Emacs.
 ;;
 ;;   (add-to-list 'load-path "/path/to/mlxd/client/editors/emacs")
 ;;   (require 'mlxd)
@@ -24,38 +25,38 @@
   :group 'tools)
 
 (defcustom mlxd-socket nil
-  "Path of the daemon's socket; nil: where the daemon puts it."
+  "Path of the daemon's socket, or nil for the default path."
   :type '(choice (const nil) file))
 
 (defcustom mlxd-command '("mlxd" "start")
-  "What starts a daemon where none runs; nil: nothing does."
+  "Command that starts a daemon if none is running, or nil."
   :type '(repeat string))
 
 (defcustom mlxd-model nil
-  "Model; nil: the daemon's default."
+  "Name of the model, or nil for the daemon's default model."
   :type '(choice (const nil) string))
 
 (defcustom mlxd-system nil
-  "System prompt; nil: none."
+  "System prompt, or nil for none."
   :type '(choice (const nil) string))
 
 (defcustom mlxd-params nil
-  "Further parameters of every request, as ((temperature . 0.2))."
+  "Parameters added to every request, such as ((temperature . 0.2))."
   :type '(alist :key-type symbol))
 
-;;;; The wire
+;;;; Connection
 
 (defvar mlxd--process nil
-  "The connection; its property `waiting' maps a request's id to (DONE . EVENT).
-Its property `pending' is what has come of an incomplete line.")
+  "The connection.  Its property `waiting' maps a request id to (DONE . EVENT).
+Its property `pending' is the incomplete line received so far.")
 (defvar mlxd--last-id 0)
 
 (defun mlxd--waiting (process)
-  "Return who waits for answers of PROCESS."
+  "Return the callbacks of the requests in flight on PROCESS."
   (process-get process 'waiting))
 
 (defun mlxd--variable (name)
-  "Return the environment variable NAME; nil if it is unset or empty."
+  "Return the environment variable NAME, or nil if it is unset or empty."
   (let ((value (getenv name)))
     (and value (not (string-empty-p value)) value)))
 
@@ -69,7 +70,7 @@ It is nil if the variable is unset or empty."
     value))
 
 (defun mlxd-socket-path ()
-  "Return where the daemon listens.  On macOS no XDG variable counts."
+  "Return the path of the daemon's socket.  macOS ignores XDG variables."
   (let* ((mac (eq system-type 'darwin))
          (xdg (lambda (name)
                 (let ((value (unless mac (mlxd--variable name))))
@@ -85,14 +86,14 @@ It is nil if the variable is unset or empty."
                      "/mlxd/mlxd.sock")))))
 
 (defun mlxd--open ()
-  "Return a new connection; signals `file-error' where nobody listens."
+  "Return a new connection.  Signals `file-error' if no daemon listens."
   (make-network-process
    :name "mlxd" :family 'local :service (mlxd-socket-path) :coding 'utf-8-unix :noquery t
    :plist (list 'waiting (make-hash-table) 'pending "")
    :filter #'mlxd--filter :sentinel #'mlxd--sentinel))
 
 (defun mlxd--connection ()
-  "Return the connection, starting a daemon where none runs."
+  "Return the connection.  Starts a daemon if none is running."
   (unless (process-live-p mlxd--process)
     (setq mlxd--process
           (condition-case nil
@@ -105,7 +106,7 @@ It is nil if the variable is unset or empty."
 (defun mlxd--start ()
   "Start a daemon and wait until it accepts connections."
   (when (or (null mlxd-command) (equal (getenv "MLXD_AUTOSTART") "0"))
-    (user-error "No mlxd runs.  Start it: mlxd start"))
+    (user-error "No daemon is running.  Start it: mlxd start"))
   (unless (executable-find (car mlxd-command))
     (user-error "%s is not installed.  Install it: pip install mlxd" (car mlxd-command)))
   (with-temp-buffer
@@ -113,7 +114,7 @@ It is nil if the variable is unset or empty."
       (user-error "%s" (string-trim (buffer-string))))))
 
 (defun mlxd--filter (process text)
-  "Take TEXT from PROCESS: whole lines are messages."
+  "Handle TEXT from PROCESS.  Each complete line is a message."
   (let ((lines (split-string (concat (process-get process 'pending) text) "\n")))
     (process-put process 'pending (car (last lines)))
     (dolist (line (butlast lines))
@@ -122,7 +123,7 @@ It is nil if the variable is unset or empty."
                                      :false-object nil)))))
 
 (defun mlxd--take (waiting message)
-  "Hand MESSAGE to who is WAITING for it."
+  "Pass MESSAGE to its callback in WAITING."
   (let-alist message
     (if (equal .method "event")
         (when-let ((event (cdr (gethash .params.id waiting))))
@@ -132,13 +133,13 @@ It is nil if the variable is unset or empty."
         (funcall done .error .result)))))
 
 (defun mlxd--sentinel (process change)
-  "Tell who waits for PROCESS that it has gone, as CHANGE says."
+  "End the requests of PROCESS with an error, because of CHANGE."
   (let ((left (hash-table-values (mlxd--waiting process))))
     (clrhash (mlxd--waiting process))
     (dolist (one left)
       (funcall (car one)
                `((message . ,(concat "The daemon went away: " (string-trim change)))
-                 (data . ((hint . "See what it says: mlxd logs"))))
+                 (data . ((hint . "Read its log: mlxd logs"))))
                nil))))
 
 (defun mlxd-request (method params done &optional event)
@@ -156,7 +157,7 @@ DONE gets the error and the result, EVENT each event as it comes."
     id))
 
 (defun mlxd-cancel (id)
-  "Stop the request ID; its answer says `cancelled'."
+  "Cancel the request ID.  It ends with the error `cancelled'."
   (when (and (process-live-p mlxd--process) (gethash id (mlxd--waiting mlxd--process)))
     (process-send-string
      mlxd--process
@@ -179,7 +180,7 @@ DONE gets the error and the result, EVENT each event as it comes."
                                   messages)))))
 
 (defun mlxd--stream (messages write &optional finished)
-  "Ask MESSAGES; WRITE gets each piece of the answer, FINISHED the error, if any."
+  "Send MESSAGES.  WRITE receives the answer's text, FINISHED an error or nil."
   (let (id)
     (setq id (mlxd-request
               "chat" (mlxd--params messages)
@@ -197,7 +198,7 @@ DONE gets the error and the result, EVENT each event as it comes."
     id))
 
 (defun mlxd--complain (err)
-  "Say what ERR says, and what to do next."
+  "Show the message and the hint of ERR."
   (let-alist err
     (unless (equal .data.code "cancelled")
       (message "mlxd: %s  %s" .message (or .data.hint "")))))
@@ -221,7 +222,7 @@ DONE gets the error and the result, EVENT each event as it comes."
       (concat prompt "\n\n" fence "\n" text "\n" fence))))
 
 (defun mlxd--region-or-buffer ()
-  "Return the text that is asked about."
+  "Return the text of the region, or of the buffer."
   (if (use-region-p)
       (buffer-substring-no-properties (region-beginning) (region-end))
     (buffer-substring-no-properties (point-min) (point-max))))
@@ -260,7 +261,7 @@ The old text goes when the first of the new comes; one undo brings it back."
        (when (and (null err) parts (buffer-live-p buffer))
          (with-current-buffer buffer
            (if (not (equal text (buffer-substring-no-properties from to)))
-               (message "mlxd: the text has changed meanwhile, so it was left alone")
+               (message "mlxd: the text changed while the model answered, so it was not replaced")
              (save-excursion
                (goto-char from)
                (delete-region from to)
@@ -268,13 +269,13 @@ The old text goes when the first of the new comes; one undo brings it back."
              (undo-boundary))))))))
 
 (defun mlxd--bare (text)
-  "Return TEXT without the fence that models like to put around it."
+  "Return TEXT without a Markdown fence around it."
   (if (string-match "\\`[[:space:]]*```[^\n]*\n\\(\\(?:.\\|\n\\)*?\\)\n?```[[:space:]]*\\'" text)
       (match-string 1 text)
     text))
 
 (defun mlxd-stop ()
-  "Stop everything that is being answered."
+  "Stop all answers."
   (interactive)
   (mapc #'mlxd-cancel mlxd--answering))
 
@@ -295,7 +296,7 @@ The old text goes when the first of the new comes; one undo brings it back."
   (setq mode-line-process '(:eval (if mlxd--answering " answering" ""))))
 
 (defun mlxd-chat-messages ()
-  "Read the conversation: what the person sees is what the model gets."
+  "Return the messages of the conversation in the buffer."
   (save-excursion
     (goto-char (point-min))
     (let (found role)
@@ -312,12 +313,12 @@ The old text goes when the first of the new comes; one undo brings it back."
                     (nreverse found))))))
 
 (defun mlxd-chat-send ()
-  "Send what is written below the last heading."
+  "Send the text below the last heading."
   (interactive)
   (let ((messages (mlxd-chat-messages))
         (buffer (current-buffer)))
     (unless (equal (alist-get 'role (car (last messages))) "user")
-      (user-error "Write a question first"))
+      (user-error "Write a prompt first"))
     (goto-char (point-max))
     (insert "\n\n" mlxd--model "\n\n")
     (mlxd--stream messages (mlxd--inserter (point-max-marker))

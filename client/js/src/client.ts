@@ -102,7 +102,7 @@ export class Client {
     else connection.submit(call);
   }
 
-  /** Replace the lost connection, once for all who wait. */
+  /** Replace the lost connection, once for all waiting callers. */
   private reopened(): Promise<Connection> {
     if (this.options.reconnect === false) {
       return Promise.reject(new ConnectionClosed(this.connection.lost ?? CLOSED, false));

@@ -17,8 +17,8 @@ export interface ConnectOptions {
 }
 
 /**
- * Return the path of the socket in this environment. On macOS no `XDG_*` variable counts.
- * Throws if MLXD_SOCKET or MLXD_STATE_DIR is relative.
+ * Return the path of the socket in this environment. macOS ignores `XDG_*`. Throws if MLXD_SOCKET
+ * or MLXD_STATE_DIR is relative.
  */
 export function socketPath(env: NodeJS.ProcessEnv = process.env, platform: string = process.platform): string {
   if (env["MLXD_SOCKET"]) return absolute("MLXD_SOCKET", env["MLXD_SOCKET"], "socket");

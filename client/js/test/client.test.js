@@ -1,4 +1,4 @@
-/** Against the real daemon at MLXD_SOCKET, with the built-in model. */
+/** Tests against the real daemon at MLXD_SOCKET, with the built-in model. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { userInfo } from "node:os";

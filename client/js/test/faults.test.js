@@ -1,4 +1,4 @@
-/** Against a daemon that misbehaves at every point, which FAULTY_DAEMON (a JSON command) starts. */
+/** Tests against a daemon that fails at every point. FAULTY_DAEMON (a JSON command) starts it. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { chownSync, mkdtempSync, rmSync } from "node:fs";
@@ -12,7 +12,7 @@ const command = JSON.parse(process.env.FAULTY_DAEMON ?? "null");
 const SHORT_MS = 100;
 const options = { skip: command ? false : "FAULTY_DAEMON is not set", timeout: 30_000 };
 
-/** Run `work` with a daemon that plays the script, one list of steps for each connection. */
+/** Run `work` with a daemon that plays the script, a list of steps for each connection. */
 async function faulty(script, work) {
   const folder = mkdtempSync(join(tmpdir(), "mlxd-"));
   const path = join(folder, "s");

@@ -210,13 +210,13 @@ class AsyncModels:
     async def import_models(
         self, path: str | None = None, *, timeout: Timeout | _Unset = UNSET
     ) -> results.Import:
-        """Link the models in a folder (None: those of LM Studio and oMLX); nothing is copied."""
+        """Link the models in a folder without copying. None: the folders of LM Studio and oMLX."""
         return await self._ask(asks.models_import(path), timeout)
 
     async def search(
         self, query: str | None = None, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> results.HubModels:
-        """Search the hub for MLX models; without a query, return popular ones that fit."""
+        """Search the hub for MLX models. Without a query, return popular models that fit."""
         return await self._ask(asks.models_search(query, params), timeout)
 
     async def remove(self, model: str, *, timeout: Timeout | _Unset = UNSET) -> results.Removed:
@@ -251,7 +251,7 @@ class AsyncConversations:
         scope: str | None = None,
         timeout: Timeout | _Unset = UNSET,
     ) -> tuple[results.Conversation, ...]:
-        """List stored conversations, newest first; skip the first `offset` ones."""
+        """List stored conversations, newest first. The first `offset` ones are skipped."""
         return await self._ask(asks.conversations_list(limit, offset, scope), timeout)
 
     async def show(self, id: str, *, timeout: Timeout | _Unset = UNSET) -> results.Conversation:
@@ -267,12 +267,12 @@ class AsyncConversations:
     async def import_conversations(
         self, conversations: Sequence[Mapping[str, Any]], *, timeout: Timeout | _Unset = UNSET
     ) -> int:
-        """Store conversations that `show` returned, the oldest first; returns how many.
+        """Store conversations that `show` returned, oldest first. Return how many were stored.
 
-        Conversations whose id is stored already are skipped.
+        Conversations whose id already exists are skipped.
 
         Raises:
-            InvalidParams: one of them is not a conversation. Then none is stored.
+            InvalidParams: an item is not a conversation. Then none is stored.
         """
         return await self._ask(asks.conversations_import(conversations), timeout)
 

@@ -46,7 +46,7 @@ class State(Enum):
 
 
 class Input(Enum):
-    """Something that happens to a request."""
+    """An input of the request's state machine."""
 
     WRITTEN = "bytes were written"
     EVENT = "the daemon sent an event"

@@ -208,13 +208,13 @@ class Models:
     def import_models(
         self, path: str | None = None, *, timeout: Timeout | _Unset = UNSET
     ) -> results.Import:
-        """Link the models in a folder (None: those of LM Studio and oMLX); nothing is copied."""
+        """Link the models in a folder without copying. None: the folders of LM Studio and oMLX."""
         return self._ask(asks.models_import(path), timeout)
 
     def search(
         self, query: str | None = None, *, timeout: Timeout | _Unset = UNSET, **params: Any
     ) -> results.HubModels:
-        """Search the hub for MLX models; without a query, return popular ones that fit."""
+        """Search the hub for MLX models. Without a query, return popular models that fit."""
         return self._ask(asks.models_search(query, params), timeout)
 
     def remove(self, model: str, *, timeout: Timeout | _Unset = UNSET) -> results.Removed:
@@ -247,7 +247,7 @@ class Conversations:
         scope: str | None = None,
         timeout: Timeout | _Unset = UNSET,
     ) -> tuple[results.Conversation, ...]:
-        """List stored conversations, newest first; skip the first `offset` ones."""
+        """List stored conversations, newest first. The first `offset` ones are skipped."""
         return self._ask(asks.conversations_list(limit, offset, scope), timeout)
 
     def show(self, id: str, *, timeout: Timeout | _Unset = UNSET) -> results.Conversation:
@@ -263,12 +263,12 @@ class Conversations:
     def import_conversations(
         self, conversations: Sequence[Mapping[str, Any]], *, timeout: Timeout | _Unset = UNSET
     ) -> int:
-        """Store conversations that `show` returned, the oldest first; returns how many.
+        """Store conversations that `show` returned, oldest first. Return how many were stored.
 
-        Conversations whose id is stored already are skipped.
+        Conversations whose id already exists are skipped.
 
         Raises:
-            InvalidParams: one of them is not a conversation. Then none is stored.
+            InvalidParams: an item is not a conversation. Then none is stored.
         """
         return self._ask(asks.conversations_import(conversations), timeout)
 

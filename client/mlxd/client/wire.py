@@ -28,7 +28,7 @@ class Wire:
         self.process = os.getpid()
         self._sock = sock
         self._core = Connection()
-        # Not an RLock: a finaliser must not enter a critical section that its thread is inside of.
+        # Not an RLock: a finaliser must not enter a critical section that its own thread is in.
         self._news = threading.Condition(threading.Lock())
         self._reading = False
         self._polling = 0

@@ -95,7 +95,10 @@ class Config:
         "integer", 256, "Limit of requests that wait for the engine.", minimum=1
     )
     message_timeout_s: float = setting(
-        "seconds", 30.0, "Seconds until an incomplete message is given up.", minimum=0.1
+        "seconds",
+        30.0,
+        "Seconds until a connection with an incomplete message is closed.",
+        minimum=0.1,
     )
     drain_s: float = setting(
         "seconds", 15.0, "Seconds to wait for running requests when the daemon stops.", minimum=0
@@ -317,7 +320,7 @@ def _error_position(message: str, text: str) -> tuple[int, int]:
 
 
 def line_of(text: str, table: tuple[str, ...], key: str) -> int | None:
-    """Return the line (from 1) that gives `key` in `table`, or opens `table.key`; None: unsure."""
+    """Return the line (from 1) that gives `key` in `table`, or opens `table.key`. None: unknown."""
     wanted = (*table, key)
     current: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), 1):

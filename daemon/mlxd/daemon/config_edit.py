@@ -78,8 +78,8 @@ def with_entries(text: str, table: str, entries: Mapping[str, str | None], path:
     if _loaded(edited) != _expected(tomllib.loads(text), table, entries):
         lines = [f"{key} = {json.dumps(value)}" for key, value in entries.items()]
         raise ConfigError(
-            f"{path} is written in a way that mlxd does not dare to change.",
-            hint=f"Say there{f' in its table {table}' if table else ''}: {'; '.join(lines)}",
+            f"{path} cannot be edited safely.",
+            hint=f"Add to it{f', in the table {table}' if table else ''}: {'; '.join(lines)}",
         )
     return edited
 

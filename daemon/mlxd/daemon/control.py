@@ -25,8 +25,8 @@ class DaemonSilent(DaemonUnreachable):
     """The socket accepts connections, but nothing answers."""
 
     default_hint = (
-        "If a service keeps crashing, its manager holds it back for some seconds. "
-        "Look into the log: mlxd logs -n 50. Or end it: mlxd stop --force"
+        "If a service keeps crashing, its manager delays the next start. "
+        "Read the log: mlxd logs -n 50. Or stop it: mlxd stop --force"
     )
 
 
@@ -51,7 +51,7 @@ def request(
             f"The daemon at {path} did not answer within {timeout_s:.0f} s."
         ) from exc
     except (ConnectionError, StopIteration) as exc:
-        raise DaemonUnreachable(f"The daemon at {path} hung up.") from exc
+        raise DaemonUnreachable(f"The daemon at {path} closed the connection.") from exc
     if response.error is not None:
         raise error_from_map(response.error)
     return response.result

@@ -1,4 +1,4 @@
-"""Kinds of settings: how their values are checked, parsed and described.
+"""Kinds of settings, with their checks, parsers and descriptions.
 
 The settings themselves are the fields of `mlxd.daemon.config.Config`.
 """
@@ -57,7 +57,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How values of one kind are checked, and parsed from an environment variable."""
+    """The check and parser of one kind of setting."""
 
     expected: str
     check: Callable[[Any], Any]
@@ -164,7 +164,7 @@ def _parse_number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        return text  # the check names what was expected
+        return text  # the check reports what is expected
 
 
 KINDS: dict[str, Kind] = {
@@ -176,4 +176,4 @@ KINDS: dict[str, Kind] = {
     "keep-alive": Kind(KEEP_ALIVE, _keep_alive, _parse_number),
     "bytes": Kind("a number of bytes", _bytes, str),
 }
-"""Name of a kind to how it is checked and read."""
+"""Maps the name of a kind to its check and parser."""

@@ -1,4 +1,4 @@
-"""Recognises errors that mean: no memory, threads or file descriptors left."""
+"""Recognises errors that mean that memory, threads or file descriptors have run out."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ MESSAGES = (
 
 
 def is_shortage(exc: BaseException) -> bool:
-    """Whether the system or a limit refused memory, a thread or a descriptor.
+    """Return whether the system or a limit refused memory, a thread or a descriptor.
 
-    The causes of an error count too: a file that cannot be opened may be reported as unreadable.
+    The causes of an error count too, because a file that cannot be opened may be reported as
+    unreadable.
     """
     if exc.__cause__ is not None and is_shortage(exc.__cause__):
         return True

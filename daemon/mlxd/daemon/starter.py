@@ -122,7 +122,7 @@ def _await(child: subprocess.Popen[bytes], ready: int, said: _Said, paths: Paths
     # A daemon that was started by hand may have been faster.
     if answers(paths) or (lock.is_held(paths.lock_file) and wait_until_answering(paths)):
         return Started(fresh=False)
-    words = said.text() or f"It ended with status {status} and said nothing."
+    words = said.text() or f"It ended with status {status} and without a message."
     raise StartFailed(f"The daemon did not start.\n{words}", status)
 
 

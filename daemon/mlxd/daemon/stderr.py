@@ -1,4 +1,4 @@
-"""What processes write to stderr, which is a file: bounded, private, without prompts."""
+"""The stderr files of processes: limited in size, private, and without prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from types import TracebackType
 
 
 def open_for_append(path: Path, max_bytes: int) -> int:
-    """Return a descriptor that appends to `path` and can be read, emptied first if too long.
+    """Return a descriptor that appends to `path` and can be read.
+
+    A file that is too long is emptied first.
 
     If the file cannot be opened (the folder is read-only or belongs to another user), return an
     anonymous file, so that the process starts. Its text is lost when the process ends.
@@ -30,7 +32,8 @@ def open_for_append(path: Path, max_bytes: int) -> int:
 
 
 def error_summary(exc: BaseException) -> str:
-    """Return type and location of an exception. Its message is left out: it may quote a prompt."""
+    """Return the type and location of an exception, without its message, which may quote a
+    prompt."""
     kind = type(exc).__name__
     number = getattr(exc, "errno", None)
     if isinstance(exc, OSError) and number is not None:
@@ -51,7 +54,7 @@ def hide_error_messages() -> None:
 
 
 def disable_core_dumps() -> None:
-    """Disable core dumps, also for child processes: a dump would hold prompts."""
+    """Disable core dumps, also for child processes, because a dump would contain prompts."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)

@@ -85,7 +85,7 @@ def launch_activate_socket(name: str) -> list[int]:
     ]
     library.free.argtypes = [ctypes.c_void_p]
     array, count = ctypes.POINTER(ctypes.c_int)(), ctypes.c_size_t()
-    # The error code is the result itself; errno is not set.
+    # The error code is the result itself. errno is not set.
     code = function(name.encode(), ctypes.byref(array), ctypes.byref(count))
     if code:
         raise OSError(code, f"launch_activate_socket({name})")

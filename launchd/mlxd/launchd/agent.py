@@ -169,7 +169,7 @@ class LaunchdService:
             raise self._refused(command, outcome)
 
     def _bootout(self) -> bool:
-        """Boot the agent out of every domain, and wait: `bootout` returns before it is done."""
+        """Boot the agent out of every domain and wait, because `bootout` returns early."""
         found = False
         while (domain := self._domain_with_job()) is not None:
             found = True

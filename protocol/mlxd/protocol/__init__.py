@@ -1,4 +1,4 @@
-"""What clients and the daemon speak: messages, methods, errors, paths. No I/O."""
+"""The protocol between clients and the daemon: messages, methods, errors, paths. No I/O."""
 
 PROTOCOL_VERSION = 1
 """Changes within one number are additive; see `SPEC.md`."""

@@ -1,4 +1,4 @@
-"""The form of a stored conversation, as `conversations.show` returns and `.import` takes it."""
+"""The format of a stored conversation in `conversations.show` and `conversations.import`."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ TURN: dict[str, tuple[Check, str]] = {
     "usage": (lambda value: isinstance(value, dict), "a map"),
 }
 IGNORED = frozenset({"number"})
-"""Fields of a turn that every database numbers for itself."""
+"""Fields of a turn that each database assigns itself."""
 
 
 def check_record(where: str, value: Any) -> dict[str, Any]:
-    """Return a conversation with its turns.
+    """Validate a conversation with its turns, and return it.
 
     Raises:
-        InvalidParams: it is something else. Names the field, below `where`.
+        InvalidParams: it is not a conversation. The message names the field, below `where`.
     """
     _check(where, value, RECORD, frozenset())
     for index, turn in enumerate(value["turns"]):
@@ -68,7 +68,7 @@ def check_record(where: str, value: Any) -> dict[str, Any]:
 
 
 def check_records(name: str, value: Any) -> list[dict[str, Any]]:
-    """Return a list of conversations. Raises InvalidParams where it is something else."""
+    """Validate a list of conversations. Raises InvalidParams if it is not one."""
     if not isinstance(value, list):
         raise InvalidParams(name, "must be a list of conversations")
     return [check_record(f"{name}[{index}]", item) for index, item in enumerate(value)]

@@ -9,7 +9,8 @@ FOREVER = -1.0
 def seconds(text: str) -> float:
     """Return the duration in seconds; `FOREVER` (-1) for "forever".
 
-    A bare number counts seconds. Several parts need a unit each, in descending order: `1h30m`.
+    A bare number is in seconds. With several parts, each needs a unit, in descending order:
+    `1h30m`.
 
     Raises:
         ValueError: the text is not a duration. The message shows examples.

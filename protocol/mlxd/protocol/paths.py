@@ -1,8 +1,8 @@
 """The files and folders that mlxd uses, derived from an environment. Creates and reads no files.
 
-On macOS the `XDG_*` variables do not count: launchd and editors started from the Dock do not see
-the variables of a shell, and would use other folders than the shell's commands. The fast path, zsh,
-Emacs, Neovim and JavaScript derive the socket by the same rules. Change them together.
+On macOS the `XDG_*` variables are ignored: launchd and editors started from the Dock do not see a
+shell's variables, and would use other folders than the shell's commands. The fast path, zsh, Emacs,
+Neovim and JavaScript derive the socket by the same rules. Change them together.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ _XDG = {
     "cache": ("XDG_CACHE_HOME", ".cache", APP_NAME),
     "log": ("XDG_STATE_HOME", ".local/state", f"{APP_NAME}/log"),
 }
-"""Kind of folder → the variable for its parent, the default below the home, the rest."""
+"""Maps a kind of folder to the variable for its parent, the default below home, and a name."""
 
 _MACOS = {
     "config": "Library/Application Support",
@@ -116,11 +116,11 @@ _MACOS = {
     "cache": "Library/Caches",
     "log": "Library/Logs",
 }
-"""Kind of folder → its parent below the home, as Apple's File System Programming Guide says."""
+"""Maps a kind of folder to its parent below home (Apple's File System Programming Guide)."""
 
 
 def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
-    """Return the paths for an environment on this machine, by default for that of this process.
+    """Return the paths for an environment on this machine, by default that of this process.
 
     Raises as `derive_paths` does.
     """
@@ -156,7 +156,7 @@ def _folder(env: Mapping[str, str], platform: str, home: str | None, kind: str) 
     xdg_variable, below_home, rest = _XDG[kind]
     if platform == "darwin":
         return Path(_required(home), _MACOS[kind], APP_NAME)
-    # The XDG specification has relative values ignored.
+    # The XDG specification says to ignore relative values.
     if (base := env.get(xdg_variable, "")).startswith("/"):
         return Path(base, rest)
     return Path(_required(home), below_home, rest)

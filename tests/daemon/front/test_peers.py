@@ -63,8 +63,8 @@ def test_a_link_or_file_in_place_of_the_socket_is_refused(tmp_path: Path) -> Non
     folder.mkdir(mode=0o700)
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     (folder / "file").write_text("precious")
-    assert "is no socket" in refused(folder / "link")
-    assert "is no socket" in refused(folder / "file")
+    assert "is not a socket" in refused(folder / "link")
+    assert "is not a socket" in refused(folder / "file")
     assert (folder / "file").read_text() == "precious"
 
 
@@ -113,7 +113,7 @@ def test_half_sent_messages_are_bounded_all_together() -> None:
     with daemon_with_fake_engine(**settings) as daemon:
         small = half_sent(daemon, 1000)
         large = [half_sent(daemon, limit - 5000) for _ in range(12)]
-        daemon.wait_event("too much half sent")
+        daemon.wait_event("too much incomplete data")
         # The small one is not what takes the room: it is still listened to.
         small.raw(b"x" * (limit - 2000))
         assert small.answer(1)["error"]["code"] == "invalid_params"

@@ -101,4 +101,4 @@ def test_so_many_answers_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         await one.close()
 
     asyncio.run(session())
-    assert log.events.count("answer given up") == 1
+    assert log.events.count("answer not stored") == 1

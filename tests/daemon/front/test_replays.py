@@ -38,7 +38,7 @@ def test_the_second_death_under_a_request_is_its_last() -> None:
     assert refusal(request(1, suspect_deaths=4), "x", alone=False) is not None
     error = refusal(request(1, suspect_deaths=2), "x", alone=True)
     assert error is not None
-    assert "seems to be the cause" in error.message
+    assert "is probably the cause" in error.message
 
 
 def test_suspects_are_tried_one_after_the_other() -> None:

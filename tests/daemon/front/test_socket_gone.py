@@ -59,7 +59,7 @@ def test_a_removed_lock_is_taken_again_and_callers_notice_nothing() -> None:
         paths = resolve_paths(daemon.environ)
         inode = paths.socket.stat().st_ino
         paths.lock_file.unlink()
-        daemon.wait_event("socket made again")
+        daemon.wait_event("socket restored")
         assert lock.is_held(paths.lock_file)
         assert paths.socket.stat().st_ino == inode
         assert mlxd(daemon.environ, "status").returncode == 0

@@ -83,7 +83,7 @@ def test_a_request_under_which_two_engines_died_is_not_tried_again() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         error = peer.call("chat", messages=user("poison"))["error"]
         assert error["code"] == "engine_died"
-        assert "seems to be the cause" in error["message"]
+        assert "is probably the cause" in error["message"]
         assert peer.call("status")["engine"]["restarts"] == 2
 
 
@@ -93,7 +93,7 @@ def test_who_shares_an_engine_with_such_a_request_is_answered() -> None:
         beside = [peer.send("chat", messages=user("prefill 1000")) for _ in range(3)]
         poison = [peer.send("chat", messages=user("poison")) for _ in range(2)]
         for request in poison:
-            assert "seems to be the cause" in peer.answer(request)["error"]["message"]
+            assert "is probably the cause" in peer.answer(request)["error"]["message"]
         for request in beside:
             assert peer.answer(request)["choices"]
         assert 3 <= peer.call("status")["engine"]["restarts"] <= 4

@@ -1,4 +1,4 @@
--- Commands only; everything else is loaded when it is used.
+-- Defines commands only. The modules are loaded on first use.
 if vim.g.loaded_mlxd then return end
 vim.g.loaded_mlxd = true
 local command = vim.api.nvim_create_user_command
@@ -6,9 +6,9 @@ local command = vim.api.nvim_create_user_command
 command('Mlx', function(a) require('mlxd.ask').command(a) end,
   { nargs = '+', range = true, bang = true, desc = 'Ask about the selection or the buffer' })
 command('MlxChat', function(a) require('mlxd.chat').open(a.args) end,
-  { nargs = '*', desc = 'Talk with a model in a buffer' })
+  { nargs = '*', desc = 'Chat with a model in a buffer' })
 command('MlxStop', function() require('mlxd.state').stop_all() end,
-  { desc = 'Stop what is being answered' })
+  { desc = 'Stop all answers' })
 command('MlxComplete', function(a) require('mlxd.complete').toggle(a.args) end, {
   nargs = '?',
   complete = function() return { 'on', 'off' } end,
@@ -24,7 +24,7 @@ vim.api.nvim_create_autocmd('CmdlineChanged', {
   pattern = ':',
   group = vim.api.nvim_create_augroup('mlxd.ask', { clear = true }),
   callback = function()
-    -- Cheap, as it is called for every key of every command.
+    -- Must be cheap: it runs for every key of every command line.
     local line = vim.fn.getcmdline()
     if line:find('Mlx!? $') and require('mlxd').options.prefill then require('mlxd.ask').warm(line) end
   end,

@@ -1,4 +1,4 @@
-/** What a person does and sees in the editor's window. */
+/** Drives the editor's window as a user does. */
 import { chromium } from "playwright-core";
 import { browser } from "./places.mjs";
 
@@ -19,17 +19,17 @@ export class Editor {
     this.page = page;
   }
 
-  /** Our item in the status bar, once it says this. */
+  /** Wait for our status bar item to show this text. */
   status(text) {
     return this.page.locator(OURS, { hasText: text }).waitFor();
   }
 
-  /** Our item in the status bar, once its hint says this. */
+  /** Wait for our status bar item to have this tooltip. */
   statusHint(text) {
     return this.page.locator(`${OURS} [aria-label*="${text}"]`).waitFor();
   }
 
-  /** Wait for a suggestion that is shown and not yet written. */
+  /** Wait for a suggestion that is shown but not accepted. */
   ghost(text) {
     return this.page.waitForFunction(`(${strip})((${ghosts})()) === ${JSON.stringify(text)}`);
   }
@@ -47,7 +47,7 @@ export class Editor {
     await this.group(group).locator(".tab.active", { hasText: name }).waitFor();
   }
 
-  /** Open a file in front of what a group shows; the group has the focus. */
+  /** Open a file in the focused group. */
   async cover(group, name) {
     await this.press("Control+p");
     await this.page.locator(".quick-input-widget input").waitFor();
@@ -73,7 +73,7 @@ export class Editor {
     return this.page.keyboard.type(text, { delay: 20 });
   }
 
-  /** Run a command of the palette. */
+  /** Run a command from the palette. */
   async command(title) {
     const box = this.page.locator(".quick-input-widget");
     await this.press("F1");
@@ -83,7 +83,7 @@ export class Editor {
     await this.press("Enter");
   }
 
-  /** Ask about what is selected. */
+  /** Ask about the selection. */
   async ask(question) {
     const box = this.page.locator(".quick-input-widget");
     await this.command("mlxd: Ask About the Selection");
@@ -93,19 +93,19 @@ export class Editor {
     await box.waitFor({ state: "hidden" });
   }
 
-  /** Wait until a group of editors shows this text; it must fit into the window. */
+  /** Wait until a group shows this text. It must fit into the window. */
   shows(group, text) {
     return this.page.waitForFunction(`(${strip})((${linesOf})(${group})) === ${JSON.stringify(text)}`);
   }
 
-  /** Save what is being edited, and wait until it is. */
+  /** Save the file in the editor, and wait until it is saved. */
   async save(name) {
     await this.page.locator(".tab.dirty", { hasText: name }).waitFor();
     await this.press("Control+s");
     await this.page.locator(".tab:not(.dirty)", { hasText: name }).waitFor();
   }
 
-  /** Collect, from now on, each text that a group of editors shows. */
+  /** Record every text that a group shows from now on. */
   async watch(group) {
     const all = [];
     await this.page.exposeFunction("mlxdSeen", (text) => all.push(strip(text)));
@@ -122,7 +122,7 @@ export class Editor {
     return this.page.locator(".notification-toast", { hasText: text });
   }
 
-  /** Reject with the first notification of ours, so that a failure says why. */
+  /** Reject with our first notification, so that a failure includes the reason. */
   async complaint() {
     throw new Error(await this.notification("mlxd:").first().innerText());
   }
@@ -136,7 +136,7 @@ export class Editor {
   }
 }
 
-/** Runs in the page. Lines are moved about in the tree, so they are put in the order of the eye. */
+/** Runs in the page. The DOM reuses line elements, so they are sorted by their position. */
 function linesOf(group) {
   const editor = document.querySelectorAll(".editor-group-container")[group];
   const lines = [...(editor?.querySelectorAll(".view-lines .view-line") ?? [])];
@@ -150,7 +150,8 @@ function ghosts() {
   return parts.filter((part) => !part.querySelector("[class*=ghost-text]")).map((part) => part.textContent).join("");
 }
 
-/** ASCII without white space: long lines are wrapped, and blanks are shown by other characters. */
+/** ASCII without white space: long lines wrap, and the editor renders spaces as other characters.
+ * */
 export function strip(text) {
   return text.replace(/[^\x21-\x7e]+/g, "");
 }

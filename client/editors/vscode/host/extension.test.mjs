@@ -1,4 +1,4 @@
-/** The packaged extension in a real editor, with a real browser in front of it and a real daemon behind. */
+/** The packaged extension in a real editor, with a real browser and a real daemon. */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Client } from "mlxd-client";
@@ -10,7 +10,7 @@ const STORY = "Tell me a story about a fox.";
 const SETTINGS = {
   "mlxd.command": [],
   "mlxd.temperature": 0,
-  // A busy machine is slow, and a late answer is dropped.
+  // On a busy machine answers are slow, and late ones are dropped.
   "mlxd.completion.budgetMs": 60000,
   "editor.autoClosingBrackets": "never",
   "files.autoSave": "off",
@@ -87,12 +87,12 @@ test("without a daemon the person is told what to do", async () => {
 test("a question starts the daemon where that is allowed", async () => {
   world.configure({ ...SETTINGS, "mlxd.command": ["mlxd", "start"] });
   await editor.reload(); // the editor does not notice by itself that the file of settings is another
-  await editor.statusHint("the next question starts it");
+  await editor.statusHint("The next request starts it");
   await editor.ask(STORY);
   await Promise.race([editor.status("pocket"), editor.complaint()]);
 });
 
-/** What the daemon answers to anybody else. */
+/** The daemon's answer to another client. */
 async function answer(prompt) {
   const { choices } = await called((client) => client.chat(prompt, { temperature: 0 }));
   return choices[0].text;

@@ -1,11 +1,12 @@
-/** Installs the editor and what drives it, once: about 130 MB from npm. */
+/** Installs the editor and its driver once: about 130 MB from npm. */
 import { spawnSync } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { EDITOR, HERE } from "./places.mjs";
 
 const DONE = join(HERE, "node_modules", ".complete");
-// Scripts would compile the terminal, the search and single sign-on, none of which is needed here.
+// Install scripts would compile the terminal, search and single sign-on, which the tests do not
+// need.
 const QUIETLY = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
 
 function npm(folder, ...words) {

@@ -1,18 +1,18 @@
-/** Where things are. */
+/** Paths of the programs that the tests use. */
 import { accessSync, constants } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 export const HERE = dirname(fileURLToPath(import.meta.url));
 export const EXTENSION = dirname(HERE);
-/** The editor's server: code-server's build of VS Code, without code-server around it. */
+/** The editor's server: code-server's build of VS Code, without code-server itself. */
 export const EDITOR = join(HERE, "node_modules", "code-server", "lib", "vscode");
 export const SERVER = join(EDITOR, "out", "server-main.js");
 export const VSCE = join(HERE, "node_modules", ".bin", "vsce");
 
 const BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"];
 
-/** Return the path of a browser that shows the editor. */
+/** Return the path of a browser for the editor. */
 export function browser() {
   if (process.env.CHROMIUM) return process.env.CHROMIUM;
   const found = BROWSERS.map((name) => program(name)).find(Boolean);

@@ -1,4 +1,4 @@
-/** A person's whole world in one folder: home, daemon, editor's server, a project to work on. */
+/** A test environment in one folder: home, daemon, editor server and a project. */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -13,12 +13,12 @@ const LISTENS = /Web UI available at (http:\S+)/;
 
 export class World {
   constructor() {
-    // Short, because the path of a socket may not be long.
+    // Short, because a socket path is limited in length.
     this.folder = mkdtempSync(join(tmpdir(), "mlxd-vsc-"));
     for (const name of ["home", "run", "project", "editor/data/Machine"]) {
       mkdirSync(join(this.folder, name), { recursive: true, mode: 0o700 });
     }
-    // The editor takes the PATH of a login shell, and most of these begin with a bare one.
+    // The editor takes PATH from a login shell, whose startup files usually reset it.
     writeFileSync(join(this.folder, "home", ".bash_profile"), `export PATH='${process.env.PATH}'\n`);
     this.env = environment(this.folder);
     this.server = undefined;
@@ -36,7 +36,7 @@ export class World {
     writeFileSync(this.path("project", name), text);
   }
 
-  /** The settings that hold for the machine on which the extension runs. */
+  /** Machine settings of the editor. */
   configure(settings) {
     writeFileSync(this.path("editor", "data", "Machine", "settings.json"), JSON.stringify(settings));
   }
@@ -45,14 +45,14 @@ export class World {
     return run("mlxd", words, { env: this.env });
   }
 
-  /** Make the package that a person would install, and install it. */
+  /** Build the package and install it. */
   async install() {
     const vsix = this.path("mlxd.vsix");
     await run(VSCE, ["package", "--no-dependencies", "--allow-missing-repository", "--out", vsix], { cwd: EXTENSION });
     await run(process.execPath, [SERVER, ...this.folders(), "--install-extension", vsix], { env: this.env });
   }
 
-  /** Start the editor's server and return its address, with the project open. */
+  /** Start the editor server with the project open, and return its address. */
   async serve() {
     const words = [SERVER, ...this.folders(), "--host", "127.0.0.1", "--port", "0", "--without-connection-token"];
     const more = ["--accept-server-license-terms", "--disable-telemetry", "--disable-workspace-trust"];

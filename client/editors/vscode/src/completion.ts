@@ -1,10 +1,10 @@
-/** When to ask for a completion, and when its answer is still wanted. Knows no editor. */
+/** Decides when to request a completion and whether its answer is current. Editor-independent. */
 import type { Client, Options } from "mlxd-client";
 
 export interface Wish {
   prefix: string;
   suffix: string;
-  /** The document: a newer wish for it replaces the older one, in the daemon too. */
+  /** Identifies the document. A newer request for it cancels the older one, also in the daemon. */
   key: string;
   debounceMs: number;
   budgetMs: number;
@@ -18,7 +18,7 @@ export class Completer {
 
   constructor(private readonly client: () => Promise<Client>) {}
 
-  /** Return what could follow; "" where nothing does, or it is too late, or nobody wants it. */
+  /** Return a completion, or "" if there is none, it is late, or it was cancelled. */
   async complete(wish: Wish, signal: AbortSignal): Promise<string> {
     const mine = ++this.latest;
     if (!wish.prefix.trim() || !(await this.pause(wish.debounceMs, mine, signal))) return "";

@@ -1,29 +1,29 @@
-/** One connection for the whole editor, opened when it is needed and again when it was lost. */
+/** The editor's only connection. It opens on first use, and again after it was lost. */
 import { Client, type ConnectOptions } from "mlxd-client";
 
 export class Connection {
-  /** The daemon's own default; undefined while none is connected. */
+  /** The daemon's default model, or undefined while there is no connection. */
   defaultModel: string | undefined;
   private opening: Promise<Client> | undefined;
   private newest: Client | undefined;
 
-  /** `changed` is called when a daemon was found or lost. */
+  /** Calls `changed` when a daemon is connected or lost. */
   constructor(
     private readonly options: () => ConnectOptions,
     private readonly changed: () => void = () => undefined,
   ) {}
 
-  /** Return a connected client; rejects with `daemon_unreachable`, and tries again next time. */
+  /** Return a connected client. Rejects with `daemon_unreachable`. The next call tries again. */
   async client(): Promise<Client> {
     return this.open(this.options());
   }
 
-  /** Connect if a daemon runs already; starts none. */
+  /** Connect to a running daemon. Never starts one. */
   async look(): Promise<void> {
     await this.open({ ...this.options(), command: false }).catch(() => undefined);
   }
 
-  /** Hang up; what is in flight stops. */
+  /** Close the connection. The daemon cancels its requests. */
   async close(): Promise<void> {
     const opening = this.opening;
     this.opening = undefined;
@@ -34,7 +34,7 @@ export class Connection {
     for (let opening = this.opening; opening; opening = this.opening) {
       const client = await opening.catch(() => undefined);
       if (client?.open) return client;
-      // Somebody else may have begun anew while this one waited.
+      // Another caller may have reconnected while this one waited.
       if (this.opening === opening) break;
     }
     this.opening = this.connect(options);

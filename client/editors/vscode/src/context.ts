@@ -1,4 +1,4 @@
-/** What of a document is sent for a completion. */
+/** Selects the text of a document for a completion request. */
 
 export interface Limits {
   prefixChars: number;
@@ -8,8 +8,8 @@ export interface Limits {
 export const LIMITS: Limits = { prefixChars: 6000, suffixChars: 1500 };
 
 /**
- * Return the text around an offset. The beginning moves in jumps, so that the daemon finds most of
- * it in its cache however much is typed.
+ * Return the text around an offset. Its start moves in steps, so that most requests share a prefix
+ * with the one before and hit the daemon's cache.
  */
 export function around(text: string, offset: number, limits = LIMITS): { prefix: string; suffix: string } {
   return {
@@ -26,7 +26,7 @@ function start(text: string, offset: number, most: number): number {
   return line > 0 && line <= offset ? line : jump;
 }
 
-/** Half a surrogate pair is no text. */
+/** Drop half of a surrogate pair at the end. */
 function whole(text: string): string {
   return /[\uD800-\uDBFF]$/.test(text) ? text.slice(0, -1) : text;
 }

@@ -1,4 +1,4 @@
-/** The editor's side: commands, completion, chat participant, status bar. */
+/** The extension: commands, completion, chat participant and status bar. */
 import * as vscode from "vscode";
 import { MlxdError, type Options } from "mlxd-client";
 import { Completer } from "./completion.js";
@@ -74,7 +74,7 @@ class Asker {
     for (const one of this.running) one.abort(stopped());
   }
 
-  /** Ask about the selection, or the whole document; the answer comes into a document beside. */
+  /** Ask about the selection or the whole document. The answer opens in a document beside it. */
   async ask(given?: string): Promise<void> {
     const editor = vscode.window.activeTextEditor;
     const prompt = given ?? (await vscode.window.showInputBox({ prompt: "Ask about the selection" }));
@@ -86,11 +86,11 @@ class Asker {
     await this.answer(text, new Writer((part) => append(document, part)));
   }
 
-  /** Replace the selection by the answer, in one undo step. */
+  /** Replace the selection with the answer, in one undo step. */
   async replace(given?: string): Promise<void> {
     const editor = vscode.window.activeTextEditor;
     if (!editor) return;
-    const prompt = given ?? (await vscode.window.showInputBox({ prompt: "What to do with the selection" }));
+    const prompt = given ?? (await vscode.window.showInputBox({ prompt: "How to change the selection" }));
     if (!prompt) return;
     const { document, selection } = editor;
     const before = document.getText(selection);
@@ -98,13 +98,13 @@ class Asker {
     const answer = await this.answer(text);
     if (answer === undefined) return;
     if (document.getText(selection) !== before) {
-      void vscode.window.showWarningMessage("mlxd: the selection has changed meanwhile, so it was left alone.");
+      void vscode.window.showWarningMessage("mlxd: the selection changed while the model answered, so it was not replaced.");
       return;
     }
     await editor.edit((edit) => edit.replace(selection, bare(answer)));
   }
 
-  /** Return the answer; undefined where it failed, which the person is told. */
+  /** Return the answer, or undefined after showing an error. */
   private async answer(text: string, writer?: Writer): Promise<string | undefined> {
     const abort = new AbortController();
     const busy = this.status.begin();
@@ -133,7 +133,7 @@ function stopped(): MlxdError {
   return new MlxdError("cancelled", "Stopped.", "");
 }
 
-/** Write at the end of a document, which need not be in view; a closed one wants no answer any more. */
+/** Append to a document, which need not be visible. If it is closed, the answer is cancelled. */
 async function append(document: vscode.TextDocument, text: string): Promise<void> {
   if (document.isClosed) throw stopped();
   const edit = new vscode.WorkspaceEdit();

@@ -1,12 +1,12 @@
-/** What the status bar says. Knows no editor. */
+/** The status bar's text. Editor-independent. */
 
 export interface State {
-  /** Questions that are being answered. */
+  /** Number of answers in progress. */
   busy: number;
-  /** The model that answers; undefined where no daemon does. */
+  /** The daemon's default model, or undefined without a daemon. */
   model: string | undefined;
   completion: boolean;
-  /** Whether the next question starts a daemon. */
+  /** Whether the next request starts a daemon. */
   starts: boolean;
 }
 
@@ -16,18 +16,18 @@ export interface Label {
   command: "mlxd.stop" | "mlxd.toggleCompletion";
 }
 
-/** Return what the item shows, and what a click on it does. */
+/** Return the item's text, tooltip and command. */
 export function label(state: State): Label {
   const name = state.model ?? "mlxd";
   if (state.busy > 0) {
-    return { text: `$(loading~spin) ${name}`, tooltip: "mlxd is answering; click to stop", command: "mlxd.stop" };
+    return { text: `$(loading~spin) ${name}`, tooltip: "mlxd is answering. Click to stop", command: "mlxd.stop" };
   }
   const icon = state.model === undefined ? "debug-disconnect" : state.completion ? "sparkle" : "circle-slash";
   return { text: `$(${icon}) ${name}`, tooltip: tooltip(state), command: "mlxd.toggleCompletion" };
 }
 
 function tooltip({ model, completion, starts }: State): string {
-  const next = starts ? "the next question starts it" : "start it: mlxd start";
-  const daemon = model === undefined ? `No daemon runs; ${next}` : `mlxd answers with ${model}`;
-  return `${daemon}\nCompletion is ${completion ? "on" : "off"}; click to turn it ${completion ? "off" : "on"}`;
+  const next = starts ? "The next request starts it" : "Start it: mlxd start";
+  const daemon = model === undefined ? `No daemon is running. ${next}` : `mlxd answers with ${model}`;
+  return `${daemon}\nCompletion is ${completion ? "on" : "off"}. Click to turn it ${completion ? "off" : "on"}`;
 }

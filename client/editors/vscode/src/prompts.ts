@@ -1,4 +1,4 @@
-/** Questions about code, as messages. */
+/** Builds prompts about code, as messages. */
 import type { Message } from "mlxd-client";
 
 export interface Turn {
@@ -11,7 +11,7 @@ export function fenced(code: string, language: string): string {
   return `${fence}${language}\n${code}\n${fence}`;
 }
 
-/** A question, with the code that it is about. */
+/** Return a prompt with the code that it refers to. */
 export function question(prompt: string, code: string, language: string, inPlace = false): string {
   if (!code.trim()) return prompt;
   const rule = inPlace ? "\n\nAnswer with the new text alone." : "";
@@ -24,7 +24,7 @@ export function messagesOf(system: string, turns: Turn[], prompt: string): Messa
   return [...head, ...before.map(({ role, text }): Message => ({ role, content: text })), { role: "user", content: prompt }];
 }
 
-/** The text without the fence that models like to put around it. */
+/** Return the text without a Markdown fence around it. */
 export function bare(text: string): string {
   const inside = /^\s*```[^\n]*\n([\s\S]*?)\n?```\s*$/.exec(text);
   return inside?.[1] ?? text;

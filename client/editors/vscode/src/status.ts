@@ -1,4 +1,4 @@
-/** The item in the status bar: which model answers, and that one is answering. */
+/** The status bar item. It shows the model, and whether an answer is in progress. */
 import * as vscode from "vscode";
 import { label, type State } from "./label.js";
 
@@ -12,7 +12,7 @@ export class Status implements vscode.Disposable {
     this.item.show();
   }
 
-  /** Something is being answered until what is returned is disposed of. */
+  /** Show an answer in progress until the returned object is disposed of. */
   begin(): vscode.Disposable {
     this.busy += 1;
     this.refresh();

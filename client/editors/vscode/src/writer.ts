@@ -1,4 +1,4 @@
-/** Writing an answer as it comes, where each write takes a while. Knows no editor. */
+/** Writes streamed text through an asynchronous `write`. Editor-independent. */
 export class Writer {
   private waiting = "";
   private writing: Promise<void> | undefined;
@@ -6,14 +6,14 @@ export class Writer {
 
   constructor(private readonly write: (text: string) => Promise<void>) {}
 
-  /** Take a piece; what comes during a write goes into the next one. Throws what a write threw. */
+  /** Add text. Throws the error of a failed write. Text added during a write goes into the next. */
   add(piece: string): void {
     this.waiting += piece;
     if (this.failure) throw this.failure.reason;
     this.writing ??= this.drain();
   }
 
-  /** Wait until all is written; rejects with what a write threw. */
+  /** Wait until all text is written. Rejects with the error of a failed write. */
   async end(): Promise<void> {
     await this.writing;
     if (this.failure) throw this.failure.reason;

@@ -1,4 +1,4 @@
-/** What runs without the editor; completion against the real daemon at MLXD_SOCKET. */
+/** Tests of the parts that need no editor. Completion uses the real daemon at MLXD_SOCKET. */
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { Completer } from "../dist/parts/completion.mjs";
@@ -117,10 +117,10 @@ test("looking for a daemon starts none and does not fail", async () => {
 test("the status bar names the model, and says what to do without one", () => {
   const state = { busy: 0, model: "pocket", completion: true, starts: true };
   assert.equal(label(state).text, "$(sparkle) pocket");
-  assert.match(label({ ...state, completion: false }).tooltip, /Completion is off; click to turn it on/);
+  assert.match(label({ ...state, completion: false }).tooltip, /Completion is off\. Click to turn it on/);
   assert.equal(label({ ...state, busy: 2 }).command, "mlxd.stop");
-  assert.match(label({ ...state, model: undefined }).tooltip, /the next question starts it/);
-  assert.match(label({ ...state, model: undefined, starts: false }).tooltip, /start it: mlxd start/);
+  assert.match(label({ ...state, model: undefined }).tooltip, /The next request starts it/);
+  assert.match(label({ ...state, model: undefined, starts: false }).tooltip, /Start it: mlxd start/);
 });
 
 test("what comes during a write goes into the next one", async () => {

@@ -1,4 +1,4 @@
-"""The full `mlx` program: every command, every option, help. The fast path hands over to it."""
+"""The full `mlx` program: every command, option and help text. The fast path starts it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMANDS = {
     "run": ("run", "run"),
     "help": ("run", "show_help"),
 }
-"""Command to (module, function); imported when it is called."""
+"""Maps a command to (module, function). The module is imported when the command is called."""
 
 ALIASES = {
     "pull": ("models", "pull"),
@@ -39,7 +39,7 @@ ALIASES = {
     "show": ("models", "show_model"),
     "stop": ("memory", "unload"),
 }
-"""Words of other tools for commands of ours: they work, but have no help of their own."""
+"""Commands that other tools use, for commands of `mlx`. They have no help of their own."""
 
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -55,9 +55,9 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     table=COMMANDS,
     aliases=ALIASES,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="The daemon behind it is controlled by `mlxd`; asking starts it if need be.\n\n"
-    "As in other tools: `mlx pull`, `list`, `rm` and `show` are those of `mlx models`, `mlx stop` "
-    "is `mlx unload`.",
+    epilog="`mlxd` controls the daemon. A request starts it if it is not running.\n\n"
+    "As in other tools, `mlx pull`, `list`, `rm` and `show` are short for `mlx models …`, and "
+    "`mlx stop` is `mlx unload`.",
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
 def cli() -> None:
@@ -71,5 +71,5 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line and exit with the codes of the documentation."""
+    """Run a command line and exit with a documented code."""
     end(cli, list(sys.argv[1:] if arguments is None else arguments))

@@ -1,4 +1,4 @@
-"""`python -m mlxd.client.cli`: what the fast path hands over to."""
+"""Runs `python -m mlxd.client.cli`, which the fast path starts for uncommon cases."""
 
 from mlxd.client.cli import main
 

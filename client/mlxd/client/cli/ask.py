@@ -93,7 +93,7 @@ def whole_prompt(command: str, words: tuple[str, ...], values: dict[str, Any]) -
     elif "param" in values:
         raise click.UsageError("-p sets a template field and needs -t.")
     if values.get("edit"):
-        # Editors end a file with a new line; which is not part of the prompt.
+        # Editors end a file with a newline, which is not part of the prompt.
         prompt = edited(prompt).rstrip("\n")
     if not prompt.strip() and not (command == "generate" and "continue" in values):
         raise click.UsageError(f'The prompt is empty. Give one: mlx {command} "…"')
@@ -101,10 +101,10 @@ def whole_prompt(command: str, words: tuple[str, ...], values: dict[str, Any]) -
 
 
 def put_on_clipboard(result: dict[str, Any], values: dict[str, Any]) -> None:
-    """Copy what is printed.
+    """Copy the printed text to the clipboard.
 
     Raises:
-        Misuse: there is no clipboard.
+        Misuse: no clipboard program was found.
     """
     said = copy("\n\n".join(texts_of(result, values)))
     if not said:

@@ -40,7 +40,7 @@ from mlxd.protocol.errors import (
 TRIES = 6
 PAUSE_S = 0.25
 AHEAD = 4
-"""How many times --jobs may be finished before an earlier line is, when the order is kept."""
+"""In input order, at most this many times --jobs requests may finish before an earlier one."""
 AGAIN = (ConnectionClosed, DaemonUnreachable, EngineDied, ShuttingDown)
 NOT_HERE = (
     "file", "template", "param", "edit", "json", "events", "extract", "continue", "conversation",
@@ -51,25 +51,29 @@ NOT_HERE = (
 @click.command(
     cls=Sectioned,
     without=(*NOT_HERE, "log"),
-    epilog="Each line of IN is a JSON object with `prompt`, `messages` or `prefix`, perhaps "
-    "an `id`, and any parameter of the request; or a JSON string, which is the prompt.\n\n"
+    epilog="Each line of IN is a JSON object with `prompt`, `messages` or `prefix`, "
+    "optionally an `id`, and any parameter of the request. It may also be a JSON string, which is "
+    "the prompt.\n\n"
     "\b\nExample:\n  mlx batch questions.jsonl -o answers.jsonl --preset precise\n",
 )
 @click.argument("source", metavar="IN.jsonl", type=click.Path(allow_dash=True))
-@click.option("-o", "--output", type=click.Path(), help="File; absent: stdout.")
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=8, help="Requests at once.  [8]")
+@click.option("-o", "--output", type=click.Path(), help="File to write. Default: stdout.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 64), default=8, help="Concurrent requests.  [8]"
+)
 @click.option("--as-finished", is_flag=True, help="Write answers as they finish, not in order.")
 @shared_options
 def batch(source: str, output: str | None, jobs: int, as_finished: bool, **values: Any) -> int:
     """Answer every line of IN. With -o, the same command resumes an interrupted run.
 
-    Completed lines are skipped; failed and edited lines are retried. A line is identified by its
-    content, so lines may be added, removed or moved. Options may change: earlier answers are kept.
+    Completed lines are skipped. Failed and edited lines are retried. A line is identified by its
+    content, so lines may be added, removed or moved. Earlier answers are kept even if options
+    change.
     """
     found = given(values)
     for name in NOT_HERE:
         if name in found:
-            raise click.UsageError(f"{long_flags()[name]} has no meaning in a batch.")
+            raise click.UsageError(f"{long_flags()[name]} cannot be used in a batch.")
     defaults = {"priority": "batch", **params_of("ask", {**found, "log": False}, "")}
     system = [m for m in defaults.pop("messages") if m["role"] == "system"]
     defaults.pop("scope", None)
@@ -84,7 +88,7 @@ def batch(source: str, output: str | None, jobs: int, as_finished: bool, **value
     quiet = bool(found.get("quiet"))
     for remark in () if quiet else earlier.remarks(len(items)):
         tell(remark)
-    connect().close()  # starts a daemon where none runs
+    connect().close()  # starts a daemon if none is running
     with target.opened() as file, _bar(len(items), len(done), quiet=quiet) as advance:
         run = Run(waiting, file, jobs, keep_order=not as_finished, advance=advance)
         try:
@@ -121,7 +125,7 @@ def _bar(total: int, done: int, *, quiet: bool) -> Iterator[Any]:
 
 
 class Run:
-    """Requests in flight. Every item gets one line of output, whatever happens."""
+    """Keeps several requests in flight. Every item results in one line of output."""
 
     def __init__(
         self, items: list[Item], file: IO[str], jobs: int, *, keep_order: bool, advance: Any
@@ -137,7 +141,7 @@ class Run:
         self._connecting = asyncio.Lock()
 
     async def all(self) -> None:
-        """Ask everything and write the answers."""
+        """Send every request and write the answers."""
         try:
             async for line in self._lines():
                 self._file.write(line + "\n")
@@ -178,7 +182,7 @@ class Run:
         return record(item, result=result, error=error)
 
     async def _asked(self, item: Item) -> dict[str, Any]:
-        """Ask, and ask again while the daemon is busy or being restarted."""
+        """Send a request. Retry while the daemon is busy or restarting."""
         for attempt in range(TRIES):
             try:
                 if item.error is not None:

@@ -1,4 +1,4 @@
-"""The lines of a batch: what is asked, what was answered already, where answers are written."""
+"""The files of a batch: requests, existing answers, and output."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ HASH_DIGITS = 16
 WITHOUT_EFFECT = frozenset(
     ("priority", "deadline_s", "keep_alive_s", "log", "trust_remote_code", "draft")
 )
-"""Options that change when an answer comes, not what it is."""
+"""Options that affect when an answer arrives but not its text."""
 DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)")
 STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One line: its number from 1, its `id` if it has one, and the request; or what is wrong.
+    """One line: its number from 1, its `id` if it has one, and its request or an error.
 
-    `hash` identifies the line's content, whatever its place, its blanks or the order of its keys.
+    `hash` identifies the line's content, independent of its place, white space and key order.
     `options` identifies the options of the command line that change answers.
     """
 
@@ -50,7 +50,7 @@ class Item:
 
 
 def read_items(source: str, defaults: dict[str, Any], system: list[dict[str, Any]]) -> list[Item]:
-    """Return the requests of a file (`-`: stdin). What a line says wins over `defaults`."""
+    """Return the requests of a file (`-`: stdin). Parameters of a line override `defaults`."""
     text = as_text(read_stdin() if source == "-" else read_file(source), source)
     options = options_of(defaults, system)
     return [
@@ -61,7 +61,7 @@ def read_items(source: str, defaults: dict[str, Any], system: list[dict[str, Any
 
 
 def options_of(defaults: dict[str, Any], system: list[dict[str, Any]]) -> str:
-    """Return what identifies the options that change answers."""
+    """Return a hash of the options that change answers."""
     relevant = {name: value for name, value in defaults.items() if name not in WITHOUT_EFFECT}
     return _hash([relevant, system])
 
@@ -87,7 +87,7 @@ def _item(number: int, line: str, defaults: dict[str, Any], system: list[dict[st
     if method is None:
         method = "fill" if "prefix" in params else "chat"
     if method not in METHODS:
-        return wrong(f"has a method that is none of {', '.join(METHODS)}")
+        return wrong(f"has a method other than {', '.join(METHODS)}")
     if method == "fill":
         params.pop("log", None)
     if method == "chat" and "prompt" in params:
@@ -103,7 +103,7 @@ def _hash(value: Any) -> str:
 def record(item: Item, *, result: Any = None, error: MlxdError | None = None) -> str:
     """Return the line of output for an item.
 
-    A constrained answer that was truncated has an error beside its result: it is asked again.
+    A truncated constrained answer gets an error beside its result, so that it is retried.
     """
     out: dict[str, Any] = {"line": item.line, "hash": item.hash, "options": item.options}
     if item.id is not None:
@@ -127,7 +127,7 @@ class Truncated(MlxdError):
 
 
 def truncation(result: Any) -> Truncated | None:
-    """Return the error of an answer that is no use because it is not whole."""
+    """Return the error of a truncated constrained answer."""
     if not verdict(result):
         return None
     return Truncated("The answer was truncated at max_tokens, so it does not match its constraint.")
@@ -135,7 +135,7 @@ def truncation(result: Any) -> Truncated | None:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where answers are written: a regular file, which can be resumed, or a descriptor."""
+    """The destination of answers: a regular file, which can be resumed, or a descriptor."""
 
     path: Path | None
     descriptor: int | None = None
@@ -146,7 +146,7 @@ class Output:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[IO[str]]:
-        """Open it, at its end."""
+        """Open the file for appending."""
         if self.descriptor == 1 and self.path is None:
             yield sys.stdout
             return
@@ -170,7 +170,7 @@ def output_of(name: str | None) -> Output:
     A device, a FIFO or `>(command)` is written in place, and cannot be resumed.
 
     Raises:
-        Misuse: it cannot be written.
+        Misuse: the file cannot be written.
     """
     if name is None or STANDARD.get(name) == 1:
         return Output(None, 1)
@@ -186,7 +186,7 @@ def output_of(name: str | None) -> Output:
         if not path.exists():
             _check_folder(path.parent)
         elif path.is_dir():
-            raise Misuse(f"{name} is a folder.", hint="Name a file: -o answers.jsonl")
+            raise Misuse(f"{name} is a folder.", hint="Give a file: -o answers.jsonl")
         elif not stat.S_ISREG(path.stat().st_mode):
             return Output(path, os.open(path, os.O_WRONLY))
         elif not os.access(path, os.W_OK):
@@ -203,24 +203,24 @@ def _unwritable(name: str, exc: Exception) -> Misuse:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise Misuse(f"There is no folder {folder}.", hint=f"Make it: mkdir -p {folder}")
+        raise Misuse(f"There is no folder {folder}.", hint=f"Create it: mkdir -p {folder}")
     if not os.access(folder, os.W_OK):
         raise PermissionError(13, "Permission denied")
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What an output file holds already: which lines it answers, and what a person must know."""
+    """The existing answers of an output file, by line."""
 
     lines: frozenset[int] = frozenset()
     removed: int = 0
     other_options: int = 0
 
     def remarks(self, total: int) -> list[str]:
-        """Return what to print before the rest is asked."""
+        """Return the messages to print before the run continues."""
         said = []
         if self.lines:
-            said.append(f"{len(self.lines)} of {total} lines are answered already.")
+            said.append(f"{len(self.lines)} of {total} lines are already answered.")
         if self.removed:
             said.append(
                 f"mlx: Removed {_answers(self.removed)} whose line is no longer in the input."
@@ -238,12 +238,12 @@ def _answers(count: int) -> str:
 
 
 def finished_lines(output: Path, items: list[Item]) -> Resumed:
-    """Return which lines `output` answers. Removes failed, partial and orphaned answers from it.
+    """Return the lines that `output` answers. Removes failed, partial and orphaned answers from it.
 
-    An answer belongs to a line by the hash of its content, so lines may have moved.
+    Answers and lines are matched by the hash of the line's content, so lines may have moved.
 
     Raises:
-        Misuse: it belongs to another input, or an older mlx wrote it.
+        Misuse: the output belongs to another input, or an older mlx wrote it.
     """
     if not output.exists():
         return Resumed()
@@ -255,7 +255,7 @@ def finished_lines(output: Path, items: list[Item]) -> Resumed:
     answered = [one for one in found if "error" not in one]
     if any("hash" not in one for one in answered):
         raise Misuse(
-            f"{output} was written by an older mlx, which did not store which line it answers.",
+            f"{output} was written by an older mlx, which did not store the lines that it answers.",
             hint="Choose another -o to answer every line again.",
         )
     if answered and not kept:
@@ -270,17 +270,20 @@ def finished_lines(output: Path, items: list[Item]) -> Resumed:
 
 
 def _claim(one: dict[str, Any], waiting: dict[str, list[Item]]) -> dict[str, Any] | None:
-    """Return an answer with its line's number of today; None: no line of the input has it."""
+    """Return an answer with the current number of its line, or None if the line was removed."""
     lines = waiting.get(one.get("hash", ""), [])
     if "error" in one or "result" not in one or not lines:
         return None
-    # Of lines that are the same, the one in the old place.
+    # Among equal lines, prefer the one with the old number.
     lines.sort(key=lambda item: item.line != one["line"])
     return {**one, "line": lines.pop(0).line}
 
 
 def _records(output: Path) -> list[dict[str, Any]]:
-    """Return what an output has. The last line of a run that was killed may be half written."""
+    """Return the answers in an output file.
+
+    If a run was killed, its last line may be incomplete.
+    """
     found = []
     for text in as_text(read_file(str(output)), str(output)).split("\n"):
         try:
@@ -290,7 +293,7 @@ def _records(output: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, RecursionError):
             if text.strip() and not text.startswith('{"line": '):
                 raise Misuse(
-                    f"{output} is no output of mlx batch.", hint="Choose another -o."
+                    f"{output} is not an output file of mlx batch.", hint="Choose another -o."
                 ) from None
             continue
         found.append(one)
@@ -298,7 +301,7 @@ def _records(output: Path) -> list[dict[str, Any]]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

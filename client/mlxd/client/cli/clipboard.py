@@ -1,4 +1,4 @@
-"""The clipboard: the system's own program, or the terminal, which has one also over SSH."""
+"""Copies to the clipboard with a program of the system, or through the terminal, also over SSH."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PROGRAMS = (
     ("xclip", ("-selection", "clipboard"), "DISPLAY"),
     ("xsel", ("-bi",), "DISPLAY"),
 )
-"""Program, its arguments, and the variable without which it cannot work."""
+"""A program, its arguments, and the variable that must be set for it."""
 PROGRAM_S = 5.0
 
 
 def copy(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """Put a text on the clipboard and return what to tell the person; "": there is none."""
+    """Copy a text to the clipboard and return a message for the user, or "" without a clipboard."""
     for program, arguments, variable in PROGRAMS:
         usable = variable is None or environ.get(variable)
         if usable and shutil.which(program) and _run([program, *arguments], text):
             return "Copied."
     if not sys.stderr.isatty():
         return ""
-    # OSC 52: the terminal itself has the clipboard.
+    # OSC 52: the terminal copies the text itself.
     coded = base64.b64encode(text.encode("utf-8", "replace")).decode()
     sys.stderr.write(f"\x1b]52;c;{coded}\a")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Reaching the daemon: connect, and start one where none runs."""
+"""Connects to the daemon, and starts one if none is running."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mlxd.protocol.errors import DaemonUnreachable
 
 
 def connect(timeout_s: float | None = None) -> Client:
-    """Return a connected client; starts the daemon unless MLXD_AUTOSTART=0.
+    """Return a connected client. Starts the daemon unless MLXD_AUTOSTART=0.
 
     Raises:
-        DaemonUnreachable: none runs and none could be started.
+        DaemonUnreachable: no daemon is running and none could be started.
     """
     try:
         return Client(timeout=Timeouts(idle_s=timeout_s))
@@ -38,5 +38,5 @@ def _start() -> None:
     if done.returncode:
         said = done.stderr.strip().removeprefix("mlxd: ") or f"exit status {done.returncode}"
         raise DaemonUnreachable(
-            f"mlxd could not be started: {said}", hint="See what it says: mlxd run"
+            f"mlxd could not be started: {said}", hint="Run it in the foreground: mlxd run"
         )

@@ -1,4 +1,4 @@
-"""How `mlx` ends: each failure prints a message and a next step, and has a documented code."""
+"""Ends `mlx`: each failure prints a message and a next step, and has a documented exit code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPORT = "Please report this, with the output of the same command after: export 
 
 
 class Misuse(click.UsageError):
-    """A command line, or a file that it names, that cannot be used. `hint` is the next step."""
+    """A command line, or a file that it names, cannot be used. `hint` is the next step."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class Misuse(click.UsageError):
 
 
 def run(command: click.Group, arguments: list[str]) -> int:
-    """Run a command line and return its exit code; what went wrong is on stderr."""
+    """Run a command line and return its exit code. Prints errors to stderr."""
     try:
         try:
             _complete_streams()
@@ -49,10 +49,10 @@ def run(command: click.Group, arguments: list[str]) -> int:
 
 
 def end(command: click.Group, arguments: list[str]) -> NoReturn:
-    """Run a command line and exit with its code, whenever a Ctrl-C comes."""
+    """Run a command line and exit with its code, even if a Ctrl-C arrives."""
     try:
         code = run(command, arguments)
-        # From here on Python ends; an exception in that would be printed as a traceback.
+        # Python now exits. An exception during that would be printed as a traceback.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
         sys.exit(code)
@@ -61,7 +61,7 @@ def end(command: click.Group, arguments: list[str]) -> NoReturn:
 
 
 def report(exc: BaseException, command: click.Group, arguments: list[str]) -> int:
-    """Print what went wrong and return the exit code."""
+    """Print an error and return its exit code."""
     if isinstance(exc, (click.exceptions.Abort, KeyboardInterrupt)):
         _say("")
         return EXIT_INTERRUPTED
@@ -91,8 +91,9 @@ def message_and_hint(exc: MlxdError | click.ClickException, called: str) -> tupl
 
 
 def _usage(exc: click.ClickException) -> None:
-    """Say what is wrong with a command line, and where it is described."""
-    if type(exc).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later: a group by itself
+    """Print the error of a command line and the command that shows its help."""
+    # Click 8.2 and later raises it for a group without a command.
+    if type(exc).__name__ == "NoArgsIsHelpError":
         exc.show()
         return
     ctx = getattr(exc, "ctx", None)
@@ -112,7 +113,7 @@ def _refused(error: MlxdError, command: click.Group, arguments: list[str]) -> in
 
 def _system(exc: OSError) -> int:
     if isinstance(exc, BrokenPipeError):
-        return 0  # the reader left (`mlx ask | head`)
+        return 0  # the reader has ended (`mlx ask | head`)
     where = f"{exc.filename}: " if exc.filename else "Cannot read or write: "
     hint = "Check the path, its permissions and the free space."
     _say(f"mlx: {where}{exc.strerror or exc}.\n     {hint}")
@@ -125,9 +126,9 @@ def _say(text: str) -> None:
 
 
 def _complete_streams() -> None:
-    """Put /dev/null in the place of standard streams that are closed.
+    """Open /dev/null for standard streams that are closed.
 
-    Otherwise the next file that is opened, or a socket, would get what is meant for them.
+    Otherwise the next opened file or socket would get their number, and their output.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -136,11 +137,11 @@ def _complete_streams() -> None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(descriptor, "r" if number == 0 else "w"))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # an encoding without → is no failure
+        sys.stdout.reconfigure(errors="backslashreplace")  # for encodings without →
 
 
 def _settle(stream: Any) -> None:
-    """Write what is buffered now: at exit, Python itself would report that it cannot."""
+    """Flush now. At exit, Python would report a failure itself."""
     try:
         if stream is not None:
             stream.flush()
@@ -150,7 +151,7 @@ def _settle(stream: Any) -> None:
 
 
 def _advice(error: MlxdError) -> str:
-    """Return the line of advice where a daemon of another version refuses what it does not know."""
+    """Return advice if a daemon of another version refuses something unknown to it."""
     if error.code not in UNKNOWN_TO_THEM:
         return ""
     try:
@@ -162,7 +163,7 @@ def _advice(error: MlxdError) -> str:
 
 
 def _called(command: click.Command, words: list[str]) -> tuple[click.Command, str]:
-    """Return which command a line calls, and its name, as far as its words are commands."""
+    """Return the command that a line calls, and its name, as far as its words are commands."""
     path: list[str] = []
     for word in words:
         if not isinstance(command, click.Group):
@@ -176,7 +177,7 @@ def _called(command: click.Command, words: list[str]) -> tuple[click.Command, st
 
 
 def _flags(command: click.Command) -> dict[str, str]:
-    """Return how the parameters of a command are written."""
+    """Return how the command line spells the parameters of a command."""
     found: dict[str, str] = {}
     for param in command.params:
         long = [flag for flag in param.opts if flag.startswith("--")]

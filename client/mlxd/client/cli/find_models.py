@@ -17,7 +17,7 @@ from mlxd.protocol.hub_environment import hub_environment
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 limit_option = click.option(
-    "-n", "--limit", type=click.IntRange(1, 100), default=20, help="The most models.  [20]"
+    "-n", "--limit", type=click.IntRange(1, 100), default=20, help="Maximum number of models.  [20]"
 )
 
 
@@ -28,7 +28,7 @@ limit_option = click.option(
 def search(words: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Search the Hugging Face hub for MLX models.
 
-    FITS says whether a model fits into this machine's memory budget.
+    FITS states whether a model fits into this machine's memory budget.
     """
     found = _search(" ".join(words), limit)
     if as_json:
@@ -67,7 +67,9 @@ def _search(query: str | None, limit: int) -> dict[str, Any]:
 def _print(found: Mapping[str, Any]) -> None:
     rows = [_row(model) for model in found["models"]]
     print_table(("MODEL", "SIZE", "FITS", "DOWNLOADS", "NOTE"), rows)
-    tell(f"Memory budget: {size(found['memory_budget_bytes'])}. Get one: mlx models pull MODEL")
+    tell(
+        f"Memory budget: {size(found['memory_budget_bytes'])}. Download one: mlx models pull MODEL"
+    )
 
 
 def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
@@ -116,10 +118,10 @@ def _summary(report: Mapping[str, Any]) -> str:
     imported, known = len(report["imported"]), len(report["known"])
     if imported:
         name = report["imported"][0]["name"]
-        return f"Imported {_models(imported)}. Ask one: mlx ask -m {name} …"
+        return f"Imported {_models(imported)}. Use one: mlx ask -m {name} …"
     if known:
-        return f"Nothing to import: {_models(known)} known already."
-    return "No MLX models of LM Studio or oMLX were found. Name a folder: mlx models import PATH"
+        return f"Nothing to import: {_models(known)} already known."
+    return "No MLX models of LM Studio or oMLX were found. Give a folder: mlx models import PATH"
 
 
 def _models(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Groups of commands that say what a mistyped one may have meant."""
+"""Groups of commands that suggest the nearest command for a mistyped one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import click
 
 LONGEST_HELP = 1000
 Places = dict[str, tuple[str, str]]
-"""Name of a command to (module, function)."""
+"""Maps the name of a command to (module, function)."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the question for the nearest names, with a blank before it; "": none is near."""
+    """Return " Did you mean …?" with the nearest names, or "" if none is near."""
     near = difflib.get_close_matches(name, list(known), n=3)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
@@ -79,5 +79,5 @@ class Commands(Group):
 
     def _unknown(self, name: str, known: list[str]) -> str:
         said = super()._unknown(name, known)
-        # A question without its command is the likeliest mistake of all.
-        return said if "Did you mean" in said else f'{said} To ask something: mlx ask "{name} …"'
+        # A prompt without `ask` is the most likely mistake.
+        return said if "Did you mean" in said else f'{said} To ask a question: mlx ask "{name} …"'

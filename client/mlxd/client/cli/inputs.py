@@ -1,4 +1,4 @@
-"""What becomes a prompt: words, files and stdin, all read by the same rules."""
+"""Builds a prompt from words, files and stdin, all read by the same rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlxd.protocol.errors import InvalidParams
 BACKTICKS = re.compile("`{3,}")
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark begins like it
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is a prefix of this one
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -29,7 +29,7 @@ def prompt_of(words: tuple[str, ...], files: list[str]) -> str:
     """Return files, words and stdin as one prompt. The word `-` stands for stdin.
 
     Raises:
-        Misuse: a file is missing or is no text.
+        Misuse: a file is missing or is not text.
     """
     said = [word for word in words if word != "-"]
     parts = [fenced(name) for name in files]
@@ -43,13 +43,13 @@ def prompt_of(words: tuple[str, ...], files: list[str]) -> str:
 
 
 def fenced(name: str) -> str:
-    """Return a file (`-`: stdin) as a prompt has it: its name, and what is in it between fences.
+    """Return a file (`-`: stdin) as part of a prompt: its name, and its text in a fence.
 
     Raises:
-        Misuse: it is missing or is no text.
+        Misuse: it is missing or is not text.
     """
     text = as_text(read_stdin() if name == "-" else read_file(name), name)
-    # Longer than any in the file, so that a file's own fences do not end it.
+    # Longer than any fence in the file, so that those do not end it.
     fence = "`" * max(3, 1 + max((len(run) for run in BACKTICKS.findall(text)), default=0))
     return f"{'stdin' if name == '-' else name}:\n{fence}\n{text.rstrip()}\n{fence}"
 
@@ -65,7 +65,7 @@ def read_stdin() -> bytes:
 
 
 def read_file(name: str) -> bytes:
-    """Return what a file holds.
+    """Return the content of a file.
 
     Raises:
         Misuse: it cannot be read.
@@ -89,10 +89,10 @@ def _bounded(file: IO[bytes], name: str) -> bytes:
 
 
 def as_text(raw: bytes, name: str) -> str:
-    """Return bytes as text: UTF-8, or what their byte order mark says.
+    """Decode bytes as UTF-8, or according to their byte order mark.
 
     Raises:
-        Misuse: they are something else.
+        Misuse: they are not text.
     """
     what = "stdin" if name == "-" else name
     mark, encoding = next(
@@ -104,13 +104,15 @@ def as_text(raw: bytes, name: str) -> str:
         return raw[len(mark) :].decode(encoding)
     except UnicodeDecodeError as exc:
         at = len(mark) + exc.start
-        problem = f"is binary, or text that is not {encoding.upper()} (byte {at} is {raw[at]:#x})"
-        hint = "If it is text: iconv -f latin1 -t utf-8, or whatever it is written in."
+        problem = (
+            f"is binary, or its encoding is not {encoding.upper()} (byte {at} is {raw[at]:#x})"
+        )
+        hint = "Convert text to UTF-8, for example from Latin 1: iconv -f latin1 -t utf-8"
         raise Misuse(f"{what} {problem}.", hint=hint) from exc
 
 
 def edited(text: str | None = None, *, filename: str | None = None) -> str:
-    """Open a text, or a file, in $EDITOR and return the text.
+    """Open a text or a file in $EDITOR and return the result.
 
     Raises:
         Misuse: the editor cannot be started, or failed.
@@ -123,12 +125,12 @@ def edited(text: str | None = None, *, filename: str | None = None) -> str:
     except (click.ClickException, OSError, ValueError) as exc:
         problem = exc.format_message() if isinstance(exc, click.ClickException) else str(exc)
         raise Misuse(
-            f"The editor failed: {problem.rstrip('.')}.", hint="Set EDITOR to one that works."
+            f"The editor failed: {problem.rstrip('.')}.", hint="Set EDITOR to another editor."
         ) from exc
 
 
 def same_file(one: str, other: str) -> bool:
-    """Whether two names are one regular file."""
+    """Return whether two names refer to the same regular file."""
     try:
         first, second = Path(one).stat(), Path(other).stat()
     except (OSError, ValueError):

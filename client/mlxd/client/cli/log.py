@@ -24,9 +24,9 @@ from mlxd.protocol.errors import InvalidParams
 
 Record = dict[str, Any]
 PAGE = 500
-"""Conversations that one call of `conversations.list` returns to an export."""
+"""Number of conversations per call of `conversations.list` during an export."""
 IMPORT_BYTES = 1 << 20
-"""About this much of a file is sent at once. It is far below the limit of a message."""
+"""About this many bytes of a file are sent at once, far below the limit of a message."""
 
 
 @click.group(
@@ -39,7 +39,7 @@ def log() -> None:
 
 @log.command("list")
 @click.option("-n", "limit", type=click.IntRange(1, 10_000), default=20, help="How many.")
-@click.option("--here", is_flag=True, help="Only those of this terminal (or folder).")
+@click.option("--here", is_flag=True, help="Only conversations of this terminal (or folder).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def list_conversations(limit: int, here: bool, as_json: bool) -> None:
     """List the latest conversations, newest first."""
@@ -84,24 +84,24 @@ def show(conversation: str | None, as_json: bool, plain: bool) -> None:
 @log.command()
 @click.argument("file", default="-", metavar="[FILE|-]")
 def export(file: str) -> None:
-    """Write every conversation to FILE, or stdout: one JSON object per line, the oldest first."""
+    """Write every conversation to FILE or stdout, oldest first, one JSON object per line."""
     target = output_of(file)
     if target.path is not None and target.resumable and target.path.exists():
-        raise Misuse(f"{file} exists.", hint="Name another file.")
+        raise Misuse(f"{file} exists.", hint="Choose another file.")
     with connect() as client:
         names = _all_ids(client)
         with target.opened() as out:
             for name in reversed(names):
                 whole = client.request("conversations.show", id=name)
                 for turn in whole["turns"]:
-                    del turn["number"]  # every database numbers turns for itself
+                    del turn["number"]  # each database assigns its own numbers
                 out.write(json.dumps(whole, ensure_ascii=False) + "\n")
     tell(f"{len(names)} conversations exported.")
 
 
 def _all_ids(client: Client) -> list[str]:
-    """Return the id of every conversation, the newest first."""
-    # A dict: a conversation that is used meanwhile moves the others by one place.
+    """Return the id of every conversation, newest first."""
+    # A dict, because a conversation that is used meanwhile moves others to the next page.
     found: dict[str, None] = {}
     offset = 0
     while page := client.conversations.list(limit=PAGE, offset=offset):
@@ -115,7 +115,7 @@ def _all_ids(client: Client) -> list[str]:
 def import_file(file: str) -> None:
     """Import the conversations of FILE, written by `mlx log export`.
 
-    Conversations that are stored already are skipped. If any line is invalid, nothing is imported.
+    Conversations that are already stored are skipped. If any line is invalid, nothing is imported.
     """
     text = as_text(read_stdin() if file == "-" else read_file(file), file)
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -125,13 +125,13 @@ def import_file(file: str) -> None:
         for chunk in _chunks(records, [len(line) for _, line in lines]):
             imported += client.conversations.import_conversations(chunk)
     skipped = len(records) - imported
-    tell(f"{imported} conversations imported, {skipped} skipped that were stored already.")
+    tell(f"{imported} conversations imported, {skipped} skipped because they are already stored.")
 
 
 def _record(number: int, line: str) -> Record:
     try:
         found = json.loads(line)
-        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        json.dumps(found, ensure_ascii=False).encode()  # raises on half of a surrogate pair
         return check_record("conversation", found)
     except (ValueError, RecursionError) as exc:
         problem = f"Line {number} is not JSON: {exc}."
@@ -212,6 +212,6 @@ def _print_turn(turn: Record, *, plain: bool) -> None:
     for call in turn["tool_calls"]:
         click.echo(json.dumps(call, ensure_ascii=False))
     if turn["state"] == "broken":
-        tell(f"(broke off: {turn['error']})")
+        tell(f"(incomplete: {turn['error']})")
     elif turn["state"] == "answering":
-        tell("(is being answered)")
+        tell("(in progress)")

@@ -1,8 +1,8 @@
-"""Markdown on a terminal as it streams.
+"""Renders Markdown on a terminal as it streams.
 
-What is finished (every block but the last) is printed once and for all and scrolls away; the open
-block at the bottom is drawn anew with every part, from the first row that changed. So nothing
-flickers, and a table or a list looks right as soon as its rows are there.
+Finished blocks (all but the last) are printed once and scroll away. The open block at the bottom is
+redrawn with each piece of text, from the first changed row. This avoids flicker, and tables and
+lists look right as soon as their rows arrive.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from rich.text import Text
 
 FRAME_S = 0.04
 SYNCHRONISED = "\x1b[?2026h", "\x1b[?2026l"
-"""Terminals that know it show what is between at once; others ignore it."""
+"""Synchronised output. Terminals that support it show the whole update at once, and others ignore
+it."""
 
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class LeftHeading(Heading):
-    """A heading at the left margin: centred ones jump while they are written."""
+    """Headings are left-aligned, because centred ones move while they are written."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self.text.justify = "left"
@@ -43,7 +44,7 @@ class AnswerMarkdown(Markdown):
 
 
 class MarkdownStream:
-    """Renders what `write` gets. `shown` is text that stands on the terminal already, raw."""
+    """Renders text from `write`. `shown` is raw text that is already on the terminal."""
 
     def __init__(self, shown: str = "", console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stdout, force_terminal=True, highlight=False)
@@ -55,7 +56,7 @@ class MarkdownStream:
         self._painted_s = 0.0
 
     def write(self, text: str) -> None:
-        """Add a part of the answer."""
+        """Add a piece of the answer."""
         self._source += text
         now = time.monotonic()
         if now - self._painted_s >= FRAME_S:
@@ -63,7 +64,7 @@ class MarkdownStream:
             self._paint(final=False)
 
     def close(self) -> None:
-        """Draw what is left, and go to a new line."""
+        """Draw the rest and start a new line."""
         self._paint(final=True)
 
     def _rows_of(self, text: str) -> int:
@@ -77,13 +78,13 @@ class MarkdownStream:
         for block in blocks:
             rows = self._render(block)
             if not rows and self._live in ([], [""]):
-                continue  # blank lines, or what Markdown does not show
+                continue  # blank lines, or Markdown without visible output
             out.append(self._replace(rows[self._gone :]) + "\n")
             self._live, self._gone, self._first = [], 0, False
         if self._source.strip():
             rows = self._render(self._source)[self._gone :]
             out.append(self._replace(rows))
-            # Rows above the screen cannot be drawn again.
+            # Rows above the screen cannot be redrawn.
             over = max(0, len(rows) - (self._console.height - 1))
             self._gone += over
             self._live = rows[over:]
@@ -92,7 +93,10 @@ class MarkdownStream:
         self._console.file.flush()
 
     def _replace(self, rows: list[str]) -> str:
-        """Return what draws `rows` over the live ones; the cursor stays at the end of the last."""
+        """Return the output that draws `rows` over the live ones.
+
+        The cursor stays at the end of the last row.
+        """
         same = 0
         while same < min(len(rows), len(self._live) - 1) and rows[same] == self._live[same]:
             same += 1
@@ -100,12 +104,12 @@ class MarkdownStream:
         move = "\r" + (f"\x1b[{up}A" if up > 0 else "") if self._live else ""
         if same < len(rows):
             return move + "\x1b[J" + "\n".join(rows[same:])
-        # Fewer rows than before: take the rest away, and go back to the end of the last.
+        # There are fewer rows than before: erase the rest and return to the end of the last row.
         back = f"\x1b[A\x1b[{max(1, self._console.width)}C" if same else ""
         return move + "\x1b[J" + back
 
     def _blocks(self) -> list[str]:
-        """Return the source block by block; what is not the last one is finished."""
+        """Return the blocks of the source. All but the last are finished."""
         starts = [
             token.map[0]
             for token in self._parser.parse(self._source)

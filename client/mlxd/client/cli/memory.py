@@ -1,4 +1,4 @@
-"""`mlx ps`, `load` and `unload`: the models in memory."""
+"""`mlx ps`, `load` and `unload`: loaded models."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mlxd.client.cli.tables import ago, duration, print_table, size
 from mlxd.client.cli.terminal import spinner
 
 EVICTIONS_SHOWN = 3
-"""The most recent evictions, below the table."""
+"""Number of recent evictions to show below the table."""
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def ps(as_json: bool) -> None:
-    """Show the models that are in memory."""
+    """Show the loaded models."""
     with connect() as client:
         answer = client.request("ps")
     models = answer["models"]
@@ -37,7 +37,7 @@ def ps(as_json: bool) -> None:
     for model in models:
         for note in model.get("notes", ()):  # none from a daemon of an older version
             click.echo(f"{model['model']}: {note}.", err=True)
-    # A daemon of an older version reports no evictions.
+    # Older daemons report no evictions.
     for one in answer.get("evicted", ())[-EVICTIONS_SHOWN:]:
         when = ago(time.time() - one["at"])
         click.echo(f"{one['model']} was evicted {when}: {one['reason']}.", err=True)
@@ -66,10 +66,10 @@ def _expires(model: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_models)
-@click.option("--keep-alive", type=Span(), help="After its last use: 30m, 2h, forever.")
-@click.option("--pin/--no-pin", default=None, help="Never evict it to make room; or unpin it.")
+@click.option("--keep-alive", type=Span(), help="Time after its last use: 30m, 2h, forever.")
+@click.option("--pin/--no-pin", default=None, help="Never evict it to free memory, or unpin it.")
 def load(model: str | None, keep_alive: float | None, pin: bool | None) -> None:
-    """Load MODEL (or the default one) and keep it warm."""
+    """Load MODEL (default: the default model) and keep it loaded."""
     name = absolute(model) if model else None
     with connect() as client, spinner("loading"):
         result = client.load(name, keep_alive_s=keep_alive, pin=pin)
@@ -77,11 +77,11 @@ def load(model: str | None, keep_alive: float | None, pin: bool | None) -> None:
 
 
 def load_message(result: Mapping[str, Any]) -> str:
-    if "pinned" not in result:  # a daemon of an older version
+    if "pinned" not in result:  # an older daemon
         return f"{result['model']}: {size(result['bytes'])} in {result['load_s']:.1f} s"
     took = f"loaded in {result['load_s']:.1f} s"
     if result["was_loaded"]:
-        took = "was in memory already"
+        took = "was already in memory"
     keeps_s = result["keep_alive_s"]
     stays = "until it is unloaded" if keeps_s < 0 else f"for {duration(keeps_s)} after its last use"
     if result["pinned"]:
@@ -91,9 +91,9 @@ def load_message(result: Mapping[str, Any]) -> str:
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_models)
-@click.option("-a", "--all", "everything", is_flag=True, help="Every model in memory.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Unload every model.")
 def unload(model: str | None, everything: bool) -> None:
-    """Free the memory of MODEL (default: the default model)."""
+    """Unload MODEL (default: the default model) from memory."""
     if everything and model is not None:
         raise click.UsageError("Give MODEL or --all, not both.")
     with connect() as client:
@@ -105,10 +105,10 @@ def unload(model: str | None, everything: bool) -> None:
 
 
 def _unloaded(result: dict[str, Any]) -> str:
-    names = ", ".join(result.get("models", ()))  # a daemon of an older version names none
+    names = ", ".join(result.get("models", ()))  # older daemons name none
     if result["pending_requests"]:
         count = result["pending_requests"]
         return f"{names or 'The model'} will be unloaded after {count} running requests."
     if not result["unloaded"]:
-        return "Not in memory. See what is: mlx ps"
+        return "Not in memory. List the loaded models: mlx ps"
     return f"Unloaded {names}." if names else "Unloaded."

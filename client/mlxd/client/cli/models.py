@@ -1,4 +1,4 @@
-"""`mlx models`: what is on this machine, how it gets there, and what it is called."""
+"""`mlx models`: the models on this machine."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def show_model(model: str | None, as_json: bool) -> None:
 def _show_rows(record: dict[str, Any]) -> list[tuple[str, str]]:
     bits, group = record["bits"], record["group_size"]
     quantised = f"{bits} bits, groups of {group}" if bits else "no"
-    fits = {True: "yes", False: "no", None: "unknown until a model was loaded"}
+    fits = {True: "yes", False: "no", None: "unknown until a model is loaded"}
     parameters = record["parameters"]
     rows = [
         ("name", record["name"]),
@@ -98,7 +98,7 @@ def _show_rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("quantised", quantised),
         ("type", record["dtype"]),
         ("context", f"{record['context_tokens']} tokens" if record["context_tokens"] else None),
-        ("chat template", "yes" if record["chat_template"] else "no: the plain form is used"),
+        ("chat template", "yes" if record["chat_template"] else "no (a generic format is used)"),
         ("fits in memory", fits[record["fits_in_memory"]]),
         ("problem", record["problem"]),
         # Known while the model is loaded. A daemon of an older version does not send it.
@@ -113,10 +113,10 @@ def _show_rows(record: dict[str, Any]) -> list[tuple[str, str]]:
 def pull(model: str, revision: str | None) -> None:
     """Download or update MODEL (ORG/NAME) from the Hugging Face hub.
 
-    Interrupted downloads resume with the same command. HF_ENDPOINT names a mirror.
+    Interrupted downloads resume with the same command. HF_ENDPOINT sets a mirror.
     """
     model, revision = parse_model(model, revision)
-    # The daemon may have been started elsewhere, without them.
+    # The daemon may have been started without these variables.
     environment = hub_environment(os.environ) or None
     with connect() as client:
         stream = client.stream(
@@ -124,19 +124,25 @@ def pull(model: str, revision: str | None) -> None:
         )
         record = follow(stream, f"Pulling {model}")
     tell(
-        f"{record['name']} is here: {size(record['bytes'])}. Ask it: mlx ask -m {record['name']} …"
+        f"{record['name']} is complete ({size(record['bytes'])}). "
+        f"Use it: mlx ask -m {record['name']} …"
     )
 
 
 @models.command()
 @model_argument
-@click.option("-o", "--output", type=click.Path(), help="Folder; absent: one found by name.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Folder to write. Default: a folder that is found by name.",
+)
 @click.option("-b", "--bits", type=BITS, help="Bits per weight.")
 @click.option(
     "--group-size", type=int, help="Number of weights that share a scale.  [32, 64 or 128]"
 )
-@click.option("--mode", type=MODES, help="Kind of quantisation.")
-@click.option("--dtype", type=DTYPES, help="Type of weights that are not quantised.")
+@click.option("--mode", type=MODES, help="Quantisation mode.")
+@click.option("--dtype", type=DTYPES, help="Data type of the unquantised weights.")
 def convert(
     model: str,
     output: str | None,
@@ -162,12 +168,12 @@ def convert(
         )
         record = follow(stream, f"Converting {model}")
     tell(f"{size(record['source_bytes'])} became {size(record['bytes'])}: {record['path']}")
-    tell(f"Ask it: mlx ask -m {record['name']} …")
+    tell(f"Use it: mlx ask -m {record['name']} …")
 
 
 @models.command()
 @model_argument
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm(model: str, yes: bool) -> None:
     """Delete MODEL from the disk, with its cached prompts; of an imported model, only the link."""
     model = absolute(model)
@@ -178,14 +184,14 @@ def rm(model: str, yes: bool) -> None:
         place = os.path.realpath(record["path"])
         removed = client.request("models.remove", model=model)
     if record["source"] == "imported":
-        tell(f"Removed the link. The model stays at {place}.")
+        tell(f"Removed the link. The model remains at {place}.")
     else:
-        tell(f"Deleted; {size(removed['bytes'])} are free again.")
+        tell(f"Deleted. Freed {size(removed['bytes'])}.")
 
 
 def _question(record: dict[str, Any]) -> str:
     if record["source"] == "imported":
-        return f"Remove the link {record['name']}? Its files stay."
+        return f"Remove the link {record['name']}? Its files remain."
     return f"Delete {record['name']} ({size(record['bytes'])})?"
 
 
@@ -199,10 +205,10 @@ def default(model: str | None) -> None:
             return
         result = client.request("models.default", model=absolute(model))
     if result["in_effect"] == result["default"]:
-        tell(f"{result['default']} is the default from now on.")
+        tell(f"{result['default']} is now the default model.")
     else:
         tell(
-            f"Kept, but MLXD_DEFAULT_MODEL says {result['in_effect']} for this daemon.\n"
+            f"Saved, but MLXD_DEFAULT_MODEL is {result['in_effect']} for this daemon.\n"
             "Unset it and restart: mlxd restart"
         )
 

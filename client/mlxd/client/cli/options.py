@@ -1,4 +1,4 @@
-"""click options from the one table, and what they become."""
+"""Builds click options from the option table, and requests from their values."""
 
 from __future__ import annotations
 
@@ -97,19 +97,19 @@ def _add(table: tuple[Any, ...], command: Command) -> Command:
 
 
 def _default(name: str) -> str:
-    """Return what a help text says of the number that is taken where none is given."""
+    """Return the part of a help text that states the default number."""
     try:
         default = METHODS["chat"].param(name).default
     except (KeyError, StopIteration):
         return ""
-    # Below zero it stands for "not at all".
+    # A negative default means "none".
     number = isinstance(default, (int, float)) and not isinstance(default, bool)
     return f"  [{default:g}]" if number and default >= 0 else ""
 
 
 def _option(name: str, flags: tuple[str, ...], kind: str, text: str) -> Callable[..., Any]:
     if kind in (ON, OFF):
-        # Both flags of a pair have the same name; the one given last wins.
+        # Both flags of a pair have the same name. The last one given applies.
         return click.option(
             *flags, name, flag_value=kind == ON, type=bool, default=None, help=text, is_flag=True
         )
@@ -124,7 +124,7 @@ def _option(name: str, flags: tuple[str, ...], kind: str, text: str) -> Callable
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that were given, in the form that the fast path's parser has."""
+    """Return the given options in the format of the fast path's parser."""
     out: dict[str, Any] = {}
     for name, value in values.items():
         if value is None or value == ():
@@ -145,7 +145,7 @@ def params_of(command: str, values: dict[str, Any], prompt: str) -> dict[str, An
         raise click.UsageError("Give -c or --conversation, not both.")
     if command == "fill" and (lost := NOT_IN_FILL & values.keys()):
         flag = long_flags()[min(lost)]
-        raise click.UsageError(f"{flag} has no meaning for fill, which has a prefix and a suffix.")
+        raise click.UsageError(f"{flag} cannot be used with fill, which has a prefix and a suffix.")
     params = request_params(command, values, prompt, scope())
     assert params is not None
     if "schema" in params:
@@ -159,12 +159,12 @@ def params_of(command: str, values: dict[str, Any], prompt: str) -> dict[str, An
 
 
 def absolute(name: str, param: str = "model") -> str:
-    """Return a folder's absolute path; a name as it is."""
+    """Return the absolute path of a folder. Names are unchanged."""
     return str(fast_text.absolute(name, FOLDERS[param]))
 
 
 def resolve_folders(params: dict[str, Any]) -> None:
-    """Replace the relative folders of a request: the daemon has another working folder."""
+    """Make folders of a request absolute, because the daemon's working folder differs."""
     for param in FOLDERS:
         if isinstance(params.get(param), str):
             params[param] = absolute(params[param], param)
@@ -189,8 +189,8 @@ def schema(text: str) -> dict[str, Any] | bool:
         known = len(words) == 1 or (len(words) == 2 and words[1] in SHORT_TYPES)
         if not known or not FIELD.fullmatch(words[0]):
             raise click.BadParameter(
-                f"{field.strip()!r} is no file, and not `name` or `name type` either; "
-                "types: str, int, float, bool",
+                f"{field.strip()!r} is neither a file nor `name` or `name type`. "
+                "Types: str, int, float, bool",
                 param_hint="--schema",
             )
         properties[words[0]] = {"type": SHORT_TYPES[words[1] if len(words) == 2 else "str"]}

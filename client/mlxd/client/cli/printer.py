@@ -1,6 +1,6 @@
 """Prints answers: the text on stdout as it arrives, everything else on stderr.
 
-`ask`, `generate`, `fill` and `chat` share it. The fast path has its own, without imports.
+`ask`, `generate`, `fill` and `chat` share it. The fast path has its own, which imports nothing.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Printer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the line of an answer, also of one that broke off."""
+        """End the line of an answer, complete or not."""
         self._status.settle()
         self._answer.close()
 
     def event(self, event: dict[str, Any]) -> None:
-        """Print an event as the options say."""
+        """Print an event according to the options."""
         if self._values.get("events"):
             print_json(event)
         elif event["type"] != "delta" or event["channel"] != "answer":

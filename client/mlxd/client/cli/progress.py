@@ -1,4 +1,4 @@
-"""Progress of long work: a bar for each file on a terminal, nothing in a pipe."""
+"""Progress of downloads and conversions: a bar for each file on a terminal, nothing in a pipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlxd.client.sync import Stream
 
 
 def follow(stream: Stream[dict[str, Any], Any], label: str) -> Any:
-    """Show the progress events of a request and return its result. Ctrl-C stops the work."""
+    """Show the progress events of a request and return its result. Ctrl-C cancels it."""
     with stream:
         if not decorated():
             tell(f"{label} …")

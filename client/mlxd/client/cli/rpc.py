@@ -13,7 +13,9 @@ from mlxd.client.cli.daemon import connect
 @click.command(epilog='\b\nExamples:\n  mlx rpc status\n  mlx rpc tokenize \'{"text": "hello"}\'\n')
 @click.argument("method")
 @click.argument("params", default="{}", metavar="['{json}']")
-@click.option("--stream", is_flag=True, help="Print events as they come, one JSON line each.")
+@click.option(
+    "--stream", is_flag=True, help="Print events as they arrive, one JSON object per line."
+)
 def rpc(method: str, params: str, stream: bool) -> None:
     """Call METHOD with JSON parameters and print the JSON result."""
     try:

@@ -1,4 +1,4 @@
-"""`mlx run` and `mlx help`: commands of other tools."""
+"""`mlx run` and `mlx help`, which other tools have."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(words: tuple[str, ...], **values: Any) -> int:
     return chat.run(found)
 
 
-# The argument says which model; an option of the same name would win over it.
+# The argument sets the model. An option of the same name would override it.
 run.params = [
     param for param in run.params if isinstance(param, click.Argument) or param.name != "model"
 ]

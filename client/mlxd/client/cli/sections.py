@@ -23,13 +23,13 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Waiting": ("deadline_s", "priority"),
 }  # fmt: skip
-"""Heading to names of the option table, in the order of the help."""
+"""Maps a heading to names of the option table, in the order of the help."""
 
 Record = tuple[str, str]
 
 
 class Sectioned(click.Command):
-    """A command with the shared options; those in `without` have no meaning for it."""
+    """A command with the shared options, except those in `without`, which it cannot use."""
 
     def __init__(self, *args: Any, without: Collection[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -8,7 +8,7 @@ import click
 
 FILES = {"zsh": "mlxd.zsh", "bash": "mlxd.bash", "fish": "mlxd.fish", "git": "prepare-commit-msg"}
 PLACES = (Path(__file__).parents[1] / "shell", Path(__file__).parents[3] / "shell")
-"""Where an installation has them, and where the repository has them."""
+"""Their folder in an installation, and in the repository."""
 
 
 @click.command(

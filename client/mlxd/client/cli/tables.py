@@ -1,4 +1,4 @@
-"""Tables, sizes and spans of time, as every command prints them."""
+"""Tables, sizes and durations, as every command prints them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rich.cells import cell_len, set_cell_size
 Row = tuple[str, ...]
 GAP = "  "
 NARROWEST = 8
-"""No column that is shortened gets narrower than this."""
+"""Minimum width of a shortened column."""
 
 
 def print_table(header: Row, rows: list[Row]) -> None:
-    """Print columns as wide as they need to be; on a terminal, no wider than it is."""
+    """Print columns as wide as their content, but no wider than the terminal."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in table_lines(header, rows, width):
         click.echo(line)
 
 
 def table_lines(header: Row, rows: list[Row], width: int | None) -> list[str]:
-    """Return the lines of a table, none wider than `width` cells (None: as wide as they are)."""
+    """Return the lines of a table, none wider than `width` cells. None: any width."""
     widths = [max(cell_len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     if width is not None:
         widths = _fitted(widths, width - len(GAP) * (len(widths) - 1))
@@ -33,7 +33,7 @@ def table_lines(header: Row, rows: list[Row], width: int | None) -> list[str]:
 
 
 def _fitted(widths: list[int], room: int) -> list[int]:
-    """Return the widths with the widest ones shortened until all fit."""
+    """Return the widths, with the widest columns shortened until the line fits."""
     widths = list(widths)
     while sum(widths) > room and max(widths) > NARROWEST:
         widths[widths.index(max(widths))] -= 1
@@ -47,7 +47,7 @@ def _cell(text: str, size: int) -> str:
 
 
 def size(count: float) -> str:
-    """Return bytes as people read them, in powers of 1,000."""
+    """Return a number of bytes in a readable unit, in powers of 1,000."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -68,5 +68,5 @@ def duration(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """Return how long ago something was, in words."""
+    """Return how long ago a time was, in words."""
     return "now" if seconds < 1 else f"{duration(seconds)} ago"

@@ -59,7 +59,7 @@ def user_folder() -> Path:
 
 
 def names() -> dict[str, Path]:
-    """Return the file of each template. The user's override the built-in ones."""
+    """Return the file of each template. The user's templates override the built-in ones."""
     found: dict[str, Path] = {}
     for folder in (SHIPPED, user_folder()):
         if folder.is_dir():
@@ -71,7 +71,7 @@ def find(name: str) -> Template:
     """Return a template.
 
     Raises:
-        Misuse: there is no such template, or its file is invalid.
+        Misuse: the template does not exist, or its file is invalid.
     """
     return read(name, path_of(name))
 
@@ -80,11 +80,11 @@ def path_of(name: str) -> Path:
     """Return a template's file.
 
     Raises:
-        Misuse: there is no template of that name.
+        Misuse: the template does not exist.
     """
     known = names()
     if name not in known:
-        hint = did_you_mean(name, known).strip() or "See them: mlx templates list"
+        hint = did_you_mean(name, known).strip() or "List the templates: mlx templates list"
         raise Misuse(f"There is no template {name!r}.", hint=hint)
     return known[name]
 
@@ -93,7 +93,7 @@ def read(name: str, path: Path) -> Template:
     """Read a template's file.
 
     Raises:
-        Misuse: the file is no template.
+        Misuse: the file is not a valid template.
     """
 
     def wrong(problem: str) -> Misuse:
@@ -109,10 +109,10 @@ def read(name: str, path: Path) -> Template:
         raise wrong("prompt is missing")
     for key, value in found.items():
         if not isinstance(value, KEYS[key]):
-            raise wrong(f"{key} is no {'table' if KEYS[key] is dict else 'text'}")
+            raise wrong(f"{key} must be a {'table' if KEYS[key] is dict else 'string'}")
     for key, value in found.get("options", {}).items():
         if key not in ALLOWED:
-            raise wrong(f"options.{key} is no option of mlx ask.{did_you_mean(key, ALLOWED)}")
+            raise wrong(f"options.{key} is not an option of mlx ask.{did_you_mean(key, ALLOWED)}")
         if not isinstance(value, TYPES[ALLOWED[key]]):
             raise wrong(f"options.{key} must be {TYPES[ALLOWED[key]][-1].__name__}")
     return Template(name, path, **found)
@@ -121,7 +121,7 @@ def read(name: str, path: Path) -> Template:
 def apply(values: dict[str, Any], text: str) -> str:
     """Return the prompt of the template in `values`. Add its options and system prompt to `values`.
 
-    Options of the command line win over those of the template.
+    Options of the command line override those of the template.
 
     Raises:
         Misuse: a field is missing or unknown.
@@ -142,7 +142,7 @@ def _given(params: list[str]) -> dict[str, str]:
     for param in params:
         name, equals, value = param.partition("=")
         if not equals:
-            raise Misuse(f"-p {param}: not of the form NAME=VALUE.")
+            raise Misuse(f"-p {param} must be NAME=VALUE.")
         given[name] = value
     return given
 
@@ -159,9 +159,9 @@ def _check(template: Template, given: dict[str, str], text: str) -> None:
         )
         raise Misuse(f"The template {template.name} {problem}.", hint=hint)
     if "{input}" in template.prompt and not text.strip():
-        raise click.UsageError(f"The template {template.name} needs a text: as words, -f or stdin.")
+        raise click.UsageError(f"The template {template.name} needs input: words, -f or stdin.")
 
 
 def _fill(text: str, fields: dict[str, str]) -> str:
-    # In one pass, so that braces in the value of a field stay as they are.
+    # In one pass, so that braces in a field's value stay unchanged.
     return FIELD.sub(lambda match: fields.get(match.group(1), match.group(0)), text).strip()

@@ -47,13 +47,14 @@ def show_template(name: str) -> None:
 
 @templates.command("rm")
 @click.argument("name", shell_complete=complete_templates)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm_template(name: str, yes: bool) -> None:
-    """Delete your template NAME. One of ours that it replaced is used again."""
+    """Delete your template NAME. If it replaced a built-in template, that one is used again."""
     path = path_of(name)
     if path.parent == SHIPPED:
         raise Misuse(
-            f"{name} is built in and cannot be removed.", hint="See yours: mlx templates list"
+            f"{name} is built in and cannot be removed.",
+            hint="List your templates: mlx templates list",
         )
     if not yes:
         click.confirm(f"Delete {path}?", abort=True, err=True)
@@ -64,9 +65,11 @@ def rm_template(name: str, yes: bool) -> None:
 @templates.command("edit")
 @click.argument("name")
 def edit_template(name: str) -> None:
-    """Open the template NAME in $EDITOR; a new one, or your own copy of one of ours."""
+    """Edit the template NAME in $EDITOR: a new one, your own, or a copy of a built-in one."""
     if not NAME.fullmatch(name):
-        raise click.BadParameter("is letters, digits, dots and dashes", param_hint="NAME")
+        raise click.BadParameter(
+            "must consist of letters, digits, dots and dashes", param_hint="NAME"
+        )
     path = user_folder() / f"{name}.toml"
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a person sees: stdout for the answer, stderr for the rest, decoration for terminals only."""
+"""Output: the answer on stdout, everything else on stderr, decoration on terminals only."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ FRAME_S = 0.08
 
 
 def visible(text: str) -> str:
-    """Return text whose control characters can be seen, and do nothing to a terminal."""
+    """Return text with visible symbols instead of control characters, for a terminal."""
     return str(fast_text.visible(text))
 
 
 def decorated() -> bool:
-    """Whether stderr is a terminal that wants decoration."""
+    """Return whether stderr is a terminal and may be decorated."""
     return sys.stderr.isatty() and coloured()
 
 
 def coloured() -> bool:
-    """Whether the environment wants colours (no-color.org)."""
+    """Return whether the environment allows colours (no-color.org)."""
     return bool(fast_text.coloured())
 
 
 def tell(text: str) -> None:
-    """Say something beside the answer."""
+    """Print a line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -46,13 +46,14 @@ def print_json(value: Any) -> None:
 
 
 def write(text: str) -> None:
-    """Print a part of the answer at once."""
+    """Print a piece of the answer at once."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 class Answer:
-    """An answer on stdout as it comes: Markdown on a terminal that wants it, else plain."""
+    """Prints an answer to stdout as it arrives: as Markdown on a terminal that supports it, else
+    plain."""
 
     def __init__(self, *, plain: bool = False) -> None:
         self._last = ""
@@ -63,7 +64,7 @@ class Answer:
             self._rendered = MarkdownStream()
 
     def write(self, text: str) -> None:
-        """Print a part."""
+        """Print a piece."""
         self._last = text[-1:] or self._last
         if self._rendered is not None:
             self._rendered.write(visible(text))
@@ -80,7 +81,7 @@ class Answer:
 
 @contextlib.contextmanager
 def spinner(label: str) -> Iterator[None]:
-    """Show that something goes on, while the block runs."""
+    """Show a status line while the block runs."""
     if not decorated():
         yield
         return

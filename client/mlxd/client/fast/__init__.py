@@ -1,1 +1,1 @@
-"""The way of an ordinary `mlx ask`: nothing is imported that the request does not need."""
+"""The fast path of `mlx ask`, `generate` and `fill`. It imports only what the request needs."""

@@ -1,4 +1,4 @@
-"""`mlx ask|generate|fill`, the ordinary case: parse, send, print. Everything else goes to click.
+"""The fast path of `mlx ask|generate|fill`: parse, send, print. Other cases go to click.
 
 Runs under `python -I -S`: only built-in modules, `_socket`, the three files beside this
 one, and `peercred` of `mlxd.safesocket`.
@@ -41,16 +41,16 @@ from wire import More, pack, unpack
 
 COMMANDS = {"ask": "chat", "generate": "generate", "fill": "fill"}
 FIRST_WORD_S = 15.0
-"""A daemon says at once that a request is queued; launchd holds a crashed one back for 10 s."""
+"""The daemon reports at once that a request is queued. launchd delays a crashed daemon by 10 s."""
 READ_BYTES = 65536
 PLAIN_CHARACTERS = 60
-"""A short line is printed as it is; longer ones are broken between words by the renderer."""
+"""A short line is printed as is. The renderer wraps longer ones between words."""
 MARKUP = frozenset("*_`#|>[~\n")
 
 
 def main(arguments):
-    """Serve one command line; never returns. SIGINT is blocked until it can be handled here."""
-    if getsignal(SIGINT) is default_int_handler:  # not where the parent ignores it
+    """Run one command line and exit. SIGINT is blocked on entry, until its handler is set."""
+    if getsignal(SIGINT) is default_int_handler:  # the parent may ignore SIGINT
         signal(SIGINT, interrupt)
     pthread_sigmask(SIG_UNBLOCK, [SIGINT])
     command = arguments[0] if arguments else ""
@@ -76,9 +76,9 @@ def main(arguments):
             send(connection, pack([0, 1, COMMANDS[command], [params]]))
             ASKED.append(connection)
     except OSError:
-        handed_over = True  # no daemon, or one that refuses the request before it is complete
+        handed_over = True  # there is no daemon, or it refused the request before it was complete
     if handed_over:
-        # The full program names the reason: whose socket it is, what is too large, what is closed.
+        # The full program reports the reason: a foreign socket, a large request, a closed stdin.
         connection.close()
         full(arguments)
     try:
@@ -86,40 +86,40 @@ def main(arguments):
     except OSError as problem:
         code = unwritable(problem)
     except (IndexError, KeyError, TypeError, ValueError):
-        code = complain("The daemon's answer cannot be read.", "See what it is: mlxd status", 1)
+        code = complain("The daemon's answer cannot be read.", "Check the daemon: mlxd status", 1)
     posix._exit(code)
 
 
 def unwritable(problem):
-    """Report that stdout takes nothing more; a reader who has enough is no error."""
+    """Report that stdout cannot be written. A closed pipe is not an error."""
     if isinstance(problem, BrokenPipeError):
         return 0
     return complain("Cannot write to stdout: " + str(problem.strerror) + ".",
-                    "Free some space, or write somewhere else.", 1)  # fmt: skip
+                    "Free some space, or write to another place.", 1)  # fmt: skip
 
 
 def full(arguments):
-    """Hand the command to the full program; what stdin gave is passed on."""
+    """Run the full program with the same arguments and stdin."""
     if STDIN:
         try:
             give_back(STDIN[0])
         except OSError as problem:
             posix._exit(complain("Cannot keep the input: " + str(problem.strerror) + ".",
-                                 "Point TMPDIR at a folder with room.", 1))  # fmt: skip
-    # It unblocks the signal when its imports are done. Until then a Ctrl-C waits.
+                                 "Set TMPDIR to a folder with free space.", 1))  # fmt: skip
+    # The full program unblocks SIGINT after its imports. A Ctrl-C before that stays pending.
     pthread_sigmask(SIG_BLOCK, [SIGINT])
     posix.execv(sys.executable, [sys.executable, "-I", "-m", "mlxd.client.cli", *arguments])
 
 
 def give_back(data):
-    """Put what was read from stdin into an unnamed file, and that in stdin's place."""
+    """Write `data`, which was read from stdin, to an unnamed file and make that file stdin."""
     name = b"/.mlx-stdin-" + posix.urandom(8).hex().encode()
     flags = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL
     try:
         path = (posix.environ.get(b"TMPDIR") or b"/tmp") + name
         descriptor = posix.open(path, flags, 0o600)
     except OSError:
-        path = b"/tmp" + name  # a TMPDIR that is missing or full
+        path = b"/tmp" + name  # TMPDIR is missing or full
         descriptor = posix.open(path, flags, 0o600)
     posix.unlink(path)
     while data:
@@ -132,10 +132,10 @@ STDIN: list[bytes] = []
 
 
 def read_prompt(words):
-    """Return the words, with stdin behind them; stdin alone where there are none.
+    """Return the prompt: the words followed by stdin.
 
-    The word `-` stands for stdin, also on a terminal. None: stdin cannot be read, is too large or
-    is no UTF-8 text. The full program says which.
+    The word `-` reads stdin even if it is a terminal. Returns None if stdin cannot be read or is
+    not UTF-8 text. The full program reports the reason.
     """
     wanted = "-" in words
     text = " ".join([word for word in words if word != "-"] if wanted else words)
@@ -153,7 +153,7 @@ def read_prompt(words):
         return None
     if room < 0:
         posix._exit(complain("stdin has more than %d MB." % (INPUT_MAX_BYTES // 1000000),
-                             "Send less.", 6))  # fmt: skip
+                             "Send less input.", 6))  # fmt: skip
     raw = b"".join(parts)
     STDIN.append(raw)
     try:
@@ -173,7 +173,7 @@ def send(connection, data):
 
 
 def receive(connection, command, values):
-    """Print the answer as it comes; returns the exit code."""
+    """Print the answer as it arrives. Return the exit code."""
     connection.settimeout(FIRST_WORD_S)
     printer = Printer(command, values)
     data = b""
@@ -182,7 +182,7 @@ def receive(connection, command, values):
             part = connection.recv(READ_BYTES)
         except TimeoutError:
             return complain("The daemon accepts connections but does not answer.",
-                            "See what it does: mlxd status, mlxd logs -n 50", 3)  # fmt: skip
+                            "Check it: mlxd status, mlxd logs -n 50", 3)  # fmt: skip
         except OSError:
             part = b""
         if not part:
@@ -206,7 +206,7 @@ def receive(connection, command, values):
 
 
 def explain(connection, code):
-    """Say so where the daemon refuses what it may be too old, or too new, to know."""
+    """Compare versions with the daemon if a version difference may have caused the error."""
     if code not in UNKNOWN_TO_THEM:
         return
     connection.settimeout(FIRST_WORD_S)
@@ -227,7 +227,7 @@ def explain(connection, code):
 
 
 def rendering(shown):
-    """Return what renders Markdown; imported late, since it costs a tenth of a second."""
+    """Return a Markdown renderer. Its import takes a tenth of a second, so it is done on demand."""
     import site
 
     site.main()
@@ -237,7 +237,7 @@ def rendering(shown):
 
 
 class Printer:
-    """The answer on stdout; everything else on stderr."""
+    """Prints the answer to stdout and everything else to stderr."""
 
     def __init__(self, command, values):
         self.command = command
@@ -296,13 +296,13 @@ class Printer:
 
 
 ASKED: list[_socket.socket] = []
-"""The connection, once it carries a whole request."""
+"""The connection, after a complete request was sent on it."""
 
 
 def interrupt(number, frame):
-    """Handle Ctrl-C: tell the daemon, which stops within a step, and end.
+    """Handle Ctrl-C: cancel the request in the daemon, and exit.
 
-    No exception is raised, so nothing that is under way can print a traceback.
+    Raises no exception, so that no interrupted code prints a traceback.
     """
     if ASKED:
         try:

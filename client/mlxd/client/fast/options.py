@@ -1,9 +1,9 @@
 """The options of ask, generate, fill and chat: one table for the fast path and for click.
 
-Plain tuples, since every import costs start-up time: (name, flags, kind, help). The name is that
-of the protocol's parameter, where there is one. Kinds: int, float, str, span (a duration: 90, 30m,
-1h30m, forever), true, false, each (repeatable). The fast path leaves kinds that end with `*`, and
-durations with units, to the full program.
+Plain tuples, because every import adds to the start-up time: (name, flags, kind, help). The name is
+that of the protocol's parameter, if there is one. Kinds: int, float, str, span (a duration: 90,
+30m, 1h30m, forever), true, false, each (repeatable). The fast path leaves kinds that end with `*`,
+and durations with units, to the full program.
 """
 
 OPTIONS = (
@@ -83,16 +83,16 @@ PRESETS = {
     "chat": (0.7, 0.95),
     "creative": (1.0, 1.0),
 }
-"""Name to (temperature, top_p)."""
+"""Maps a preset to (temperature, top_p)."""
 
 PRIORITIES = ("interactive", "completion", "batch")
-"""The choices of --priority; a test holds them against the protocol's."""
+"""The choices of --priority. A test compares them with the protocol's."""
 
 LOCAL = frozenset((
     "system", "preset", "continue", "template", "param", "edit", "json", "events", "plain",
     "no_stream", "extract", "verbose", "quiet", "copy", "file", "prefix", "suffix",
 ))  # fmt: skip
-"""What is not a parameter of the request by itself."""
+"""Options that are not parameters of the request."""
 
 EXIT_CODES = {
     "internal": 1,
@@ -114,17 +114,17 @@ EXIT_CODES = {
     "permission_denied": 6,
     "hub_unreachable": 7,
 }
-"""Error code to exit code; a test holds it against the protocol's own table."""
+"""Maps an error code to an exit code. A test compares it with the protocol's table."""
 
 
 SPEC_HINT = "See the protocol:"
-"""The beginning of hints for programmers; the command line names its help instead."""
+"""Hints for programmers begin with this. The command line replaces them with `--help`."""
 
 
 def refusal(error, command, flags=None):
-    """Return (message, hint) of an error map in the words of the command line.
+    """Return (message, hint) of an error map, with flags instead of parameter names.
 
-    `flags` gives a parameter's flag by its name.
+    `flags` maps a parameter's name to its flag.
     """
     message, hint = error["message"], error["hint"]
     param = (error.get("data") or {}).get("param")
@@ -137,7 +137,7 @@ def refusal(error, command, flags=None):
 
 
 def long_flags():
-    """Return the flag of each parameter of the table."""
+    """Return the long flag of each parameter in the table."""
     found = {}
     for name, flags, _, _ in OPTIONS + FILL_OPTIONS:
         found.setdefault(name, next(flag for flag in flags if flag[:2] == "--"))
@@ -145,7 +145,7 @@ def long_flags():
 
 
 def by_flag(fill):
-    """Return the table by flag, for one command."""
+    """Return a map from flag to (name, kind) for one command."""
     table = {}
     for name, flags, kind, _ in OPTIONS + (FILL_OPTIONS if fill else ()):
         for flag in flags:
@@ -154,7 +154,7 @@ def by_flag(fill):
 
 
 def parse(arguments, fill=False):
-    """Return (values, words), or None where the full program must look at it."""
+    """Return (values, words), or None if the full program must parse the arguments."""
     table = by_flag(fill)
     values = {}
     words = []
@@ -203,13 +203,13 @@ def _put(values, name, kind, value):
 
 
 INT_BITS = 63
-"""MessagePack takes one more bit, without a sign; no parameter needs it."""
+"""MessagePack allows 64 bits for unsigned integers, but no parameter needs them."""
 
 
 def plain_seconds(text):
-    """Return a number of seconds. Raises ValueError for others, such as 1h30m.
+    """Return a plain number of seconds. Raises ValueError for other durations, such as 1h30m.
 
-    Durations with units are parsed in one place, `mlxd.protocol.durations`, by the full program.
+    The full program parses durations with units, in `mlxd.protocol.durations`.
     """
     digits = text.replace(".", "", 1)
     if not (digits.isascii() and digits.isdigit()) or len(text) > 20:
@@ -218,7 +218,7 @@ def plain_seconds(text):
 
 
 def request_params(command, values, prompt, scope=""):
-    """Return the request's parameters, or None where the full program must look at it."""
+    """Return the request's parameters, or None if the full program must build them."""
     params = {name: value for name, value in values.items() if name not in LOCAL}
     if values.get("continue"):
         if "conversation" in params:

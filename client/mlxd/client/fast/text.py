@@ -13,7 +13,7 @@ POCKET_NOTE = "mlx: small built-in model. A real one: mlx models pull NAME; mlx 
 
 
 def state_dir(platform=sys.platform):
-    """Return where mlxd keeps its state, as `mlxd.protocol.paths` says. Relative: OSError."""
+    """Return the state folder, as `mlxd.protocol.paths` does. Raises OSError if it is relative."""
     env = posix.environ
     if chosen := env.get(b"MLXD_STATE_DIR"):
         return absolute_or_refused(chosen)
@@ -25,24 +25,24 @@ def state_dir(platform=sys.platform):
 
 
 def account_home():
-    """Return the home directory that the user database has."""
+    """Return the home directory from the user database."""
     import pwd
 
     try:
         return pwd.getpwuid(posix.getuid()).pw_dir.encode("utf-8", "surrogateescape")
     except KeyError:
-        raise OSError from None  # the full program says what is wrong
+        raise OSError from None  # the full program reports the reason
 
 
 def absolute_or_refused(path):
-    """Return an absolute path. Raises OSError, and the full program says what is wrong."""
+    """Return an absolute path. For others, raise OSError: the full program reports the reason."""
     if path[:1] != b"/":
         raise OSError
     return path
 
 
 def socket_path(platform=sys.platform):
-    """Return the daemon's socket, as `mlxd.protocol.paths` says. On macOS no `XDG_*` counts."""
+    """Return the daemon's socket, as `mlxd.protocol.paths` does. macOS ignores `XDG_*`."""
     env = posix.environ
     if chosen := env.get(b"MLXD_SOCKET"):
         return absolute_or_refused(chosen)
@@ -91,11 +91,11 @@ def skew(theirs):
         return ""
     if _numbers(theirs) > _numbers(VERSION):
         # A restart from here would replace the newer daemon by an older one.
-        return "mlx: the daemon is version %s, this is %s. When it suits you, upgrade this one." % (
+        return "mlx: the daemon is version %s, this is %s. Upgrade this one when convenient." % (
             theirs,
             VERSION,
         )
-    return "mlx: the daemon is version %s, this is %s. When it suits you: mlxd restart" % (
+    return "mlx: the daemon is version %s, this is %s. When convenient: mlxd restart" % (
         theirs,
         VERSION,
     )
@@ -110,7 +110,7 @@ UNKNOWN_TO_THEM = ("invalid_params", "method_not_found")
 
 
 def statistics(result):
-    """Return the line that `-v` prints."""
+    """Return the statistics that `-v` prints."""
     usage, timing = result["usage"], result["timing"]
     return (
         "%s: %d prompt tokens (%d cached), %d tokens, first after %.0f ms, %.1f tokens/s, seed %d"
@@ -127,7 +127,7 @@ def statistics(result):
 
 
 def is_cut(result):
-    """Whether an answer reached max_tokens before its end."""
+    """Return whether an answer was truncated at max_tokens."""
     return any(choice["finish_reason"] == "length" for choice in result["choices"])
 
 
@@ -188,7 +188,7 @@ def progress(event):
     elif kind == "prefill" and event["done"] < event["total"]:
         text = "reading: %d of %d tokens" % (event["done"], event["total"])
     elif kind == "queued" and event["position"]:
-        text = "waiting: %d before this one" % event["position"]
+        text = "waiting: %d requests ahead" % event["position"]
     return text[:STATUS_COLUMNS]
 
 

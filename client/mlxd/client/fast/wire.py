@@ -1,12 +1,12 @@
-"""Just enough MessagePack for one request and its answer, without importing anything."""
+"""A MessagePack codec for one request and its answer. Imports nothing."""
 
 
 class More(Exception):
-    """The object is not complete yet."""
+    """The object is incomplete."""
 
 
 def pack(value):
-    """Return a value as MessagePack: None, booleans, integers, floats, strings, lists, maps."""
+    """Encode a value as MessagePack: None, booleans, integers, floats, strings, lists or maps."""
     out = []
     _pack(value, out)
     return b"".join(out)
@@ -53,7 +53,10 @@ def _pack(value, out):
 
 
 def unpack(data, at):
-    """Return (value, position behind it). Raises More where the data ends before the value."""
+    """Decode the value at a position.
+
+    Return (value, position after it). More: bytes are missing.
+    """
     if at >= len(data):
         raise More
     byte = data[at]

@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settle()
     try:
         code = exit_code_of(lambda: _call(arguments))
-        # From here on Python ends; an exception in that would be printed as a traceback.
+        # Python now exits. An exception during that would be printed as a traceback.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
         sys.exit(code)
@@ -97,6 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _call(arguments: Sequence[str] | None) -> object:
-    # `bin/mlxd` blocks it until the imports are done.
+    # `bin/mlxd` blocks it until the imports are complete.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     return cli.main(args=arguments, prog_name="mlxd", standalone_mode=False)

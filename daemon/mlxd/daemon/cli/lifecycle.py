@@ -102,7 +102,7 @@ def stop(force: bool, timeout_s: float | None) -> None:
 
 
 def _config(paths: Paths) -> Config:
-    """Return the configuration, or the default one: the daemon can always be stopped."""
+    """Return the configuration, or the default one, because the daemon can always be stopped."""
     try:
         return load_config(paths)
     except MlxdError:
@@ -117,9 +117,9 @@ def stop_daemon(
     resume: bool = False,
     margin_s: float = EXIT_MARGIN_S,
 ) -> None:
-    """Ask the daemon to stop, and wait until it has. With `force`, kill it if it has not.
+    """Ask the daemon to stop, and wait until it has stopped. With `force`, kill it otherwise.
 
-    With `resume`, the next daemon loads the models that are in memory now.
+    With `resume`, the next daemon loads the models that are loaded now.
 
     Raises:
         StillRunning: it did not stop within `drain_s` and `margin_s`.
@@ -129,7 +129,7 @@ def stop_daemon(
         # Daemons of earlier versions refuse the parameter `resume`.
         control.request(paths.socket, "shutdown", {"drain_s": drain_s, **_resume(resume)})
     except ShuttingDown:
-        pass  # it is stopping already
+        pass  # it is already stopping
     except DaemonUnreachable:
         if not force and lock.is_held(paths.lock_file):
             raise
@@ -142,7 +142,7 @@ def stop_daemon(
 
 
 def _stop_service(paths: Paths) -> None:
-    """Stop the service first: its manager would restart a process that was killed."""
+    """Stop the service first, because its manager would restart a killed process."""
     service = current_service(paths)
     if service.state().loaded:
         with contextlib.suppress(ServiceError):

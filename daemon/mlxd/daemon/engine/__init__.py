@@ -1,1 +1,1 @@
-"""The engine: a child process that owns everything of MLX. Only files named `mlx_*` import it."""
+"""The engine: a child process that runs all MLX code. Only files named `mlx_*` import MLX."""

@@ -1,4 +1,4 @@
-"""`python -m mlxd.daemon.engine --fd N --parent PID --options JSON`: started by the front only."""
+"""`python -m mlxd.daemon.engine --fd N --parent PID --options JSON`. Only the front starts it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlxd.daemon.stderr import hide_error_messages
 
 
 def main() -> int:
-    """Serve the front on the inherited socket until it goes or nothing is loaded."""
+    """Serve the front on the inherited socket until the front disconnects or no model is loaded."""
     parser = argparse.ArgumentParser(prog="mlxd engine")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--options", default="{}")
@@ -29,7 +29,7 @@ def main() -> int:
     progress = Progress()
     link = Link(sock, inbox, progress)
     link.start()
-    # Only now, since it takes seconds: the front's pings are answered meanwhile.
+    # Imported late, because it takes seconds. The link answers the front's pings meanwhile.
     from mlxd.daemon.engine.models.mlx_lm_imports import import_without_transformers
 
     import_without_transformers()
@@ -42,7 +42,7 @@ def main() -> int:
     if reason == "empty":
         link.notify("bye", {"reason": reason})
     sock.shutdown(socket.SHUT_WR)
-    # Threads of MLX and of tokenizers need no farewell, and may take long over one.
+    # Exit without joining the threads of MLX and of tokenizers, which may take long to end.
     os._exit(0)
 
 

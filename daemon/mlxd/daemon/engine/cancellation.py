@@ -6,17 +6,17 @@ import threading
 
 
 class Cancellation:
-    """Set once, by the compute thread; read by any thread.
+    """The compute thread sets it once, and any thread may read it.
 
-    Threads of the engine exchange everything else through queues. A request's end cannot wait in a
-    queue behind the work that it makes superfluous.
+    All other data goes between the engine's threads through queues. The end of a request must not
+    wait in a queue behind work that it makes unnecessary.
     """
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def cancel(self) -> None:
-        """Let other threads know that nobody waits for the request's results any more."""
+        """Report to other threads that the results of the request are not needed any more."""
         self._event.set()
 
     @property

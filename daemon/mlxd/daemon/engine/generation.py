@@ -1,4 +1,4 @@
-"""A request as the front sends it, parsed once from the wire into frozen values. Pure."""
+"""A request from the front, parsed once from the wire into frozen values. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONSTRAINT_KINDS = ("schema", "regex", "grammar")
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are sampled, named as in the protocol. The defaults switch everything off."""
+    """The sampling of tokens, named as in the protocol. By default every option is off."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -39,7 +39,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class ConstraintSource:
-    """What an answer must follow: a JSON Schema, a regular expression or a Lark grammar."""
+    """The constraint of an answer: a JSON Schema, a regular expression or a Lark grammar."""
 
     kind: str
     source: Any
@@ -52,7 +52,7 @@ class ConstraintSource:
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """How answers are generated, named as in the protocol."""
+    """The generation of answers, named as in the protocol."""
 
     n: int = 1
     max_tokens: int = 0
@@ -79,7 +79,7 @@ class GenerationParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A completion: what is asked of which model, by whom. Safe to hand to other threads."""
+    """A completion request: prompt, model and parameters. Safe to pass to other threads."""
 
     request_id: int
     method: str

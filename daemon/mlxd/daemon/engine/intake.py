@@ -1,4 +1,4 @@
-"""Accepts requests, schedules them once prompt and models are ready, and ends them early."""
+"""Accepts requests, schedules them once their prompts and models are ready, and cancels them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlxd.protocol.errors import MlxdError
 
 
 class Intake:
-    """Changes the state of requests, except for what a computation changes."""
+    """Changes the state of requests, except for changes that result from computation."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Intake:
             return
         request.prepared = message.prepared
         try:
-            # Again: the model may have been unloaded while the prompt was tokenized.
+            # Load it again, because it may have been unloaded while the prompt was tokenized.
             self._models.ensure(request.ref)
         except MlxdError as error:
             self.fail(request, error)
@@ -72,7 +72,7 @@ class Intake:
         self.enqueue_if_ready(request)
 
     def cancel(self, params: dict[str, Any]) -> None:
-        """Stop a request, and keep the computed part of its prompt."""
+        """Cancel a request, and cache the computed part of its prompt."""
         request = self._requests.by_id.get(params["rid"])
         if request is None:
             return

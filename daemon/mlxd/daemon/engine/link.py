@@ -1,4 +1,4 @@
-"""The engine's end of the socket to the front. Reads on a thread of its own, writes from any."""
+"""The engine's end of the socket to the front. A thread reads it. Any thread may write."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mlxd.protocol.messages import Message, Notification, Request, Response
 
 READ_BYTES = 1 << 18
 EXIT_GRACE_S = 3.0
-"""How long the compute thread may finish its step after the front has disconnected."""
+"""Time for the compute thread to finish its step after the front has disconnected."""
 DEAF = 70
-"""Exit status of an engine whose link cannot be read any more (EX_SOFTWARE of sysexits.h)."""
+"""Exit status of an engine that can no longer read its link (EX_SOFTWARE of sysexits.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,15 @@ class Link:
         self.send(Response(call_id, error.to_map(), None))
 
     def _serve(self) -> None:
-        """Read until the front disconnects, then end the process if the compute thread does not."""
+        """Read until the front disconnects. End the process if the compute thread does not."""
         try:
             self._read()
-        except BaseException as exc:  # memory, for example: the front must start another engine
+        # For example out of memory; the front must start another engine.
+        except BaseException as exc:
             print("The link failed:", error_summary(exc), file=sys.stderr, flush=True)
             os._exit(DEAF)
         self._inbox.put(FrontClosed())
-        # On this thread: if memory is short, no other thread can be started.
+        # On this thread, because no other can be started if memory is short.
         time.sleep(EXIT_GRACE_S)
         os._exit(0)
 
@@ -87,7 +88,8 @@ class Link:
             decoder.feed(data)
             for message in decoder:
                 if isinstance(message, Request) and message.method == "ping":
-                    # Answered on this thread: a ping tests the process, not its progress.
+                    # Answered on this thread, because a ping tests the process and not its
+                    # progress.
                     self.answer(message.id, {"pong": True})
                 else:
                     if isinstance(message, Notification) and message.method == "cancel":
@@ -97,7 +99,8 @@ class Link:
     def _answer_cancel(self, params: dict[str, Any]) -> None:
         """Answer a cancelled request at once.
 
-        The compute thread handles it after its step or chunk, and then reports the request's end.
+        The compute thread handles the cancel after its step or chunk, then reports the request's
+        end.
         """
         request_id = params["rid"]
         error = self._progress.stopped(request_id, params.get("code", "cancelled"))

@@ -22,7 +22,7 @@ from mlxd.protocol.messages import Request
 
 
 class Loads:
-    """Advances loads and reports their end to the requests and calls that wait for the model."""
+    """Advances loads, and reports their end to the requests and calls that wait for the model."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Loads:
         models, requests = self._models, self._requests
         found = models.named(call.params)
         models.unload_when_loaded(call.params)
-        # Dependents first: they share the weights, which are only free without them.
+        # Dependents first, because they share the weights, which would not be freed otherwise.
         found = [*models.dependents_of(found), *found]
         pending = sum(requests.count_using(key) for key in found)
         names = sorted({models.loaded[key].ref.name for key in found})
@@ -73,11 +73,11 @@ class Loads:
 
     @property
     def can_advance(self) -> bool:
-        """Whether there are weights to read, and memory for them."""
+        """Return whether there are weights to read, and memory for them."""
         return self._models.next_key is not None and not self._models.blocked
 
     def advance(self) -> None:
-        """Read the next slice of weights, if any are due."""
+        """Read the next slice of weights, if a load is due."""
         if (key := self._models.next_key) is not None:
             self._bring_forward(key, self._models.advance)
 
@@ -99,7 +99,10 @@ class Loads:
             self._request_lacks(request, key, error)
 
     def _request_lacks(self, request: ActiveRequest, key: str, error: MlxdError) -> None:
-        """End a request whose model cannot be loaded. Without its draft model it continues."""
+        """End a request whose model cannot be loaded.
+
+        If its draft model cannot be loaded, it continues.
+        """
         draft = request.ref.draft_ref
         if draft is None or key != draft.key or key == request.ref.key:
             self._intake.fail(request, error)

@@ -1,4 +1,4 @@
-"""The engine's loop: schedule, run, apply. One compute thread owns everything of MLX."""
+"""The engine's loop: schedule, run, apply. One compute thread owns all MLX state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mlxd.daemon.engine.tokenization.worker import PromptReady, TokenizerReady
 from mlxd.protocol.messages import Notification, Request
 
 GIVE_BACK_AFTER_S = 30.0
-"""How long an idle engine keeps freed memory for the next prompt."""
+"""Time for which an idle engine keeps freed memory for the next prompt."""
 
 
 class Engine:
@@ -86,14 +86,15 @@ class Engine:
         self._give_back_s = math.inf
 
     def run(self) -> str:
-        """Run until the front disconnects ("front gone") or nothing is loaded ("empty")."""
+        """Run until the front disconnects ("front gone") or no model is loaded ("empty")."""
         while not self._stopping:
             output = self._schedule()
             self._announce(output)
             self._apply()  # cancelled and refused requests end before the next step, not after it
             self._run(output)
             self._apply()
-            # One at a time while sequences decode: all at once would delay their next tokens.
+            # One at a time while sequences decode, because all at once would delay their next
+            # tokens.
             if self._prefixes.store_pending(1 if self._runner.sequences else None):
                 self._room.trim(self._models.weights_bytes())
             if self._is_empty():
@@ -163,7 +164,7 @@ class Engine:
         if isinstance(message, FrontClosed):
             self._stopping = True
         elif isinstance(message, Notification):
-            # Unknown notifications are ignored, as on the public socket.
+            # Ignore unknown notifications, as the public socket does.
             if notified := self._notifications.get(message.method):
                 notified(message.params)
         elif isinstance(message, Request):
@@ -177,7 +178,7 @@ class Engine:
             self._loads.tokenizer_ready(message)
 
     def _housekeeping(self) -> None:
-        """Unload models that expired or for which memory is short, also while there is work."""
+        """Unload models that expired or for which memory is short, even during work."""
         now_s = time.monotonic()
         if now_s >= self._housekeeping_s:
             self._models.expire()
@@ -188,7 +189,7 @@ class Engine:
             self._housekeeping_s = now_s + min(IDLE_POLL_S, self._models.next_expiry_s())
 
     def _is_empty(self) -> bool:
-        """Whether the process holds nothing, so that it may exit to return all memory."""
+        """Whether the process holds no state, so that it may exit to return all memory."""
         models, requests = self._models, self._requests
         if models.loaded or models.loading or requests.by_id or requests.has_events:
             return False

@@ -16,7 +16,7 @@ def hf_tokenizer(wrapper: Any) -> Any:
 
 
 def renders_chats_itself(wrapper: Any) -> bool:
-    """Whether a `TokenizerWrapper` has a template function of its own, without Jinja."""
+    """Return whether a `TokenizerWrapper` has its own template function, without Jinja."""
     return wrapper._chat_template is not None
 
 
@@ -26,7 +26,7 @@ def batch_tokens(layer: Any) -> int:
 
 
 def drop_first_positions(layer: Any, count: int) -> None:
-    """Tell a `BatchKVCache` that its first positions were cut off its arrays."""
+    """Tell a `BatchKVCache` that its first positions were removed from its arrays."""
     layer._idx -= count
 
 
@@ -34,7 +34,7 @@ def cache_class(name: str) -> Any:
     """Return mlx-lm's cache class of this name.
 
     Raises:
-        AttributeError, TypeError: there is none. A file must not name anything but a cache.
+        AttributeError, TypeError: there is none. A file must not be able to name any other class.
     """
     found = getattr(cache_classes, name)
     if not issubclass(found, cache_classes._BaseCache):

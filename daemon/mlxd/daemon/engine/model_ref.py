@@ -1,4 +1,4 @@
-"""Which model a request is for. Pure."""
+"""The model of a request. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Which model a request is for, as resolved by the front."""
+    """The model of a request, as resolved by the front."""
 
     name: str
     path: str
@@ -23,12 +23,12 @@ class ModelRef:
 
     @property
     def key(self) -> str:
-        """Tells loaded models apart: the same weights with another adapter are another model."""
+        """Identifies a loaded model. The same weights with another adapter are another model."""
         return f"{self.path}\n{self.adapter}" if self.adapter else self.path
 
     @property
     def base_ref(self) -> ModelRef | None:
-        """The model without its adapter, whose weights both share; None where there is none."""
+        """The model without its adapter, which shares the weights. None: it has no adapter."""
         if self.adapter is None:
             return None
         return replace(
@@ -37,14 +37,14 @@ class ModelRef:
 
     @property
     def draft_ref(self) -> ModelRef | None:
-        """The smaller model that proposes tokens; None where there is none."""
+        """The smaller model that proposes tokens, or None."""
         if self.draft is None:
             return None
         return ModelRef(self.draft_name or self.draft, self.draft)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Keys of all models that a request for this one uses."""
+        """Keys of all models that a request for this model uses."""
         others = (self.base_ref, self.draft_ref)
         return (self.key, *(other.key for other in others if other is not None))
 

@@ -1,4 +1,4 @@
-"""What the front decides about the engine, handed over on its command line."""
+"""Settings that the front passes to the engine on its command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlxd.daemon.engine.models.memory import PSI_FILE
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Limits and places. None means: decide by the machine."""
+    """Limits and paths. None: determined from the machine."""
 
     memory_budget_bytes: int | None = None
     keep_alive_s: float = 1800.0
@@ -21,17 +21,20 @@ class EngineOptions:
     findings_dir: str | None = None
     """Where the engine remembers what it measured of models."""
     kernels_dir: str | None = None
-    """Where MLX keeps what it has compiled for the CPU."""
+    """Folder for the kernels that MLX compiles for the CPU."""
     empty_exit_s: float = 10.0
     pressure_file: str = PSI_FILE
-    """Where Linux says how long tasks waited for memory."""
+    """File in which Linux reports how long tasks waited for memory."""
     log_text: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> EngineOptions:
-        """Read what `to_json` wrote. Unknown keys raise: both sides are of one version."""
+        """Parse the output of `to_json`.
+
+        Unknown keys raise, because both sides have the same version.
+        """
         return cls(**json.loads(text))
 
     def to_json(self) -> str:
-        """Return the options as one line."""
+        """Return the options as one line of JSON."""
         return json.dumps({name: getattr(self, name) for name in self.__dataclass_fields__})

@@ -1,4 +1,4 @@
-"""What each request has used so far, for the thread that answers a cancel during a step."""
+"""The usage of each request so far, for the thread that answers a cancel during a step."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import threading
 from mlxd.protocol.errors import ERRORS, Cancelled, MlxdError
 
 ENDINGS = {
-    "superseded": "A newer request took this one's place.",
-    "deadline_exceeded": "The request's time is up.",
+    "superseded": "A newer request replaced this one.",
+    "deadline_exceeded": "The request exceeded its deadline.",
 }
 
 
 class Progress:
-    """Request id to its usage. The compute thread writes, the link's thread reads copies."""
+    """Maps a request id to its usage.
+
+    The compute thread writes it, and the link's thread reads copies.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,13 +33,13 @@ class Progress:
             self._usage.pop(request_id, None)
 
     def stopped(self, request_id: int, code: str) -> MlxdError | None:
-        """Return the error of a request that is stopped for `code`; None: it has ended."""
+        """Return the error of a request that is stopped with `code`, or None if it has ended."""
         with self._lock:
             usage = self._usage.get(request_id)
         return None if usage is None else stopped(code, usage)
 
 
 def stopped(code: str, usage: dict[str, int]) -> MlxdError:
-    """Return the error of a request that is stopped for `code`, with the usage so far."""
+    """Return the error of a request that is stopped with `code`, with its usage so far."""
     text = ENDINGS.get(code, "The request was cancelled.")
     return ERRORS.get(code, Cancelled)(text, data={"usage": usage})

@@ -15,7 +15,7 @@ SET_BY_THE_REQUEST = frozenset(
     {"messages", "conversation", "tools", "add_generation_prompt", "continue_final_message"}
     | {"tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length"}
 )
-"""Arguments of a template's rendering that a caller's `template_kwargs` may not replace."""
+"""Arguments for the template that a caller's `template_kwargs` may not replace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class ChatPrompt:
     thinking: bool | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     special_tokens_in_text: bool = False
-    """Whether control tokens that are written out in the caller's texts take effect."""
+    """Whether control tokens in the caller's texts take effect."""
 
     @classmethod
     def from_map(cls, raw: Mapping[str, Any]) -> ChatPrompt:
@@ -134,7 +134,7 @@ class TokenPrompt:
 
 @dataclass(frozen=True, slots=True)
 class FillPrompt:
-    """Code before and after a gap to fill."""
+    """The code before and after a gap to fill."""
 
     prefix: str
     suffix: str = ""
@@ -153,7 +153,7 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt | FillPrompt
 
 
 def parse_prompt(raw: Mapping[str, Any]) -> Prompt:
-    """Return the prompt among the validated parameters of a method. Raises InvalidParams."""
+    """Return the prompt in the validated parameters of a method. Raises InvalidParams."""
     if raw.get("messages") is not None:
         return ChatPrompt.from_map(raw)
     if raw.get("prefix") is not None:
@@ -169,8 +169,8 @@ def check_template_kwargs(given: Mapping[str, Any]) -> None:
         if name in SET_BY_THE_REQUEST:
             raise InvalidParams(
                 "template_kwargs",
-                f"{name!r} is set by the request itself",
-                hint="Leave it out. Messages and tools are parameters of their own.",
+                f"{name!r} is already set by the request",
+                hint="Leave it out. Messages and tools have their own parameters.",
             )
 
 

@@ -16,15 +16,15 @@ from mlxd.daemon.engine.scheduling.announcer import Announcer
 from mlxd.daemon.engine.scheduling.pacing import BURST_WINDOW_S, TOKENIZING_WAIT_S, Arrivals
 
 IDLE_POLL_S = 2.0
-"""How often an idle engine looks at memory pressure and keep-alive times."""
+"""Interval at which an idle engine checks memory pressure and keep-alive times."""
 WAITS_AFTER_S = 1.0
-"""How long the engine is idle before it tells the front, which need not know between requests."""
+"""Idle time before the engine reports it to the front, which need not know of short pauses."""
 BLOCKED_POLL_S = 0.1
-"""How often to retry a load that waits for memory, if no request ends before."""
+"""Interval between retries of a load that waits for memory, if no request ends before."""
 
 
 class Receiver:
-    """Hands every message to `handle`, on the compute thread."""
+    """Passes every message to `handle`, on the compute thread."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Receiver:
         return min(longest_s, max(0.01, self._models.next_expiry_s()))
 
     def wait_for_prompts(self) -> None:
-        """Wait a moment for prompts that are being tokenized.
+        """Wait briefly for prompts that are being tokenized.
 
         Prompts that are ready together share a forward pass. A prompt that is ready while others
         decode would otherwise wait for one more decoding step. A request without others never

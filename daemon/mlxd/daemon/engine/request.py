@@ -1,4 +1,4 @@
-"""One active request: its parameters, its choices as they grow, its result. Pure."""
+"""An active request: its parameters, its choices as they grow, and its result. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 ToolParser = Callable[[str, Any], Any]
 Event = tuple[str, dict[str, Any]]
-"""Type and payload, as they go to the front."""
+"""Type and payload, as sent to the front."""
 
 
 class Detokenizer(Protocol):
-    """What is used of `mlx_lm.tokenizer_utils.StreamingDetokenizer`."""
+    """The part of `mlx_lm.tokenizer_utils.StreamingDetokenizer` that the engine uses."""
 
     last_segment: str
 
@@ -33,9 +33,9 @@ class Detokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prompt ready for the compute thread.
+    """A tokenized prompt, ready for the compute thread.
 
-    `cuts` are token counts after which a snapshot is worth keeping (system prompt, turns).
+    `cuts` are token counts at which a snapshot is useful (after the system prompt, after turns).
     """
 
     tokens: list[int]
@@ -68,13 +68,13 @@ class Choice:
     finish_reason: str | None = None
 
     def new_logprobs(self) -> list[dict[str, Any]]:
-        """Return the entries that no event has carried yet."""
+        """Return the log-probabilities that no event has included yet."""
         entries = self.logprobs[self.logprobs_sent :]
         self.logprobs_sent = len(self.logprobs)
         return entries
 
     def accept(self, token: int, *, ends: bool) -> list[Event]:
-        """Take in a token that is text, or the end token. Returns what the caller may see now."""
+        """Add a text token, or the end token. Return the text that can be sent now."""
         self.tokens.append(token)
         if self.splitter.channel is Channel.REASONING:
             self.reasoning_tokens += 1
@@ -85,14 +85,14 @@ class Choice:
         return self._events(self.splitter.feed(text)) if text else []
 
     def finish(self, reason: str) -> list[Event]:
-        """End the answer; returns the text that was still held back."""
+        """End the answer. Return the text that was held back."""
         self.detokenizer.finalize()
         pieces = self.splitter.feed(self.detokenizer.last_segment)
         pieces += self.splitter.flush(cut=reason == "length")
         events = self._events(pieces)
         if self.tool_text:
             if reason == "length":
-                self.notes.append("the answer was cut by max_tokens inside a tool call")
+                self.notes.append("the answer was truncated at max_tokens inside a tool call")
                 events += self._say("".join(self.tool_text))
             else:
                 events += self._close_tool_call()
@@ -102,18 +102,18 @@ class Choice:
         return events
 
     def _constrained_end(self, guide: Guide, reason: str) -> str:
-        """Say what the constraint's text lacks; one that broke off counts as cut."""
+        """Note that the constraint's text is incomplete. An incomplete text counts as truncated."""
         if not (verdict := guide.verdict()):
             return reason
         if guide.failed:
             self.notes.append(f"cut: {verdict}")
             return "length"
-        what = "cut by max_tokens" if reason == "length" else "ended by a stop text or token"
+        what = "truncated at max_tokens" if reason == "length" else "ended by a stop text or token"
         self.notes.append(f"{what}: {verdict}")
         return reason
 
     def to_map(self) -> dict[str, Any]:
-        """Return the choice as it stands in the result."""
+        """Return the choice in the format of the result."""
         out: dict[str, Any] = {
             "index": self.index,
             "text": "".join(self.answer),
@@ -154,7 +154,7 @@ class Choice:
             parsed = self.tool_parser(text.strip(), self.tools)
             calls = parsed if isinstance(parsed, list) else [parsed]
             return [self._tool_call(call) for call in calls]
-        except Exception:  # parsers of mlx-lm raise whatever the text makes them raise
+        except Exception:  # parsers of mlx-lm raise any error on text that they cannot parse
             self.notes.append("a tool call could not be parsed; it is part of the text")
             return self._say(text)
 
@@ -173,7 +173,7 @@ class Choice:
 
 @dataclass(slots=True)
 class Timing:
-    """Moments on the monotonic clock, seconds; zero until they came."""
+    """Times of the monotonic clock in seconds. Zero: not reached yet."""
 
     received: float = field(default_factory=time.monotonic)
     load_s: float = 0.0
@@ -198,12 +198,12 @@ class Timing:
 
 @dataclass(slots=True)
 class ActiveRequest:
-    """A request from its arrival to its end. Only the compute thread has it."""
+    """A request from its arrival to its end. Only the compute thread uses it."""
 
     spec: GenerationRequest
-    """What the front sent."""
+    """The request as received from the front."""
     ref: ModelRef = field(init=False)
-    """As in `spec`, or without a draft model that cannot be loaded."""
+    """The model of `spec`, without a draft model that cannot be loaded."""
     cancellation: Cancellation = field(default_factory=Cancellation)
     """Set when the request ends, for the threads that prepare its prompt."""
     timing: Timing = field(default_factory=Timing)
@@ -214,9 +214,9 @@ class ActiveRequest:
     cached_tokens: int = 0
     batched: bool = False
     begun: bool = False
-    """Whether the front knows that its prompt is being computed."""
+    """Whether the front was told that its prompt is being computed."""
     draft: Any = None
-    """The `speculative.Draft` of its sequence, where it has a draft model."""
+    """The `speculative.Draft` of its sequence, if it has a draft model."""
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -239,7 +239,7 @@ class ActiveRequest:
         return self.spec.rank
 
     def usage(self) -> dict[str, int]:
-        """Return the tokens of all choices together."""
+        """Return the number of tokens of all choices."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,

@@ -11,7 +11,7 @@ from mlxd.protocol.errors import MlxdError
 
 
 class ActiveRequests:
-    """Requests that have not ended, by id. `take_events` returns what is to be sent."""
+    """Requests that have not ended, by id. `take_events` returns the events to send."""
 
     def __init__(self, progress: Progress) -> None:
         self.by_id: dict[int, ActiveRequest] = {}
@@ -23,7 +23,7 @@ class ActiveRequests:
         return len(self.by_id)
 
     def add(self, request: ActiveRequest) -> None:
-        """Add a request that has just arrived."""
+        """Add a new request."""
         self.by_id[request.request_id] = request
         self.counters["requests"] += 1
         self.publish(request)

@@ -1,4 +1,4 @@
-"""Calls of the front that change no state: loaded models, figures, a canary, tokenizing."""
+"""The front's calls that change no state: loaded models, metrics, self-test, tokenizing."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Rpc:
         self._link.answer(call.id, {"models": self._models.records()})
 
     def _canary(self, call: Request) -> None:
-        """Compute one token of every loaded model. After a sleep the device may be unusable."""
+        """Compute one token of every loaded model. The device may be unusable after a sleep."""
         for loaded in self._models.loaded.values():
             mx.eval(loaded.model(mx.array([[0]]))[0, -1, :1])
         self._link.answer(call.id, {"models": len(self._models.loaded)})
 
     def _stats(self, call: Request) -> None:
-        """Answer with the figures of `metrics` and `status`."""
+        """Return the figures of `metrics` and `status`."""
         entries = self._runner.scheduler.entries.values()
         models = self._models
         figures = {

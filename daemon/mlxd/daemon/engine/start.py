@@ -1,4 +1,4 @@
-"""Puts the engine together: device, budget, caches, loop."""
+"""Constructs the engine: device, memory budget, caches, loop."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from mlxd.daemon.engine.scheduling.scheduler import Scheduler
 from mlxd.daemon.engine.tokenization.worker import Preparer
 
 PREFIX_MEMORY_SHARE = 0.1
-"""Share of the memory budget that remembered prompts may take, where nothing is configured."""
+"""Default share of the memory budget for cached prompts."""
 
 
 def serve(link: Link, inbox: Inbox, progress: Progress, options: EngineOptions) -> str:
-    """Run the loop; returns why it ended."""
+    """Run the loop. Return the reason why it ended."""
     backend = choose_backend(options.kernels_dir)
     budget = options.memory_budget_bytes or memory.default_budget_bytes(backend.memory_info())
     backend.start(budget)
@@ -54,7 +54,7 @@ def serve(link: Link, inbox: Inbox, progress: Progress, options: EngineOptions) 
             "memory_budget_bytes": budget,
         },
     )
-    # What was imported stays: the collector need not walk through all of it between two tokens.
+    # Imported modules stay loaded, so the garbage collector need not scan them between two tokens.
     gc.freeze()
     reason = engine.run()
     prefixes.flush(timeout_s=5.0)
@@ -82,7 +82,7 @@ def _compose(
     prefixes: PrefixCache,
     backend: Backend,
 ) -> Engine:
-    """Construct the engine's parts, each complete with those that it uses."""
+    """Construct the engine's parts in the order of their dependencies."""
     preparer = Preparer(inbox)
     scheduler = Scheduler(max_sequences=options.max_sequences)
     announcer = Announcer(link.notify)
@@ -145,7 +145,7 @@ def choose_backend(kernels_dir: str | None) -> Backend:
     """Return the backend of MLX's default device."""
     if mx.default_device() == mx.Device(mx.gpu):
         return GpuBackend() if mx.metal.is_available() else CudaBackend(kernels_dir)
-    # Only here: a machine with a GPU never imports it.
+    # Imported here, because a machine with a GPU never needs it.
     from mlxd.daemon.engine.backend.cpu.backend import CpuBackend
 
     return CpuBackend(kernels_dir)

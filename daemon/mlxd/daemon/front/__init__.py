@@ -1,1 +1,1 @@
-"""The front: owns the socket, admits requests, watches over the engine. Never imports MLX."""
+"""The front: owns the socket, admits requests and supervises the engine. Never imports MLX."""

@@ -1,4 +1,4 @@
-"""The front's process: construct the parts, run, shut down."""
+"""The front process: construct the parts, run, shut down."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mlxd.daemon.version import version
 from mlxd.protocol.paths import Paths
 
 FILE_THREADS = 3
-"""Threads that look models up, read folders and write settings. Pool threads never exit, and
+"""Threads for looking up models, reading folders and writing settings. Pool threads never exit, and
 asyncio's own pool would start up to 32."""
 
 
@@ -47,10 +47,10 @@ def serve(
     listen_sockets: list[socket.socket] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> int:
-    """Run the daemon until it is told to stop; returns its exit code.
+    """Run the daemon until it is told to stop. Return its exit code.
 
     Raises:
-        AlreadyRunning, PermissionDenied: the socket cannot be ours.
+        AlreadyRunning, PermissionDenied: the daemon cannot use the socket.
     """
     disable_core_dumps()
     opened = handover.take(os.environ, paths.socket) or open_listener(paths, listen_sockets)
@@ -67,7 +67,7 @@ def serve(
 
 
 class Front:
-    """The daemon without its engine. Handlers get its `services` only."""
+    """The daemon without its engine. Handlers receive only its `services`."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Front:
         opened: Listener,
         sleep: upkeep.SleepWatch | None = None,
     ) -> None:
-        # First, so that an upgrade during the start is noticed.
+        # First, so that an upgrade during the start is detected.
         upgrades = upkeep.UpgradeWatch()
         self._logger = open_log(paths.log_file, config.log_level)
         log = writer(self._logger)
@@ -94,7 +94,7 @@ class Front:
         )
 
     async def run(self, on_ready: Callable[[], None] | None) -> None:
-        """Accept connections until asked to stop; then let running requests finish."""
+        """Accept connections until asked to stop, then let running requests finish."""
         services, lifecycle = self.services, self.services.lifecycle
         loop = asyncio.get_running_loop()
         loop.set_default_executor(_started_pool())
@@ -103,7 +103,7 @@ class Front:
         loop.add_signal_handler(signal.SIGHUP, reopen, self._logger)
         loop.set_exception_handler(self._unexpected)
         services.connections.fit()
-        # Before the first caller, who then need not wait for the disk.
+        # Open it before the first caller, who then need not wait for the disk.
         await services.models.warm(services.catalog)
         await self.accepting.start(self._admission.connection)
         services.log("ready", pid=os.getpid(), version=version(), socket=str(services.paths.socket))
@@ -136,7 +136,7 @@ class Front:
     def _unexpected(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log a failure outside any request, such as an accept without free descriptors."""
         exc = context.get("exception")
-        # Up to the call: its arguments may be somebody's prompt.
+        # Only up to the call, because its arguments may contain a user's prompt.
         message = context.get("message", "").partition("(")[0]
         error = error_summary(exc) if exc is not None else ""
         self.services.log("unexpected", level="error", message=message, error=error)
@@ -188,7 +188,8 @@ def _engine_options(config: Config, paths: Paths) -> dict[str, Any]:
 
 
 def _started_pool() -> ThreadPoolExecutor:
-    """Return a pool whose threads run already: later the system may start no more."""
+    """Return a pool whose threads already run, because the system may refuse to start more
+    later."""
     pool = ThreadPoolExecutor(FILE_THREADS, "files")
     all_started = threading.Event()
     with contextlib.suppress(RuntimeError):

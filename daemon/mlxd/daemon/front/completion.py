@@ -1,4 +1,4 @@
-"""One completion request of a caller, as the front keeps it."""
+"""The front's record of one completion request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlxd.protocol.messages import Notification
 
 @dataclass(slots=True, eq=False)
 class Completion:
-    """One request of a caller that the engine works on."""
+    """One completion request that the engine works on."""
 
     rid: int
     request: RequestInFlight
@@ -22,7 +22,7 @@ class Completion:
     params: dict[str, Any]
     model: dict[str, Any]
     recording: Recording | None = None
-    result: dict[str, Any] | None = None  # complete; only the disk is waited for
+    result: dict[str, Any] | None = None  # complete, and only the disk is waited for
     started_s: float = field(default_factory=time.monotonic)
     begun: bool = False
     """Whether the engine has begun to compute the prompt."""
@@ -36,7 +36,7 @@ class Completion:
     timer: asyncio.TimerHandle | None = None
 
     def submit_message(self) -> Notification:
-        """Return what asks the engine for it."""
+        """Return the message that submits the request to the engine."""
         return Notification(
             "submit",
             {

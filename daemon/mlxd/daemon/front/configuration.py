@@ -1,4 +1,4 @@
-"""The configuration in force and the catalogue of models that follows from it."""
+"""The configuration in force, and the catalogue of models that results from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the daemon does besides requests: preload, upgrade, wake up, keep its files."""
+"""The daemon's background tasks: preload models, upgrade, check after a sleep, keep files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from mlxd.daemon.version import version
 from mlxd.protocol.errors import MlxdError
 
 CANARY_TIMEOUT_S = 30.0
-"""Seconds for one token after a sleep: the weights may have to come back from swap."""
+"""Time limit for one token after a sleep, in seconds. The weights may have to come back from
+swap."""
 
 
 async def preload(services: Services) -> None:
-    """Load the default model, and the models that the daemon before a restart had in memory."""
+    """Load the default model, and the models that were loaded before a restart."""
     wanted = handover.noted_models(services.paths.resume_file)
     if services.config.preload and not wanted:
         wanted = [{"model": None, "keep_alive_s": None, "pin": None}]
@@ -30,12 +31,12 @@ async def preload(services: Services) -> None:
             services.log("preloaded", model=result["model"], load_s=result["load_s"])
         except MlxdError as error:
             services.log("preload failed", level="warning", code=error.code, message=error.message)
-        except Exception as exc:  # the other models are loaded all the same
+        except Exception as exc:  # the other models are still loaded
             services.log("preload failed", level="error", error=error_summary(exc))
 
 
 class Duties:
-    """Runs the duties of `upkeep.watch` for as long as the daemon serves."""
+    """Runs the tasks of `upkeep.watch` for as long as the daemon serves."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Duties:
             self._leave(None)
 
     def _upgrade(self) -> None:
-        """Stop, so that the program on disk takes over this process."""
+        """Stop, so that the program on disk can replace this process."""
         self._services.log("upgrading", version=version())
         self._services.lifecycle.upgrading = True
         self._leave(0.0)
@@ -90,7 +91,7 @@ class Duties:
         services.lifecycle.begin_shutdown(drain_s)
 
     async def _woke(self) -> None:
-        """After a sleep the engine must decode a token before the daemon is "ready" again."""
+        """After a sleep, the daemon is not "ready" before the engine has decoded a token."""
         supervisor, lifecycle = self._services.supervisor, self._services.lifecycle
         if not supervisor.running:
             return

@@ -12,7 +12,7 @@ from mlxd.daemon.models.records import ModelRef
 from mlxd.protocol.errors import MlxdError
 
 WARM_TIMEOUT_S = 1.0
-"""Longest wait for the default model at start, in seconds, in case the disk hangs."""
+"""Longest wait for the default model at the start, in seconds, in case the disk hangs."""
 
 
 class Finder:
@@ -21,10 +21,11 @@ class Finder:
     def __init__(self) -> None:
         self._in_order = asyncio.Lock()
         self.naming = asyncio.Lock()
-        """Held while aliases or the default change, from reading them until they apply."""
+        """Held while aliases or the default model change, from reading them until the change
+        applies."""
 
     def known(self, catalog: Catalog, params: Mapping[str, Any]) -> ModelRef | None:
-        """Return the model if no file must be read, otherwise None. Then call `find`."""
+        """Return the model if no file must be read, otherwise None. In that case call `find`."""
         # The newest request of a key cancels the others, so it must not overtake an older one.
         if params.get("supersede") is not None and self._in_order.locked():
             return None

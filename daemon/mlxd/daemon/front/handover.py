@@ -34,7 +34,7 @@ def replace_process(listener: Listener) -> None:
     left = {"pid": os.getpid(), "lock": lock, "sockets": sockets, "inode": listener.inode,
             "adopted": listener.adopted, "home": held}  # fmt: skip
     os.environ[VARIABLE] = json.dumps(left)
-    # As `bin/mlxd` does: a Ctrl-C waits until the imports of the new program are done.
+    # As in `bin/mlxd`, a Ctrl-C waits until the imports of the new program are complete.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.execv(sys.executable, [*python_command("mlxd.daemon.cli"), *sys.argv[1:]])
 
@@ -45,7 +45,7 @@ def take(environ: MutableMapping[str, str], path: Path) -> Listener | None:
     left: dict[str, Any] = json.loads(raw) if raw else {}
     if left.get("pid") != os.getpid():
         return None
-    held = left.get("home", [])  # not written by earlier versions
+    held = left.get("home", [])  # earlier versions did not write it
     for descriptor in (left["lock"], *held, *left["sockets"]):
         os.set_inheritable(descriptor, False)
     sockets = tuple(socket.socket(fileno=descriptor) for descriptor in left["sockets"])
@@ -76,15 +76,19 @@ def note_models(path: Path, models: list[dict[str, Any]]) -> None:
 
 
 def keep_models(path: Path, models: list[dict[str, Any]], log: Log) -> None:
-    """Have the next daemon load `models`; a failure costs it the warm start only, and is logged."""
+    """Write `models` for the next daemon to load.
+
+    A failure is logged. The next daemon then starts without models.
+    """
     try:
         note_models(path, models)
     except OSError as exc:
-        log("models not noted", level="warning", error=type(exc).__name__)
+        log("models not saved", level="warning", error=type(exc).__name__)
 
 
 def noted_models(path: Path) -> list[dict[str, Any]]:
-    """Return the note and delete it: a model that crashes the daemon is loaded only once."""
+    """Return the note and delete it, so that a model that crashes the daemon is loaded only
+    once."""
     try:
         left = json.loads(path.read_text())
         path.unlink()

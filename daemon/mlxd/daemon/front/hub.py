@@ -20,9 +20,10 @@ from mlxd.protocol.errors import EngineDied, Overloaded, error_from_map
 from mlxd.protocol.messages import Notification
 
 WORKERS_MAX = 8
-"""Downloads and conversions at once: each is a process with a model's memory, or a connection."""
+"""Limit on concurrent downloads and conversions. Each is a process with a model's memory, or a
+connection."""
 RETRIES = 2
-"""A killed worker is replaced, and the next one resumes its work."""
+"""A killed worker is replaced. The next one resumes its work."""
 TERM_GRACE_S = 3.0
 READ_BYTES = 65536
 STDERR_MAX_BYTES = 1 << 20
@@ -31,7 +32,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class HubWorkers:
-    """Starts workers; each belongs to one request and ends with it."""
+    """Starts workers. Each worker belongs to one request and ends with it."""
 
     def __init__(self, stderr_path: Path, log: Log) -> None:
         self._stderr_path = stderr_path
@@ -39,10 +40,10 @@ class HubWorkers:
         self.running = 0
 
     async def run(self, job: dict[str, Any], report: Report) -> Any:
-        """Do a job and return its result; `report` gets the progress.
+        """Do a job and return its result. `report` receives the progress.
 
-        Raises what the worker answers; EngineDied where it is killed again and again. Cancelling
-        ends the worker.
+        Raises the worker's error, or EngineDied if workers are killed repeatedly. Cancelling ends
+        the worker.
         """
         if self.running >= WORKERS_MAX and job["task"] != "remove":
             raise Overloaded(
@@ -60,12 +61,12 @@ class HubWorkers:
         finally:
             self.running -= 1
         raise EngineDied(
-            f"The worker that should {job['task']} the model died {1 + RETRIES} times.",
-            hint="What it did is kept. See why, then try again: mlxd logs -n 50",
+            f"The worker for the task {job['task']} died {1 + RETRIES} times.",
+            hint="Its work is kept. See the reason, then try again: mlxd logs -n 50",
         )
 
     async def _once(self, job: dict[str, Any], report: Report) -> Notification | None:
-        """Return the worker's last word; None where it died without one."""
+        """Return the worker's result or error message, or None if it died without one."""
         process = await self._start()
         guard = None
         try:
@@ -94,7 +95,7 @@ class HubWorkers:
         except OSError as exc:  # too many processes or open files, or no memory
             raise Overloaded(
                 f"The worker could not be started: {exc.strerror or exc}.",
-                hint="Close other programs, or see what is scarce: mlxd doctor",
+                hint="Close other programs, or check the limits: mlxd doctor",
                 data={"retry_after_s": 10.0},
             ) from exc
 
@@ -113,8 +114,8 @@ async def _converse(process: asyncio.subprocess.Process, report: Report) -> Noti
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """See the process out; one that is still at work is told to stop."""
-    # Not `terminate()`: it may reap the process before asyncio does, which then cannot.
+    """Wait for the process to end. A worker that still runs is told to stop."""
+    # Not `terminate()`, which may reap the process before asyncio does. asyncio could not then.
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)

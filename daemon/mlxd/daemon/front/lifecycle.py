@@ -1,4 +1,4 @@
-"""The daemon's state, from its start to the end of its last request."""
+"""The state of the daemon, from its start to the end of its last request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Lifecycle:
-    """Says whether the daemon serves, and when it is to stop."""
+    """States whether the daemon serves requests, and when it must stop."""
 
     def __init__(self, drain_s: float) -> None:
         self._started_s = time.monotonic()
@@ -16,9 +16,9 @@ class Lifecycle:
         self.stop = asyncio.Event()
         """Set once the daemon is asked to stop."""
         self.upgrading = False
-        """Whether the program on disk takes over this process after the stop."""
+        """Whether the program on disk replaces this process after the stop."""
         self.checking = False
-        """Whether the engine still has to prove that it works, after the machine slept."""
+        """Whether the engine must still be checked after a sleep of the machine."""
 
     def uptime_s(self) -> float:
         return time.monotonic() - self._started_s
@@ -42,7 +42,7 @@ class Lifecycle:
         self.stop.set()
 
     async def drained(self, idle: asyncio.Event) -> None:
-        """Wait for `idle`, for at most the time that running requests have to finish."""
+        """Wait for `idle`, at most for the time that running requests have to finish."""
         finished = asyncio.ensure_future(idle.wait())
         hurried = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait(

@@ -31,14 +31,14 @@ ENGINE_GAUGES = frozenset(
 
 HELP = {
     "mlxd_requests_total": "Requests by method.",
-    "mlxd_outcomes_total": "Completions by how they ended: ok, or the code of the error.",
+    "mlxd_outcomes_total": "Completions by outcome: ok, or the code of the error.",
     "mlxd_tokens_total": "Tokens of answered requests.",
-    "mlxd_engine_restarts_total": "Engines started after the first.",
-    "mlxd_time_to_first_token_seconds": "From the request to its first token.",
-    "mlxd_request_seconds": "From the request to its last token.",
-    "mlxd_queue_seconds": "Waiting before the prompt was computed.",
-    "mlxd_prefill_seconds": "Computing the prompt.",
-    "mlxd_token_seconds": "Per token of an answer.",
+    "mlxd_engine_restarts_total": "Engine starts after the first.",
+    "mlxd_time_to_first_token_seconds": "Time from the request to its first token.",
+    "mlxd_request_seconds": "Time from the request to its last token.",
+    "mlxd_queue_seconds": "Time before the prefill of the prompt.",
+    "mlxd_prefill_seconds": "Time of the prefill.",
+    "mlxd_token_seconds": "Time per token of an answer.",
 }
 
 

@@ -41,8 +41,8 @@ UNWRITTEN_MOST = 256
 class Recording:
     """A turn that is being stored.
 
-    The thread of the database sets `number` and `problem` before `begun` is done. The number is
-    valid in `store` only.
+    The database thread sets `number` and `problem` before `begun` is done. The number is valid in
+    `store` only.
     """
 
     turn: Turn
@@ -85,7 +85,7 @@ class Recorder:
         return lock
 
     def look(self) -> None:
-        """Detect an idle database that was removed or replaced."""
+        """Detect that an idle database was removed or replaced."""
         if self._store is not None:
             self._later(self._look)
 
@@ -94,13 +94,14 @@ class Recorder:
         recording = Recording(turn)
         try:
             recording.begun = self._worker().submit(self._begin, recording)
-        except RuntimeError as exc:  # The system starts no more threads.
+        except RuntimeError as exc:  # the system starts no more threads
             recording.problem = self._failed(exc)
             recording.begun.set_result(None)
         return recording
 
     def when_begun(self, recording: Recording, then: Callable[[], None]) -> None:
-        """Call `then` when the turn is stored or failed to be, or when the disk is too slow."""
+        """Call `then` when the turn is stored, when storing failed, or when the disk is too
+        slow."""
         if recording.begun.done():
             then()
             return
@@ -112,19 +113,22 @@ class Recorder:
         waiting.add_done_callback(lambda _: then())
 
     def finish(self, recording: Recording, result: dict[str, Any]) -> None:
-        """Store the answer. The result gets the conversation, or why it is not stored."""
+        """Store the answer.
+
+        The result gets the conversation, or the reason why it is not stored.
+        """
         if not recording.begun.done():
-            note = "The disk is slow: it is not known yet whether this answer will be stored."
+            note = "The disk is slow. It is not known yet whether this answer will be stored."
             result["applied"]["notes"].append(note)
         if recording.problem:
-            note = f"This answer is not stored: {recording.problem}. See mlxd doctor."
+            note = f"This answer is not stored: {recording.problem}. Check it: mlxd doctor"
             result["applied"]["notes"].append(note)
         else:
             result["conversation"] = recording.turn.conversation
             self._later(self._finish, recording, result["choices"][0], result["usage"])
 
     def fail(self, recording: Recording, code: str) -> None:
-        """Mark an incomplete turn, with its text up to now.
+        """Store the text of an incomplete turn so far.
 
         May be called again with more text.
         """
@@ -146,7 +150,7 @@ class Recorder:
                 await asyncio.wait_for(closing, CLOSE_S)
             self._thread.shutdown(wait=False)
 
-    # ---- on the thread of the database
+    # ---- on the database thread
 
     def _call(self, work: Callable[[Store], T]) -> T:
         self._catch_up()
@@ -157,7 +161,7 @@ class Recorder:
         except Exception as exc:
             raise MlxdError(
                 f"The stored conversations cannot be used: {self._failed(exc)}.",
-                hint="See what is wrong: mlxd doctor",
+                hint="Check it: mlxd doctor",
             ) from exc
 
     def _begin(self, recording: Recording) -> None:
@@ -199,7 +203,7 @@ class Recorder:
             return  # its beginning could not be stored
         if len(self._unwritten) == UNWRITTEN_MOST:
             self._unwritten.popleft()
-            self._log("answer given up", level="error", error=self.problem)
+            self._log("answer not stored", level="error", error=self.problem)
         self._unwritten.append((recording, end))
         self._catch_up()
 
@@ -233,7 +237,7 @@ class Recorder:
         assert self._store is not None
         self._store.abandon()
         self._store = None
-        next_one = "a new one is begun" if how == "removed" else "the new file is used"
+        next_one = "a new database was created" if how == "removed" else "the new file is used"
         when = time.strftime("%Y-%m-%d %H:%M:%S")
         self.notice = f"{self._path.name} was {how} (noticed {when}); {next_one}."
         self._log(f"conversations {how}", level="warning", file=str(self._path))
@@ -276,7 +280,7 @@ class Recorder:
     def _later(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
             self._worker().submit(work, *arguments)
-        except RuntimeError as exc:  # The system starts no more threads.
+        except RuntimeError as exc:  # the system starts no more threads
             self._failed(exc)
 
 

@@ -1,8 +1,8 @@
-"""Decides which requests are retried after an engine died, and in which order.
+"""Decides which requests are retried after an engine crash, and in which order.
 
-A request that kills every engine must not end all other requests with it. Requests whose prompt was
-being computed when an engine died are suspects. They are retried one at a time, each until it has
-output. If the engine dies again and only one request is suspect, that request is not retried.
+A request that crashes every engine must not end all other requests. Requests whose prompt was being
+computed when an engine died are suspects. They are retried one at a time, each until it has output.
+If the engine dies again and only one request is suspect, that request is not retried.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from mlxd.daemon.front.completion import Completion
 from mlxd.protocol.errors import EngineDied
 
 SOLE_SUSPECT_DEATHS_MAX = 2
-"""Deaths after which a request is not retried, if it was the only suspect of the last one."""
+"""Number of deaths after which a request is not retried if it was the only suspect of the last
+one."""
 SUSPECT_DEATHS_MAX = 4
 """The same if there were other suspects."""
 OTHER_DEATHS_MAX = 3
-"""The same for deaths with no suspect: the engine died before it computed anything."""
+"""The same for deaths without a suspect, before the engine computed anything."""
 
 
 def suspects(sent: Iterable[Completion], *, ready: bool) -> list[Completion]:
@@ -43,7 +44,7 @@ def refusal(one: Completion, why: str, *, alone: bool) -> EngineDied | None:
     if one.suspect_deaths >= (SOLE_SUSPECT_DEATHS_MAX if alone else SUSPECT_DEATHS_MAX):
         return EngineDied(
             f"{one.suspect_deaths} engines died while they worked on this request, "
-            f"which seems to be the cause: {why}.",
+            f"which is probably the cause: {why}.",
             hint="Do not send it again unchanged. See the log: mlxd logs -n 50",
             data={"suspected": True},
         )
@@ -53,7 +54,7 @@ def refusal(one: Completion, why: str, *, alone: bool) -> EngineDied | None:
 
 
 class Probation:
-    """Retries suspects one at a time: one is with the engine, the others are held back."""
+    """Retries suspects one at a time. One is with the engine, and the others are held back."""
 
     def __init__(self, submit: Callable[[Completion], None]) -> None:
         self._submit = submit
@@ -73,7 +74,8 @@ class Probation:
         return held
 
     def passed(self, one: Completion) -> None:
-        """Submit the next suspect if `one`, which has output or has ended, was being tried."""
+        """Submit the next suspect if the one being retried was `one`, which has output or has
+        ended."""
         if one is self._current:
             following = self.begin(list(self._held))
             if following is not None:

@@ -29,22 +29,23 @@ if TYPE_CHECKING:
     from mlxd.daemon.conversations.store import Turn
 
 ENDING_GRACE_S = 2.0
-"""How long the engine may take to confirm an end, with the usage so far."""
+"""Time for the engine to confirm an early end, with the usage so far."""
 ENDINGS: dict[str, str] = {
     "cancelled": "The request was cancelled.",
-    "superseded": "A newer request took this one's place.",
-    "deadline_exceeded": "The request's time is up.",
+    "superseded": "A newer request replaced this one.",
+    "deadline_exceeded": "The request exceeded its deadline.",
 }
 OUTPUT = frozenset({"delta", "tool_call"})
 
 
 def ended(code: str) -> MlxdError:
-    """Return the error of a request that ended for `code`, without the engine's word on usage."""
+    """Return the error of a request that ended with `code`, if the engine has not reported the
+    usage."""
     return ERRORS[code](ENDINGS[code], data={"usage": None})
 
 
 def _keep(recording: Recording, delta: dict[str, Any]) -> None:
-    """Keep the text of an answer that may yet break off."""
+    """Keep the text of an answer that may remain incomplete."""
     if delta["channel"] == "answer" and delta["index"] == 0:
         recording.parts.append(delta["text"])
 
@@ -84,12 +85,12 @@ class Requests:
 
     @property
     def busy(self) -> bool:
-        """Whether the engine owes something, be it only the word that it has stopped."""
+        """Whether the engine has work, or still has to confirm that a request was stopped."""
         return bool(self._active or self._unconfirmed)
 
     @property
     def running(self) -> int:
-        """How many have output already."""
+        """The number of requests with output."""
         return sum(1 for one in self._active.values() if one.output)
 
     def submit(
@@ -100,10 +101,10 @@ class Requests:
         model: dict[str, Any],
         turn: Turn | None = None,
     ) -> None:
-        """Admit a request and hand it to the engine; `turn` is what is stored of it.
+        """Admit a request and submit it to the engine. `turn` is stored with its answer.
 
         Raises:
-            ShuttingDown, Overloaded: it is not admitted.
+            ShuttingDown, Overloaded: the request is not admitted.
         """
         if self.draining:
             raise ShuttingDown("The daemon is stopping.")
@@ -124,14 +125,14 @@ class Requests:
             one.timer = loop.call_later(deadline_s, self._end_by, one, "deadline_exceeded")
         if params["stream"]:
             request.conn.event(self._queued(one))
-        # The engine first: what wakes the caller may take the processor from us.
+        # Submit first. Writing to the caller wakes it, and it may then use the CPU.
         self.supervisor.send(one.submit_message())
         request.conn.flush()
 
     def _queued(self, one: Completion) -> dict[str, Any]:
         event = {"id": one.request.event_id, "type": "queued", "position": len(self._active) - 1}
         if one.recording is not None:
-            # Said before the answer, which may break off.
+            # Sent before the answer, which may remain incomplete.
             event["conversation"] = one.recording.turn.conversation
         return event
 
@@ -140,7 +141,7 @@ class Requests:
         return True
 
     def step(self, events: list[Any]) -> None:
-        """Pass on what a turn of the engine brought; one write per connection."""
+        """Handle the events of an engine step. Writes once per connection."""
         written: set[Connection] = set()
         for rid, kind, payload in events:
             one = self._active.get(rid)
@@ -169,9 +170,9 @@ class Requests:
             conn.flush()
 
     def engine_died(self, why: str, ready: bool) -> list[Message]:
-        """End requests that had output or seem to be the cause. Return the others to resubmit.
+        """End requests that had output or seem to be the cause. Return the others for resubmission.
 
-        `ready` tells whether the engine had sent `hello`.
+        `ready` states whether the engine had sent `hello`.
         """
         self._unconfirmed.clear()
         held = self._probation.clear()
@@ -193,7 +194,7 @@ class Requests:
         return [one.submit_message() for one in ([first] if first else []) + others]
 
     def resubmit(self) -> list[Message]:
-        """Return everything, for an engine that ended by itself as a request came in."""
+        """Return all submits, for an engine that exited by plan when a request arrived."""
         self._unconfirmed.clear()
         self._probation.clear()
         for one in list(self._active.values()):
@@ -202,7 +203,7 @@ class Requests:
         return [one.submit_message() for one in self._active.values() if one.result is None]
 
     def refuse_all(self) -> None:
-        """End everything that the time for stopping did not suffice for."""
+        """End all requests that are still running at the end of the shutdown time."""
         for one in list(self._active.values()):
             if one.result is not None:
                 self._answer(one, one.result)
@@ -217,7 +218,7 @@ class Requests:
             self._end_by(older, "superseded")
 
     def _end_by(self, one: Completion, code: str) -> None:
-        """Ask the engine to stop; its answer, with the usage so far, ends the request."""
+        """Tell the engine to stop. Its answer, with the usage so far, ends the request."""
         if one.ending or one.result is not None or one.rid not in self._active:
             return
         if self._probation.drop(one) or self.supervisor.withdraw(one.rid):
@@ -225,8 +226,8 @@ class Requests:
             return
         one.ending = code
         if one.recording is not None:
-            # Now, rather than when the engine confirms: the next question may come before that,
-            # and goes on from what was said here.
+            # Now, not when the engine confirms: the next question may arrive before that, and
+            # continues from the text so far.
             self._recorder.fail(one.recording, code)
         self._tell_engine(one, code)
         if one.timer is not None:
@@ -235,11 +236,11 @@ class Requests:
         one.timer = loop.call_later(ENDING_GRACE_S, self._end_alone, one)
 
     def _end_alone(self, one: Completion) -> None:
-        """Answer for an engine that is stuck in a long step, or for good."""
+        """Answer for an engine that is stuck in a long step, or forever."""
         self._end_early(one, ended(one.ending))
 
     def _end_early(self, one: Completion, error: MlxdError) -> None:
-        """Answer before the engine has said that it stopped."""
+        """Answer before the engine has confirmed that it stopped."""
         if one.result is not None:
             return
         self._unconfirmed.add(one.rid)
@@ -257,12 +258,12 @@ class Requests:
         if one.recording is None:
             self._answer(one, result)
         else:
-            # The answer says whether it is stored, and that is decided on another thread.
+            # The answer states whether it is stored, which another thread decides.
             self._recorder.when_begun(one.recording, lambda: self._answer(one, result))
 
     def _answer(self, one: Completion, result: dict[str, Any]) -> None:
         if one.rid not in self._active:
-            return  # its caller hung up meanwhile
+            return  # its caller disconnected meanwhile
         self._forget(one)
         self._metrics.outcomes["ok"] += 1
         self._metrics.finished(result)
@@ -296,7 +297,7 @@ class Requests:
             del self._by_key[key]
 
     def _words(self, one: Completion, choices: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
-        """Return prompt and answers, where the configuration asks for them in the log."""
+        """Return prompt and answers for the log, if the configuration enables that."""
         if not self._log_text:
             return {}
         names = ("messages", "prompt", "prefix", "suffix")
@@ -315,14 +316,15 @@ class Requests:
         }
 
     def _retry_after_s(self) -> float:
-        """Estimate from what requests took so far."""
+        """Estimate it from the durations of earlier requests."""
         duration = self._metrics.duration
         count = sum(duration.counts)
         return round(duration.total / count, 3) if count else 1.0
 
 
 def _event(event_id: MessageId, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
-    """Return an event of the wire. Its `id` is the request's; that of a tool call is `call_id`."""
+    """Return an event in the wire format. Its `id` is the request's, and that of a tool call is
+    `call_id`."""
     if kind == "tool_call" and "id" in payload:
         payload = {**payload, "call_id": payload["id"]}
     return {**payload, "id": event_id, "type": kind}

@@ -1,4 +1,4 @@
-"""What handlers work with. Only `app.py` constructs it."""
+"""The objects that handlers use. Only `app.py` constructs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detects upgraded code and sleep of the machine."""
+"""Detects upgraded code, and sleep of the machine."""
 
 from __future__ import annotations
 

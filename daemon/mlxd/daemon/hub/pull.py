@@ -86,7 +86,7 @@ def _check_room(files: list[RepoSibling], folder: Path) -> None:
     free = shutil.disk_usage(place).free
     if needed and needed + ROOM_BYTES > free:
         raise ModelLoadFailed(
-            f"Not enough room at {place}: {_gb(needed)} are to come, {_gb(free)} are free.",
+            f"Not enough space at {place}: {_gb(needed)} are needed, {_gb(free)} are free.",
             hint="Delete a model (mlx models rm NAME), or set HF_HUB_CACHE to another disk.",
             data={"needed_bytes": needed, "free_bytes": free},
         )

@@ -148,12 +148,14 @@ class Catalog:
         return ref
 
     def loaded_as(self, name: str | None, loaded: Mapping[str, str]) -> LoadedAs:
-        """Return how the engine may know the model that `name` means. Its files may be missing.
+        """Return the identifiers under which the engine may know the model `name`.
 
-        `loaded` maps the names of the models in memory to their folders.
+        Its files may be missing.
+
+        `loaded` maps the names of the loaded models to their folders.
 
         Raises:
-            ModelNotFound: it means neither one of them nor one on this machine.
+            ModelNotFound: it is neither a loaded model nor one on this machine.
         """
         target = self._unalias(name or self._config.default_model)
         try:
@@ -208,7 +210,7 @@ class Catalog:
         repo = settings.repo or target
         if settings.path or repo == BUILTIN_NAME or not cache.is_repo_name(repo):
             raise InvalidParams(
-                "model", f"{name!r} is no Hugging Face id",
+                "model", f"{name!r} is not a Hugging Face id",
                 hint="Give ORG/NAME, for instance mlx-community/Qwen3-0.6B-4bit.",
             )  # fmt: skip
         return repo, settings.revision
@@ -228,10 +230,10 @@ class Catalog:
             return found.name, cache.repo_folder(self._cache_dir, found.name)
         if self._own_dir is not None and (place.parent == self._own_dir or self._imported(place)):
             return found.name, place
-        kind = "built in" if found.source == "builtin" else f"the folder {place}"
+        kind = "built in" if found.source == "builtin" else f"in the folder {place}"
         raise PermissionDenied(
-            f"{found.name} is {kind}, which mlxd did not put there.",
-            hint="Only downloaded and converted models are deleted: mlx models list",
+            f"{found.name} is {kind} and cannot be removed.",
+            hint="Only downloaded and converted models can be removed: mlx models list",
         )
 
     def _imported(self, place: Path) -> bool:
@@ -379,7 +381,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _folder(name: str) -> _Found:
-    # os.path answers False to names that no file system takes; pathlib raises.
+    # os.path returns False for names that no file system accepts, but pathlib raises.
     path = identity(name)
     if (refusal := gguf_refusal(Path(path))) is not None:
         raise refusal
@@ -417,14 +419,14 @@ def _sayable(name: str) -> bool:
 
 def _remedy(remedy: str, found: _Found) -> str:
     if found.source == "builtin":
-        return "The installation is incomplete: install mlxd again."
+        return "The installation is incomplete. Install mlxd again."
     if remedy == "convert":
         return (
             "MLX loads safetensors only: get the model in that format (mlx models pull ORG/NAME)."
         )
     if found.source == "cache":
         return f"Download the rest: mlx models pull {found.name}"
-    return f"Check the folder {found.path}, or get the model again."
+    return f"Check the folder {found.path}, or download the model again."
 
 
 def _code_not_allowed(name: str) -> PermissionDenied:

@@ -166,7 +166,7 @@ def indexed_names(folder: Path) -> set[str]:
         raise Unreadable(index, "has no weight_map")
     names = [*weight_map.values()]
     if odd := [name for name in names if not isinstance(name, str) or _leads_away(name)]:
-        raise Unreadable(index, f"names {str(odd[0])[:80]!r}, which is no file of this folder")
+        raise Unreadable(index, f"names {str(odd[0])[:80]!r}, which is not a file in this folder")
     return set(names)
 
 

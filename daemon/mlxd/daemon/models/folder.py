@@ -70,7 +70,7 @@ def check_folder(path: Path) -> list[Path]:
 
 def _not_a_model(path: Path) -> BrokenFolder:
     if other := _other_format(path):
-        return BrokenFolder(f"it holds {other} weights and no config.json", "convert")
+        return BrokenFolder(f"it has {other} weights and no config.json", "convert")
     return BrokenFolder("it has no config.json", "pull")
 
 
@@ -194,7 +194,7 @@ def _file_weights(file: str, _mtime_ns: int, size: int, bits: int | None) -> _We
     }
     ends = [_offset_end(entry) for entry in tensors.values()]
     if data_start + max(ends, default=0) > size:
-        raise BrokenFolder(f"{Path(file).name} is cut short", "pull")
+        raise BrokenFolder(f"{Path(file).name} is truncated", "pull")
     return _count(tensors, bits)
 
 
@@ -223,9 +223,9 @@ def _offset_end(entry: dict[str, Any]) -> int:
 
 
 def _count(tensors: dict[str, dict[str, Any]], bits: int | None) -> _Weights:
-    """Count the parameters; quantised weights are packed into 32-bit words.
+    """Count the parameters. Quantised weights are packed into 32-bit words.
 
-    Their scales and biases are no parameters of the model. The type is that of the rest.
+    Their scales and biases are not parameters of the model. The type is that of the other weights.
     """
     total, dtypes = 0, dict[str, int]()
     for name, entry in tensors.items():

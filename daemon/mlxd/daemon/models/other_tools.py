@@ -36,7 +36,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A folder with MLX weights. `problem` says why it cannot be loaded; None: it can."""
+    """A folder with MLX weights. `problem` says why it cannot be loaded, or is None."""
 
     name: str
     path: Path
@@ -79,10 +79,10 @@ def _omlx(home: Path) -> Iterator[Path]:
 
 
 def find_models(root: Path) -> list[Candidate]:
-    """Return the models in `root`, or `root` itself where it is one.
+    """Return the models in `root`, or `root` itself if it is a model.
 
-    A name is the path below `root`, such as ORG/NAME; a cache of the Hugging Face hub gives the
-    names of its repositories.
+    A name is the path below `root`, such as ORG/NAME. In a cache of the Hugging Face hub, names are
+    those of its repositories.
     """
     if (root / "config.json").is_file():
         return [_candidate(root.name, root)]
@@ -90,7 +90,7 @@ def find_models(root: Path) -> list[Candidate]:
 
 
 def _search(root: Path) -> Iterator[Candidate]:
-    """Search level by level: a link that leads back must not hide a folder that is nearer."""
+    """Search level by level, so that a circular link does not hide a nearer folder."""
     seen = {identity(root)}
     level = [root]
     for _ in range(SEARCH_DEPTH):
@@ -118,7 +118,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file name is text; others cannot be sent to a client."""
+    """Return whether a file name is valid text. Others cannot be sent to a client."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -142,7 +142,9 @@ def _candidate(name: str, path: Path) -> Candidate:
 
 
 def gguf_refusal(path: Path) -> ModelLoadFailed | None:
-    """Return the error for a GGUF file, a folder of them, or Ollama's store; None: it is no such.
+    """Return the error for a GGUF file, a folder of them, or Ollama's store.
+
+    None: it is none of these.
 
     MLX could read some GGUF files, but neither their tokenizers nor most of their quantisations.
     """
@@ -151,14 +153,17 @@ def gguf_refusal(path: Path) -> ModelLoadFailed | None:
         return None
     search = f"mlx models search {words}" if words else "mlx models suggest"
     return ModelLoadFailed(
-        f"{path} holds GGUF weights, which MLX cannot load.",
+        f"{path} has GGUF weights, which MLX cannot load.",
         hint=f"Get the same model in MLX format: {search}",
     )
 
 
 def _gguf_words(path: Path) -> str | None:
-    """Return words that find the model of a GGUF file on the hub; "": unknown; None: no GGUF."""
-    # os.path answers False for names that no file system accepts; pathlib raises.
+    """Return words that find the model of a GGUF file on the hub, or "" if unknown.
+
+    None: not GGUF.
+    """
+    # os.path returns False for names that no file system accepts, but pathlib raises.
     if os.path.isfile(path):
         if path.suffix.lower() == ".gguf":
             return _model_words(path.stem)

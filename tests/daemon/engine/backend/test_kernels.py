@@ -88,5 +88,5 @@ def test_without_such_a_folder_it_computes_without_compiling(tmp_path: Path, sha
         assert "error" not in answer, answer
         assert answer["usage"]["completion_tokens"] > 0
         assert "nothing compiled" in daemon.ask("status")["engine"]["blas"]
-        assert "no folder of one's own" in (daemon.folder / "log" / "engine.err").read_text()
+        assert "no private folder" in (daemon.folder / "log" / "engine.err").read_text()
     assert not [*shared.iterdir()]

@@ -65,7 +65,7 @@ def test_a_draft_that_is_never_right_is_given_up_and_the_result_says_so(
     drafts: Path,
 ) -> None:
     result = engine.ask(STORY, model=with_draft(drafts, "fool"), max_tokens=200, ignore_eos=True)
-    assert any("given up" in note for note in result["applied"]["notes"])
+    assert any("was turned off" in note for note in result["applied"]["notes"])
     assert result["applied"]["draft"]["proposed"] < 100
 
 

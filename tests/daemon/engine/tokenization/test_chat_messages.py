@@ -94,7 +94,7 @@ def test_other_parts_are_refused_by_name(content: Any, named: str) -> None:
 
 @pytest.mark.parametrize("name", ["messages", "tools", "tokenize", "add_generation_prompt"])
 def test_template_variables_do_not_replace_what_the_request_sets(name: str) -> None:
-    with pytest.raises(InvalidParams, match=f"'{name}' is set by the request"):
+    with pytest.raises(InvalidParams, match=f"'{name}' is already set by the request"):
         check_template_kwargs({"language": "en", name: []})
 
 

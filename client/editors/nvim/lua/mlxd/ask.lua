@@ -1,4 +1,5 @@
---- `:Mlx {prompt}`: about the selection or the buffer, into a split or in place.
+--- `:Mlx {prompt}`: sends a prompt with the selection or the buffer. The answer goes to a split or
+--- replaces the text.
 local M = {}
 local api = vim.api
 
@@ -11,7 +12,7 @@ local function fenced(lines, filetype)
   return fence .. filetype .. '\n' .. text .. '\n' .. fence
 end
 
---- The text goes before the question: what is asked about it next finds it read already.
+--- The text precedes the question, so that the next question about it is a cache hit.
 ---@param lines string[]
 ---@return string
 local function about(lines)
@@ -35,9 +36,9 @@ function M.params(messages)
   return vim.tbl_extend('force', { model = options.model, messages = messages }, options.params)
 end
 
---- Stream an answer to `write`; `finished(err, result)` comes last.
+--- Stream an answer to `write`, then call `finished(err, result)`.
 ---@param messages table[]
----@param write fun(text: string): boolean false: nobody wants it any more
+---@param write fun(text: string): boolean false: stop the answer
 ---@param finished fun(err: mlxd.Error?, result: any)
 ---@return fun() stop
 function M.stream(messages, write, finished)
@@ -91,15 +92,15 @@ local function into_split(prompt, lines)
   end)
 end
 
---- Replace the lines, or write at the cursor where there is no range.
+--- Replace the lines, or write at the cursor if there is no range.
 ---@param prompt string
 ---@param first integer? line from 1
 ---@param last integer?
 local function in_place(prompt, first, last)
   local buffer = api.nvim_get_current_buf()
   if not vim.bo[buffer].modifiable then
-    return require('mlxd.state').complain({ message = 'This buffer cannot be changed.',
-      hint = 'Without the bang the answer goes into a split.' })
+    return require('mlxd.state').complain({ message = 'This buffer is not modifiable.',
+      hint = 'Without the bang, the answer opens in a split.' })
   end
   local cursor = api.nvim_win_get_cursor(0)
   local row, column = cursor[1] - 1, cursor[2]
@@ -109,16 +110,16 @@ local function in_place(prompt, first, last)
   end
   local content = about(lines) .. prompt
   if first then content = content .. '\n\nAnswer with the new text alone.' end
-  -- In a document of Markdown a fence may well belong to the answer.
+  -- In Markdown, a fence may be part of the answer.
   local fence = vim.bo[buffer].filetype ~= 'markdown' and require('mlxd.fence').new() or nil
   local writer = require('mlxd.writer').new(buffer, row, column)
   local function write(text)
     if text == '' then return true end
     if #lines > 0 then
-      -- The old text goes only when there is a new one.
+      -- Delete the old text only when there is new text.
       if not writer:replace(lines) then
-        require('mlxd.state').complain({ message = 'The text has changed meanwhile.',
-          hint = 'It was left alone; ask again.' })
+        require('mlxd.state').complain({ message = 'The text changed while the model answered.',
+          hint = 'It was not replaced. Ask again.' })
         return false
       end
       lines = {}
@@ -134,7 +135,7 @@ local function in_place(prompt, first, last)
   end)
 end
 
---- The range that a command line begins with: lines from 0 to one past the last.
+--- Parse the range at the start of a command line: lines from 0, end exclusive.
 ---@param range string
 ---@return integer, integer
 local function lines_of(range)
@@ -143,7 +144,7 @@ local function lines_of(range)
   return first and first - 1 or 0, tonumber(last) or -1
 end
 
---- While the question is typed on the command line: let the daemon read what it is about.
+--- Prefill the text while the prompt is being typed on the command line.
 ---@param line string the command line so far
 ---@return boolean asked
 function M.warm(line)
@@ -155,7 +156,7 @@ function M.warm(line)
   local params = M.params(messages_of(content))
   params.supersede = ('nvim-ask-%d'):format(vim.fn.getpid())
   params.priority = 'completion'
-  -- It only warms: what goes wrong is told by the question itself.
+  -- Errors are ignored here, because the request itself will report them.
   require('mlxd.client').request('prefill', params, function() end)
   return true
 end

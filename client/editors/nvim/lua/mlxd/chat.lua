@@ -1,14 +1,14 @@
---- `:MlxChat`: a conversation in a buffer of Markdown. Enter in normal mode sends.
+--- `:MlxChat`: a conversation in a Markdown buffer. Enter in normal mode sends.
 local M = {}
 local api = vim.api
 local YOU, MODEL = '## You', '## Model'
 local PREFILL_MS = 400
 
----@type table<integer, fun()> buffer to what stops its answer
+---@type table<integer, fun()> maps a buffer to the function that stops its answer
 local answering = {}
 local pause = (vim.uv or vim.loop).new_timer()
 
---- Read the conversation from the buffer: what the person sees is what the model gets.
+--- Read the conversation from the buffer, including the user's edits.
 ---@param buffer integer
 ---@return table[]
 function M.messages(buffer)
@@ -66,18 +66,18 @@ local function warm(buffer)
   local params = require('mlxd.ask').params(messages)
   params.supersede = ('nvim-chat-%d-%d'):format(vim.fn.getpid(), buffer)
   params.priority = 'completion'
-  -- It only warms: what goes wrong is told by the question itself.
+  -- Errors are ignored here, because the request itself will report them.
   require('mlxd.client').request('prefill', params, function() end)
 end
 
---- Let the daemon read the conversation while the question is still being written.
+--- Prefill the conversation while the prompt is being typed.
 ---@param buffer integer
 local function prefill(buffer)
   if not require('mlxd').options.prefill then return end
   pause:start(PREFILL_MS, 0, vim.schedule_wrap(function() warm(buffer) end))
 end
 
---- Open the chat, with a question perhaps.
+--- Open a chat buffer, optionally with a first prompt.
 ---@param question string
 function M.open(question)
   vim.cmd(require('mlxd').options.split)

@@ -1,4 +1,4 @@
---- MessagePack-RPC over the daemon's socket. Nothing here blocks the editor.
+--- MessagePack-RPC over the daemon's socket. Never blocks the editor.
 local M = {}
 local codec = require('mlxd.codec')
 local uv = vim.uv or vim.loop
@@ -9,7 +9,7 @@ local uv = vim.uv or vim.loop
 ---@field hint string
 
 ---@class mlxd.Request
----@field cancel fun() stops the work in the daemon; `on_done` is not called any more
+---@field cancel fun() cancels the request; `on_done` is not called
 
 ---@class mlxd.Waiting
 ---@field done fun(err: mlxd.Error?, result: any)
@@ -18,7 +18,7 @@ local uv = vim.uv or vim.loop
 ---@class mlxd.Connection
 ---@field pipe? any
 ---@field ready boolean
----@field queue { id: integer, data: string }[] what waits for the connection
+---@field queue { id: integer, data: string }[] requests to send once connected
 ---@field waiting table<integer, mlxd.Waiting>
 
 ---@type mlxd.Connection?
@@ -26,7 +26,7 @@ local connection
 local next_id = 0
 local START_MS = 15000
 
---- The value of a variable; nil if it is unset or empty.
+--- Return the value of a variable, or nil if it is unset or empty.
 ---@param name string
 ---@return string?
 local function variable(name)
@@ -34,7 +34,7 @@ local function variable(name)
   return value ~= '' and value or nil
 end
 
---- Where the daemon listens, and what set it. On macOS no XDG variable counts.
+--- Return the path of the daemon's socket and the name of its setting. macOS ignores XDG variables.
 ---@return string path
 ---@return string origin
 ---@return string what
@@ -63,7 +63,7 @@ local function unreachable(message, hint)
   return { code = 'daemon_unreachable', message = message, hint = hint }
 end
 
---- End a connection; whoever waits on it is told why.
+--- Close a connection. Its requests end with the error `err`.
 ---@param ended mlxd.Connection
 ---@param err mlxd.Error
 local function hang_up(ended, err)
@@ -95,7 +95,8 @@ local function read(owner)
   local decode = codec.decoder()
   owner.pipe:read_start(function(err, data)
     if err or not data then
-      return hang_up(owner, unreachable('The daemon went away.', 'See what it says: mlxd logs'))
+      return hang_up(owner,
+        unreachable('The daemon closed the connection.', 'Read its log: mlxd logs'))
     end
     for _, message in ipairs(decode(data)) do take(owner, message) end
   end)
@@ -111,7 +112,7 @@ end
 
 local start
 
---- Connect; where nobody listens, start a daemon once and try again.
+--- Connect. If no daemon listens, start one and connect again.
 ---@param owner mlxd.Connection
 ---@param may_start boolean
 local function connect(owner, may_start)
@@ -127,9 +128,10 @@ local function connect(owner, may_start)
     if not err then return connected(owner) end
     owner.pipe:close()
     if may_start then return vim.schedule(function() start(owner) end) end
-    hang_up(owner, unreachable('No mlxd runs (' .. err .. ').', 'Start it: mlxd start'))
+    hang_up(owner, unreachable('No daemon is running (' .. err .. ').', 'Start it: mlxd start'))
   end)
-  -- A path that is too long, for one, is refused at once: raised or returned, by luv's version.
+  -- Some errors, such as a path that is too long, are immediate. Depending on luv's version they
+  -- are raised or returned.
   if not ok or not begun then
     hang_up(owner, unreachable(tostring(ok and problem or begun), 'Check the option `socket`.'))
   end
@@ -138,14 +140,15 @@ end
 start = function(owner)
   local command = require('mlxd').options.command
   if not command or vim.env.MLXD_AUTOSTART == '0' then
-    return hang_up(owner, unreachable('No mlxd runs.', 'Start it: mlxd start'))
+    return hang_up(owner, unreachable('No daemon is running.', 'Start it: mlxd start'))
   end
   local said = {}
   local ok, job = pcall(vim.fn.jobstart, command, {
     on_stderr = function(_, lines) vim.list_extend(said, lines) end,
     on_exit = function(_, status)
       if status == 0 then return connect(owner, false) end
-      hang_up(owner, unreachable(vim.trim(table.concat(said, '\n')), 'See what it says: mlxd run'))
+      hang_up(owner,
+        unreachable(vim.trim(table.concat(said, '\n')), 'Run it in the foreground: mlxd run'))
     end,
   })
   if not ok or job <= 0 then
@@ -167,7 +170,7 @@ local function send(owner, id, data)
   end
 end
 
---- Stop a request. One that still waits for a daemon to start is not sent at all.
+--- Cancel a request. If it is still queued for a daemon that is starting, it is never sent.
 ---@param owner mlxd.Connection
 ---@param id integer
 local function withdraw(owner, id)
@@ -178,11 +181,11 @@ local function withdraw(owner, id)
   end
 end
 
---- Ask the daemon. The callbacks run on Neovim's main loop.
+--- Send a request. The callbacks run on Neovim's main loop.
 ---@param method string
 ---@param params table<string, any>
 ---@param on_done fun(err: mlxd.Error?, result: any)
----@param on_event? fun(event: table) asks for streaming
+---@param on_event? fun(event: table) if given, the answer is streamed
 ---@return mlxd.Request
 function M.request(method, params, on_done, on_event)
   local fresh = not connection
@@ -204,9 +207,9 @@ function M.request(method, params, on_done, on_event)
   }
 end
 
---- Hang up; for tests and for `:MlxStop`.
+--- Close the connection, for tests and for `:MlxStop`.
 function M.close()
-  if connection then hang_up(connection, unreachable('Closed.', 'Ask again.')) end
+  if connection then hang_up(connection, unreachable('Connection closed.', 'Ask again.')) end
 end
 
 return M

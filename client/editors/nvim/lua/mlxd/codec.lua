@@ -1,4 +1,4 @@
---- MessagePack-RPC without I/O: bytes in, messages out, whatever the pieces.
+--- A MessagePack-RPC codec without I/O. Accepts bytes in any chunks.
 local M = {}
 
 ---@class mlxd.Response
@@ -15,7 +15,7 @@ local M = {}
 ---@param params table<string, any>
 ---@return string
 function M.request(id, method, params)
-  -- Lua's empty table could be a list as well; absent means empty.
+  -- An empty Lua table could also be a list. Leaving it out means empty.
   return vim.mpack.encode({ 0, id, method, next(params) and { params } or {} })
 end
 
@@ -37,7 +37,7 @@ local function message_of(raw)
   end
 end
 
---- Return what takes the bytes of one connection, piece by piece, and returns whole messages.
+--- Return a function that takes bytes of one connection and returns the complete messages.
 ---@return fun(data: string): mlxd.Message[]
 function M.decoder()
   local unpack = vim.mpack.Unpacker()

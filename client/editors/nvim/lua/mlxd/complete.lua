@@ -1,4 +1,4 @@
---- Completion as ghost text behind the cursor. What is stale is never shown.
+--- Completion as ghost text after the cursor. Stale completions are never shown.
 local M = {}
 local api = vim.api
 local uv = vim.uv or vim.loop
@@ -8,8 +8,8 @@ local group = api.nvim_create_augroup('mlxd.complete', { clear = true })
 ---@class mlxd.Ghost
 ---@field buffer integer
 ---@field row integer
----@field column integer where it begins: at the cursor
----@field tick integer the buffer's state that it belongs to
+---@field column integer the cursor's column
+---@field tick integer changedtick of the buffer it belongs to
 ---@field text string
 
 ---@type mlxd.Ghost?
@@ -18,18 +18,18 @@ local ghost
 local request
 local debounce = uv.new_timer()
 local budget = uv.new_timer()
--- Every change makes what was asked before it stale.
+-- Increases with every change of the buffer. Requests of older generations are stale.
 local generation = 0
--- Requests sent, prompts warmed, answers shown, answers thrown away; read by benchmarks.
+-- Counts of requests, prefills, shown completions and stale events, for benchmarks.
 M.counts = { asked = 0, warmed = 0, shown = 0, stale = 0 }
 
--- An answer that does not come is no news while these are why.
+-- Errors that need no message, because the user need not act on them.
 local QUIET = { superseded = true, cancelled = true, deadline_exceeded = true, overloaded = true,
   engine_died = true, shutting_down = true }
 local PAUSE_MS = 30000
--- Until then nobody is asked: a daemon that cannot be started is not tried at every key.
+-- No requests before this time, so that a failing start of the daemon is not repeated at every key.
 local paused_until = 0
----@type table<string, boolean> what has been complained about
+---@type table<string, boolean> error codes that were reported
 local said = {}
 
 ---@return mlxd.CompleteOptions
@@ -44,7 +44,7 @@ local function erase()
   end
 end
 
---- Take away what is shown and forget what is asked.
+--- Remove the ghost text and cancel the request.
 function M.dismiss()
   generation = generation + 1
   debounce:stop()
@@ -56,7 +56,8 @@ function M.dismiss()
   end
 end
 
---- Show the ghost. Its first line covers what stands right of the cursor, so that is repeated.
+--- Draw the ghost text. Its first line overlays the text right of the cursor, so it repeats that
+--- text.
 local function draw()
   local shown = ghost --[[@as mlxd.Ghost]]
   local lines = vim.split(shown.text, '\n')
@@ -76,7 +77,7 @@ local function draw()
   })
 end
 
---- The end of the last whole character within so many bytes: half a character is no text.
+--- Return the end of the last whole UTF-8 character within `most` bytes.
 ---@param text string
 ---@param most integer
 ---@return integer
@@ -90,8 +91,8 @@ local function whole(text, most)
   return most
 end
 
---- Where what is sent of a text before the cursor begins. It moves in jumps, so that the daemon
---- finds most of it in its cache however much is typed.
+--- Return the end of the text before the cursor. Its start moves in steps, so that most requests
+--- share a prefix with the one before and hit the cache.
 ---@param text string
 ---@param most integer
 ---@return string
@@ -103,7 +104,7 @@ local function recent(text, most)
   return text:sub((line or whole(text, jump)) + 1)
 end
 
---- Text around the cursor.
+--- Return the text before and after the cursor.
 ---@return string prefix
 ---@return string suffix
 function M.context()
@@ -131,7 +132,7 @@ end
 
 ---@param prefix string
 ---@param suffix string
----@param purpose string what the newest request for replaces the older ones
+---@param purpose string a new request cancels older ones for the same purpose
 ---@return table<string, any>
 local function params(prefix, suffix, purpose)
   local all = require('mlxd').options
@@ -144,7 +145,7 @@ local function params(prefix, suffix, purpose)
   }, all.params)
 end
 
---- Say once what keeps completions away, where the person can do something about it.
+--- Report an error once, unless the user need not act on it.
 ---@param err mlxd.Error
 local function trouble(err)
   if QUIET[err.code] then return end
@@ -154,9 +155,9 @@ local function trouble(err)
   require('mlxd.state').complain(err)
 end
 
---- A piece of the answer: shown, unless the person has gone on.
+--- Append a piece of the answer to the ghost text, unless the buffer or cursor has changed.
 ---@param coming mlxd.Ghost
----@param asked integer the generation that it belongs to
+---@param asked integer the generation of the request
 ---@param text string
 local function grow(coming, asked, text)
   if asked ~= generation or not current(coming) then
@@ -201,7 +202,7 @@ local function ask()
   end)
 end
 
---- Keep the ghost where the person types what it says, or has just accepted a part of it.
+--- Keep the ghost text if the user types its beginning, or accepted a part of it.
 ---@return boolean
 local function still_fits()
   if not ghost or ghost.buffer ~= api.nvim_get_current_buf() then return false end
@@ -225,7 +226,7 @@ local function wanted()
     and options().filetypes[vim.bo[buffer].filetype] ~= false and vim.fn.pumvisible() == 0
 end
 
---- The text has changed: ask for what could follow, once typing pauses.
+--- Handle a change of the text: request a completion when typing pauses.
 function M.changed()
   if still_fits() then return end
   M.dismiss()
@@ -240,7 +241,7 @@ local function moved()
   if ghost and not still_fits() then M.dismiss() end
 end
 
---- Let the daemon read the text while the first words are being typed.
+--- Prefill the text at the start of insert mode.
 function M.warm()
   if not wanted() or uv.now() < paused_until then return end
   local prefix, suffix = M.context()
@@ -258,7 +259,7 @@ end
 ---@return string
 local function portion(text, part)
   if part == 'word' then
-    -- A word is what the buffer says it is, in any script; else a run of signs.
+    -- A word by 'iskeyword', in any script, or else a run of other characters.
     local word = vim.fn.matchstr(text, [[^\_s*\%(\k\+\|\%(\k\@!\S\)\+\)]])
     return word ~= '' and word or text
   end
@@ -266,7 +267,7 @@ local function portion(text, part)
   return text
 end
 
---- Insert what is shown, or its first word or line; false where nothing is shown.
+--- Insert the ghost text, or its first word or line. Return false if there is none.
 ---@param part 'whole'|'word'|'line'
 ---@return boolean
 function M.accept(part)
@@ -276,7 +277,7 @@ function M.accept(part)
   local rest = shown.text:sub(#taken + 1)
   M.dismiss()
   local lines = vim.split(taken, '\n')
-  -- One undo step of its own, apart from what was typed.
+  -- A separate undo step.
   vim.cmd('let &undolevels = &undolevels')
   api.nvim_buf_set_text(shown.buffer, shown.row, shown.column, shown.row, shown.column, lines)
   local row = shown.row + #lines - 1
@@ -290,15 +291,15 @@ function M.accept(part)
   return true
 end
 
---- Whether the daemon is being asked.
+--- Return whether a request is in flight.
 ---@return boolean
 function M.busy() return request ~= nil end
 
---- What is shown now; nil: nothing.
+--- Return the ghost text, or nil.
 ---@return string?
 function M.shown() return ghost and ghost.text end
 
----@param want string 'on', 'off' or '' for the other one
+---@param want string 'on', 'off', or '' to toggle
 function M.toggle(want)
   local complete = options()
   if want == '' then want = complete.auto and 'off' or 'on' end
@@ -306,7 +307,7 @@ function M.toggle(want)
   M.configure()
 end
 
---- Map a key, unless somebody has it already. Without a ghost the key does what it always did.
+--- Map a key that has no mapping yet. Without ghost text the key keeps its meaning.
 ---@param key string
 ---@param act fun()
 local function map(key, act)
@@ -318,7 +319,7 @@ local function map(key, act)
   end, { expr = true, replace_keycodes = true, desc = 'mlxd' })
 end
 
---- Follow the options.
+--- Apply the options.
 function M.configure()
   api.nvim_clear_autocmds({ group = group })
   vim.cmd('highlight default link MlxdGhost Comment')
@@ -327,8 +328,8 @@ function M.configure()
   api.nvim_create_autocmd('TextChangedI', { group = group, callback = M.changed })
   api.nvim_create_autocmd('CursorMovedI', { group = group, callback = moved })
   api.nvim_create_autocmd('InsertEnter', { group = group, callback = M.warm })
-  -- The popup menu has events of its own. CTRL-C leaves without InsertLeave, and in older editors
-  -- without ModeChanged: there the cursor, which steps back, tells.
+  -- The popup menu has its own events. CTRL-C leaves insert mode without InsertLeave, and in older
+  -- versions without ModeChanged. There, CursorMoved fires because the cursor steps back.
   api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave', 'TextChangedP', 'CompleteChanged' },
     { group = group, callback = M.dismiss })
   api.nvim_create_autocmd('CursorMoved', { group = group, callback = function()

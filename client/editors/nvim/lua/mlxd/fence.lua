@@ -1,4 +1,4 @@
---- Takes away the fence that models like to put around an answer, while it comes.
+--- Removes a Markdown fence around an answer while it streams.
 local M = {}
 
 ---@class mlxd.Fence
@@ -10,14 +10,14 @@ Fence.__index = Fence
 ---@return mlxd.Fence
 function M.new() return setmetatable({ held = '', state = 'start' }, Fence) end
 
---- Whether text could be the beginning of a line that opens a fence.
+--- Return whether `begun` may be the beginning of an opening fence.
 ---@param text string
 local function may_open(text)
   local begun = text:match('^%s*(.*)$')
   return #begun < 3 and begun == ('```'):sub(1, #begun) or begun:find('^```[^`\n]*$') ~= nil
 end
 
---- Where the end of a text could be the closing fence; one past the end: nowhere.
+--- Return the position of a possible closing fence at the end of `text`, or one past the end.
 ---@param text string
 local function closing(text)
   local at = text:find('\n?`?`?`?%s*$')
@@ -25,7 +25,7 @@ local function closing(text)
   return first or at
 end
 
---- Take a piece; returns what can be written now.
+--- Feed text. Returns the text that can be written now.
 ---@param piece string
 ---@return string
 function Fence:feed(piece)
@@ -49,7 +49,7 @@ function Fence:feed(piece)
   return text:sub(1, cut - 1)
 end
 
---- The answer is over; returns what was held back and is no fence.
+--- End the answer. Returns the remaining text without the closing fence.
 ---@return string
 function Fence:finish()
   local held = self.held

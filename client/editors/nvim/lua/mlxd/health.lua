@@ -12,7 +12,7 @@ local ANSWER_MS = 5000
 local function program()
   local command = require('mlxd').options.command
   if not command then
-    say.ok('No daemon is started from here (option `command` is false).')
+    say.ok('The plugin does not start a daemon, because the option `command` is false.')
   elseif vim.fn.executable(command[1]) == 1 then
     say.ok(('`%s` is installed.'):format(command[1]))
   else
@@ -28,7 +28,7 @@ local function ask(method)
     done, err, result = true, e, r
   end)
   if not vim.wait(ANSWER_MS, function() return done end, 10) then
-    return { message = 'The daemon does not answer.', hint = 'mlxd status' }, nil
+    return { message = 'The daemon does not answer.', hint = 'Check it: mlxd status' }, nil
   end
   return err, result
 end
@@ -44,11 +44,11 @@ function M.check()
   say.ok(('The daemon %s answers at %s.'):format(status.version, status.socket))
   local models = {}
   for _, model in ipairs(status.models) do table.insert(models, model.model) end
-  local warm = #models > 0 and table.concat(models, ', ') or 'none; the first question loads one'
+  local warm = #models > 0 and table.concat(models, ', ') or 'none (the first request loads one)'
   say.ok('In memory: ' .. warm)
   if status.default_model == 'pocket' then
-    say.warn('The default model is the small built-in one.',
-      { 'Get a real one: mlx models pull ORG/NAME, then mlx models default NAME' })
+    say.warn('The default model is the small built-in model.',
+      { 'Download another: mlx models pull ORG/NAME, then mlx models default NAME' })
   else
     say.ok('The default model is ' .. status.default_model)
   end

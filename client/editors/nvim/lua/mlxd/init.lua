@@ -1,25 +1,25 @@
---- mlxd for Neovim: asks the daemon that keeps language models warm.
+--- mlxd for Neovim: a client of the daemon that keeps language models warm.
 local M = {}
 
 ---@class mlxd.Options
----@field socket? string the daemon's socket; nil: where the daemon puts it by default
----@field command? string[] what starts the daemon; false: never start one
+---@field socket? string path of the daemon's socket; nil: the default path
+---@field command? string[] command that starts the daemon; false: none
 ---@field model? string nil: the daemon's default
 ---@field system? string system prompt of `:Mlx` and `:MlxChat`
----@field params? table<string, any> further parameters of every request
----@field split? string the command that opens the answer's window
----@field prefill? boolean let the daemon read the text while the question is typed
+---@field params? table<string, any> parameters added to every request
+---@field split? string command that opens the answer's window
+---@field prefill? boolean prefill the text while the prompt is typed
 ---@field complete? mlxd.CompleteOptions
 
 ---@class mlxd.CompleteOptions
 ---@field auto? boolean complete as you type
----@field debounce_ms? integer pause in typing before the daemon is asked
----@field budget_ms? integer an answer that takes longer is not wanted any more
+---@field debounce_ms? integer pause in typing before a request
+---@field budget_ms? integer completions that take longer are dropped
 ---@field max_tokens? integer
----@field prefix_chars? integer the most text before the cursor that is sent
----@field suffix_chars? integer the most text after the cursor that is sent
----@field filetypes? table<string, boolean> false: not in these
----@field keys? table<string, string|false> whole, word, line, dismiss; a key in use is left alone
+---@field prefix_chars? integer maximum text to send from before the cursor
+---@field suffix_chars? integer maximum text to send from after the cursor
+---@field filetypes? table<string, boolean> false: no completion for this filetype
+---@field keys? table<string, string|false> whole, word, line, dismiss; keys in use are not changed
 
 ---@type mlxd.Options
 M.options = {
@@ -39,14 +39,14 @@ M.options = {
   },
 }
 
---- Take options; what is not given keeps its default.
+--- Set options. Others keep their defaults.
 ---@param options? mlxd.Options
 function M.setup(options)
   M.options = vim.tbl_deep_extend('force', M.options, options or {})
   require('mlxd.complete').configure()
 end
 
---- What goes on, for a statusline; empty where nothing does.
+--- Return the progress of running answers for a statusline, or an empty string.
 ---@return string
 function M.statusline()
   return require('mlxd.state').statusline()

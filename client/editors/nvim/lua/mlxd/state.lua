@@ -1,4 +1,4 @@
---- What is being answered, for the statusline and for `:MlxStop`.
+--- The running answers, for the statusline and for `:MlxStop`.
 local M = {}
 
 ---@class mlxd.Work
@@ -11,7 +11,7 @@ local works = {}
 local last = 0
 local FRAMES = { '⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏' }
 
---- Note that something is being answered.
+--- Register a running answer.
 ---@param label string
 ---@param stop fun()
 ---@return integer
@@ -56,7 +56,7 @@ function M.statusline()
   return table.concat(parts, '  ')
 end
 
---- Say what went wrong, and what to do next.
+--- Show an error and its hint.
 ---@param err mlxd.Error
 function M.complain(err)
   vim.notify(('mlxd: %s\n%s'):format(err.message, err.hint or ''), vim.log.levels.ERROR)

@@ -1,15 +1,15 @@
---- Puts text that comes in pieces into a buffer, as one undo step.
+--- Inserts streamed text into a buffer as one undo step.
 local M = {}
 local namespace = vim.api.nvim_create_namespace('mlxd.writer')
 
 ---@class mlxd.Writer
 ---@field buffer integer
----@field mark integer extmark at the end of what was written
----@field tick integer the buffer's state after the last write
+---@field mark integer extmark at the end of the written text
+---@field tick integer changedtick after the last write
 local Writer = {}
 Writer.__index = Writer
 
---- Write at (row, column), both from 0.
+--- Create a writer at (row, column), both from 0.
 ---@param buffer integer
 ---@param row integer
 ---@param column integer
@@ -19,7 +19,7 @@ function M.new(buffer, row, column)
   return setmetatable({ buffer = buffer, mark = mark, tick = -1 }, Writer)
 end
 
---- Where the next piece goes; nil once the buffer or the place is gone.
+--- Return the position of the next text, or nil if the buffer or the position is gone.
 ---@return integer?, integer?
 function Writer:position()
   if not vim.api.nvim_buf_is_valid(self.buffer) then return nil end
@@ -32,7 +32,7 @@ end
 function Writer:write(text)
   local row, column = self:position()
   if not row then return false end
-  -- Only what nobody else has changed since is one step with it.
+  -- Join the undo step only if nothing else changed the buffer since.
   if self.tick == vim.api.nvim_buf_get_changedtick(self.buffer) then
     vim.api.nvim_buf_call(self.buffer, function() pcall(vim.cmd, 'silent! undojoin') end)
   end
@@ -41,9 +41,9 @@ function Writer:write(text)
   return true
 end
 
---- Take these lines away from where the next piece goes; it begins an empty one.
----@param lines string[] what must still be there
----@return boolean done false: somebody has changed them meanwhile
+--- Delete `lines` at the position. Returns false if they have changed.
+---@param lines string[] the expected lines
+---@return boolean done false: the lines have changed
 function Writer:replace(lines)
   local row = self:position()
   if not row then return false end

@@ -34,7 +34,7 @@ def run(values: dict[str, Any]) -> int:
     """Chat until the user leaves. Return the exit code.
 
     Raises:
-        click.UsageError: an option has no meaning in a chat.
+        click.UsageError: an option cannot be used in a chat.
     """
     check_options(values)
     Repl(Session(values)).run()
@@ -42,12 +42,14 @@ def run(values: dict[str, Any]) -> int:
 
 
 def check_options(values: dict[str, Any]) -> None:
-    """Refuse options without a meaning in a chat."""
+    """Refuse options that cannot be used in a chat."""
     for name in NOT_IN_CHAT:
         if name in values:
             raise click.UsageError(
-                f"{long_flags()[name]} has no meaning in a chat. "
+                f"{long_flags()[name]} cannot be used in a chat. "
                 "Use it with mlx ask, then continue: mlx chat -c"
             )
     if "-" in values.get("file", []):
-        raise click.UsageError("-f - has no meaning in a chat: stdin is what you type.")
+        raise click.UsageError(
+            "-f - cannot be used in a chat, which reads your messages from stdin."
+        )

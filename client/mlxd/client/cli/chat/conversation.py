@@ -1,4 +1,4 @@
-"""The client's copy of a conversation, which survives restarts of the daemon."""
+"""The client's copy of a conversation. It survives restarts of the daemon."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _answer(text: str, tool_calls: list[Message]) -> Message:
 
 
 class Conversation:
-    """The messages so far. A restart of the daemon loses none of them.
+    """The messages so far. They survive restarts of the daemon.
 
     Every question is sent with all earlier messages. The daemon stores it as a turn of the
-    conversation `stored`, the id that the daemon gave to the first question.
+    conversation `stored`, whose id it assigned with the first question.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -122,16 +122,16 @@ class Conversation:
             question = str(self.messages[asked[-1]]["content"])
             del self.messages[asked[-1] :]
         if self.stored is not None:
-            # Without a daemon, at least this copy forgets the question.
+            # Without a daemon, only this copy forgets the question.
             with contextlib.suppress(MlxdError):
                 self.request("conversations.truncate", id=self.stored, turns=1)
         return question
 
     def open(self, name: str) -> None:
-        """Continue a stored conversation: an id, or `last` for this terminal's last one.
+        """Continue a stored conversation: an id, or `last` for the last one of this terminal.
 
         Raises:
-            InvalidParams: there is no such conversation, or it is not a chat.
+            InvalidParams: the conversation does not exist, or is not a chat.
         """
         if name == "last":
             scope = self.params.get("scope", "")
@@ -168,7 +168,7 @@ class Conversation:
         """Read a JSON file that `save` wrote.
 
         Raises:
-            InvalidParams: the file is something else.
+            InvalidParams: the file is not a conversation.
         """
         try:
             messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
@@ -213,13 +213,13 @@ class Conversation:
                 result: dict[str, Any] = stream.result
             return result
 
-        # A repeated request would print again what was printed.
+        # A repeated request would print the same text again.
         return self._again(ask, may_repeat=lambda: not begun)
 
     def _again(
         self, ask: Callable[[Client], T], may_repeat: Callable[[], bool] = lambda: True
     ) -> T:
-        """Call `ask`, and once more if the daemon was restarted since the last question."""
+        """Call `ask`. Repeat it once if the daemon was restarted since the last question."""
         try:
             self._client = self._client or connect()
             return ask(self._client)
@@ -230,6 +230,7 @@ class Conversation:
             self._client = connect()
             return ask(self._client)
         except BaseException:
-            # The stream was not read to its end. Its rest must not appear in the next answer.
+            # The stream was not read to its end. Close it, so that the rest does not appear in the
+            # next answer.
             self.hang_up()
             raise

@@ -21,7 +21,10 @@ QUOTES = '"""'
 
 
 def read_lines(conversation: Conversation, commands: list[str]) -> Iterator[str]:
-    """Yield what is typed, until the end. On a terminal with history and completion."""
+    """Yield the lines that the user types, until the end of input.
+
+    A terminal has history and completion.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         yield from _piped(sys.stdin)
         return
@@ -30,14 +33,14 @@ def read_lines(conversation: Conversation, commands: list[str]) -> Iterator[str]
         try:
             line = session.prompt("> ", prompt_continuation="  ")
         except KeyboardInterrupt:
-            continue  # what was typed is dropped, the chat goes on
-        except (EOFError, OSError):  # the terminal is gone
+            continue  # drop the typed text and continue the chat
+        except (EOFError, OSError):  # the terminal was closed
             return
         yield line
 
 
 def open_quotes(text: str) -> bool:
-    """Whether a message that begins with three quotes still waits for its end."""
+    """Return whether a message that begins with three quotes has not ended yet."""
     begun = text.lstrip()
     ended = len(begun) >= 2 * len(QUOTES) and begun.rstrip().endswith(QUOTES)
     return begun.startswith(QUOTES) and not ended
@@ -67,7 +70,7 @@ def _session(conversation: Conversation, commands: list[str]) -> PromptSession[s
         key_bindings=_keys(),
         enable_open_in_editor=True,
         enable_suspend=True,
-        # The prompt is no answer: stdout stays clean.
+        # Prompts go to stderr, so that stdout has only answers.
         output=create_output(stdout=sys.stderr),
     )
 
@@ -81,7 +84,7 @@ def _history() -> Any:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
     except OSError as exc:
-        tell(f"mlx: the history is not kept: {path}: {exc.strerror}")
+        tell(f"mlx: history is not saved: {path}: {exc.strerror}")
         return InMemoryHistory()
     return FileHistory(str(path))
 
@@ -93,7 +96,7 @@ def _completer(conversation: Conversation, commands: list[str]) -> Any:
     settings = setting_names()
 
     class CommandCompleter(Completer):
-        """Completes commands, the models of /model, the settings of /set, and names of files."""
+        """Completes commands, the models of /model, the settings of /set, and file names."""
 
         def get_completions(self, document: Document, complete_event: Any) -> Iterator[Completion]:
             text = document.text_before_cursor
@@ -121,9 +124,11 @@ def _model_names(conversation: Conversation) -> list[str]:
 
 
 def _keys() -> Any:
-    """Return the bindings: Enter sends; Alt-Enter, or a backslash before Enter, is a new line.
+    """Return the key bindings.
 
-    So is Enter between three quotes.
+    Enter sends. Alt-Enter, or a backslash before Enter, inserts a newline.
+
+    Between three quotes, Enter inserts a newline too.
     """
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 

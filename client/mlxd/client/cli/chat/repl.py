@@ -17,11 +17,11 @@ WITHOUT_SLASH = {
     "clear": "/clear", "quit": "/quit", "exit": "/quit", "q": "/quit", "/exit": "/quit",
     "/bye": "/quit",
 }  # fmt: skip
-"""Other spellings of commands. They count only if they are the whole line."""
+"""Other spellings of commands. They apply only if they are the whole line."""
 
 
 class Repl:
-    """Reads lines until the user leaves, and sends each as a question or runs it as a command."""
+    """Reads lines until the user leaves. Sends each as a question or runs it as a command."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -30,7 +30,7 @@ class Repl:
         """Read lines until the end of stdin, or a command that leaves.
 
         Raises:
-            ModelNotFound: there is no such model.
+            ModelNotFound: the model does not exist.
         """
         session = self._session
         opening = session.opening()

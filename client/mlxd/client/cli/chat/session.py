@@ -15,7 +15,7 @@ RAISE_LIMIT = "/set max_tokens"
 
 
 class Session:
-    """Sends questions and prints their answers. `files` go in front of the next question."""
+    """Sends questions and prints their answers. `files` precede the next question."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
@@ -29,7 +29,7 @@ class Session:
         """Return the first lines: the model, its context length, and how to get help.
 
         Raises:
-            ModelNotFound: there is no such model.
+            ModelNotFound: the model does not exist.
         """
         record = self.conversation.request("models.show", model=self.conversation.model)
         context = record.get("context_tokens")

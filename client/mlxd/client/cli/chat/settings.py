@@ -28,7 +28,7 @@ SETTABLE: dict[str, str] = {
     for name, _, kind, _ in OPTIONS
     if kind.rstrip("*") in PARSERS and name not in LOCAL | FIXED
 }
-"""Name of a setting to the kind of its value."""
+"""Maps the name of a setting to the kind of its value."""
 SETTABLE["schema"] = "schema"
 ALIASES = {
     "temp": "temperature", "timeout": "deadline_s", "keep_alive": "keep_alive_s",
@@ -44,10 +44,10 @@ def setting_names() -> list[str]:
 def change(params: dict[str, Any], text: str) -> list[str]:
     """Apply `NAME VALUE`, or `NAME` to unset it. Return the lines to show.
 
-    An empty text shows the settings that are set.
+    An empty text lists the current settings.
 
     Raises:
-        InvalidParams: there is no such setting, or the value does not fit.
+        InvalidParams: the setting does not exist, or the value is invalid.
     """
     name, _, value = text.partition(" ")
     name, value = name.replace("-", "_"), value.strip()
@@ -73,7 +73,7 @@ def _parse(name: str, text: str) -> object:
     try:
         value = PARSERS[kind](text)
     except (ValueError, KeyError) as exc:
-        hint = f"Such as: /set {name} {EXAMPLES[kind]}"
+        hint = f"For example: /set {name} {EXAMPLES[kind]}"
         raise InvalidParams("/set", f"{name} cannot be {text!r}", hint=hint) from exc
     if name in FOLDERS and isinstance(value, str):
         value = absolute(value, name)

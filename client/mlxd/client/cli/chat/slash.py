@@ -33,7 +33,7 @@ def run_command(session: Session, line: str) -> None:
 
 
 def unknown_command(line: str) -> str:
-    """Return what is wrong with a line that begins with a slash; "": it is a message."""
+    """Return an error for a line that begins with a slash, or "" if it is a message."""
     name, *rest = line.split()
     near = did_you_mean(name, COMMANDS)
     if rest and not near:
@@ -69,10 +69,10 @@ def _model(session: Session, rest: str) -> None:
         for record in found["models"]:
             tell(("* " if record["name"] == current else "  ") + record["name"])
         return
-    # Check the name now: a typo should not fail at the next question.
+    # Check the name now, so that a typo does not fail at the next question.
     record = session.conversation.request("models.show", model=absolute(rest))
     session.conversation.model = record["name"]
-    tell(f"{record['name']} answers from here on.")
+    tell(f"{record['name']} answers from now on.")
 
 
 def _system(session: Session, rest: str) -> None:
@@ -103,7 +103,7 @@ def _undo(session: Session, rest: str) -> None:
 
 
 def _gist(text: str) -> str:
-    """Return the beginning of a text in one line."""
+    """Return the first characters of a text in one line."""
     line = " ".join(visible(text).split())
     return line if len(line) <= GIST_CHARACTERS else line[:GIST_CHARACTERS] + "…"
 
@@ -113,7 +113,7 @@ def _retry(session: Session, rest: str) -> None:
     if question is None:
         tell("No question to retry.")
     else:
-        session.files = []  # the question has them
+        session.files = []  # the question already contains them
         session.say(question)
 
 
@@ -128,13 +128,15 @@ def _save(session: Session, rest: str) -> None:
         session.conversation.save(path)
         session.saved = path
     except OSError as exc:
-        raise InvalidParams("/save", f"{path}: {exc.strerror}", hint="Name another file.") from exc
+        raise InvalidParams(
+            "/save", f"{path}: {exc.strerror}", hint="Choose another file."
+        ) from exc
     tell(f"Saved as {path}.")
 
 
 def _may_overwrite(path: Path) -> bool:
     if not sys.stdin.isatty():
-        raise Misuse(f"{path} exists.", hint="Name another file.")
+        raise Misuse(f"{path} exists.", hint="Choose another file.")
     try:
         return click.confirm(f"Overwrite {path}?", err=True)
     except click.Abort:
@@ -143,7 +145,7 @@ def _may_overwrite(path: Path) -> bool:
 
 def _load(session: Session, rest: str) -> None:
     if not rest:
-        raise InvalidParams("/load", "needs a file or an id", hint="See ids: mlx log list")
+        raise InvalidParams("/load", "needs a file or an id", hint="List the ids: mlx log list")
     path = Path(os.path.expanduser(rest))
     if path.exists():
         session.conversation.load(path)
@@ -166,21 +168,21 @@ def _tokens(session: Session, rest: str) -> None:
 
 COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], None]]] = {
     "/help": ("", "show this", _help),
-    "/model": ("[NAME]", "see or change the model", _model),
-    "/system": ("[TEXT]", "see or change the system prompt; - removes it", _system),
-    "/set": ("[NAME [VALUE]]", "see, set or unset an option: /set top_k 20", _set),
+    "/model": ("[NAME]", "show or change the model", _model),
+    "/system": ("[TEXT]", "show or change the system prompt; - removes it", _system),
+    "/set": ("[NAME [VALUE]]", "show, set or unset an option: /set top_k 20", _set),
     "/file": ("FILE", "attach a file to your next message", _file),
     "/attach": ("FILE", "same as /file", _file),
     "/undo": ("", "detach files, or forget the last question", _undo),
     "/retry": ("", "ask the last question again", _retry),
     "/save": ("FILE", "write the conversation, as .json or .md", _save),
     "/load": ("FILE|ID", "continue a saved or stored conversation", _load),
-    "/copy": ("", "put the last answer on the clipboard", _copy),
+    "/copy": ("", "copy the last answer to the clipboard", _copy),
     "/tokens": ("", "count the conversation's tokens", _tokens),
     "/clear": ("", "start a new conversation", _clear),
     "/quit": ("", "leave; also /exit and /bye", _leave),
 }
-"""Command to (arguments, help text, function)."""
+"""Maps a command to (arguments, help text, function)."""
 MORE_HELP = (
     "  clear, quit, exit and q also work without the slash.",
     "  For several lines: Alt-Enter, a backslash before Enter, or three quotes.",

@@ -1,1 +1,1 @@
-"""What differs between the CPU, Metal and CUDA."""
+"""The differences between CPU, Metal and CUDA."""

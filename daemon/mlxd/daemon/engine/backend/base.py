@@ -1,4 +1,4 @@
-"""What differs between the devices on which MLX computes."""
+"""The interface to the device on which MLX computes."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ from typing import Any, Protocol
 
 
 class Backend(Protocol):
-    """One device. The compute thread calls everything here."""
+    """One device. Only the compute thread calls these methods."""
 
     def start(self, budget_bytes: int) -> None:
-        """Prepare the device, before any model is loaded. `budget_bytes`: the memory for models."""
+        """Prepare the device before any model is loaded.
+
+        `budget_bytes` is the memory for models.
+        """
 
     def describe(self) -> dict[str, Any]:
-        """Return `device`, `backend` and `blas`, as `status` shows them."""
+        """Return `device`, `backend` and `blas` for `status`."""
 
     def memory_info(self) -> dict[str, Any]:
-        """Return MLX's facts about the device's memory; empty where it has none of its own."""
+        """Return MLX's data about the device's memory, or an empty map if the device has none of
+        its own."""
 
     def before_pass(self, tokens: int, largest_matrix: int) -> None:
-        """Prepare for a pass of so many tokens over a model, whose largest matrix has this size."""
+        """Prepare for a pass of `rows` tokens over a model whose largest matrix has this size."""
 
     def overlap(self, step_s: float) -> bool:
-        """Whether a step of `step_s` seconds starts before the last one's tokens are sent."""
+        """Return whether a step of `step_s` seconds starts before the last one's tokens are
+        sent."""
 
     def original(self) -> AbstractContextManager[None] | None:
         """Return a context in which MLX's own operations are used; None: they always are."""
 
     def housekeeping(self) -> None:
-        """Do what is due every few seconds."""
+        """Do maintenance. Called every few seconds."""
 
     def idle(self) -> None:
         """Return freed memory to the system."""

@@ -13,7 +13,7 @@ from mlxd.daemon.engine.backend.kernels import NO_KERNELS, keep_kernels
 
 
 class CudaBackend(GpuBackend):
-    """`kernels_dir` is where MLX may keep what it compiles."""
+    """`kernels_dir` is the folder for kernels that MLX compiles."""
 
     def __init__(self, kernels_dir: str | None) -> None:
         self._kernels_dir = kernels_dir
@@ -30,5 +30,5 @@ class CudaBackend(GpuBackend):
         return {"device": "gpu", "backend": "cuda", "blas": blas}
 
     def housekeeping(self) -> None:
-        # Caches are cleared under a running engine too.
+        # The cache folder may be cleared while the engine runs.
         keep_kernels(self._kernels_dir, os.environ)

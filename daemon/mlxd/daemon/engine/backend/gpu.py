@@ -1,4 +1,4 @@
-"""Metal: MLX does everything itself."""
+"""Metal: MLX needs no replacements."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import mlx.core as mx
 
 
 class GpuBackend:
-    """A GPU of Apple. Only the wired memory is limited."""
+    """An Apple GPU. Only the wired memory is limited."""
 
     def start(self, budget_bytes: int) -> None:
-        # Wiring more than the recommended working set has brought whole machines down.
+        # Wiring more than the recommended working set has crashed whole machines.
         recommended = self.memory_info().get("max_recommended_working_set_size", budget_bytes)
         mx.set_wired_limit(min(budget_bytes, int(recommended)))
 

@@ -1,6 +1,6 @@
-"""Chooses the folder in which MLX caches compiled code: one that no other user can write to.
+"""Chooses a folder for MLX's compiled code to which no other user can write.
 
-On Linux MLX loads compiled code from the folder for temporary files, by predictable names. In a
+On Linux MLX loads compiled code from the folder for temporary files, under predictable names. In a
 shared `/tmp` another user could plant code there.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 VARIABLE = "TMPDIR"
 NO_KERNELS = (
-    "There is no folder of one's own for what MLX compiles, so that it computes without. "
-    "Let the cache folder be writable, or set TMPDIR to a folder that only you can write to."
+    "There is no private folder for kernels that MLX compiles, so it computes without them. "
+    "Make the cache folder writable, or set TMPDIR to a folder that only you can write to."
 )
 
 
@@ -25,7 +25,7 @@ def keep_kernels(
     """Point TMPDIR at a private folder, and create it if it is missing.
 
     Returns whether there is such a folder. Call this before anything is compiled. A TMPDIR that
-    belongs to the user is kept: on macOS every user has one.
+    belongs to the user is kept. On macOS every user has one.
     """
     given = environ.get(VARIABLE)
     if not platform.startswith("linux") or (given and is_own(Path(given))):
@@ -43,7 +43,7 @@ def keep_kernels(
 
 
 def is_own(folder: Path) -> bool:
-    """Whether the folder belongs to this user and no other user may write to it."""
+    """Return whether the folder belongs to this user and no other user may write to it."""
     try:
         found = os.lstat(folder)
     except OSError:

@@ -1,7 +1,7 @@
-"""Whether MLX starts here, on which device, and how fast a matrix product is.
+"""Tests whether MLX starts, on which device, and how fast a matrix product is.
 
-`python -m mlxd.daemon.engine.backend.probe` prints {device, metal, gflops} as JSON; `mlxd doctor`
-runs it in a process of its own, since only an engine imports MLX.
+`python -m mlxd.daemon.engine.backend.probe` prints {device, metal, gflops} as JSON. `mlxd doctor`
+runs it in a separate process, because only an engine imports MLX.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SIZE, TIMES = 512, 4
 
 
 def main() -> None:
-    """Multiply, and print what was found."""
+    """Compute a product and print the results."""
     a = mx.random.normal((SIZE, SIZE))
     mx.eval(a @ a)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Turns errors of a computation into errors for the caller."""
+"""Converts errors of a computation into errors for the caller."""
 
 from __future__ import annotations
 

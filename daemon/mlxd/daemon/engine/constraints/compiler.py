@@ -1,7 +1,7 @@
-"""Output that follows a JSON Schema, a regular expression or a Lark grammar, by `llguidance`.
+"""Constrains output to a JSON Schema, a regular expression or a Lark grammar with `llguidance`.
 
-Compiled on threads of its own, within a time limit, and kept. A state walks along one sequence and
-says, before each token, which ones may come.
+Constraints are compiled on their own threads, within a time limit, and cached. A state follows one
+sequence and returns, before each token, the allowed next tokens.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from mlxd.protocol.errors import ConstraintInvalid, MlxdError, Overloaded
 
 CACHE_ENTRIES = 64
 COMPILE_THREADS = 4
-"""Threads that compile: one schema that takes minutes must not hold up the others."""
+"""Threads that compile. A schema that takes minutes must not delay the others."""
 COMPILE_LIMIT_S = 10.0
-"""Ordinary schemas take a thousandth of it; llguidance can take minutes over hostile ones."""
+"""Ordinary schemas take a thousandth of this. Hostile ones can keep llguidance busy for minutes."""
 COMPILE_NICENESS = 10
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class ConstraintState:
-    """The place of one sequence in its grammar."""
+    """The state of one sequence in its grammar."""
 
     def __init__(
         self, matcher: llguidance.LLMatcher, vocabulary: int, first_mask: Mask | None = None
@@ -43,9 +43,9 @@ class ConstraintState:
         self._first_mask = first_mask
 
     def mask(self) -> Mask:
-        """Return which tokens may come next, shape (vocabulary,). Call `advance` after.
+        """Return a mask of the allowed next tokens, shape (vocabulary,). Call `advance` afterwards.
 
-        Once the text is complete, or the grammar has failed, only the end may come.
+        If the text is complete or the grammar has failed, only the end token is allowed.
         """
         if self._first_mask is not None:
             return self._first_mask
@@ -55,33 +55,33 @@ class ConstraintState:
         return unpacked[: self._vocabulary].astype(np.bool_)
 
     def advance(self, token: int) -> None:
-        """Take in the token that was chosen. A forbidden one leaves the state as it is."""
+        """Advance by the chosen token. A forbidden token does not change the state."""
         self._first_mask = None
         if not self._matcher.is_stopped():
             self._matcher.try_consume_tokens([token])
 
     @property
     def accepting(self) -> bool:
-        """Whether the text so far is complete."""
+        """Whether the text is complete."""
         return not self.failure and bool(self._matcher.is_accepting())
 
     @property
     def finished(self) -> bool:
-        """Whether nothing may follow but the end."""
+        """Whether only the end token may follow."""
         return bool(self._matcher.is_stopped())
 
     @property
     def failure(self) -> str:
-        """Why the grammar could not be followed any further: a limit of llguidance; or empty."""
+        """The limit of llguidance that made the grammar fail, or ""."""
         return _reason(self._matcher.get_error()) if self._matcher.is_error() else ""
 
 
 class Guide:
-    """Holds one answer to its grammar, from the end of its reasoning on.
+    """Constrains one answer to its grammar, starting after its reasoning.
 
-    `think_end` are the tokens that end the reasoning in which the answer begins (none: it begins
-    with the constrained text). `may_think` is the token by which the answer may open a reasoning
-    that `think_end_after` ends.
+    `think_end` are the tokens that end the reasoning with which the answer begins. Empty: it begins
+    with the constrained text. `may_think` is the token with which the answer may begin its
+    reasoning, which `think_end_after` ends.
     """
 
     def __init__(
@@ -100,9 +100,11 @@ class Guide:
         self._fed = -1
 
     def next_mask(self, token: int) -> Mask | None:
-        """Take in the token that is fed now; return the mask for the next, None where all may come.
+        """Advance by the token that is fed now.
 
-        The first token is the prompt's last, which is not part of the answer.
+        Return the next mask, or None if every token is allowed.
+
+        The first token is the last one of the prompt and not part of the answer.
         """
         self._fed += 1
         if self._fed == 1 and self._may_think is not None and token == self._may_think:
@@ -128,7 +130,7 @@ class Guide:
         return self.state.mask()
 
     def verdict(self) -> str:
-        """Return what must be said of an answer that ends now; empty where the text is complete."""
+        """Return a note for an answer that ends now, or "" if its text is complete."""
         if reason := self.state.failure:
             return f"the constraint was too complex to follow to its end ({reason})"
         if self._think_end or not self.state.accepting:
@@ -141,7 +143,7 @@ class Guide:
 
 
 class Constraint:
-    """A compiled grammar; `start` begins a new sequence. `notes` say what it does not enforce."""
+    """A compiled grammar. `start` begins a new sequence. `notes` list what it does not enforce."""
 
     def __init__(
         self, matcher: llguidance.LLMatcher, vocabulary: int, notes: tuple[str, ...] = ()
@@ -150,31 +152,31 @@ class Constraint:
         self._vocabulary = vocabulary
         self.notes = notes
         begun = ConstraintState(matcher.deep_copy(), vocabulary)
-        # The first mask looks at the whole grammar: computed once, here, on the compiling thread.
+        # The first mask requires the whole grammar. Compute it here, on the compiling thread.
         self._first_mask = begun.mask()
         self.possible = bool(self._first_mask.any()) and not begun.failure
-        """Whether any text at all satisfies it."""
+        """Whether any text satisfies it."""
 
     def start(self) -> ConstraintState:
-        """Return the beginning of a new sequence."""
+        """Return the initial state of a new sequence."""
         return ConstraintState(self._matcher.deep_copy(), self._vocabulary, self._first_mask)
 
 
 def compile_pool(threads: int = COMPILE_THREADS) -> ThreadPoolExecutor:
-    """Return the threads that compile; they step back behind everything else where they can."""
+    """Return the threads that compile. On Linux they have the lowest priority."""
     return ThreadPoolExecutor(threads, "constraint", initializer=_step_back)
 
 
 def _step_back() -> None:
-    if sys.platform == "linux":  # where a thread has a priority of its own
+    if sys.platform == "linux":  # where each thread has its own priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), COMPILE_NICENESS)
 
 
 class ConstraintCompiler:
-    """Compiles for one tokenizer. Safe to call from several threads.
+    """Compiles constraints for one tokenizer. Thread-safe.
 
     Raises:
-        ConstraintInvalid: the tokenizer is none that llguidance can read.
+        ConstraintInvalid: llguidance cannot read the tokenizer.
     """
 
     def __init__(
@@ -187,10 +189,13 @@ class ConstraintCompiler:
         *,
         control_tokens: Mapping[str, int] | None = None,
     ) -> None:
-        """`control_tokens`, their texts and ids, never stand for text that looks like them."""
+        """`control_tokens` maps texts to ids.
+
+        These tokens never match text that looks like them.
+        """
         self._control = dict(control_tokens or {})
         try:
-            # As `llguidance.hf` does it, which would import transformers.
+            # As in `llguidance.hf`, which would import transformers.
             self._tokenizer = llguidance.LLTokenizer(
                 _without_texts(hf_tokenizer.backend_tokenizer.to_str(), self._control),
                 n_vocab=n_vocab,
@@ -208,12 +213,12 @@ class ConstraintCompiler:
         self._lock = threading.Lock()
 
     def begin(self, kind: str, source: Any) -> Future[Constraint]:
-        """Return the constraint to be; `kind` is schema, regex, grammar or tool_choice.
+        """Return a future for the constraint. `kind` is schema, regex, grammar or tool_choice.
 
-        Equal ones are compiled once, and refused ones are refused once. The future fails with
-        ConstraintInvalid, and the reason that llguidance gives.
+        Equal constraints are compiled only once, also if they are refused. The future fails with
+        ConstraintInvalid and llguidance's reason.
         """
-        # In the order given: the text has its properties in the order of the schema.
+        # Keys keep their order, because properties in the text follow the order of the schema.
         text = source if isinstance(source, str) and kind != "schema" else json.dumps(source)
         with self._lock:
             known = self._cache.get((kind, text))
@@ -227,7 +232,7 @@ class ConstraintCompiler:
             return future
 
     def compile(self, kind: str, source: Any) -> Constraint:
-        """Return the constraint, once it is compiled. Raises ConstraintInvalid."""
+        """Return the constraint once it is compiled. Raises ConstraintInvalid."""
         return self.begin(kind, source).result()
 
     def _compile(self, kind: str, text: str) -> Constraint:
@@ -237,7 +242,7 @@ class ConstraintCompiler:
             grammar, notes = GRAMMARS[kind](text)
         except (ValueError, TypeError, RecursionError) as exc:
             raise _refused(kind, exc) from exc
-        # Lets go of the interpreter while it works, unlike `validate_grammar`.
+        # Releases the GIL while it works, unlike `validate_grammar`.
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=_limits())
         if matcher.is_error():
             raise _refused(kind, matcher.get_error())
@@ -256,7 +261,7 @@ def deliver(
     done: Callable[[Constraint | None, MlxdError | None], None],
     limit_s: float = COMPILE_LIMIT_S,
 ) -> None:
-    """Call `done` once: with the constraint, with its error, or with the word that time is up."""
+    """Call `done` once: with the constraint, its error, or an error that the time limit passed."""
     if future.done():
         done(*_outcome(future))
         return
@@ -292,10 +297,10 @@ def _too_long(future: Future[Constraint], limit_s: float) -> MlxdError:
 
 
 def _without_texts(description: str, control: Mapping[str, int]) -> str:
-    """Return a tokenizer's JSON in which the control tokens have names that no text has.
+    """Return a tokenizer's JSON in which control tokens have names that occur in no text.
 
-    llguidance tokenizes text that a grammar leaves no choice about, and would take `<think>` in a
-    literal for the token, which the grammar then does not accept.
+    llguidance tokenizes text that a grammar determines. It would use the token for `<think>` in a
+    literal, which the grammar then does not accept.
     """
     tokenizer = json.loads(description)
     tokenizer["truncation"] = tokenizer["padding"] = None
@@ -311,7 +316,7 @@ def _without_texts(description: str, control: Mapping[str, int]) -> str:
         model["vocab"] = [[names.get(text, text), *rest] for text, *rest in model["vocab"]]
     if model.get("unk_token") in names:
         model["unk_token"] = names[model["unk_token"]]
-    tokenizer["post_processor"] = None  # it names tokens, and text of a grammar needs none of it
+    tokenizer["post_processor"] = None  # it refers to tokens by name, and grammars do not need it
     return json.dumps(tokenizer, ensure_ascii=False)
 
 
@@ -321,7 +326,7 @@ _LARK_PARTS = re.compile(
 
 
 def _with_ids(lark: str, control: Mapping[str, int]) -> str:
-    """Return the grammar with ids for the control tokens that it names outside of literals."""
+    """Return the grammar with ids for the control tokens outside of its literals."""
 
     def known(found: re.Match[str]) -> str:
         name = found["token"]
@@ -331,7 +336,7 @@ def _with_ids(lark: str, control: Mapping[str, int]) -> str:
 
 
 def _limits() -> llguidance.LLParserLimits:
-    # An error that carries the parser's state would carry text of the user's.
+    # Errors with the parser's state would include the user's text.
     return llguidance.LLParserLimits(verbose_errors=False)
 
 
@@ -343,7 +348,8 @@ def _schema_grammar(text: str) -> tuple[str, tuple[str, ...]]:
         schema = {}
     if not isinstance(schema, dict):
         raise TypeError("a JSON Schema is an object, true or false")
-    # One blank, as models have learnt to write JSON; in free white space a weak one loses itself.
+    # One space, as in JSON that models were trained on. With unlimited white space, weak models
+    # never end.
     schema.setdefault("x-guidance", {"whitespace_pattern": "[ ]?"})
     schema, notes = exact(schema)
     grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
@@ -369,7 +375,8 @@ GRAMMARS: dict[str, Callable[[str], tuple[str, tuple[str, ...]]]] = {
     "grammar": _lark_grammar,
     "tool_choice": _call_grammar,
 }
-"""Kind of a constraint to what makes a grammar of its text, with notes on what it leaves out."""
+"""Maps a kind of constraint to a function that returns its grammar, and notes on what is not
+enforced."""
 
 
 def _refused(kind: str, problem: object) -> ConstraintInvalid:

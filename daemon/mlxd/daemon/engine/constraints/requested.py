@@ -1,4 +1,4 @@
-"""Begins to compile the constraint of a request, for one model's tokenizer."""
+"""Compiles the constraint of a request for one model's tokenizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from mlxd.protocol.errors import ConstraintInvalid
 
 
 class RequestedConstraints:
-    """Constraints of the requests of one model. The compiler is made for the first of them."""
+    """Compiles the constraints of one model's requests. Its compiler is created for the first of
+    them."""
 
     def __init__(
         self,
@@ -33,11 +34,11 @@ class RequestedConstraints:
         self._lock = threading.Lock()
 
     def begin(self, params: GenerationParams) -> Future[Constraint] | None:
-        """Begin to compile what the answer must follow; None if the request has no constraint.
+        """Start to compile the constraint of the answer. Return None if there is none.
 
         Raises:
             ConstraintInvalid: constraints do not work with this tokenizer.
-            InvalidParams: a call is to be forced, and the form of the model's calls is unknown.
+            InvalidParams: a tool call is required, but the format of the model's calls is unknown.
         """
         if tools := params.tools.forced:
             return self.compiler().begin("tool_choice", self._call_source(tools))
@@ -57,11 +58,11 @@ class RequestedConstraints:
         try:
             lark, notes = call_source(form, tools)
         except ValueError as exc:
-            raise ConstraintInvalid(f"A tool's parameters are refused: {exc}") from exc
+            raise ConstraintInvalid(f"The schema of a tool is not supported: {exc}") from exc
         return {"lark": lark, "notes": notes}
 
     def compiler(self) -> ConstraintCompiler:
-        """Return the compiler for this tokenizer, made at the first use."""
+        """Return the compiler for this tokenizer. The first call creates it."""
         with self._lock:  # requests are tokenized on two threads
             if self._made is None:
                 self._made = ConstraintCompiler(

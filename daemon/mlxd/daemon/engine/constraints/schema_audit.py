@@ -1,8 +1,9 @@
-"""What a JSON Schema asks for and llguidance does not hold: mended, refused or reported. Pure.
+"""Finds parts of a JSON Schema that llguidance does not enforce, and repairs, refuses or reports
+them. Pure.
 
-Keywords that llguidance does not know are refused by it. The table is of those that it takes and
-does not, or not wholly, enforce: found with the official test collection of JSON Schema, by
-instances that are invalid and that the compiled grammar lets pass (`benchmarks/schemas`).
+llguidance refuses keywords that it does not know. This module covers keywords that it accepts but
+does not enforce, or enforces in part. They were found with JSON Schema's official test suite, by
+invalid instances that the compiled grammar accepts (`benchmarks/schemas`).
 """
 
 from __future__ import annotations
@@ -23,25 +24,26 @@ LAX_OPTIONS = {
     "coerce_one_of": "oneOf is taken as anyOf, as x-guidance.coerce_one_of asks",
 }
 DATA_KEYS = frozenset({"const", "default", "enum", "examples"})
-"""Below these stands data, whatever it looks like."""
+"""The values of these keywords are data, not schemas."""
 NAMED_KEYS = frozenset(
     {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
 )
-"""Below these, keys are names and not keywords."""
+"""The keys below these keywords are names, not keywords."""
 
 
 EXACT_MAX = 2**53 - 1
-"""llguidance computes with 64-bit floats, in which larger integers are not all told apart."""
+"""llguidance uses 64-bit floats, which cannot represent all larger integers."""
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 DECIMALS = 14
-"""llguidance rounds bounds to 15 decimals, and refuses tiny ones: it nests a group per decimal."""
+"""llguidance rounds bounds to 15 decimals. It refuses tiny bounds, because it nests one group per
+decimal."""
 
 
 def exact(schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the schema in a form that llguidance holds exactly, and notes on what is narrower.
+    """Return the schema in a form that llguidance enforces exactly, and notes on narrowed bounds.
 
     Raises:
-        ValueError: there is no such form; names the keyword.
+        ValueError: there is no such form. The message names the keyword.
     """
     notes: list[str] = []
     exact_schema = _exact(schema, notes)
@@ -69,7 +71,7 @@ def _exact(schema: Any, notes: list[str]) -> Any:
 
 
 def _fractions(schema: Any) -> Iterator[float]:
-    """Yield the bounds that are no integers."""
+    """Yield all bounds that are not integers."""
     if isinstance(schema, list):
         for part in schema:
             yield from _fractions(part)
@@ -82,11 +84,11 @@ def _fractions(schema: Any) -> Iterator[float]:
 
 
 def _narrowed(schema: Any, fractions: frozenset[float], notes: list[str]) -> Any:
-    """Return the schema with bounds that llguidance holds beside fractions.
+    """Return the schema with bounds that llguidance enforces beside fractions.
 
-    With `exclusiveMinimum` 0 and `maximum` 0.5 it allows 0, as with any exclusive integer and a
-    fraction less than 1 further from 0. The two may be in different parts of an `allOf`, so
-    `fractions` has those of the whole schema.
+    With `exclusiveMinimum` 0 and `maximum` 0.5 llguidance allows 0. The same holds for any
+    exclusive integer and a fraction less than 1 away from it. The two may be in different parts of
+    an `allOf`, so `fractions` has those of the whole schema.
     """
     if isinstance(schema, list):
         return [_narrowed(part, fractions, notes) for part in schema]
@@ -111,7 +113,7 @@ def _narrowed(schema: Any, fractions: frozenset[float], notes: list[str]) -> Any
 def _narrow_side(
     schema: dict[str, Any], inclusive: str, exclusive: str, sign: int, notes: list[str]
 ) -> None:
-    """Round the bounds of one side in place; `sign` is 1 for the lower side, -1 for the upper."""
+    """Round the bounds of one side in place. `sign` is 1 for the lower side, -1 for the upper."""
     if schema.get(exclusive) is True and _is_number(schema.get(inclusive)):  # as in draft 4
         schema[exclusive] = schema.pop(inclusive)
     for key in (inclusive, exclusive):
@@ -138,7 +140,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _rounded(value: float, sign: int) -> float:
-    """Return the nearest number of at most `DECIMALS` decimals that allows no more."""
+    """Return the nearest number with at most `DECIMALS` decimals that does not allow more."""
     nearest = round(value, DECIMALS)
     if (nearest - value) * sign < 0:
         nearest = round(nearest + sign * 10**-DECIMALS, DECIMALS)
@@ -146,12 +148,13 @@ def _rounded(value: float, sign: int) -> float:
 
 
 def _without_effect(schema: dict[str, Any]) -> bool:
-    """Whether `additionalItems` says nothing. llguidance would leave `prefixItems` out for it."""
+    """Return whether `additionalItems` has no effect. llguidance would ignore `prefixItems` because
+    of it."""
     return "prefixItems" in schema or not isinstance(schema.get("items"), list)
 
 
 def _bound(key: str, value: Any, notes: list[str]) -> Any:
-    """Return a bound that llguidance holds: the same, or the nearest that allows less."""
+    """Return the bound, or the nearest one that llguidance can represent and that allows less."""
     if key not in (*LOWER, *UPPER, "multipleOf") or isinstance(value, bool):
         return value
     if not isinstance(value, (int, float)) or abs(value) <= EXACT_MAX:
@@ -175,7 +178,7 @@ def _exact_data(key: str, value: Any) -> Any:
 
 
 def unenforced(schema: dict[str, Any]) -> list[str]:
-    """Return a note for each thing in the schema that the text may break, without repetition."""
+    """Return a note for each part of the schema that the text may violate, without duplicates."""
     options = schema.get("x-guidance")
     asked = options if isinstance(options, dict) else {}
     notes = [f"schema: {text}" for option, text in LAX_OPTIONS.items() if asked.get(option)]

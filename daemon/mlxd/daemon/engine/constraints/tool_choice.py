@@ -1,6 +1,6 @@
-"""The tools of a request, and the grammar that forces a call in the form of the model. Pure.
+"""The tools of a request, and the grammar that forces a call in the model's format. Pure.
 
-The form follows from the parser of mlx-lm that reads the model's calls.
+mlx-lm's parser for the model's calls identifies the format.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.params import function_of
 
 Tool = dict[str, Any]
-"""A tool's description, as the caller gave it: JSON for the chat template and the tool parser."""
+"""A tool's description in the caller's JSON, for the chat template and the tool parser."""
 
 WHITE_SPACE = {"whitespace_pattern": "[ ]?"}
-"""One blank, as models write JSON."""
+"""One space, as models write JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """How a model writes calls: the name of its parser, its markers, the texts of its tokens."""
+    """The format of a model's calls: the name of its parser, its markers, and the texts of its
+    tokens."""
 
     parser: str
     start: str
@@ -33,7 +34,7 @@ class CallForm:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """The tools of a request, and `choice`: auto, none, required or the name of one."""
+    """The tools of a request. `choice` is auto, none, required or the name of a tool."""
 
     tools: tuple[Tool, ...] | None = None
     choice: str = "auto"
@@ -52,7 +53,7 @@ class ToolUse:
 
     @property
     def forced(self) -> tuple[Tool, ...]:
-        """The tools of which one must be called; empty if the model may choose."""
+        """The tools of which one must be called. Empty: the model may choose."""
         if self.choice in ("auto", "none"):
             return ()
         tools = self.tools or ()
@@ -60,19 +61,19 @@ class ToolUse:
 
 
 def call_source(form: CallForm, tools: Iterable[Tool]) -> tuple[str, list[str]]:
-    """Return a Lark grammar of one call of one of the tools, and notes on what it leaves out.
+    """Return a Lark grammar for one call of one of the tools, and notes on what is not enforced.
 
     Raises:
-        InvalidParams: the form of the model's calls is not known.
-        ValueError: a tool's schema cannot be held.
+        InvalidParams: the format of the model's calls is unknown.
+        ValueError: a tool's schema cannot be enforced.
     """
     rule = FORMS.get(form.parser)
     if rule is None:
-        what = f"the form {form.parser}" if form.parser else "no form that is known"
+        what = f"the format {form.parser}" if form.parser else "an unknown format"
         raise InvalidParams(
             "tool_choice",
-            f"cannot force a call: the model writes calls in {what}",
-            hint=f"Use auto or none. Forms that can be forced: {', '.join(FORMS)}.",
+            f"cannot force a call, because the model writes calls in {what}",
+            hint=f"Use auto or none. Supported formats: {', '.join(FORMS)}.",
         )
     notes: list[str] = []
     calls = []
@@ -87,18 +88,18 @@ def call_source(form: CallForm, tools: Iterable[Tool]) -> tuple[str, list[str]]:
 
 
 Calls = list[tuple[str, dict[str, Any]]]
-"""Names and the schemas of their arguments."""
+"""Maps the name of a tool to the schema of its arguments."""
 
 
 def _json_call(form: CallForm, calls: Calls) -> str:
-    """`<tool_call>`, an object with name and arguments, `</tool_call>`: ChatML kinds."""
+    """ChatML formats: `<tool_call>`, an object with name and arguments, `</tool_call>`."""
     rules = [f"call_{at}: %json {_call_schema(*call)}" for at, call in enumerate(calls)]
     inside = f'"\\n" ({_any_of("call", calls)}) "\\n"'
     return "\n".join([f"start: {_mark(form, form.start)} {inside} {_mark(form, form.end)}", *rules])
 
 
 def _mistral_call(form: CallForm, calls: Calls) -> str:
-    """`[TOOL_CALLS]` and a list of calls, or, where there is `[ARGS]`, name and arguments."""
+    """`[TOOL_CALLS]` and a list of calls or, if the model has `[ARGS]`, a name and arguments."""
     if "[ARGS]" in form.vocabulary:
         rules = [
             f"call_{at}: {json.dumps(name)} {_mark(form, '[ARGS]')} arguments_{at}\n"
@@ -117,13 +118,13 @@ def _any_of(name: str, calls: Calls) -> str:
 
 
 def _mark(form: CallForm, text: str) -> str:
-    """Return a marker as a token where it is one, otherwise as text."""
+    """Return a marker as a token if the vocabulary has it, otherwise as text."""
     return f"<[{form.vocabulary[text]}]>" if text in form.vocabulary else json.dumps(text)
 
 
 def _call_schema(name: str, arguments: dict[str, Any]) -> str:
     arguments = dict(arguments)
-    # References are read from the root, where the definitions must be.
+    # References are resolved from the root, so the definitions must be there.
     names = [key for key in ("$defs", "definitions") if key in arguments]
     call: dict[str, Any] = {key: arguments.pop(key) for key in names}
     call["type"] = "object"
@@ -141,4 +142,4 @@ FORMS: dict[str, Callable[[CallForm, Calls], str]] = {
     "json_tools": _json_call,
     "mistral": _mistral_call,
 }
-"""Name of mlx-lm's parser to what writes the grammar of its form."""
+"""Maps mlx-lm's parser to the function that writes the grammar of its format."""

@@ -1,12 +1,12 @@
 """Sequences of one model that are decoded together.
 
-Uses the caches of mlx-lm (`merge`, `extend`, `filter`, `extract`) with its own decoding step in
-place of `mlx_lm.generate.BatchGenerator`; `docs/decisions/001-own-decode-step.md` explains why.
+Uses mlx-lm's caches (`merge`, `extend`, `filter`, `extract`) with its own decoding step instead of
+`mlx_lm.generate.BatchGenerator`. `docs/decisions/001-own-decode-step.md` explains why.
 
-One step runs ahead: while the caller handles the tokens of one step, MLX computes the next. A
-sequence's first token does not wait for that step: `start` returns it as soon as it is computed.
-Long steps do not run ahead on the CPU. There MLX computes on the thread that submits the step, so
-finished tokens would wait for most of the next step, and a new request for all of one more.
+One step is computed ahead: while the caller handles the tokens of one step, MLX computes the next.
+A sequence's first token does not wait for that step: `start` returns it as soon as it is computed.
+On the CPU, long steps are not computed ahead. There MLX computes on the thread that submits the
+step, so finished tokens would wait for most of the next step, and a new request for one more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlxd.daemon.engine.constraints.compiler import Guide
 
 Processor = Callable[[mx.array, mx.array], mx.array]
-"""(token ids (n,), logits (1, vocabulary)) to logits, as in `mlx_lm.sample_utils`."""
+"""Maps token ids (n,) and logits (1, vocabulary) to logits, as in `mlx_lm.sample_utils`."""
 
 
 @dataclass(slots=True)
@@ -44,10 +44,10 @@ class DecodeSequence:
     logprobs: int = -1
     steps: int = 0
     emitted_ahead: bool = False
-    """Whether its pending token was emitted before it is fed to the model, as the first one is."""
+    """Whether the pending token was already emitted, as a sequence's first token is."""
 
     def allowed(self, token: int, width: int) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        """Advance the constraint by the token that is fed now; return the next mask, or None."""
+        """Advance the constraint by the token that is fed now. Return the next mask, or None."""
         assert self.constraint is not None
         mask = self.constraint.next_mask(token)
         return None if mask is None else mask[:width]
@@ -100,7 +100,7 @@ class DecodeBatch:
         return len(self.sequences)
 
     def holds(self, uid: int) -> bool:
-        """Whether the sequence `uid` is in this batch."""
+        """Return whether the sequence `uid` is in this batch."""
         return any(sequence.uid == uid for sequence in self.sequences)
 
     def start(self, starts: Sequence[Start]) -> list[Emitted]:
@@ -129,7 +129,7 @@ class DecodeBatch:
     def step(self, *, last: bool = False) -> list[Emitted]:
         """Start computing the next tokens, then return the current ones, one per sequence.
 
-        Sequences that have just started are left out: `start` returned their current token.
+        Sequences that have just started are left out, because `start` returned their current token.
         `last`: every sequence ends with this token, so no further step is computed.
         """
         current, info = self._next, self._info
@@ -169,7 +169,7 @@ class DecodeBatch:
     def speculate(self, draft: Draft, behind: list[int], most: int) -> list[Emitted]:
         """Emit a token of the only sequence, and the accepted ones of up to `most` proposals.
 
-        `behind` are the sequence's emitted tokens that the draft model has not processed yet.
+        `behind` are the emitted tokens that the draft model has not processed yet.
         """
         assert len(self.sequences) == 1
         assert self._next is not None
@@ -186,7 +186,7 @@ class DecodeBatch:
         return [Emitted(sequence.uid, token) for token in emitted[known:]]
 
     def lag(self, uid: int) -> int:
-        """Return how many of a sequence's emitted tokens are not in its cache yet."""
+        """Return the number of emitted tokens of a sequence that are not in its cache yet."""
         return int(self.sequences[self._index(uid)].emitted_ahead or not self._fed)
 
     def rewind(self, tokens: int) -> None:
@@ -279,8 +279,8 @@ class DecodeBatch:
         self._alternatives = max((sequence.logprobs for sequence in self.sequences), default=-1)
 
     def _launch(self) -> None:
-        """Feed the tokens that are due, and begin to compute the ones after them."""
-        assert self._next is not None, "a step needs rows"
+        """Feed the pending tokens, and start to compute the tokens after them."""
+        assert self._next is not None, "a step needs sequences"
         inputs = self._next
         if self._batched:
             share_offsets(self._cache)
@@ -315,7 +315,7 @@ class DecodeBatch:
         return mx.concatenate(done, axis=0)
 
     def _apply_constraints(self, logits: mx.array, inputs: mx.array) -> mx.array:
-        # The forward pass runs while the masks are made from the tokens that went into it.
+        # The forward pass runs while the masks are built from the tokens that it processes.
         mx.async_eval(logits)
         tokens = cast(list[int], inputs.tolist())
         width = logits.shape[-1]
@@ -362,7 +362,7 @@ def _pick(info: tuple[Any, ...] | None, keep: list[int]) -> tuple[Any, ...] | No
 def _concatenate(
     mine: tuple[Any, ...] | None, theirs: tuple[Any, ...] | None, rows: int, new_rows: int
 ) -> tuple[Any, ...] | None:
-    """Join what two batches know of their next tokens; who knows less is filled up with blanks."""
+    """Join the histories of two batches. The shorter one is padded."""
     if mine is None and theirs is None:
         return None
     width = max(_alternatives(mine), _alternatives(theirs))

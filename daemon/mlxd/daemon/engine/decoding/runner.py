@@ -28,13 +28,13 @@ from mlxd.daemon.engine.scheduling.scheduler import Entry, RequestQueue, Schedul
 from mlxd.daemon.stderr import error_summary
 from mlxd.protocol.errors import OutOfMemory
 
-CLEAR_CACHE_STEPS = 512  # as in mlx-lm: gives back buffers that shapes of the past needed
+CLEAR_CACHE_STEPS = 512  # as in mlx-lm: frees buffers of shapes that are no longer used
 
 
 class Runner:
     """Owns the decoding and the preempted sequences of all requests.
 
-    `prompts` owns the prompts until they are complete; it brings the scheduler, the prefix cache
+    `prompts` owns the prompts until they are complete. It provides the scheduler, the prefix cache
     and the counters that both use. `find_loaded(key)` returns a loaded model or None.
     """
 
@@ -53,7 +53,7 @@ class Runner:
         self._backend = prompts.backend
 
     def enqueue(self, loaded: LoadedModel, request: ActiveRequest) -> None:
-        """Add a request whose prompt is tokenized to the scheduler.
+        """Add a request with a tokenized prompt to the scheduler.
 
         Raises:
             OutOfMemory: its KV cache cannot fit beside the weights.
@@ -128,7 +128,7 @@ class Runner:
                 self._remember(loaded, batch, [uid])
 
     def _limits(self, loaded: LoadedModel, request: ActiveRequest) -> int:
-        """Set `max_tokens` and return the KV bytes that the request may grow to."""
+        """Set `max_tokens` and return the upper bound of the request's KV bytes."""
         assert request.prepared is not None
         prompt_tokens = len(request.prepared.tokens)
         context = loaded.tokenizer.context_tokens
@@ -205,7 +205,7 @@ class Runner:
         return new_sequence(loaded, request, choice, self._next_uid)
 
     def _preempt(self, loaded: LoadedModel, request: ActiveRequest) -> None:
-        """Take the request's sequences out of the batch, with their KV caches and next tokens."""
+        """Remove the requests' sequences from the batch, with their KV caches and next tokens."""
         preempted = []
         for uid in self._uids_of(request):
             batch = loaded.batch_of(uid)
@@ -305,7 +305,7 @@ class Runner:
         return emitted
 
     def _is_last(self, sequence: DecodeSequence) -> bool:
-        """Whether the sequence's next token reaches `max_tokens`."""
+        """Return whether the sequence's next token reaches `max_tokens`."""
         request, choice = self.sequences[sequence.uid]
         return not sequence.emitted_ahead and len(choice.tokens) + 1 >= request.max_tokens
 
@@ -340,7 +340,7 @@ class Runner:
     def _take_token(
         self, loaded: LoadedModel, request: ActiveRequest, choice: Choice, one: Emitted
     ) -> bool:
-        """Send one token to its request. Returns whether it is the sequence's last."""
+        """Send one token to its request. Return whether it is the sequence's last."""
         ends = is_end(loaded, request, one.token)
         events = choice.accept(one.token, ends=ends)
         if one.logprob is not None:
@@ -361,7 +361,7 @@ class Runner:
         return reason is not None
 
     def _sequences_ended(self, loaded: LoadedModel, uids: list[int]) -> None:
-        """Remove sequences from their batches together, and end requests that have no other."""
+        """Remove sequences from their batches together, and end requests that have no others."""
         for batch in [one for batches in loaded.batches.values() for one in batches]:
             ended = [uid for uid in uids if batch.holds(uid)]
             if ended:
@@ -379,7 +379,7 @@ class Runner:
     def _remember(self, loaded: LoadedModel, batch: DecodeBatch, uids: list[int]) -> None:
         """Queue the caches of the requests' first choices for the prefix cache.
 
-        They are stored after the requests' end is sent: callers need not wait for it.
+        They are stored after the requests' results are sent, so that callers need not wait.
         """
         first = [uid for uid in uids if self.sequences[uid][1].index == 0]
         for uid, cache in zip(first, batch.caches_of(first), strict=True):
@@ -392,7 +392,8 @@ class Runner:
     # ---- drafts
 
     def _open_draft(self, loaded: LoadedModel, request: ActiveRequest) -> Draft | None:
-        """Return the request's draft, or None and a note on the request with the reason."""
+        """Return the request's draft. If it has none, return None and add a note with the
+        reason."""
         ref = request.ref.draft_ref
         if ref is None:
             return None
@@ -416,7 +417,7 @@ class Runner:
         self.counters["draft_accepted"] += draft.accepted
         if not draft.worthwhile:
             request.notes.append(
-                f"the draft model {draft.name} was given up: too little was accepted"
+                f"the draft model {draft.name} was turned off: too few of its tokens were accepted"
             )
         tokens = [*request.prepared.tokens, *choice.tokens]
         draft.rewind(draft.done - len(tokens))
@@ -426,7 +427,8 @@ class Runner:
 
 
 def _separate(prefill: Prefill, count: int) -> list[Prefill]:
-    """Return one prompt with a cache of its own per sequence, for caches that cannot be merged."""
+    """Return one prompt for each sequence, each with its own cache, for caches that cannot be
+    merged."""
     copies = [
         Prefill(prefill.model, prefill.tokens, copied(prefill.cache, done, done), done)
         for done in [prefill.done] * (count - 1)

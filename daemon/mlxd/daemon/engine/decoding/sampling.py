@@ -1,8 +1,8 @@
-"""Sampling for a whole batch at once, every row with its own settings and its own random key.
+"""Samples for a whole batch at once. Each row has its own settings and random key.
 
 The filters are those of `mlx_lm.sample_utils`, with one threshold per row. Randomness is the
-Gumbel-max trick on noise drawn from the key (row seed, step): a row's noise depends on nothing but
-its own seed and step, so that the same request gives the same text alone and in any batch.
+Gumbel-max trick with noise from the key (row seed, step). A row's noise depends only on its own
+seed and step, so the same request gets the same text alone and in any batch.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-GREEDY_BELOW = 1e-5  # as in vLLM; divided by less, logits leave the range of float32
+GREEDY_BELOW = 1e-5  # as in vLLM; a smaller divisor takes logits out of float32's range
 _GOLDEN_64 = 0x9E3779B97F4A7C15  # increment of SplitMix64 (Steele, Lea, Flood 2014)
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceSampling:
-    """Sampling of one sequence: a request's `SamplingParams`, a seed and tokens of the model."""
+    """The sampling of one sequence: a request's `SamplingParams`, a seed, and special tokens of the
+    model."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -34,7 +35,7 @@ class SequenceSampling:
 
 
 def choice_seed(seed: int, index: int) -> int:
-    """Return the seed of the choice number `index`; the first one has the request's own."""
+    """Return the seed of choice number `index`. The first choice has the request's own seed."""
     if index == 0:
         return seed
     mixed = (seed + index * _GOLDEN_64) & (2**64 - 1)
@@ -49,7 +50,7 @@ def _key(seed: int, step: int) -> tuple[int, int]:
 
 
 class BatchSampler:
-    """The rows' settings as arrays. Make a new one whenever the rows change."""
+    """The settings of all rows as arrays. Make a new one whenever the rows change."""
 
     def __init__(self, rows: Sequence[SequenceSampling]) -> None:
         self._rows = tuple(rows)
@@ -72,7 +73,7 @@ class BatchSampler:
 
     @property
     def greedy(self) -> bool:
-        """Whether every row takes its most likely token; unnormalised logits will do then."""
+        """Whether every row takes its most likely token. Then unnormalised logits are enough."""
         return not self._random
 
     @staticmethod
@@ -82,7 +83,8 @@ class BatchSampler:
     def __call__(self, logprobs: mx.array, steps: Sequence[int]) -> mx.array:
         """Return one token per row, shape (rows,), uint32.
 
-        `logprobs` has shape (rows, vocabulary); `steps` counts what each row sampled before.
+        `logprobs` has shape (rows, vocabulary). `steps` has the number of samples that each row
+        took before.
         """
         best = mx.argmax(logprobs, axis=-1)
         if not self._random:
@@ -112,7 +114,7 @@ class BatchSampler:
         return logprobs
 
     def _min_p(self, logprobs: mx.array) -> mx.array:
-        # log 0 is not finite: a row without min_p gets a threshold that keeps everything.
+        # log 0 is not finite. A row without min_p gets a threshold that keeps every token.
         shares = [np.log(row.min_p) if row.min_p > 0 else -1e30 for row in self._rows]
         threshold = mx.max(logprobs, axis=-1, keepdims=True) + self._column(shares)
         keep = [row.min_tokens_to_keep for row in self._rows]
@@ -133,7 +135,8 @@ class BatchSampler:
         return mx.take_along_axis(mx.sort(logprobs, axis=-1), position, axis=-1)
 
     def _xtc(self, logprobs: mx.array, steps: Sequence[int]) -> mx.array:
-        """Exclude the top choices, all but the last above the threshold, with some probability."""
+        """Exclude the top tokens, except the last one above the threshold, with some
+        probability."""
         probs = mx.softmax(logprobs, axis=-1)
         threshold = self._column([row.xtc_threshold for row in self._rows])
         above = mx.where(probs > threshold, probs, mx.inf)
@@ -146,13 +149,13 @@ class BatchSampler:
 
 
 def _top_p(logprobs: mx.array, top_p: mx.array) -> mx.array:
-    """Keep the smallest set of tokens whose mass reaches `top_p`, shape (rows, 1)."""
+    """Keep the smallest set of tokens whose total probability reaches `top_p`, shape (rows, 1)."""
     ordered = mx.sort(logprobs, axis=-1)
     probs = mx.exp(ordered.astype(mx.float32))
     above = mx.cumsum(probs, axis=-1, reverse=True, inclusive=False)
     total = above[..., :1] + probs[..., :1]
     dropped = (above >= top_p * total).sum(axis=-1, keepdims=True)
-    # The most likely token stays, also with a mass of 0.
+    # Always keep the most likely token, even if `top_p` is 0.
     dropped = mx.minimum(dropped, logprobs.shape[-1] - 1)
     threshold = mx.take_along_axis(ordered, dropped, axis=-1)
     return mx.where(logprobs < threshold, -mx.inf, logprobs)
@@ -161,7 +164,7 @@ def _top_p(logprobs: mx.array, top_p: mx.array) -> mx.array:
 def describe_logprobs(logprobs: mx.array, sampled: mx.array, alternatives: int) -> tuple[Any, ...]:
     """Return lazy arrays (chosen (rows,), top ids (rows, k), top values (rows, k)).
 
-    The last two are None where no alternatives are asked for.
+    The last two are None if no alternatives are requested.
     """
     chosen = mx.take_along_axis(logprobs, sampled[:, None].astype(mx.int32), axis=-1)[:, 0]
     if alternatives <= 0:

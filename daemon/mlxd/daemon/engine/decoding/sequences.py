@@ -41,13 +41,14 @@ def new_choice(loaded: LoadedModel, request: ActiveRequest, index: int) -> Choic
 
 
 def _detokenizer(loaded: LoadedModel, *, trims: bool) -> Any:
-    """Return a detokenizer. mlx-lm's drop a space before the first word.
+    """Return a detokenizer. mlx-lm's detokenizers drop a space before the first word.
 
-    With `trims` False it keeps the space, which continued text and filled gaps need.
+    If `trims` is False it keeps the space, which continued text and filled gaps need.
     """
     detokenizer = loaded.tokenizer.detokenizer()
     if not trims and isinstance(detokenizer, (BPEStreamingDetokenizer, SPMStreamingDetokenizer)):
-        # They trim only while their text is empty: one character counts as text already returned.
+        # They drop the space only while their text is empty. One character counts as already
+        # returned.
         detokenizer.text, detokenizer.offset = " ", 1
     return detokenizer
 
@@ -94,7 +95,7 @@ def resumed_sequence(
 def draft_problem(
     loaded: LoadedModel, draft_model: LoadedModel | None, request: ActiveRequest
 ) -> str:
-    """Return why `draft_model` cannot propose tokens for this request; empty if it can."""
+    """Return the reason why `draft_model` cannot propose tokens for this request, or ""."""
     params, prepared = request.params, request.prepared
     if draft_model is None:
         return "it is not in memory"
@@ -103,11 +104,11 @@ def draft_problem(
     if params.n > 1 or params.logprobs >= 0 or logits_processors(params.sampling):
         return "several answers, log-probabilities and penalties are decoded token by token"
     if not (can_rewind(loaded.model) and can_rewind(draft_model.model)):
-        return "a cache of the kind that one of both models has cannot be rewound"
+        return "the cache of one of the models cannot be rewound"
     if draft_model.tokenizer.vocabulary != loaded.tokenizer.vocabulary:
-        return "its vocabulary is another one"
+        return "it has another vocabulary"
     if prepared is not None and max(prepared.tokens) >= draft_model.tokenizer.model_tokens:
-        return "it lacks a token of the prompt"
+        return "its vocabulary lacks a token of the prompt"
     return ""
 
 
@@ -120,7 +121,7 @@ def _guide(request: ActiveRequest, choice: Choice, wrapper: Any) -> Guide | None
     if request.prepared.reasoning:
         return Guide(state, think_end=tuple(wrapper.think_end_tokens))
     if request.method == "chat" and request.params.thinking and wrapper.has_thinking:
-        # The template leaves it to the model whether it opens its reasoning.
+        # The chat template lets the model decide whether it starts its reasoning.
         opens = tuple(wrapper.think_start_tokens)
         if len(opens) == 1:
             after = tuple(wrapper.think_end_tokens)
@@ -130,7 +131,7 @@ def _guide(request: ActiveRequest, choice: Choice, wrapper: Any) -> Guide | None
 
 
 def is_end(loaded: LoadedModel, request: ActiveRequest, token: int) -> bool:
-    """Whether `token` ends the answer. With a constraint, `ignore_eos` has no effect."""
+    """Return whether `token` ends the answer. With a constraint, `ignore_eos` has no effect."""
     assert request.prepared is not None
     if request.params.ignore_eos and request.prepared.constraint is None:
         return False

@@ -1,9 +1,10 @@
-"""A smaller model that proposes tokens, so that the larger one checks several in one step.
+"""Speculative decoding: a small draft model proposes tokens, and the model verifies them in one
+step.
 
-Proposals are sampled with the very noise that the larger model will use at that step: where both
-models agree on the distribution they agree on the token, at any temperature. What is emitted is
-always the larger model's own sample, so that the text is the same with and without proposals
-(where the kernels give the same logits for one position and for several).
+Proposals are sampled with the same noise that the model uses at that step. Where both models have
+the same distribution, they choose the same token, at any temperature. Emitted tokens are always the
+model's own samples, so the text is the same with and without proposals (if the kernels compute the
+same logits for one position and for several).
 
 Leviathan, Kalman, Matias: Fast Inference from Transformers via Speculative Decoding (2023).
 """
@@ -19,23 +20,24 @@ from mlxd.daemon.engine.decoding.sampling import BatchSampler, SequenceSampling
 from mlxd.protocol.params import TOKEN_IDS_END
 
 WIDTH_FIRST, WIDTH_MAX = 4, 8
-"""Proposals per round; the number follows what was accepted."""
+"""Proposals per round. The number follows the accepted proposals."""
 LAG_MAX_TOKENS = 16
-"""Tokens that a round may make up for; a draft that is further behind catches up in chunks."""
+"""A round feeds at most this many missing tokens to the draft model. If more are missing, it is
+prefilled in chunks."""
 PROBATION_TOKENS = 48
 ACCEPTED_MIN_SHARE = 0.3
-"""Below it, after the probation, checking costs more than it saves."""
+"""Below this share, after the probation, verifying costs more than it saves."""
 
 Cache = list[Any]
 
 
 def can_rewind(model: Any) -> bool:
-    """Whether tokens can be taken back out of the model's caches without loss."""
+    """Return whether tokens can be removed from the model's caches without loss."""
     return all(type(layer) is KVCache for layer in make_prompt_cache(model))
 
 
 class Draft:
-    """The proposing model's view of one sequence: it has taken in the first `done` tokens."""
+    """The draft model's state for one sequence. It has processed the first `done` tokens."""
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class Draft:
         *,
         last_id: int = TOKEN_IDS_END - 1,
     ) -> None:
-        """`last_id` is the last token id that this model and the one it proposes for both have."""
+        """`last_id` is the last token id that both models have."""
         self.name = name
         self._last_id = last_id
         self.model = model
@@ -58,12 +60,12 @@ class Draft:
 
     @property
     def worthwhile(self) -> bool:
-        """Whether enough proposals are accepted to go on."""
+        """Whether enough proposals are accepted to continue."""
         on_probation = self.proposed < PROBATION_TOKENS
         return on_probation or self.accepted >= ACCEPTED_MIN_SHARE * self.proposed
 
     def catch_up(self, tokens: list[int]) -> None:
-        """Take in the next `tokens` of the sequence."""
+        """Process the next `tokens` of the sequence."""
         self.model(self._shared(mx.array(tokens))[None], cache=self.cache)
         mx.eval([layer.state for layer in self.cache])
         self.done += len(tokens)
@@ -73,7 +75,7 @@ class Draft:
     ) -> list[mx.array]:
         """Return `count` lazy tokens, each of shape (1,), that may follow `pending`, shape (1,).
 
-        `behind` are the tokens before `pending` that were not taken in yet; `step` is the number
+        `behind` are the tokens before `pending` that were not processed yet. `step` is the number
         of the sample that follows `pending`.
         """
         sampler = BatchSampler([params])
@@ -89,28 +91,28 @@ class Draft:
         return proposals
 
     def _shared(self, tokens: mx.array) -> mx.array:
-        """Return the tokens with ids that only one of the models has replaced by the last of both.
+        """Replace ids that only one of the models has by the last id of both.
 
-        Families pad their vocabularies to different lengths. MLX does not check an index.
+        Model families pad their vocabularies to different lengths, and MLX does not check indices.
         """
         return mx.minimum(tokens, self._last_id)
 
     def settle(self, count: int, accepted: int) -> None:
-        """Take back what was not accepted of the last `count` proposals."""
+        """Remove the rejected ones of the last `count` proposals from the cache."""
         self.proposed += count
         self.accepted += accepted
-        # The last proposal was never fed: with all accepted there is nothing to take back.
+        # The last proposal was never fed, so with all accepted there is nothing to remove.
         self.rewind(max(0, count - 1 - accepted))
         self.width = min(WIDTH_MAX, self.width + 1) if accepted == count else accepted + 1
 
     def rewind(self, tokens: int) -> None:
-        """Forget the last `tokens`."""
+        """Remove the last `tokens` from the cache."""
         if tokens > 0:
             trim_prompt_cache(self.cache, tokens)
             self.done -= tokens
 
     def to_map(self) -> dict[str, Any]:
-        """Return what the result says about it."""
+        """Return the statistics for the result."""
         return {"model": self.name, "proposed": self.proposed, "accepted": self.accepted}
 
 
@@ -122,10 +124,10 @@ def verify(
     params: SequenceSampling,
     step: int,
 ) -> tuple[list[int], int, mx.array]:
-    """Check proposals in one forward pass. The cache then covers what was emitted, and no more.
+    """Verify proposals in one forward pass. Afterwards the cache covers exactly the emitted tokens.
 
-    Returns (emitted, accepted, next): `pending` and the accepted proposals as numbers, how many
-    those are, and the model's own next token, shape (1,), which is pending now.
+    Returns (emitted, accepted, next): `pending` and the accepted proposals as numbers, the number
+    of accepted proposals, and the model's own next token, shape (1,), which is now pending.
     """
     count = len(proposals)
     feed = mx.concatenate([pending, *proposals])

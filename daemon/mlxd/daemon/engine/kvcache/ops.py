@@ -1,8 +1,8 @@
-"""What several sequences do with the caches of mlx-lm: merge, part, leave out.
+"""Operations of several sequences on mlx-lm's caches: merge, split, remove rows.
 
-Any class with `merge`, `extend`, `filter` and `extract` will do. The plain one, `KVCache` and its
-batched form, is what nearly all models have: for it some of this is done with fewer operations,
-and without waiting for a step that is being computed.
+They work with any class that has `merge`, `extend`, `filter` and `extract`. Nearly all models use
+the plain `KVCache` and its batched form. For these, some operations take fewer steps and do not
+wait for a step that is being computed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ Cache = list[Any]
 
 
 def is_plain(cache: Cache) -> bool:
-    """Whether a single sequence's cache holds nothing but keys and values of all its tokens."""
+    """Return whether a sequence's cache consists of nothing but keys and values of all its
+    tokens."""
     return all(type(layer) is KVCache for layer in cache)
 
 
 def merge(caches: Sequence[Cache]) -> Cache:
-    """Return one batched cache from several single ones (which stay as they are)."""
+    """Return one batched cache from several single ones, which are not changed."""
     return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
 
 
 def rows_of(cache: Cache, rows: Sequence[int]) -> list[Cache]:
-    """Return copies of some rows of a batched cache, each as a single one of its exact size."""
+    """Return copies of some rows of a batched cache, each as a single cache of its exact size."""
     if not _is_plain_batch(cache):
         return [[layer.extract(row) for layer in cache] for row in rows]
     lefts = _lefts(cache)
@@ -38,7 +39,7 @@ def rows_of(cache: Cache, rows: Sequence[int]) -> list[Cache]:
 
 
 def part(layer: BatchKVCache, row: int, first: int, last: int) -> KVCache:
-    """Return the positions [first, last) of one row as a cache of its own."""
+    """Return the positions [first, last) of one row as a separate cache."""
     own = KVCache()
     own.keys = mx.contiguous(layer.keys[row : row + 1, :, first:last])
     own.values = mx.contiguous(layer.values[row : row + 1, :, first:last])
@@ -47,7 +48,7 @@ def part(layer: BatchKVCache, row: int, first: int, last: int) -> KVCache:
 
 
 def keep_rows(cache: Cache, rows: Sequence[int]) -> None:
-    """Leave all other rows out of a batched cache, and the padding that nobody needs any more."""
+    """Remove all other rows from a batched cache, and padding that no row needs any more."""
     picked = mx.array(list(rows))
     if not _is_plain_batch(cache):
         for layer in cache:
@@ -64,10 +65,10 @@ def keep_rows(cache: Cache, rows: Sequence[int]) -> None:
 
 
 def share_offsets(cache: Cache) -> None:
-    """Let the layers of a batch name their positions by one array, for `rope` to know them by.
+    """Make all layers of a batch share one array of positions, so that `rope` can recognise it.
 
-    Every layer holds its own copy of the rows' positions. An update binds a new array and leaves
-    the old one as it was, so that sharing changes nothing.
+    Every layer has its own copy of the rows' positions. An update binds a new array and does not
+    change the old one, so sharing is safe.
     """
     if _is_plain_batch(cache):
         for layer in cache[1:]:
@@ -79,5 +80,5 @@ def _is_plain_batch(cache: Cache) -> bool:
 
 
 def _lefts(cache: Cache) -> list[int]:
-    # The same in all layers, and known since an earlier step: nothing is waited for.
+    # It is equal in all layers and was computed in an earlier step, so nothing is waited for.
     return cast(list[int], cache[0].left_padding.tolist())

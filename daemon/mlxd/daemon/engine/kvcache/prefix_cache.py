@@ -1,7 +1,7 @@
-"""Computed prompts that are kept: in memory, and on disk across restarts.
+"""The prefix cache: KV caches of prompts, in memory and on disk.
 
-Everything here runs on the compute thread, except the writing of files (`snapshots.py`), which
-works on host copies.
+Everything here runs on the compute thread, except writing files (`snapshots.py`), which uses copies
+in host memory.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from mlxd.daemon.stderr import error_summary
 Cache = list[Any]
 
 MEMORY_MIN_TOKENS = 8
-"""Shorter prompts are computed faster than looked after."""
+"""Shorter prompts are not cached, because computing them is faster."""
 DISK_MIN_TOKENS = 64
 DISK_GAIN_TOKENS = 64
-"""What a file must cover beyond memory to be worth reading."""
+"""Minimum number of tokens by which a file must cover more than memory to be read."""
 
 
 class PrefixCache:
-    """Memory tier and disk tier. `fetch` gives caches away, `store` takes them in."""
+    """The memory tier and the disk tier. `fetch` returns copies of caches, `store` adds them."""
 
     def __init__(self, memory_bytes: int, disk_dir: Path | None, disk_bytes: int) -> None:
         self._index = PrefixIndex(memory_bytes)
@@ -62,9 +62,9 @@ class PrefixCache:
     def fetch(
         self, model_key: str, tokens: list[int], _model: Any = None, *, min_tokens: int = 1
     ) -> tuple[Cache | None, int]:
-        """Return (cache, n): a cache of one's own that covers the first n tokens, or (None, 0).
+        """Return (cache, n): a new cache that covers the first n tokens, or (None, 0).
 
-        n is at most `len(tokens) - 1`, since a model must be fed something to go on.
+        n is at most `len(tokens) - 1`, because the model must be fed at least one token.
         """
         self.store_pending()
         prompt = as_tokens(tokens)
@@ -89,9 +89,9 @@ class PrefixCache:
         durable: bool,
         own: bool = False,
     ) -> None:
-        """Keep a copy of `caches`, which cover exactly `tokens`; `own`: nobody else has them.
+        """Store a copy of `caches`, which cover exactly `tokens`. `own`: nothing else uses them.
 
-        A durable one is also written to disk, if it is long enough to be worth it.
+        If `durable`, a cache that is long enough is also written to disk.
         """
         in_memory, on_disk = self._restricted.get(model_key, (True, True))
         if len(tokens) < MEMORY_MIN_TOKENS or not in_memory:
@@ -109,26 +109,27 @@ class PrefixCache:
             self._write(model_key, prefix, kept, trimmable)
 
     def store_later(self, model_key: str, tokens: list[int], caches: Cache) -> None:
-        """Store `caches`, which cover `tokens` and have no other owner, in `store_pending`.
+        """Store `caches`, which cover `tokens` and have no other owner, at the next
+        `store_pending`.
 
-        So the end of a request is sent first. All other methods store what is pending before.
+        The result of the request is sent before. All other methods first store pending caches.
         """
         self._to_store.append((model_key, tokens, caches))
 
     def store_pending(self, most: int | None = None) -> bool:
-        """Store pending caches, at most `most`; returns whether there were any."""
+        """Store at most `most` pending caches. Return whether there were any."""
         now = self._to_store[:most]
         del self._to_store[:most]
         for model_key, tokens, caches in now:
             try:
                 self.store(model_key, tokens, caches, durable=True, own=True)
-            except Exception as exc:  # no request fails: the prompt is computed again
+            except Exception as exc:  # no request fails; a later prompt is computed again
                 summary = error_summary(exc)
                 print("Storing a prompt's cache failed:", summary, file=sys.stderr, flush=True)
         return bool(now)
 
     def drop_model(self, model_key: str) -> None:
-        """Forget a model's prompts, on disk too."""
+        """Remove a model's prompts from memory and disk."""
         self.store_pending()
         for entry in self._index.of_key(model_key):
             self._drop(entry.id)
@@ -136,28 +137,28 @@ class PrefixCache:
             self._store.drop_key(model_key)
 
     def release(self, model_key: str) -> None:
-        """Free the memory of a model that was unloaded; its files stay."""
+        """Remove the prompts of an unloaded model from memory. Its files remain."""
         self.store_pending()
         for entry in self._index.of_key(model_key):
             self._drop(entry.id)
 
     @property
     def nbytes(self) -> int:
-        """The bytes that remembered prompts take in memory."""
+        """The memory used by cached prompts, in bytes."""
         return self._index.nbytes
 
     def trim(self, memory_bytes: int) -> None:
-        """Free memory down to `memory_bytes`, under pressure."""
+        """Evict prompts until they use at most `memory_bytes`."""
         for entry in self._index.over_budget(memory_bytes):
             self._drop(entry.id)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait for the files; returns whether all are written."""
+        """Wait until files are written. Return whether all are."""
         self.store_pending()
         return self._store is None or self._store.flush(timeout_s)
 
     def stats(self) -> dict[str, int]:
-        """Return counts and bytes of both tiers."""
+        """Return counters and sizes of both tiers."""
         names = ("hits", "misses", "disk_hits", "tokens_reused")
         out = {name: self.counters[name] for name in names}
         out |= {"memory_entries": len(self._index), "memory_bytes": self._index.nbytes}
@@ -166,7 +167,7 @@ class PrefixCache:
     def _better_on_disk(
         self, key: str, prompt: Tokens, most: int, found: Match | None
     ) -> Match | None:
-        """Bring a file into memory that covers clearly more than memory does."""
+        """Load a file that covers more tokens than memory by at least `DISK_GAIN_TOKENS`."""
         if self._store is None or not self._restricted.get(key, (True, True))[1]:
             return None
         stored = self._store.longest(key, prompt, most=most)
@@ -178,7 +179,7 @@ class PrefixCache:
             return None
         try:
             caches = rebuilt(snapshot)
-        except Exception:  # a class of mlx-lm that takes its state no longer raises what it likes
+        except Exception:  # a newer class of mlx-lm may raise any error on an older state
             self._store.discard(stored)
             return None
         entry_id = self._remember(key, snapshot.tokens, caches, snapshot.trimmable)
@@ -210,16 +211,16 @@ class PrefixCache:
 
 
 def can_trim_now(caches: Cache) -> bool:
-    """Whether every beginning of what these caches cover can be had from them, to the bit.
+    """Return whether any prefix can be restored exactly by trimming these caches.
 
-    A cache with a window can until it is full. One in chunks says of itself that it can, and has
-    forgotten what came before its chunk.
+    A cache with a window allows this until it is full. A chunked cache claims to, but it has
+    dropped everything before its chunk.
     """
     return can_trim_prompt_cache(caches) and not any(map(_in_chunks, caches))
 
 
 def can_trim_always(caches: Cache) -> bool:
-    """Whether that holds at any length, so that no snapshots at chosen places are needed."""
+    """Return whether this holds at any length, so that no snapshots at cuts are needed."""
     return all(type(layer) in (KVCache, QuantizedKVCache) for layer in caches)
 
 
@@ -230,7 +231,7 @@ def _in_chunks(layer: Any) -> bool:
 
 
 def copied(caches: Cache, length: int, tokens: int) -> Cache:
-    """Return a cache of its own with the first `tokens` of the `length` that `caches` cover."""
+    """Return a new cache with the first `tokens` of the `length` that `caches` cover."""
     if all(type(layer) is KVCache for layer in caches):
         return [_first_tokens(layer, tokens) for layer in caches]
     own = copy.deepcopy(caches)
@@ -240,12 +241,12 @@ def copied(caches: Cache, length: int, tokens: int) -> Cache:
 
 
 def _is_exact(layer: Any, tokens: int) -> bool:
-    """Whether it has no room beyond what it covers, which would be held for nothing."""
+    """Return whether the layer has no spare capacity, which would waste memory."""
     return type(layer) is KVCache and layer.keys is not None and layer.keys.shape[2] == tokens
 
 
 def _first_tokens(layer: KVCache, tokens: int) -> KVCache:
-    # Slices are arrays of their own: what is appended to them later never reaches the original.
+    # Slices are separate arrays: appending to them never changes the original.
     own = KVCache()
     if layer.keys is not None:
         own.keys = mx.contiguous(layer.keys[..., :tokens, :])
@@ -255,7 +256,7 @@ def _first_tokens(layer: KVCache, tokens: int) -> KVCache:
 
 
 def taken_apart(key: str, tokens: Tokens, caches: Cache, trimmable: bool) -> Snapshot:
-    """Return evaluated caches as arrays of the host's, which another thread may read."""
+    """Return evaluated caches as host arrays, which another thread may read."""
     leaves = [_leaf(path, value) for path, value in tree_flatten([c.state for c in caches])]
     classes = tuple(type(layer).__name__ for layer in caches)
     return Snapshot(key, tokens, classes, tuple(leaves), trimmable)
@@ -266,13 +267,13 @@ def _leaf(path: str, value: Any) -> Leaf:
         return Leaf(path, value)
     name = str(value.dtype).removeprefix("mlx.core.")
     if name == "bfloat16":
-        # numpy has no such type: the bits travel as they are.
+        # numpy has no bfloat16, so its bits are stored.
         value = value.view(mx.uint16)
     return Leaf(path, np.array(value, copy=True), name)
 
 
 def rebuilt(snapshot: Snapshot) -> Cache:
-    """Return the caches of a snapshot. Raises what a class makes of a state that is not its own."""
+    """Return the caches of a snapshot. Raises any error of a cache class that rejects its state."""
     pairs = []
     for leaf in snapshot.leaves:
         value = leaf.value

@@ -1,7 +1,7 @@
-"""Which beginnings of prompts are known. Pure: token sequences in, entry ids out.
+"""An index of cached prompt prefixes. Pure: token sequences in, entry ids out.
 
-Entries are compared as arrays: with the few hundred entries that fit into memory, a vectorised
-comparison takes microseconds and one array per entry, where a trie of token nodes would take
+Entries are compared as arrays. For the few hundred entries that fit into memory, a vectorised
+comparison takes microseconds and needs one array per entry. A trie of token nodes would need
 megabytes for a long prompt.
 """
 
@@ -20,7 +20,7 @@ Tokens = np.ndarray[Any, np.dtype[np.uint32]]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A known beginning. One that cannot be trimmed serves only prompts that contain all of it."""
+    """A cached prefix. If it is not trimmable, it only serves prompts that contain all of it."""
 
     id: int
     key: str
@@ -31,7 +31,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The entry that covers most of a prompt, and how many tokens of it."""
+    """The entry that covers the most of a prompt, and the number of tokens that it covers."""
 
     entry: Entry
     tokens: int
@@ -42,7 +42,7 @@ def as_tokens(tokens: Sequence[int]) -> Tokens:
 
 
 def common_length(first: Tokens, second: Tokens) -> int:
-    """Return how many tokens both begin with."""
+    """Return the length of the common prefix."""
     size = min(len(first), len(second))
     if not size or first[0] != second[0]:
         return 0
@@ -51,7 +51,7 @@ def common_length(first: Tokens, second: Tokens) -> int:
 
 
 class PrefixIndex:
-    """Bounded by bytes; what was used longest ago goes first."""
+    """An index with a limit in bytes. Evicts the least recently used entries first."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -63,7 +63,7 @@ class PrefixIndex:
         return len(self._entries)
 
     def add(self, key: str, tokens: Tokens, nbytes: int, *, trimmable: bool) -> Entry:
-        """Add an entry as the most recently used. Then evict what `over_budget` names."""
+        """Add an entry as the most recently used. Then evict the entries in `over_budget`."""
         entry = Entry(next(self._ids), key, tokens, nbytes, trimmable)
         self._entries[entry.id] = entry
         self.nbytes += nbytes
@@ -76,7 +76,7 @@ class PrefixIndex:
         return entry
 
     def touch(self, entry_id: int) -> None:
-        """Mark an entry as just used."""
+        """Mark an entry as most recently used."""
         self._entries.move_to_end(entry_id)
 
     def longest(self, key: str, tokens: Tokens, *, most: int) -> Match | None:
@@ -93,7 +93,7 @@ class PrefixIndex:
         return best
 
     def covered(self, key: str, tokens: Tokens) -> Entry | None:
-        """Return an entry that makes one for `tokens` superfluous, or None."""
+        """Return an entry that covers all of `tokens`, or None."""
         for entry in self._entries.values():
             if entry.key != key or len(entry.tokens) < len(tokens):
                 continue
@@ -104,7 +104,7 @@ class PrefixIndex:
         return None
 
     def contained(self, key: str, tokens: Tokens) -> list[Entry]:
-        """Return the trimmable entries that one for `tokens` makes superfluous."""
+        """Return the trimmable entries that `tokens` covers completely."""
         return [
             entry
             for entry in self._entries.values()
@@ -115,7 +115,7 @@ class PrefixIndex:
         ]
 
     def over_budget(self, max_bytes: int | None = None) -> list[Entry]:
-        """Return what must go to respect the limit, least recently used first."""
+        """Return the entries to evict, least recently used first."""
         limit = self.max_bytes if max_bytes is None else max_bytes
         excess, evicted = self.nbytes - limit, []
         for entry in self._entries.values():

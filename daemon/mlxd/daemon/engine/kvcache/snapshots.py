@@ -56,7 +56,7 @@ class SnapshotStore:
         self._index = PrefixIndex(max_bytes)
         self._pending: dict[Path, Snapshot] = {}
         self._wake = threading.Condition()
-        self._writing = True  # until the folder is read, so that `flush` waits for that, too
+        self._writing = True  # until the folder is indexed, so that `flush` waits for that too
         self._scanned = threading.Event()
         self._closing = False
         self.note = ""
@@ -69,7 +69,7 @@ class SnapshotStore:
         self._thread = threading.Thread(target=self._work, name="snapshots", daemon=True)
         self._thread.start()
 
-    # ---- the caller's side
+    # ---- called by the compute thread
 
     def longest(self, key: str, tokens: Tokens, *, most: int) -> Match | None:
         """Return the file with the longest prefix of a prompt, or None."""
@@ -78,7 +78,7 @@ class SnapshotStore:
             return self._index.longest(key, tokens, most=most)
 
     def read(self, match: Match) -> Snapshot | None:
-        """Return the snapshot, or None if its file is missing or damaged (then it is deleted)."""
+        """Return the snapshot. If its file is missing or damaged, delete it and return None."""
         with self._wake:
             path = self._files.get(match.entry.id)
         if path is None:
@@ -130,7 +130,7 @@ class SnapshotStore:
         shutil.rmtree(self._folder / key, ignore_errors=True)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything is written; returns whether it is."""
+        """Wait until everything is written. Return whether it is."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
@@ -153,7 +153,7 @@ class SnapshotStore:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder.chmod(0o700)
 
-    # ---- the writer's side
+    # ---- on the writing thread
 
     def _work(self) -> None:
         try:

@@ -1,1 +1,1 @@
-"""Loaded models: what fits in memory, loading, eviction."""
+"""Loaded models: memory budget, loading, eviction."""

@@ -1,4 +1,4 @@
-"""Converts a model to MLX's format, quantised or not, through mlx-lm. Runs in the hub worker."""
+"""Converts a model to MLX's format, optionally quantised, with mlx-lm. Runs in the hub worker."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def convert(request: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Write what `request` asks for: `path`, `output`, `bits` (None: not quantised), `group_size`,
-    `mode`, `dtype`, `expected_bytes`, `trust_remote_code`.
+    """Convert a model as `request` specifies: `path`, `output`, `bits` (None: not quantised),
+    `group_size`, `mode`, `dtype`, `expected_bytes`, `trust_remote_code`.
 
-    The output appears whole or not at all. Returns {path, bytes, source_bytes}; sizes are of the
-    weights.
+    The output folder appears complete or not at all. Returns {path, bytes, source_bytes}. Sizes are
+    those of the weights.
 
     Raises:
-        InvalidParams: this model cannot be quantised so.
+        InvalidParams: the model cannot be quantised with these options.
         ModelLoadFailed: mlx-lm cannot load it.
     """
     source, output = Path(request["path"]), Path(request["output"])
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    # Nothing here needs compiling, and MLX would look for what it has compiled in a folder that
-    # may be everybody's (see `kernels`).
+    # Conversion needs no compilation, and MLX would search for compiled code in a folder that
+    # others may write to (see `kernels`).
     mx.disable_compile()
-    # On the CPU where that is all there is; elsewhere MLX's default device.
+    # Use the CPU if MLX has no other device, otherwise MLX's default device.
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(partial, request, report, done), daemon=True)
     watcher.start()
@@ -75,13 +75,14 @@ def convert(request: dict[str, Any], report: Report) -> dict[str, Any]:
 
 
 def _quantised(folder: Path) -> bool:
-    """Whether anything is: mlx-lm passes over layers whose width the group does not divide."""
+    """Return whether any layer is quantised. mlx-lm skips layers whose width is not divisible by
+    the group size."""
     files = folder.glob("*.safetensors")
     return any(name.endswith(".scales") for file in files for name in read_header(file))
 
 
 def _watch(partial: Path, request: dict[str, Any], report: Report, done: threading.Event) -> None:
-    """Report how much is written, until it is all."""
+    """Report the written bytes until the conversion ends."""
     total = request["expected_bytes"]
     while not done.wait(REPORT_EVERY_S):
         written = min(_weights_bytes(partial), total)
@@ -94,7 +95,7 @@ def _weights_bytes(folder: Path) -> int:
         try:
             total += file.stat().st_size
         except OSError:
-            continue  # it was renamed in between
+            continue  # renamed meanwhile
     return total
 
 
@@ -106,9 +107,11 @@ def _translated(exc: Exception, request: dict[str, Any]) -> MlxdError:
             hint="Free space, or give another --output.",
         )
     if request["bits"] is not None and ("quantiz" in text or "group" in text or "bits" in text):
-        return InvalidParams("bits", f"mlx-lm refuses: {text}", hint="Try --bits 4, group size 64.")
+        return InvalidParams(
+            "bits", f"mlx-lm refused the options: {text}", hint="Try --bits 4, group size 64."
+        )
     return ModelLoadFailed(
         f"mlx-lm cannot convert {request['name']}: {text}",
-        hint=f"Check what it is: mlx models show {request['name']}",
+        hint=f"Show its details: mlx models show {request['name']}",
         data={"model": request["name"]},
     )

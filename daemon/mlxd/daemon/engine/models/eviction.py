@@ -1,4 +1,4 @@
-"""Which models may stay in memory. Pure: facts in, decisions out, time only as numbers."""
+"""Decides which models stay in memory. Pure: facts in, decisions out, and times are arguments."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ KEEP_ALIVE_OVER = "its keep-alive time ended"
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """A loaded model. `requests` counts requests that use it; `keep_alive_s` may be infinite.
+    """A loaded model.
 
-    `depends_on` names the models whose weights it shares. They stay loaded as long as it does.
+    `requests` is the number of requests that use it. `keep_alive_s` may be infinite.
+
+    `depends_on` are the models whose weights it shares. They stay loaded as long as it does.
     """
 
     key: str
@@ -35,7 +37,7 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class EvictionPlan:
-    """Models to evict before a load, in this order, and the bytes that are free afterwards."""
+    """The models to evict before a load, in this order, and the free bytes afterwards."""
 
     fits: bool
     evict: tuple[str, ...] = ()
@@ -49,10 +51,10 @@ def plan_evictions(
     *,
     beside: Iterable[str] = (),
 ) -> EvictionPlan:
-    """Return the evictions that make room: idle, unpinned, least recently used first.
+    """Return the evictions before a load: idle, unpinned models, least recently used first.
 
-    Models in `beside` stay, since the new one depends on them. If all possible evictions together
-    do not make enough room, nothing is evicted and `fits` is False.
+    Models in `beside` stay, because the new model depends on them. If evicting every candidate
+    would not free enough, nothing is evicted and `fits` is False.
     """
     kept = frozenset(beside)
     free = budget_bytes - sum(one.bytes for one in models)
@@ -77,7 +79,8 @@ def _removable(
     evicted: Sequence[ModelState],
     may_go: Callable[[ModelState], bool],
 ) -> list[ModelState]:
-    """Return what may be evicted after `evicted`: least recently used first, no base in use."""
+    """Return the candidates after `evicted`: least recently used first, and no base model in
+    use."""
     staying = [one for one in models if one not in evicted]
     needed = {key for one in staying for key in one.depends_on}
     able = [one for one in staying if one.key not in needed and may_go(one)]
@@ -104,13 +107,13 @@ def expired(models: Sequence[ModelState], now_s: float) -> tuple[str, ...]:
 
 
 def next_expiry_s(models: Sequence[ModelState]) -> float | None:
-    """Return when the next idle model expires, or None."""
+    """Return the time at which the next idle model expires, or None."""
     able = _removable(models, (), lambda one: one.idle and one.expires_s < math.inf)
     return min((one.expires_s for one in able), default=None)
 
 
 def evicted_for(name: str) -> str:
-    """Return the reason for an eviction that made room for another model."""
+    """Return the reason for an eviction before the load of another model."""
     return f"{name} needed its memory"
 
 
@@ -122,8 +125,8 @@ def memory_is_short(level: str) -> str:
 def under_pressure(models: Sequence[ModelState], level: str) -> tuple[str, ...]:
     """Return the models to evict when the machine runs short of memory.
 
-    At "warning" the least recently used idle model, at "critical" all idle ones; never a pinned
-    one or one in use.
+    At "warning" this is the least recently used idle model, at "critical" all idle models. Pinned
+    models and models in use are never evicted.
     """
     evicted: list[ModelState] = []
     while able := _removable(models, evicted, lambda one: one.idle):

@@ -1,4 +1,4 @@
-"""What a model folder says about itself, read without loading it."""
+"""Reads a model folder's description of the model without loading it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from mlxd.daemon.models import architecture, files
 from mlxd.protocol.errors import ModelLoadFailed
 
 LOAD_OVERHEAD = 1.05
-"""Resident memory beside the weights: scales, buffers of the first steps."""
+"""Memory beside the weights: scales, and buffers of the first steps."""
 LAYERS_MAX = 10_000
 KV_ROOM_TOKENS = 1024
-"""What must fit beside the weights at the least: a prompt, and an answer of default length."""
+"""Minimum memory beside the weights: the KV cache of a prompt and an answer of default length."""
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ModelLoadFailed, with what to do, where the folder cannot be a model for MLX."""
+    """Raise ModelLoadFailed, with the next step, if the folder cannot be an MLX model."""
     if not folder.is_dir():
         raise ModelLoadFailed(f"{folder} is not a folder.", hint="Check the path.")
     config = read_config(folder)
     if not isinstance(config.get("model_type"), str):
-        raise ModelLoadFailed(f"{folder / 'config.json'} names no model_type.")
+        raise ModelLoadFailed(f"{folder / 'config.json'} has no model_type.")
     if (layers := architecture.layers(config)) > LAYERS_MAX:
-        # Before the tokenizer is loaded: transformers makes a list with an entry for each.
+        # Checked before the tokenizer is loaded, because transformers creates a list with an entry
+        # for each layer.
         raise ModelLoadFailed(
             f"{folder / 'config.json'} describes {layers} layers, which no model has.",
             hint=_UNREADABLE,
@@ -35,7 +36,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Raise ModelLoadFailed for a file that mlx-lm would open and that is none."""
+    """Raise ModelLoadFailed for a weight file that is not a safetensors file."""
     try:
         files.check_entries(folder)
     except files.Unreadable as exc:
@@ -49,37 +50,37 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelLoadFailed(
             f"{folder} has no config.json.",
-            hint="It is no model folder, or the download is incomplete: mlx models pull NAME",
+            hint="If its download is incomplete, resume it: mlx models pull NAME",
         ) from None
     except files.Unreadable as exc:
         raise ModelLoadFailed(f"{exc}.", hint=_UNREADABLE) from exc
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files, none of them missing.
+    """Return the safetensors files.
 
     Raises:
-        ModelLoadFailed: there are none, or the index names some that are not there.
+        ModelLoadFailed: there are none, or files that the index lists are missing.
     """
     named = _indexed(folder)
     if missing := sorted(name for name in named if not (folder / name).exists()):
         raise ModelLoadFailed(
             f"{folder} lacks {len(missing)} of {len(named)} weight files, {missing[0]} first.",
-            hint="The download is incomplete: mlx models pull NAME resumes it.",
+            hint="The download is incomplete. Resume it: mlx models pull NAME",
             data={"missing": missing},
         )
-    # Older folders hold leftovers beside what the index names; mlx-lm reads them all.
+    # Older folders contain files that the index does not list. mlx-lm reads them all.
     found = sorted(folder.glob("model*.safetensors"))
     if not found:
         other = [p.name for p in folder.iterdir() if p.suffix in (".gguf", ".bin", ".pt", ".pth")]
         hint = "Convert it: mlx models convert NAME --output FOLDER" if other else ""
         what = f"only {other[0]}" if other else "no weights"
-        raise ModelLoadFailed(f"{folder} has {what}, and MLX reads model*.safetensors.", hint=hint)
+        raise ModelLoadFailed(f"{folder} has {what}, but MLX reads model*.safetensors.", hint=hint)
     return found
 
 
 def _indexed(folder: Path) -> set[str]:
-    """Return the file names in the index of the weights; none where there is no index."""
+    """Return the file names in the index of the weights, or none without an index."""
     try:
         return files.indexed_names(folder)
     except files.Unreadable as exc:
@@ -87,7 +88,7 @@ def _indexed(folder: Path) -> set[str]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return a safetensors header: tensor name to `{dtype, shape, data_offsets}`.
+    """Return a safetensors header: a map from tensor name to `{dtype, shape, data_offsets}`.
 
     Format: 8 bytes length, little endian, then JSON, then data (huggingface/safetensors).
     """
@@ -112,13 +113,13 @@ def read_header(path: Path) -> dict[str, Any]:
         raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED) from exc
     if 8 + length + end > size:
         raise ModelLoadFailed(
-            f"{path} is truncated: {size} bytes of {8 + length + end}.", hint=_DAMAGED
+            f"{path} is truncated: {size} of {8 + length + end} bytes.", hint=_DAMAGED
         )
     return header
 
 
-_UNREADABLE = "Restore the file, or get the model again: mlx models pull NAME"
-_DAMAGED = "The file is damaged or incomplete: delete it, and pull the model again."
+_UNREADABLE = "Restore the file, or download the model again: mlx models pull NAME"
+_DAMAGED = "Delete the file, and download the model again: mlx models pull NAME"
 
 
 def _not_safetensors(path: Path, start: bytes) -> str:
@@ -130,11 +131,11 @@ def _not_safetensors(path: Path, start: bytes) -> str:
 
 
 def weights_bytes(folder: Path) -> int:
-    """Return the bytes of all tensors in the folder.
+    """Return the size of all tensors in the folder, in bytes.
 
     Raises:
         ModelLoadFailed: a file is damaged, or config.json describes more layers than there are
-            tensors (mlx-lm would build them all before it compares).
+            tensors. mlx-lm would build all layers before it compares.
     """
     headers = [read_header(path) for path in weight_files(folder)]
     tensors = sum(len(header) for header in headers)
@@ -149,24 +150,25 @@ def weights_bytes(folder: Path) -> int:
 
 
 def _offsets(header: dict[str, Any]) -> list[tuple[int, int]]:
-    """Return where each tensor's bytes begin and end."""
+    """Return the first and last offset of each tensor's bytes."""
     found = []
     for name, tensor in header.items():
         if name != "__metadata__":
             begin, end = tensor["data_offsets"]
             if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end):
-                raise ValueError(f"{name} has no valid place")
+                raise ValueError(f"{name} has invalid offsets")
             found.append((begin, end))
     return found
 
 
 def estimate_resident_bytes(folder: Path) -> int:
-    """Return the memory that the loaded model will take, without any KV cache."""
+    """Return the memory that the loaded model needs, without any KV cache."""
     return int(weights_bytes(folder) * LOAD_OVERHEAD)
 
 
 def kv_room_bytes(folder: Path) -> int:
-    """Return the memory of a short conversation's KV cache: without it a model is of no use."""
+    """Return the memory for the KV cache of a short conversation, without which a model is
+    useless."""
     config = read_config(folder)
     inner = architecture.text_config(config)
     item_bytes = 4 if (inner.get("torch_dtype") or inner.get("dtype")) == "float32" else 2
@@ -174,22 +176,23 @@ def kv_room_bytes(folder: Path) -> int:
 
 
 def estimate_adapter_bytes(folder: Path) -> int:
-    """Return the memory that a LoRA adapter adds to its base."""
+    """Return the memory that a LoRA adapter adds to its base model."""
     found = folder.glob("*.safetensors")
     total = sum(end - begin for path in found for begin, end in _offsets(read_header(path)))
     return int(total * LOAD_OVERHEAD)
 
 
 VOCABULARY_MAX_TOKENS = 2**24
-"""Larger than any model's: a list of so many texts is made for it."""
+"""Above any model's vocabulary. The limit exists because a list with one text per token is
+built."""
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embeddings", "embed_in", "tok_embeddings")
-"""What architectures of mlx-lm call the matrix that has one row for each token."""
+"""Names that architectures of mlx-lm use for the matrix with one row per token."""
 
 
 def vocabulary_size(folder: Path, config: dict[str, Any]) -> int | None:
-    """Return how many tokens the model has, whatever its tokenizer has; None where unknown.
+    """Return the model's number of tokens, which may differ from its tokenizer's, or None.
 
-    mlx-lm builds the embedding from `vocab_size` and refuses weights of another shape. Where the
+    mlx-lm builds the embedding from `vocab_size` and refuses weights of another shape. If the
     configuration does not state it, the weights do.
     """
     inner = architecture.text_config(config)
@@ -213,9 +216,9 @@ def vocabulary_size(folder: Path, config: dict[str, Any]) -> int | None:
 
 
 def fingerprint(folder: Path, adapter: str | None = None) -> str:
-    """Return a name for exactly these weights and this tokenizer: it changes when they do.
+    """Return an identifier of these weights and this tokenizer. It changes when they do.
 
-    Headers, sizes and times of the weight files stand for their contents.
+    Headers, sizes and times of the weight files represent their contents.
     """
     digest = hashlib.blake2b(digest_size=16)
     folders = [(folder, "model*.safetensors")]
@@ -231,7 +234,7 @@ def fingerprint(folder: Path, adapter: str | None = None) -> str:
             path = place / name
             if path.is_file():
                 digest.update(name.encode() + b"\0" + path.read_bytes())
-        # Only what is loaded: other files may be links to nowhere.
+        # Only files that are loaded: others may be broken symlinks.
         for path in sorted(place.glob(pattern)):
             status = path.stat()
             digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())

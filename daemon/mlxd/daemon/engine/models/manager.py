@@ -1,4 +1,4 @@
-"""Loads models one at a time after making room, and unloads idle ones."""
+"""Loads models one at a time, evicts others for them, and unloads idle ones."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PRESSURE_POLL_S = 2.0
 class ModelManager:
     """The loaded models and those that are being loaded.
 
-    `count_requests(key)` counts the requests that use a model. `kv_bytes()` is what running
-    requests may grow to. `make_way(bytes)` frees cached prompts until that many bytes of weights
-    fit. `on_unload(loaded, bytes)` is called after an unload, with the bytes of the other weights,
-    and `on_slice()` before a slice of weights is read.
+    `count_requests(key)` counts the requests that use a model. `kv_bytes()` is the upper bound of
+    the running requests' KV caches. `make_way(bytes)` evicts cached prompts until that many bytes
+    of weights fit. `on_unload(loaded, bytes)` is called after an unload, with the bytes of the
+    remaining weights, and `on_slice()` before a slice of weights is read.
     """
 
     preparer: Preparer
@@ -52,7 +52,7 @@ class ModelManager:
     loaded_total: int = 0
     evicted_total: int = 0
     evictions: list[dict[str, Any]] = field(default_factory=list)
-    """Evictions that the front does not know of yet: model, bytes, reason."""
+    """Evictions that were not reported to the front yet: model, bytes, reason."""
     _queue: deque[str] = field(default_factory=deque)
     _pressure_checked_s: float = 0.0
     blocked: bool = False
@@ -61,7 +61,7 @@ class ModelManager:
     def ensure(
         self, ref: ModelRef, keep_alive_s: float | None = None, pin: bool | None = None
     ) -> bool:
-        """Start to load a model unless it is loaded or loading; returns whether it is loaded.
+        """Start to load a model unless it is loaded or loading. Return whether it is loaded.
 
         Raises:
             MlxdError: the folder cannot be a model.
@@ -110,7 +110,8 @@ class ModelManager:
                 known.keep_alive_s = loading.keep_alive_s
 
     def _keep_alive_s(self, loading: Loading) -> float:
-        """Return the request's keep-alive time, or the model's configured one, or the default."""
+        """Return the keep-alive time of the request, of the model's configuration, or the
+        default."""
         if loading.shared:
             return 0.0
         chosen = (loading.keep_alive_s, loading.ref.keep_alive_s, self.default_keep_alive_s)
@@ -118,7 +119,7 @@ class ModelManager:
         return math.inf if keep_alive_s < 0 else keep_alive_s
 
     def tokenizer_ready(self, message: TokenizerReady) -> LoadedModel | None:
-        """Record a tokenizer, or raise its error; returns the model if it is complete now."""
+        """Record a tokenizer, or raise its error. Return the model if it is complete now."""
         loading = self.loading.get(message.key)
         if loading is None:
             return None
@@ -133,7 +134,7 @@ class ModelManager:
         return next((key for key in self._queue if not self.loading[key].weights_done), None)
 
     def advance(self) -> LoadedModel | None:
-        """Read a slice of the model `next_key`; returns it once it is complete.
+        """Read a slice of the model `next_key`. Return the model once it is complete.
 
         Raises:
             MlxdError: that model cannot be loaded.
@@ -153,15 +154,15 @@ class ModelManager:
         return self._complete(loading) if loading.weights_done else None
 
     def drop_loading(self, key: str) -> None:
-        """Forget a load that is complete or has failed."""
+        """Remove a load that is complete or has failed."""
         self.loading.pop(key, None)
         if key in self._queue:
             self._queue.remove(key)
 
     def abandon(self, key: str, error: MlxdError) -> None:
-        """Forget a load that failed with `error`, and free what it has read so far.
+        """Remove a load that failed with `error`, and free the weights that it has read.
 
-        The loads of its dependents end too: an adapter is of no use without its base.
+        The loads of its dependents end too, because an adapter needs its base.
         """
         dependents = [other for other, one in self.loading.items() if key in one.beside]
         release_frames(error)
@@ -177,7 +178,7 @@ class ModelManager:
             return
         if loading.weights is not None:
             loading.weights.close()
-        # The user may repair the files: the next load must read the tokenizer again.
+        # The user may repair the files, so the next load must read the tokenizer again.
         self._forget_tokenizer(loading.ref.path)
 
     def _forget_tokenizer(self, path: str) -> None:
@@ -212,7 +213,7 @@ class ModelManager:
         self.give_back()
 
     def expire(self) -> list[str]:
-        """Unload idle models that expired, or that must go under memory pressure."""
+        """Unload idle models that expired, or that are evicted under memory pressure."""
         now_s = time.monotonic()
         reasons = dict.fromkeys(eviction.expired(self._view(), now_s), eviction.KEEP_ALIVE_OVER)
         if now_s - self._pressure_checked_s >= PRESSURE_POLL_S:
@@ -239,7 +240,7 @@ class ModelManager:
         return evictions
 
     def _relieve(self, level: str) -> tuple[str, ...]:
-        """Free caches if memory is short; returns the models to evict as well."""
+        """Free caches if memory is short. Return the models to evict in addition."""
         if level == "normal":
             return ()
         self.make_way(self.budget_bytes)
@@ -248,12 +249,12 @@ class ModelManager:
         return eviction.under_pressure(self._view(), level)
 
     def next_expiry_s(self) -> float:
-        """Return the seconds until a model expires; infinite if none does."""
+        """Return the seconds until the next model expires, infinite if none does."""
         when = eviction.next_expiry_s(self._view())
         return math.inf if when is None else max(0.0, when - time.monotonic())
 
     def weights_bytes(self) -> int:
-        """Return the bytes of all loaded weights and of those that are being read."""
+        """Return the bytes of all weights that are loaded or being read."""
         read = (one.need_bytes for one in self.loading.values() if one.weights is not None)
         return sum(loaded.bytes for loaded in self.loaded.values()) + sum(read)
 
@@ -265,7 +266,7 @@ class ModelManager:
         ]
 
     def prompt_bounds(self) -> dict[str, dict[str, Any]]:
-        """Return the prompt bound of each loaded model by path; the front refuses prompts by it."""
+        """Return each loaded model's prompt bound by path. The front uses it to refuse prompts."""
         return {
             loaded.ref.path: bound.to_map()
             for loaded in self.loaded.values()
@@ -287,11 +288,11 @@ class ModelManager:
         return loaded
 
     def _make_room(self, loading: Loading) -> bool:
-        """Evict models to make room. False: it fits once running requests have ended."""
+        """Evict models for a load. False: the load fits once running requests have ended."""
         need = loading.need_bytes = needed_bytes(
             loading.ref, shares_base=self._base_of(loading.ref) is not None
         )
-        # Leave room for the KV cache of a request.
+        # Includes memory for the KV cache of a request.
         room = self.budget_bytes - kv_room_bytes(Path(loading.ref.path))
         free = self._plan_evictions(need, loading.beside, room - self.kv_bytes())
         if free.fits:
@@ -313,7 +314,7 @@ class ModelManager:
     ) -> eviction.EvictionPlan:
         view = self._view()
         if quiet:
-            # As if all running requests had ended.
+            # Calculated as if all running requests had ended.
             view = [replace(one, requests=0) for one in view]
         reading = (one.need_bytes for one in self.loading.values() if one.weights is not None)
         return eviction.plan_evictions(view, need, budget - sum(reading), beside=beside)
@@ -332,7 +333,7 @@ class ModelManager:
         return loading.weights.model
 
     def _users(self, key: str) -> int:
-        """Return how many requests and loading models use this one."""
+        """Return the number of requests and loading models that use this model."""
         return self.count_requests(key) + sum(key in one.beside for one in self.loading.values())
 
     def _view(self) -> list[eviction.ModelState]:

@@ -1,4 +1,4 @@
-"""How much memory the machine has, may be used, and is short of."""
+"""Determines the machine's memory, the budget for models, and memory pressure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 CGROUP_ROOT = "/sys/fs/cgroup"
 CGROUP_V1_LIMIT = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
 UNLIMITED_BYTES = 2**60
-"""cgroup v1 says "no limit" with a huge number."""
+"""cgroup v1 represents "no limit" by a huge number."""
 SHARE_OF_WORKING_SET = 0.85
-"""Of macOS's recommended working set: wiring all of it has ended in kernel panics."""
+"""Share of macOS's recommended working set. Wiring all of it has caused kernel panics."""
 SHARE_OF_MEMORY = 0.75
-"""Of memory on machines without a GPU limit: the rest belongs to everything else."""
+"""Share of memory on machines without a GPU limit. Other programs need the rest."""
 PRESSURE_LEVELS = {1: "normal", 2: "warning", 4: "critical"}  # kern.memorystatus_vm_pressure_level
 PSI_FILE = "/proc/pressure/memory"
 PSI_WARNING_PERCENT, PSI_CRITICAL_PERCENT = 10.0, 30.0
-"""Share of the last ten seconds in which some task waited for memory."""
+"""Share of the last ten seconds in which a task waited for memory."""
 
 ReadText = Callable[[str], str]
 
@@ -33,7 +33,7 @@ class Memory:
 
 
 def read_text(path: str) -> str:
-    """Return a file's text, empty where it cannot be read."""
+    """Return the text of a file, or "" if it cannot be read."""
     try:
         return Path(path).read_text()
     except OSError:
@@ -41,7 +41,7 @@ def read_text(path: str) -> str:
 
 
 def machine_memory(read: ReadText = read_text) -> Memory:
-    """Return the machine's memory, or the container's where that is less."""
+    """Return the machine's memory, or the container's limit if that is lower."""
     if sys.platform == "darwin":
         total = sysctl_int("hw.memsize") or 8 * 2**30
         return Memory(total, total)
@@ -59,9 +59,9 @@ def machine_memory(read: ReadText = read_text) -> Memory:
 
 
 def cgroup_limits(read: ReadText) -> list[str]:
-    """Return the files with the limits that hold for this process, its ancestors' included.
+    """Return the files with the memory limits of this process and its parent groups.
 
-    In a container the process's own group is the root; under systemd it is a slice below it.
+    In a container the process's group is the root. Under systemd it is a slice below it.
     """
     paths = [f"{CGROUP_ROOT}/memory.max", CGROUP_V1_LIMIT]
     for line in read("/proc/self/cgroup").splitlines():
@@ -74,7 +74,7 @@ def cgroup_limits(read: ReadText) -> list[str]:
 
 
 def default_budget_bytes(device_info: dict[str, Any], read: ReadText = read_text) -> int:
-    """Return what weights and KV caches may take together, where nothing is configured."""
+    """Return the default memory for weights and KV caches together."""
     recommended = device_info.get("max_recommended_working_set_size")
     if recommended:
         return int(recommended * SHARE_OF_WORKING_SET)
@@ -84,7 +84,7 @@ def default_budget_bytes(device_info: dict[str, Any], read: ReadText = read_text
 
 
 def pressure(psi_file: str = PSI_FILE, read: ReadText = read_text) -> str:
-    """Return "normal", "warning" or "critical"; `psi_file` is looked at on Linux only."""
+    """Return "normal", "warning" or "critical". `psi_file` is only read on Linux."""
     if sys.platform == "darwin":
         level = sysctl_int("kern.memorystatus_vm_pressure_level")
         return PRESSURE_LEVELS.get(level or 1, "normal")

@@ -21,7 +21,8 @@ from mlxd.daemon.engine.tokenization.chat_template import compile_template
 from mlxd.daemon.engine.tokenization.light_tokenizer import LightTokenizer
 
 NEEDED = ("mlx_lm.utils", "mlx_lm.tokenizer_utils", "mlx_lm.tuner.utils")
-"""Modules of mlx-lm that the engine uses and that import either; the last one loads adapters."""
+"""Modules of mlx-lm that the engine uses and that import one of the two. The last one loads
+adapters."""
 
 
 def import_without_transformers() -> None:
@@ -60,11 +61,11 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool, eos_token_ids: Any)
 
 
 class NeedsTransformers(Exception):
-    """The folder's tokenizer is none that `light_tokenizer` covers."""
+    """`light_tokenizer` does not support the folder's tokenizer."""
 
 
 class _AutoTokenizer:
-    """Stands for transformers' class of this name."""
+    """A stub for transformers' class of this name."""
 
     stands_in = True
 
@@ -77,11 +78,11 @@ class _AutoTokenizer:
 
     @staticmethod
     def register(*_: Any, **__: Any) -> None:
-        """Nothing to do: transformers loads such tokenizers."""
+        """Does nothing, because transformers loads such tokenizers."""
 
 
 def _stand_ins() -> dict[str, ModuleType]:
-    """Return modules that have what mlx-lm imports of them."""
+    """Return stub modules with the names that mlx-lm imports."""
     transformers = _package("transformers", AutoTokenizer=_AutoTokenizer)
     base = _package("transformers.tokenization_utils_base")
     for name in ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "PreTrainedTokenizerBase"):
@@ -116,7 +117,7 @@ def _download(*args: Any, **kwargs: Any) -> Any:
 def _with_transformers(imported: Any) -> Any:
     """Return a second copy of mlx-lm's module that uses the real transformers.
 
-    It shares the detokenizers' classes with the first, so that `isinstance` holds for both.
+    Both copies share the detokenizer classes, so that `isinstance` works for both.
     """
     spec = imported.__spec__
     second = importlib.util.module_from_spec(spec)

@@ -1,1 +1,1 @@
-"""Prompts: computed in chunks, short ones together."""
+"""Prefill: prompts are computed in chunks, and short ones share a pass."""

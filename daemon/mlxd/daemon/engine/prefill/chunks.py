@@ -1,4 +1,4 @@
-"""Prompts on their way to a decoding batch, one by one or several in one pass."""
+"""Prefills prompts for a decoding batch, one by one or several in one pass."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class Prefill:
 
     @property
     def cache(self) -> Cache:
-        """What is computed, as a cache of its own."""
+        """Its KV cache, separate from those of other prompts."""
         self.part()
         return self._cache
 
     def part(self) -> None:
-        """Take its own out of what was computed together with others."""
+        """Separate its KV cache from the prompts that it shared a pass with."""
         if self.joint is not None:
             self._cache, self.joint = self.joint.row_of(self), None
 
     @property
     def joins(self) -> bool:
-        """Whether it can be computed in one pass with others."""
+        """Whether it can share a pass with other prompts."""
         return self.joint is not None or is_plain(self._cache)
 
     def run(self, tokens: int) -> int:
-        """Compute up to `tokens` more and return how many it were."""
+        """Compute up to `tokens` more tokens and return their number."""
         count = min(tokens, self.left)
         if count > 0:
             chunk = mx.array(self.tokens[self.done : self.done + count])
@@ -57,18 +57,18 @@ class Prefill:
 
 
 class _Joint:
-    """The cache of prompts that were computed in one pass, until they go separate ways."""
+    """The batched cache of prompts that shared a pass, until they are separated."""
 
     def __init__(self, members: list[Prefill], cache: Cache) -> None:
         self._members = members
         self._cache = cache
 
     def row_of(self, member: Prefill) -> Cache:
-        """Return a member's part as a cache of its own."""
+        """Return the separate cache of a member."""
         return rows_of(self._cache, [self._members.index(member)])[0]
 
     def taken_by(self, prompts: Sequence[Prefill]) -> Cache:
-        """Give the batched cache away, with the rows of these members only, in their order."""
+        """Return the batched cache with the rows of these members only, in their order."""
         rows = [self._members.index(prompt) for prompt in prompts]
         for member in self._members:
             if member not in prompts:
@@ -81,10 +81,10 @@ class _Joint:
 
 
 def run_together(model: Any, parts: Sequence[tuple[Prefill, int]]) -> None:
-    """Compute so many more tokens of each prompt, all in one pass.
+    """Compute the given number of tokens of each prompt, in one pass.
 
-    A pass reads all weights, however few tokens go through it: eight short prompts take little
-    longer than two.
+    A pass reads all weights, however few tokens it has. Eight short prompts take little longer than
+    two.
     """
     longest = max(count for _, count in parts)
     spare = [longest - count for _, count in parts]
@@ -106,7 +106,7 @@ def run_together(model: Any, parts: Sequence[tuple[Prefill, int]]) -> None:
 
 
 def joined(prompts: Sequence[Prefill]) -> Cache:
-    """Return the cache in which these prompts decode together; a single one keeps its own."""
+    """Return the cache in which these prompts decode together. A single prompt keeps its own."""
     if len(prompts) == 1:
         return prompts[0].cache
     joint = prompts[0].joint

@@ -13,13 +13,14 @@ from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.scheduling.scheduler import RequestQueue, Scheduler
 
 TOGETHER_MAX_TOKENS = 512
-"""Prompts up to this length share a forward pass. A longer one keeps the machine busy by itself."""
+"""Prompts up to this length share a forward pass. Longer ones use the whole device by
+themselves."""
 BLOCK_TOKENS = 512
 """Caches that cannot be trimmed are stored after so many tokens of a prompt, and after two, four
 and so on times as many: a prompt with the same beginning finds at least half of it."""
 TOGETHER_CHUNKS = 2
-"""Chunks that such a pass may take while nothing decodes. One after another, the last prompt would
-wait longer."""
+"""Length of a shared pass in chunks while nothing decodes. In separate passes, the last prompt
+would wait longer."""
 
 
 Failure = tuple[ActiveRequest, Exception]
@@ -44,7 +45,7 @@ class PrefillManager:
         self._prefills: dict[int, Prefill] = {}
 
     def take(self, loaded: LoadedModel, request: ActiveRequest) -> Prefill:
-        """Return a complete prompt and forget it: its request decodes from now on."""
+        """Return a complete prompt and remove it here. Its request decodes from now on."""
         prefill = self.of(loaded, request)
         del self._prefills[request.request_id]
         return prefill
@@ -71,7 +72,7 @@ class PrefillManager:
         waits = self.scheduler.decoding_in(queue) > 0
         used = 0
         while requests:
-            # Beginning a prompt may read a file: not after the time is used up.
+            # Starting a prompt may read a file, so none is started after the chunk's time is used.
             first = (
                 self._prefills.get(requests[0].request_id) if used else self.of(loaded, requests[0])
             )
@@ -83,7 +84,7 @@ class PrefillManager:
                 loaded, requests, max(left, 1), 1 if waits else TOGETHER_CHUNKS
             )
             requests = requests[len(parts) :]
-            # A complete prompt waits for the others now, as a decoding request does.
+            # From now on a complete prompt waits for the others, as a decoding request does.
             try:
                 waits = self._compute(loaded, parts) or waits
             except Exception as exc:
@@ -108,7 +109,7 @@ class PrefillManager:
     def _next_parts(
         self, loaded: LoadedModel, requests: list[ActiveRequest], tokens: int, chunks: int
     ) -> list[tuple[ActiveRequest, int]]:
-        """Return the next prompts with numbers of tokens: one chunk, or several short prompts.
+        """Return the next prompts with their token counts: one chunk, or several short prompts.
 
         Short prompts share a pass of up to `chunks * tokens` tokens, padding included.
         """
@@ -126,7 +127,7 @@ class PrefillManager:
         return parts
 
     def _compute(self, loaded: LoadedModel, parts: list[tuple[ActiveRequest, int]]) -> bool:
-        """Compute the given number of tokens of each prompt. Returns whether one is complete."""
+        """Compute the given number of tokens of each prompt. Return whether any is complete."""
         total = sum(count for _, count in parts)
         for batches in loaded.batches.values():
             for batch in batches:
@@ -158,7 +159,7 @@ class PrefillManager:
         return complete
 
     def of(self, loaded: LoadedModel, request: ActiveRequest) -> Prefill:
-        """Return a request's prompt as far as it is computed, starting from the prefix cache."""
+        """Return a request's prompt with its progress. A new one starts from the prefix cache."""
         return self._prefills.get(request.request_id) or self._begin(loaded, request)
 
     def _begin(self, loaded: LoadedModel, request: ActiveRequest) -> Prefill:
@@ -217,5 +218,5 @@ def _is_block(tokens: int) -> bool:
 
 
 def _shares(prompt: Prefill) -> bool:
-    """Whether a prompt may share a forward pass with others."""
+    """Return whether a prompt may share a forward pass with others."""
     return prompt.joins and len(prompt.tokens) <= TOGETHER_MAX_TOKENS

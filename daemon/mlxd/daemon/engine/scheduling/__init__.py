@@ -1,1 +1,1 @@
-"""Which sequences run next, and for how long. Pure: no MLX, no clock of its own."""
+"""Decides which sequences run next, and for how long. Pure: no MLX, no clock."""

@@ -1,7 +1,7 @@
 """Announces the compute thread's next activity to the front, which detects stuck engines with it.
 
-The compute thread cannot send anything while it is in MLX, so it announces beforehand how long the
-step normally takes for this model. Only changes are sent: none while a model decodes.
+The compute thread cannot send messages while it is inside MLX, so it announces beforehand how long
+the step normally takes for this model. Only changes are sent, so a decoding model sends none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 COMPUTE, LOAD, WAIT = "compute", "load", "wait"
 EXPECTED_LEAST_S = 1.0
-"""Shortest time that is announced. Delays of short steps have nothing to do with the model."""
+"""Shortest time to announce. Delays of short steps do not depend on the model."""
 SHORTER_FACTOR = 4
 """A shorter step is announced only if it is shorter than the last announced time by this factor."""
 

@@ -1,5 +1,5 @@
-"""How long a prefill chunk may be, so that requests behind it do not wait long, and how long a
-first prompt waits for others that arrive with it."""
+"""Determines the length of a prefill chunk from the wait of other requests, and how long a first
+prompt waits for others that arrive with it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ CHUNK_MIN_TOKENS_WHILE_DECODING = 16
 takes about a quarter of the time."""
 CHUNK_STEP_TOKENS = 32
 CHUNK_MAX_TOKENS = 2048  # mlx-lm's own prefill_step_size
-CHUNK_FIRST_TOKENS = 256  # before anything was measured
+CHUNK_FIRST_TOKENS = 256  # until speeds are measured
 GAP_WHILE_DECODING_S = 0.06
-"""What a running stream may wait for one chunk: shorter than a reader notices."""
+"""Longest wait of a running stream for one chunk: too short for a reader to notice."""
 GAP_STEPS = 3
-"""Or so many of its own steps, where those take long: it keeps a quarter of its pace."""
+"""Or the wait in decoding steps, if those take long. The stream keeps a quarter of its speed."""
 SLOWEST_OPS_PER_S = 3e9
-"""Of matrix products, on the CPU with the slowest BLAS: what is expected before anything was
-measured."""
+"""Speed of matrix products on a CPU with the slowest BLAS, assumed until speeds are measured."""
 OPS_PER_WEIGHT_BYTE = 4
-"""And token: a multiplication and an addition for each weight, which has four bits at the least."""
+"""Operations per byte of weights and token: a multiplication and an addition for each weight, which
+has at least four bits."""
 GAP_ALONE_S = 0.35
-"""What a newcomer of a higher class, or a cancel, may wait for one chunk."""
+"""Longest wait of a new request of a higher class, or of a cancel, for one chunk."""
 ITERATION_DECAY = 0.98
 """Factor by which the longest recent iteration time decays with each iteration."""
 SMOOTHING = 0.3
 GROWTH = 2
-"""How much longer than all before it a chunk may be: what is longer may be slower per token."""
+"""A chunk is at most this many times as long as the longest before it, because the speed of longer
+chunks is unknown."""
 SPAN_TOKENS = 1024
-"""Chunks that begin within so many tokens of a prompt are taken to be equally fast."""
+"""Chunks that begin within the same span of a prompt are assumed to have the same speed."""
 TOKENIZING_WAIT_S = 0.02
 """Longest wait for requests that are being tokenized, in seconds."""
 BURST_WINDOW_S = 0.006
-"""Requests that are sent together reach the engine within so many seconds."""
+"""Requests that are sent together reach the engine within this time."""
 
 
 @dataclass(slots=True)
@@ -44,19 +45,19 @@ class PrefillPacer:
     tokens_per_s: float = 0.0
     step_s: float = 0.0
     _deeper: dict[int, float] = field(default_factory=dict)
-    """Tokens per second of chunks that began in each span of a prompt."""
+    """Tokens per second of the chunks that began in each span of a prompt."""
     _longest_tokens: int = CHUNK_FIRST_TOKENS
     _short_tokens_per_s: float = 0.0
-    """The best speed of chunks too short to tell how fast longer ones are."""
+    """The best speed of short chunks, which do not show the speed of longer ones."""
     _iteration_s: float = 0.0
     """The longest recent iteration of the loop, in seconds, decaying."""
 
     def observe_iteration(self, seconds: float) -> None:
-        """Record how long a whole iteration of the loop took."""
+        """Record the duration of a whole iteration of the loop."""
         self._iteration_s = max(seconds, ITERATION_DECAY * self._iteration_s)
 
     def expected_s(self, prompt_tokens: int, weights_bytes: int) -> float:
-        """Return the expected time of an iteration with so many prompt tokens, as measured."""
+        """Return the expected time of an iteration with this number of prompt tokens."""
         speed = self.tokens_per_s or self._short_tokens_per_s
         if not speed:
             ops = OPS_PER_WEIGHT_BYTE * weights_bytes * max(1, prompt_tokens)
@@ -64,17 +65,18 @@ class PrefillPacer:
         return max(self._iteration_s, self.step_s + prompt_tokens / speed)
 
     def observe_step(self, seconds: float) -> None:
-        """Take in how long a decoding step took."""
+        """Record the duration of a decoding step."""
         self.step_s = _smooth(self.step_s, seconds)
 
     def observe(self, tokens: int, seconds: float, behind: int = 0) -> None:
-        """Take in one measured chunk, which came behind so many tokens of its prompt.
+        """Record the duration of a chunk that followed `behind` tokens of its prompt.
 
         Short ones are slower per token. They only show that the speed is higher than assumed.
         """
         if seconds <= 0:
             return
-        # A long prompt gets slower from chunk to chunk, as every token looks at all before it.
+        # A long prompt becomes slower with each chunk, because every token attends to all before
+        # it.
         speed, span = tokens / seconds, behind // SPAN_TOKENS
         if tokens < CHUNK_MIN_TOKENS:
             self._short_tokens_per_s = max(self._short_tokens_per_s, speed)
@@ -90,9 +92,9 @@ class PrefillPacer:
     def chunk_tokens(self, *, decoding: bool, behind: int = 0) -> int:
         """Return the length of the next chunk, a multiple of `CHUNK_STEP_TOKENS`.
 
-        `behind` so many tokens of the prompt, where chunks of other prompts may have been slower
-        than the last one was. Multiples keep the number of different array shapes small, which
-        compiled kernels like.
+        The chunk follows `behind` tokens of the prompt, where chunks of other prompts may have been
+        slower than the last one was. Multiples keep the number of different array shapes small,
+        because kernels are compiled for each shape.
         """
         if not self.tokens_per_s:
             # Where a step is slow, so is a chunk.
@@ -110,14 +112,14 @@ class PrefillPacer:
 
 @dataclass(slots=True)
 class Arrivals:
-    """Whether requests come one by one or in bursts. Times are seconds of the monotonic clock."""
+    """Whether requests arrive one by one or in bursts. Times are seconds of the monotonic clock."""
 
     _first_s: float = -1.0
     _came_alone: bool = True
     _expects_more: bool = False
 
     def came(self, now_s: float, *, alone: bool) -> None:
-        """Take in a request; `alone`: the engine had no other."""
+        """Record the arrival of a request. `alone`: the engine had no other request."""
         if alone:
             self._expects_more = not self._came_alone
             self._first_s, self._came_alone = now_s, True
@@ -125,10 +127,10 @@ class Arrivals:
             self._came_alone = False
 
     def wait_until_s(self, tokenizing_since_s: list[float]) -> float:
-        """Return until when the first prompt waits for others before it is computed.
+        """Return the time until which the first prompt waits for others.
 
-        It waits for requests that are being tokenized (`tokenizing_since_s` holds their times of
-        arrival) and, if the last requests came in a burst, for the rest of this burst.
+        It waits for requests that are being tokenized (`tokenizing_since_s` has their times of
+        arrival) and, if the last requests arrived in a burst, for the rest of this burst.
         """
         until_s = max(tokenizing_since_s, default=-TOKENIZING_WAIT_S) + TOKENIZING_WAIT_S
         if self._expects_more:
@@ -137,7 +139,7 @@ class Arrivals:
 
 
 def _cautious(before: float, new: float) -> float:
-    """Follow a slower speed at once, a faster one slowly."""
+    """Adopt a slower speed at once, a faster one slowly."""
     return new if new < before else _smooth(before, new)
 
 

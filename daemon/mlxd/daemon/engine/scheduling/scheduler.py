@@ -20,23 +20,24 @@ from enum import Enum
 from typing import NamedTuple
 
 RANKS = {"interactive": 0, "completion": 1, "batch": 2}
-"""Priority class to rank; a lower rank runs first."""
+"""Maps a priority class to its rank. Lower ranks run first."""
 
 KV_SHARE = (1.0, 0.85, 0.7)
-"""Share of the KV budget that each rank may fill, so that batch work never locks others out."""
+"""Share of the KV budget that each rank may fill, so that batch work never blocks others."""
 
 READY_AHEAD = 2
-"""Sequences that may be prefilled beyond the free places of the batch. More only hold memory."""
+"""Sequences that may be prefilled beyond the free places of the batch. More would only use
+memory."""
 
 PREFILL_MAX_TOKENS = 2048
-"""Prompt tokens after which a scheduler output takes no further request. Time usually ends a
-prefill earlier."""
+"""Prompt tokens after which a scheduler output includes no further request. Usually the time limit
+ends a prefill earlier."""
 
 ABSENT_MAX = 256
-"""Connections without requests whose share is kept. Those served least are forgotten first."""
+"""Connections without requests whose shares are kept. Those served least are removed first."""
 
 OVERTAKES_MAX = 8
-"""How often shorter prompts of the same connection may overtake a longer one."""
+"""Number of times that shorter prompts of the same connection may overtake a longer one."""
 
 
 class RequestQueue(NamedTuple):
@@ -56,7 +57,7 @@ class State(Enum):
 
 @dataclass(slots=True)
 class Entry:
-    """What the scheduler knows of one request. Token and byte figures are upper bounds."""
+    """The scheduler's data about one request. Token and byte counts are upper bounds."""
 
     request_id: int
     queue: RequestQueue
@@ -71,7 +72,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerOutput:
-    """What to do now, in this order: preempt, admit (start or resume), decode, prefill.
+    """What to do next, in this order: preempt, admit (start or resume), decode, prefill.
 
     `prefill` lists the requests whose prompts share one chunk's time, in order of computation.
     """
@@ -89,7 +90,7 @@ class SchedulerOutput:
 
 @dataclass(slots=True)
 class Scheduler:
-    """Holds the entries. `schedule` chooses, the other methods report what happened."""
+    """Holds the entries. `schedule` decides, and the other methods report events."""
 
     max_sequences: int = 32
     kv_budget_bytes: float = math.inf
@@ -99,11 +100,11 @@ class Scheduler:
     _schedules: int = 0
     _arrivals: int = 0
     _steady: SchedulerOutput | None = None
-    """Cached output while all requests decode in one queue, until something changes."""
+    """Cached output while all requests decode in one queue and nothing changes."""
 
     def add(self, entry: Entry) -> None:
-        """Add a request whose prompt is tokenized and whose model is loaded."""
-        assert entry.request_id not in self.entries, "a request is added once"
+        """Add a request with a tokenized prompt and a loaded model."""
+        assert entry.request_id not in self.entries, "a request is added only once"
         self._steady = None
         entry.arrival = self._arrivals
         self._arrivals += 1
@@ -125,10 +126,10 @@ class Scheduler:
         self._forget_served()
 
     def _forget_served(self) -> None:
-        """Forget the shares of connections without requests that make no difference any more.
+        """Remove the shares of connections without requests if they make no difference any more.
 
-        A connection that returns starts at the lowest share of the active ones. One whose share is
-        not above that loses nothing and gains nothing by being forgotten.
+        A connection that returns starts at the lowest share of the active ones. A share at or below
+        that makes no difference, so it can be removed.
         """
         if not self.entries:
             self._served.clear()
@@ -150,7 +151,7 @@ class Scheduler:
         self._charge(entry.conn, tokens)
 
     def decoded(self, request_id: int, tokens: int) -> None:
-        """Report emitted tokens; they count for fairness."""
+        """Report emitted tokens. They count for fairness."""
         self._charge(self.entries[request_id].conn, tokens)
 
     def sequence_ended(self, request_id: int) -> None:
@@ -181,7 +182,7 @@ class Scheduler:
         return SchedulerOutput()
 
     def kv_in_use(self) -> int:
-        """Return the KV bytes that started requests may grow to."""
+        """Return the upper bound of the KV bytes of all started requests."""
         return sum(e.kv_bytes for e in self.entries.values() if e.state is not State.WAITING)
 
     def decoding_in(self, queue: RequestQueue) -> int:
@@ -224,7 +225,7 @@ class Scheduler:
         free = self.max_sequences - self.decoding_in(queue)
         admitted: list[int] = []
         for entry in self._by_right(queue, self._in(queue, State.READY, State.PREEMPTED)):
-            # A request with more choices than the batch takes runs when the batch is empty.
+            # A request with more choices than the batch has places runs when the batch is empty.
             alone = free == self.max_sequences and not admitted
             if entry.sequences <= free or alone:
                 admitted.append(entry.request_id)
@@ -262,9 +263,11 @@ class Scheduler:
         )
 
     def _choose_prefills(self, queue: RequestQueue) -> tuple[int, ...]:
-        """Return the requests to prefill. Short prompts come together, to start decoding together.
+        """Return the requests to prefill.
 
-        A chosen prompt counts as served at once, so the list is as fair as one choice at a time.
+        Short prompts are chosen together, so that they start together.
+
+        A chosen prompt counts as served at once, so the list is as fair as single choices.
         """
         served = dict(self._served)
         chosen: list[Entry] = []
@@ -305,7 +308,8 @@ class Scheduler:
         return (share, 0 if due else 1, 0 if due else entry.prompt_left, entry.arrival)
 
     def _may_start_another(self, queue: RequestQueue, chosen: list[Entry]) -> bool:
-        """Whether a further prompt could decode soon, or its connection has no other request."""
+        """Return whether another prompt could decode soon, or its connection has no other
+        request."""
         begun = [one for one in chosen if one.state is State.WAITING]
         ahead = [*self._in(queue, State.READY, State.PREFILL, State.PREEMPTED), *begun]
         free = self.max_sequences - self.decoding_in(queue)

@@ -1,1 +1,1 @@
-"""Chat templates, tokenizing and detokenizing, beside the compute thread."""
+"""Chat templates, tokenizing and detokenizing, outside of the compute thread."""

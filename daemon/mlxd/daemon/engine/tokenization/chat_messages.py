@@ -1,4 +1,4 @@
-"""Messages as chat templates expect them, and the forms for templates that refuse them. Pure."""
+"""Prepares messages for chat templates, and adapts them if a template refuses them. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 from mlxd.daemon.engine.prompt import ChatMessage
 
-FOLDED = "the chat template takes no system message; it was put before the first user message"
+FOLDED = (
+    "the chat template does not support a system message, which was put into the first user message"
+)
 
 Message = dict[str, Any]
 """A variable of a chat template, not the request's own message."""

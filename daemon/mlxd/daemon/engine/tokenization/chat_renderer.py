@@ -24,13 +24,16 @@ from mlxd.daemon.engine.tokenization.time_limit import TimeLimitExceeded, time_l
 from mlxd.protocol.errors import InvalidParams
 
 CUT_MIN_TOKENS = 16
-"""A shared prefix shorter than this is not worth a snapshot."""
+"""A shorter common prefix is not worth a snapshot."""
 OPENINGS_KEPT = 16
-"""One for each combination of thinking and a caller's own template variables."""
+"""One entry for each combination of thinking and a caller's own template variables."""
 
 
 class ChatRenderer:
-    """The chat template of the model `name`. `control` keeps callers' control tokens text."""
+    """The chat template of the model `name`.
+
+    `control` ensures that callers' control tokens remain text.
+    """
 
     def __init__(self, name: str, wrapper: Any, control: ControlText) -> None:
         self._name = name
@@ -39,10 +42,10 @@ class ChatRenderer:
         self._openings: dict[str, list[int]] = {}
 
     def text(self, prompt: ChatPrompt) -> tuple[str, list[str]]:
-        """Return the rendered conversation, and notes on how it differs from what was asked.
+        """Return the rendered conversation, and notes on adaptations.
 
         Raises:
-            InvalidParams: the template takes too long, or takes no tools.
+            InvalidParams: the template takes too long, or does not support tools.
         """
         messages = guarded(self._control, prompt, [for_template(one) for one in prompt.messages])
         notes: list[str] = []
@@ -54,41 +57,42 @@ class ChatRenderer:
             except Exception as exc:  # Jinja templates may raise any exception
                 if (folded := self._render_folded(messages, prompt)) is not None:
                     return folded, [FOLDED]
-                notes.append(f"the chat template failed ({first_line(exc)}); plain form used")
+                notes.append(f"the chat template failed ({first_line(exc)}); used a generic format")
         else:
-            notes.append("the model has no chat template; plain form used")
+            notes.append("the model has no chat template; used a generic format")
         if prompt.tools:
             raise InvalidParams(
                 "tools",
-                f"{self._name} has no chat template that takes tools",
+                f"{self._name} has no chat template that supports tools",
                 hint="Leave tools out, or choose a model with tool calling.",
             )
         return plain_form(messages), notes
 
     def cuts(self, prompt: ChatPrompt, tokens: Sequence[int]) -> tuple[int, ...]:
-        """Return after how many tokens the system prompt (with tools) and the last turn end.
+        """Return the token counts at the end of the system prompt (with tools) and of the last
+        turn.
 
-        Other prompts may continue differently there. The next turn renders the answer as the
-        template does afterwards, for instance without its reasoning.
+        Other prompts may differ after these points. For example, the template may render an answer
+        without its reasoning in the next turn.
         """
         if not self._wrapper.has_chat_template:
             return ()
         return tuple(sorted({*self._system_cut(prompt, tokens), *self._turn_cut(prompt, tokens)}))
 
     def starts_in_reasoning(self, text: str) -> bool:
-        """Whether the rendered prompt ends inside an open reasoning block."""
+        """Return whether the rendered prompt ends inside an open reasoning block."""
         if not self._wrapper.has_thinking:
             return False
         opened = text.rfind(self._wrapper.think_start)
         return bool(opened > text.rfind(self._wrapper.think_end))
 
     def renders_user_messages(self) -> bool:
-        """Whether the chat template renders every user message in full."""
+        """Return whether the chat template renders every user message in full."""
         first, last = "firstquestion", "lastquestion"
         roles = (("user", first), ("assistant", "answer"), ("user", last))
         try:
             text = self.text(ChatPrompt(tuple(ChatMessage(*message) for message in roles)))[0]
-        except Exception:  # a template may refuse a conversation of this form
+        except Exception:  # a template may refuse unexpected messages
             return False
         return first in text and last in text
 
@@ -100,10 +104,10 @@ class ChatRenderer:
         )
 
     def _render(self, messages: list[Message], prompt: ChatPrompt, *, opened: bool = True) -> str:
-        """Return the conversation as text; unless `opened`, without the answer's opening."""
+        """Return the conversation as text. Unless `opened`, without the beginning of the answer."""
         continues = messages[-1]["role"] == "assistant"
         extra = {
-            # A caller's own template is code, not one of the texts that it renders.
+            # For a caller's own template, every part between control tokens counts as the caller's.
             name: value if name == "chat_template" else guarded(self._control, prompt, value)
             for name, value in prompt.template_kwargs.items()
         }
@@ -115,7 +119,7 @@ class ChatRenderer:
             # mlx-lm's wrapper would turn thinking on. The template's own default is used instead.
             renderer = inner
             extra["return_dict"] = False
-        # A light tokenizer limits the time itself: it may have to load the full one first.
+        # A light tokenizer limits the time itself, because it may have to load the full one first.
         light = isinstance(inner, LightTokenizer)
         tools = None if prompt.tools is None else list(prompt.tools)
         with nullcontext() if light else time_limit(RENDER_TIME_LIMIT_S):
@@ -134,7 +138,7 @@ class ChatRenderer:
         folded = fold_system(messages)
         try:
             return None if folded is None else self._render(folded, prompt)
-        except Exception:  # the first failure is the one to report
+        except Exception:  # then the first error is reported
             return None
 
     def _turn_cut(self, prompt: ChatPrompt, tokens: Sequence[int]) -> tuple[int, ...]:
@@ -145,7 +149,7 @@ class ChatRenderer:
         return (size,)
 
     def _opening(self, prompt: ChatPrompt) -> list[int]:
-        """Return the tokens that open an answer, or none if the template does not show them."""
+        """Return the tokens that start an answer, or none if the template does not show them."""
         options = (prompt.thinking, dict(prompt.template_kwargs), prompt.special_tokens_in_text)
         key = json.dumps(options, sort_keys=True, default=str)
         known = self._openings.get(key)
@@ -160,7 +164,7 @@ class ChatRenderer:
         try:
             whole = self._render(probe, prompt)
             before = self._render(probe, prompt, opened=False)
-        except Exception:  # a template may refuse a conversation of this form
+        except Exception:  # a template may refuse unexpected messages
             return []
         return self._control.encode(whole[len(before) :]) if whole.startswith(before) else []
 
@@ -168,14 +172,14 @@ class ChatRenderer:
         first = prompt.messages[0]
         if first.role != "system":
             return ()
-        # Two different next messages: the common prefix of both renderings is reusable.
+        # Render two different next messages. The common prefix of both is reusable.
         probes = []
         for word in ("a", "b"):
             system = guarded(self._control, prompt, for_template(first))
             messages = [system, {"role": "user", "content": word}]
             try:
                 text: str | None = self._render(messages, prompt)
-            except Exception:  # a template may refuse a conversation of this form
+            except Exception:  # a template may refuse unexpected messages
                 text = self._render_folded(messages, prompt)
             if text is None:
                 return ()
@@ -185,12 +189,13 @@ class ChatRenderer:
 
 
 def guarded(control: ControlText, prompt: Any, value: Any) -> Any:
-    """Return a caller's strings so that control tokens in them stay text, unless allowed."""
+    """Return a caller's strings, changed so that control tokens in them remain text, unless
+    allowed."""
     return value if prompt.special_tokens_in_text else control.guard(value)
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """Return the tokens with which both lists begin."""
+    """Return the common prefix of two token lists."""
     count = 0
     for a, b in zip(first, second, strict=False):
         if a != b:

@@ -1,7 +1,7 @@
-"""Compiles chat templates with the rules and the extra functions that transformers gives them.
+"""Compiles chat templates with the same rules and extra functions as transformers.
 
-Templates come from model folders that anybody may have made: they run in Jinja's sandbox, and
-change nothing that they are given.
+Templates come from model folders, which anyone may have made. They run in Jinja's sandbox and
+cannot change their arguments.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from mlxd.daemon.engine.tokenization.template_limits import (
 )
 
 REPEATED_MAX = 1_000_000
-"""Characters or items that `*` may make in a template. Real templates repeat a few characters."""
+"""Limit on characters or items that `*` may create in a template. Real templates repeat a few
+characters."""
 POWER_MAX_BITS = 10_000
 """Of a power or product. Python multiplies longer ones for minutes, and nothing interrupts it."""
 TIME_FORMAT_MAX = 256
 ASSIGNMENT_BYTES = 128
 """Charged for an assignment to a namespace: a small list or dictionary takes as much."""
 RENDER_TIME_LIMIT_S = 10.0
-"""Templates render in milliseconds. All requests would wait for one that loops."""
+"""Templates render in milliseconds. One that loops would block all requests."""
 
 
 def compile_template(source: str) -> Template:
-    """Return the template. Raises jinja2.TemplateSyntaxError where it is none."""
+    """Return the compiled template. Raises jinja2.TemplateSyntaxError."""
     environment = Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -141,7 +142,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _repeated(left: Any, right: Any) -> int:
-    """Return the length of a sequence that is multiplied by a number; 0 for other products."""
+    """Return the length of a sequence that is multiplied by a number, or 0 for other products."""
     for sequence, times in ((left, right), (right, left)):
         if isinstance(sequence, str | bytes | list | tuple) and isinstance(times, int):
             return len(sequence) * times
@@ -167,7 +168,8 @@ def _time(form: str) -> str:
 
 
 class Generation(Extension):
-    """`{% generation %}…{% endgeneration %}` marks answers for training. It renders as is."""
+    """`{% generation %}…{% endgeneration %}` marks answers for training. Its content renders
+    unchanged."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
@@ -191,7 +193,7 @@ class TemplateDict:
 
 
 class TemplateNamespace(Namespace):
-    """`namespace` for templates; it stores no attribute that Python gives a meaning to.
+    """`namespace` for templates. It stores no attribute that Python treats specially.
 
     All that a loop can keep is in a namespace, so that assignments are charged to the budget.
     """
@@ -225,7 +227,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Return JSON. Jinja's own filter would escape what has a meaning in HTML."""
+    """Return JSON. Jinja's own filter would escape HTML characters."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -1,12 +1,12 @@
-"""Keeps control tokens in a caller's text from having any effect.
+"""Prevents control tokens in a caller's text from taking effect.
 
 Chat templates write control tokens such as `<|im_end|>` as text, and the tokenizer turns that text
-into the tokens. Written by a caller, the same text must stay text. Before a template sees a
-caller's strings, each control text in them is replaced by a stand-in of letters and digits, which
-survives whatever templates do to strings. After rendering, only the template's own control texts
-are left. They become tokens, and the stand-ins are tokenized as the texts that they stand for.
+into the tokens. The same text from a caller must remain text. Before a template sees a caller's
+strings, each control text in them is replaced by a placeholder of letters and digits, which
+templates do not change. After rendering, only the template's own control texts are left. They
+become tokens, and the placeholders are tokenized as the texts that they replaced.
 
-A prompt without control texts in it takes the ordinary way, with the ordinary tokens.
+A prompt without control texts is tokenized as usual, with the same result.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from typing import Any
 MARKER_SHAPE = re.compile(
     r"<[|｜].*>|<.*[|｜]>|\[/?[A-Z_]{3,}\]|</?[a-z]+([_-][a-z]+)+>|</?think>", re.DOTALL
 )
-"""Added tokens of this form are control tokens, also where the tokenizer does not say "special".
+"""Added tokens of this form are control tokens, even if the tokenizer does not mark them as
+"special".
 
-Others may be ordinary text: Gemma has HTML tags and runs of blanks among them.
+Other added tokens may be ordinary text. Gemma's include HTML tags and runs of spaces.
 """
 
 
 class ControlText:
     """The control texts of one tokenizer.
 
-    `markers` are further texts that have a meaning to this program, such as those around reasoning.
+    `markers` are further texts with a meaning to this program, such as those around reasoning.
     """
 
     def __init__(self, hf_tokenizer: Any, markers: Iterable[str] = ()) -> None:
@@ -45,12 +46,12 @@ class ControlText:
             for number, token in added.items()
             if token.content.strip() and _is_control(token, named, written)
         }
-        """Control tokens: their texts and ids."""
-        # The longest first, as the tokenizer chooses.
+        """Maps the texts of control tokens to their ids."""
+        # Longest first, because the tokenizer chooses the longest.
         self._texts = sorted({*self.tokens, *named}, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, self._texts))) if self._texts else None
-        # Nobody can guess a stand-in, and one that is guessed stands for text only.
-        # Digits look the same in whatever case a template writes the text.
+        # A placeholder cannot be guessed, and a guessed one would only stand for text. It ends with
+        # digits, which do not change if a template changes the case.
         self._tag = f"{secrets.randbits(64):020d}"
         self._stand_in = re.compile(f"[xX]{self._tag}[nN]([0-9]+)[xX]")
         self._numbers = {text: number for number, text in enumerate(self._texts)}
@@ -78,7 +79,7 @@ class ControlText:
         return value
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of rendered text whose callers' strings went through `guard`."""
+        """Return the tokens of rendered text whose callers' strings were passed through `guard`."""
         callers = self._tag in text
         if not callers:
             tokens = self._plain(text)
@@ -89,9 +90,10 @@ class ControlText:
         return self._encode_parts(text, every=not callers)
 
     def _encode_parts(self, text: str, *, every: bool) -> list[int]:
-        """Return the tokens of `text`, whose callers' parts are tokenized without control tokens.
+        """Return the tokens of `text`. Parts from callers are tokenized without control tokens.
 
-        `every` part between control tokens, where it cannot be told which are the callers'.
+        `every`: treat every part between control tokens like this, because the callers' parts are
+        unknown.
         """
         tokens: list[int] = []
         pending = end = 0
@@ -106,7 +108,8 @@ class ControlText:
         return tokens + self._plain(text[pending:])
 
     def _marks(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield where control tokens begin and end, with the white space that they take in."""
+        """Yield the start and end of each control token, including the white space that it
+        absorbs."""
         for found in self._pattern.finditer(text) if self._pattern is not None else ():
             if found[0] not in self.tokens:
                 continue
@@ -119,7 +122,7 @@ class ControlText:
             yield begin, end
 
     def _as_text(self, part: str, *, first: bool) -> list[int]:
-        """Return the tokens of a part between control tokens, none of them a control token."""
+        """Return the tokens of a part between control tokens, without any control token."""
         tokens: list[int] = []
         for number, piece in enumerate(self._split_ordinary(self.restored(part))):
             if number % 2:
@@ -129,12 +132,12 @@ class ControlText:
         return tokens
 
     def _split_ordinary(self, text: str) -> list[str]:
-        """Split at added tokens that are ordinary text; those have the odd places."""
-        # Compiled at the first use, and kept: Gemma has 6,000 of them.
+        """Split at added tokens that are ordinary text. These are the items with odd indices."""
+        # Compiled at first use, and cached. Gemma has 6,000 of them.
         return re.split(f"({self._ordinary})", text) if self._ordinary else [text]
 
     def _pipeline(self, text: str, *, first: bool) -> list[int]:
-        """Do what the tokenizer does to text between its added tokens."""
+        """Do the tokenizer's steps for text between its added tokens."""
         backend = self._tokenizer.backend_tokenizer
         if backend.normalizer is not None:
             text = backend.normalizer.normalize_str(text)
@@ -145,7 +148,7 @@ class ControlText:
     def _word(self, model: Any, word: str) -> list[int]:
         tokens = model.tokenize(word)
         for token in tokens:
-            # Some vocabularies have control texts among their words.
+            # Some vocabularies contain control texts as ordinary entries.
             if token.value in self.tokens and len(token.value) > 1 and token.value in word:
                 cut = word.index(token.value) + 1
                 return [*self._word(model, word[:cut]), *self._word(model, word[cut:])]
@@ -155,8 +158,8 @@ class ControlText:
         return f"x{self._tag}n{self._numbers[text]}x"
 
     def restored(self, text: str) -> str:
-        """Return the text with every stand-in replaced by the control text that it stands for."""
-        if self._tag not in text:  # searched much faster than a pattern
+        """Return the text with every placeholder replaced by its control text."""
+        if self._tag not in text:  # much faster than searching with the pattern
             return text
         return self._stand_in.sub(lambda found: self._texts[int(found[1])], text)
 
@@ -165,21 +168,21 @@ class ControlText:
         return sum(token in numbers for token in tokens)
 
     def _written(self, text: str) -> int:
-        """Return how many control tokens are written out in `text`.
+        """Return the number of control tokens that are written out in `text`.
 
-        More tokens than that come of look-alikes, which a normalizer turns into control texts.
+        If tokenizing results in more, look-alikes have become control tokens by normalisation.
         """
         return sum(1 for _ in self._marks(text))
 
     def _encode_in_pieces(self, text: str) -> list[int]:
-        """Return the tokens where the tokenizer is none of the fast ones: piece by piece."""
+        """Return the tokens for a slow tokenizer, piece by piece."""
         tokens: list[int] = []
         for number, piece in enumerate(self._stand_in.split(text)):
             if number % 2 == 0:
                 tokens += self._plain(piece)
                 continue
             control = self._texts[int(piece)]
-            # Its first character apart from the rest is no control text any more.
+            # Without its first character, the text is not a control text.
             tokens += [*self._plain(control[:1]), *self._plain(control[1:])]
         return tokens
 
@@ -202,9 +205,9 @@ def _is_control(token: Any, markers: set[str], template: str) -> bool:
 
 
 def _inside(splitter: Any) -> Any:
-    """Return the pre-tokenizer for text that does not begin the prompt: without a blank before it.
+    """Return the pre-tokenizer for text after the start of the prompt, without a space before it.
 
-    Sentencepiece's way: only the first word of a prompt gets the blank that words begin with.
+    Sentencepiece adds the space that begins a word only before the first word of a prompt.
     """
     if splitter is None:
         return None

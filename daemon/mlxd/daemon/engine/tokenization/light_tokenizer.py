@@ -1,8 +1,8 @@
 """A tokenizer without transformers, whose import takes most of the engine's start-up time.
 
-It covers the plain case: a `tokenizer.json` that transformers would use as it is, and a chat
-template in Jinja. Everything else is left to transformers: `load` returns None for folders that
-need it, and a method that is not implemented here asks the folder's transformers tokenizer.
+It supports the common case: a `tokenizer.json` that transformers would use unchanged, and a Jinja
+chat template. For other folders `load` returns None. Methods that are not implemented here use the
+folder's transformers tokenizer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from mlxd.daemon.engine.tokenization.chat_template import (
 from mlxd.daemon.engine.tokenization.time_limit import time_limit
 
 TRANSFORMERS_MAJOR = "5"
-"""The rules below are those of this version; with another one, transformers loads tokenizers."""
+"""These rules match this version. With another version, transformers loads all tokenizers."""
 CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
-"""Classes of `tokenizer_config.json` for which transformers takes `tokenizer.json` unchanged."""
+"""Classes in `tokenizer_config.json` for which transformers uses `tokenizer.json` unchanged."""
 MODEL_TYPES = frozenset(
     {
         "apertus", "cohere2", "ernie4_5", "exaone", "exaone4", "falcon_h1", "gemma3_text", "glm",
@@ -34,7 +34,7 @@ MODEL_TYPES = frozenset(
         "seed_oss", "smollm3", "stablelm",
     }
 )  # fmt: skip
-"""Model types for which transformers honours `CLASSES`. It replaces the class for some others."""
+"""Model types for which transformers honours `CLASSES`. For some others it replaces the class."""
 NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 KNOWN_KEYS = frozenset(
     {
@@ -46,7 +46,7 @@ KNOWN_KEYS = frozenset(
         "use_default_system_prompt",
     }
 )  # fmt: skip
-"""Keys of `tokenizer_config.json` that are honoured here, or have no effect on these classes."""
+"""Keys of `tokenizer_config.json` that are supported here, or have no effect on these classes."""
 
 
 class LightTokenizer:
@@ -61,7 +61,8 @@ class LightTokenizer:
         self.backend_tokenizer = backend
         self.init_kwargs = {key: value for key, value in config.items() if key != "tokenizer_class"}
         self.chat_template: str | None = config.get("chat_template")
-        self.add_bos_token = self.add_eos_token = False  # as transformers: tokenizer.json says
+        # As in transformers, tokenizer.json decides.
+        self.add_bos_token = self.add_eos_token = False
         self.special_tokens_map = {
             f"{name}_token": text for name in NAMED if (text := _text(config.get(f"{name}_token")))
         }
@@ -77,13 +78,16 @@ class LightTokenizer:
         return self.backend_tokenizer.get_vocab_size(with_added_tokens=True)
 
     def __getattr__(self, name: str) -> Any:
-        """Take what is missing here from transformers. Called for unknown attributes only."""
+        """Use transformers for everything that is missing here.
+
+        Called for unknown attributes only.
+        """
         if name.startswith("__") or "_load_whole" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.whole(), name)
 
     def whole(self) -> Any:
-        """Return the transformers tokenizer of the folder, loading it at the first call."""
+        """Return the transformers tokenizer of the folder. Loads it at the first call."""
         if self._whole is None:
             self._whole = self._load_whole()
         return self._whole
@@ -94,8 +98,8 @@ class LightTokenizer:
     def encode(self, text: str, add_special_tokens: bool = True, **options: Any) -> list[int]:
         if options or not isinstance(text, str):
             return list(self.whole().encode(text, add_special_tokens=add_special_tokens, **options))
-        # A batch of one: `encode` would hold the GIL, and with it the compute thread, for a second
-        # per megabyte.
+        # A batch of one, because `encode` would hold the GIL and block the compute thread for a
+        # second per megabyte.
         encoded = self.backend_tokenizer.encode_batch_fast(
             [text], add_special_tokens=add_special_tokens
         )
@@ -129,10 +133,10 @@ class LightTokenizer:
         tools: list[dict[str, Any]] | None = None,
         **options: Any,
     ) -> Any:
-        """Return the conversation as text under the folder's template, as transformers does.
+        """Render the conversation with the folder's template, as transformers does.
 
         Raises:
-            jinja2.TemplateError: the template refuses the conversation, or is no template.
+            jinja2.TemplateError: the template refuses the conversation or is invalid.
         """
         text = None
         source = options.get("chat_template") or self.chat_template
@@ -147,7 +151,7 @@ class LightTokenizer:
     def _render(
         self, source: str, conversation: Any, tools: Any, options: dict[str, Any]
     ) -> str | None:
-        """Return the text, or None where transformers must render it, or say what is wrong."""
+        """Return the text, or None if transformers must render it or report an error."""
         variables = {key: value for key, value in options.items() if key not in SWITCHES}
         opens, continues = (bool(options.get(key)) for key in SWITCHES[:2])
         if not _plain(conversation, tools, variables) or (opens and continues):
@@ -169,7 +173,7 @@ class LightTokenizer:
         return _before_tag(text, str(final)) if continues else text
 
     def _compiled(self, source: str) -> jinja2.Template:
-        """Return the template. That of the folder is compiled once, a caller's every time."""
+        """Return the template. The folder's template is compiled once, a caller's at every call."""
         if source != self.chat_template:
             return compile_template(source)
         if self._template is None:
@@ -180,7 +184,7 @@ class LightTokenizer:
 SWITCHES = (
     "add_generation_prompt", "continue_final_message", "tokenize", "return_dict", "chat_template",
 )  # fmt: skip
-"""Options that are no variables of the template."""
+"""Options that are not variables of the template."""
 OTHER_OPTIONS = frozenset(
     {
         "conversations", "documents", "max_length", "padding",
@@ -188,13 +192,13 @@ OTHER_OPTIONS = frozenset(
         "tokenizer_kwargs", "truncation",
     }
 )  # fmt: skip
-"""Options that are left to transformers."""
+"""Options that only transformers supports."""
 CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
-"""Marks where the last message ends. The final space shows whether the template trims it."""
+"""Marks the end of the last message. The final space shows whether the template trims it."""
 
 
 def _plain(conversation: Any, tools: Any, variables: dict[str, Any]) -> bool:
-    """Whether these are values of JSON, which transformers gives to the template as they are."""
+    """Return whether these are JSON values, which transformers passes to the template unchanged."""
     return (
         isinstance(conversation, list)
         and bool(conversation)
@@ -214,7 +218,8 @@ def _is_json(value: Any) -> bool:
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message as templates get it: no empty fields, reasoning under both names."""
+    """Return the message in the form for templates: no empty fields, and reasoning under both
+    names."""
     given = {key: value for key, value in message.items() if value is not None}
     for field in ("reasoning_content", "thinking", "reasoning"):
         if field in given:
@@ -223,7 +228,8 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _before_tag(text: str, final: str) -> str | None:
-    """Return the text up to the end of the last message, or None where it is not in the text."""
+    """Return the text up to the end of the last message, or None if the text does not contain
+    it."""
     word = CONTINUE_TAG.strip()
     if final.strip() not in text or word not in text:
         return None
@@ -232,10 +238,10 @@ def _before_tag(text: str, final: str) -> str | None:
 
 
 def load(folder: Path, whole: Callable[[], Any]) -> LightTokenizer | None:
-    """Return the folder's tokenizer, or None where transformers must load it.
+    """Return the folder's tokenizer, or None if transformers must load it.
 
-    That includes every folder with something wrong: transformers says what it is. `whole` returns
-    the transformers tokenizer of the folder.
+    The latter includes every folder with an error, which transformers reports. `whole` returns the
+    transformers tokenizer of the folder.
     """
     try:
         if version("transformers").partition(".")[0] != TRANSFORMERS_MAJOR:
@@ -247,7 +253,7 @@ def load(folder: Path, whole: Callable[[], Any]) -> LightTokenizer | None:
         if not _as_it_is(backend, config):
             return None
         return LightTokenizer(backend, config, whole)
-    except Exception:  # tokenizers raises nothing narrower
+    except Exception:  # tokenizers raises no narrower class
         return None
 
 
@@ -273,7 +279,7 @@ def _config(folder: Path) -> dict[str, Any] | None:
 
 
 def _as_it_is(backend: Tokenizer, config: Mapping[str, Any]) -> bool:
-    """Whether transformers would change nothing about the tokenizer of `tokenizer.json`."""
+    """Return whether transformers would use the tokenizer in `tokenizer.json` unchanged."""
     if backend.truncation is not None or backend.padding is not None:
         return False
     if config.get("clean_up_tokenization_spaces") and type(backend.model).__name__ != "BPE":
@@ -290,7 +296,7 @@ def _as_it_is(backend: Tokenizer, config: Mapping[str, Any]) -> bool:
 
 
 def _text(token: Any) -> str | None:
-    """Return a special token's text; empty for what transformers would refuse."""
+    """Return the text of a special token, or "" if transformers would refuse it."""
     if isinstance(token, dict):
         return str(token["content"]) if token.get("__type") == "AddedToken" else ""
     return token if token is None or isinstance(token, str) else ""

@@ -1,8 +1,8 @@
-"""Derives a lower bound for the tokens of a text from a tokenizer.
+"""Derives a lower bound for the number of tokens in a text from a tokenizer.
 
-Tokenizing takes about a second per megabyte. mlxd refuses a text by this bound if it cannot fit
-into the model's context. The bound exists for byte-level vocabularies only: there every byte of
-the text is part of a token.
+Tokenizing takes about a second per megabyte. With this bound, mlxd refuses a text that cannot fit
+into the model's context without tokenizing it. The bound exists for byte-level vocabularies only,
+in which every byte of the text is part of a token.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mlxd.daemon.prompt_bound import PromptBound
 ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
 NOT_ASCII = bytes(range(0x80, 0x100))
 DROPPING = ("Removed", "Whitespace", "Punctuation", "CharDelimiterSplit")
-"""Pre-tokenizers that drop text. Their names are searched in a pre-tokenizer's description."""
+"""Pre-tokenizers that drop text. The description of a pre-tokenizer is searched for their names."""
 
 
 def prompt_bound(
@@ -47,12 +47,12 @@ def prompt_bound(
 
 
 def _missing(vocabulary: Mapping[str, int]) -> list[int]:
-    """Return the bytes without a token. Byte-level BPE drops them."""
+    """Return the bytes that have no token. Byte-level BPE drops them."""
     return [byte for byte, letter in enumerate(_letters()) if letter not in vocabulary]
 
 
 def _letters() -> list[str]:
-    """Return the letter that stands for each byte in byte-level vocabularies (GPT-2's table)."""
+    """Return the letter that represents each byte in byte-level vocabularies (GPT-2's table)."""
     shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in shown else next(others)) for byte in range(0x100)]

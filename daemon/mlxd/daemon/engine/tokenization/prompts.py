@@ -1,4 +1,4 @@
-"""Turns each kind of prompt into tokens."""
+"""Converts each kind of prompt into tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlxd.daemon.engine.tokenization.tokenizer import Tokenizer
 from mlxd.protocol.errors import InvalidParams
 
 FIM_MARKERS = (
-    # prefix, suffix, middle; none of these families puts the suffix first
+    # Markers of prefix, suffix and middle. All these families put the prefix first.
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, CodeGemma
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
@@ -29,7 +29,7 @@ def prepare(tokenizer: Tokenizer, request: GenerationRequest) -> Prepared:
 
     Raises:
         InvalidParams: the template or the model does not support the request.
-        ContextOverflow: the prompt leaves no room for a single token.
+        ContextOverflow: the prompt leaves no room for a token.
     """
     prompt = request.prompt
     tokenizer.check_ids("logit_bias", request.params.sampling.logit_bias or ())
@@ -40,7 +40,7 @@ def prepare(tokenizer: Tokenizer, request: GenerationRequest) -> Prepared:
     if not prepared.tokens:
         raise InvalidParams("prompt", "has no tokens", hint="Give some text to continue.")
     tokenizer.check_context(len(prepared.tokens))
-    # Also for text: a tokenizer may have more tokens than the model.
+    # Text is checked too, because a tokenizer may have more tokens than the model.
     tokenizer.check_ids(param, prepared.tokens)
     return prepared
 
@@ -48,10 +48,10 @@ def prepare(tokenizer: Tokenizer, request: GenerationRequest) -> Prepared:
 def _chat(tokenizer: Tokenizer, prompt: ChatPrompt) -> Prepared:
     text, notes = tokenizer.chat.text(prompt)
     if prompt.thinking and not tokenizer.wrapper.has_thinking:
-        notes.append(f"{tokenizer.name} does not think; thinking was ignored")
+        notes.append(f"{tokenizer.name} cannot think; the option thinking was ignored")
     tokenizer.check_size(text)
     tokens = tokenizer.encode_chat(text)
-    tokenizer.check_context(len(tokens))  # before more is tokenized, to find cuts
+    tokenizer.check_context(len(tokens))  # before more is tokenized to find cuts
     return Prepared(
         tokens=tokens,
         reasoning=tokenizer.chat.starts_in_reasoning(text),
@@ -97,4 +97,5 @@ ENCODERS: dict[type, tuple[str, Callable[[Tokenizer, Any], Prepared]]] = {
     TokenPrompt: ("prompt", _tokens),
     FillPrompt: ("prefix", _fill),
 }
-"""Kind of a prompt to the parameter that an error names, and to the function that encodes it."""
+"""Maps a kind of prompt to the parameter that an error names, and to the function that encodes
+it."""

@@ -1,7 +1,7 @@
-"""Splits decoded text into answer, reasoning and tool calls, and stops at stop texts. Pure.
+"""Splits decoded text into answer, reasoning and tool calls, and ends it at stop texts. Pure.
 
-Markers are found in text rather than in tokens: a tokenizer may merge the last character of a
-marker with what follows. Text that may yet turn out to be part of a marker is held back.
+Markers are searched in text rather than in tokens, because a tokenizer may merge a marker's last
+character with the text after it. Text that may be the beginning of a marker is held back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Channel(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Markers:
-    """The texts by which a model marks reasoning and tool calls; empty where it has none."""
+    """The texts with which a model marks reasoning and tool calls. Empty: the model has none."""
 
     think_start: str = ""
     think_end: str = ""
@@ -39,14 +39,14 @@ class Piece:
 
 @dataclass(slots=True)
 class TextSplitter:
-    """Feed decoded text; take pieces. After `stopped`, whatever follows is dropped."""
+    """Feed decoded text and collect pieces. After `stopped`, all further text is dropped."""
 
     markers: Markers
     stops: tuple[str, ...] = ()
     channel: Channel = Channel.ANSWER
     stopped: bool = False
     literal: bool = False
-    """The answer is text whatever is in it. Only reasoning before it is split off."""
+    """The answer is plain text, whatever it contains. Only reasoning before it is split off."""
     _held: str = ""
     _call: str = ""
     """Text of the tool call so far."""
@@ -68,7 +68,7 @@ class TextSplitter:
         plain = not (self._held or self._trim_left or self.stopped)
         pieces: list[Piece] = []
         if plain and self._first_letters.isdisjoint(text):
-            # Nearly every token: nothing in it can begin a marker.
+            # The common case: nothing in the text can begin a marker.
             self._emit(pieces, text)
             return pieces
         self._held += text
@@ -115,7 +115,7 @@ class TextSplitter:
                 self._only_text()
 
     def _only_text(self) -> None:
-        """From here on nothing but stop texts means anything: the reasoning is over."""
+        """The reasoning is over. From here on only stop texts are special."""
         self.markers = Markers()
         self._first_letters = frozenset(mark[0] for mark in self._active())
 
@@ -138,7 +138,7 @@ class TextSplitter:
         return best
 
     def _partial_marker_length(self) -> int:
-        """Length of the longest end of the held text that begins a marker."""
+        """Return the length of the longest suffix of the held text that may begin a marker."""
         longest = 0
         for marker in self._active():
             for size in range(min(len(marker) - 1, len(self._held)), longest, -1):

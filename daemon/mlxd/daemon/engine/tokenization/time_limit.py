@@ -11,14 +11,14 @@ from contextlib import contextmanager
 
 
 class TimeLimitExceeded(Exception):
-    """The block took longer than its limit."""
+    """The block exceeded its time limit."""
 
 
 class Watcher:
     """One thread that interrupts the blocks of all others, or calls what they asked for.
 
-    It is started once, early: where memory or threads have run out, starting a thread fails, or
-    waits for ever.
+    It is started once, early. If memory or threads have run out, starting a thread fails or blocks
+    forever.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Watcher:
 
 @functools.cache
 def watcher() -> Watcher:
-    """Return the watcher of this process, and start it at the first call."""
+    """Return the watcher of this process. The first call starts it."""
     return Watcher()
 
 
@@ -63,8 +63,8 @@ def watcher() -> Watcher:
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise TimeLimitExceeded in this thread if the block takes longer than `seconds`.
 
-    The exception interrupts Python code between two bytecodes. A call of native code is interrupted
-    only when it returns.
+    The exception interrupts Python code between two bytecodes. Native code is interrupted only when
+    it returns.
     """
     thread = threading.get_ident()
     block = watcher().begin(seconds, lambda: _raise_in(thread, TimeLimitExceeded))

@@ -1,6 +1,6 @@
-"""A model's tokenizer and what every request needs of it. Used off the compute thread.
+"""A model's tokenizer, and the properties that every request needs. Used off the compute thread.
 
-Touches tokenizers only, never an array of MLX.
+Uses tokenizers only, and no MLX arrays.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Tokenizer:
     def _read_vocabulary(self, folder: Path) -> None:
         self.vocabulary: dict[str, int] = self.wrapper.get_vocab()
         self.model_tokens = vocabulary_size(folder, self.config) or len(self.wrapper)
-        """Token ids that the model has; its tokenizer may have fewer or more."""
+        """Number of the model's token ids. Its tokenizer may have fewer or more."""
         marks = markers_of(self.wrapper)
         self._control = ControlText(
             hf_tokenizer(self.wrapper),
@@ -75,41 +75,42 @@ class Tokenizer:
         self._detokenizer = _padded(self.wrapper.detokenizer, self.model_tokens)
 
     def detokenizer(self) -> Any:
-        """Return a streaming detokenizer; all share the table of the vocabulary's texts."""
+        """Return a streaming detokenizer. All share one table of the vocabulary's texts."""
         fresh = copy.copy(self._detokenizer)
         fresh.reset()
         return fresh
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of plain text, with the beginning token if the model needs one."""
+        """Return the tokens of plain text, after a start token if the model needs one."""
         wrapper = self.wrapper
         has_bos = wrapper.bos_token is not None and text.startswith(wrapper.bos_token)
         return list(wrapper.encode(text, add_special_tokens=not has_bos))
 
     def encode_chat(self, text: str) -> list[int]:
-        """Return the tokens of rendered text, which has its special tokens already."""
+        """Return the tokens of rendered text, which already contains its special tokens."""
         return self._control.encode(text)
 
     def guarded(self, prompt: Any, value: Any) -> Any:
-        """Return a caller's strings so that control tokens in them stay text, unless allowed."""
+        """Return a caller's strings, changed so that control tokens in them remain text, unless
+        allowed."""
         return guarded(self._control, prompt, value)
 
     def check_ids(self, param: str, tokens: Iterable[int]) -> None:
         """Raise InvalidParams for ids that the model does not have.
 
-        MLX reads and writes any memory that such an index points to.
+        MLX does not check indices and would access memory outside of the array.
         """
         worst = max(tokens, default=0)
         if worst >= self.model_tokens:
             raise InvalidParams(
                 param,
                 f"token {worst} is outside the vocabulary of {self.name}, "
-                f"which has the ids 0 to {self.model_tokens - 1}",
-                hint='See which ids a text has: mlx rpc tokenize \'{"text": "…"}\'',
+                f"whose ids are 0 to {self.model_tokens - 1}",
+                hint='List the ids of a text: mlx rpc tokenize \'{"text": "…"}\'',
             )
 
     def check_size(self, text: str) -> None:
-        """Raise ContextOverflow for rendered text that cannot fit, without tokenizing it."""
+        """Raise ContextOverflow, without tokenizing, for rendered text that cannot fit."""
         bound = self.prompt_bound
         if bound is None or bound.tokens_at_least(text) < bound.context_tokens:
             return
@@ -129,7 +130,7 @@ class Tokenizer:
 def _padded(detokenizer: Any, model_tokens: int) -> Any:
     """Return the detokenizer with empty texts for ids that only the model has.
 
-    mlx-lm's detokenizers look tokens up in a list, and would raise an error or return "!".
+    mlx-lm's detokenizers look up tokens in a list. They would raise an error or return "!".
     """
     texts = getattr(detokenizer, "tokenmap", None)
     if isinstance(texts, list):
@@ -145,10 +146,10 @@ def _tokenizer_failed(ref: ModelRef, exc: BaseException) -> MlxdError:
     hint = ""
     if "trust_remote_code" in str(exc):
         hint = (
-            f'It needs its own code: set trust_remote_code = true under [models."{ref.name}"] '
-            "in config.toml, if you trust it."
+            "If you trust the model's own code, allow it in config.toml: trust_remote_code = true "
+            f'under [models."{ref.name}"]'
         )
     return ModelLoadFailed(
         f"The tokenizer of {ref.name} cannot be read: {first_line(exc)} ({ref.path})",
-        hint=hint or "Restore tokenizer.json, or get the model again: mlx models pull NAME",
+        hint=hint or "Restore tokenizer.json, or download the model again: mlx models pull NAME",
     )

@@ -32,7 +32,7 @@ TOKENIZING_LIMIT_S = 30.0
 TOKENIZING_LIMIT_S_PER_MB = 30.0
 """A tokenizer takes about a second per megabyte, and many times as long on a busy machine."""
 TOKENIZERS_MAX = 8
-"""Tokenizers in memory. One with a large vocabulary takes about 100 MB."""
+"""Maximum number of tokenizers in memory. One with a large vocabulary takes about 100 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class TokenizerReady:
 
 
 class Preparer:
-    """Owns the two threads. Puts its results into the inbox of the compute thread."""
+    """Owns the two threads. Puts their results into the inbox of the compute thread."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
@@ -66,7 +66,7 @@ class Preparer:
         self._loading = threading.Lock()
 
     def load(self, ref: ModelRef) -> None:
-        """Load a tokenizer; the inbox gets `TokenizerReady`."""
+        """Load a tokenizer. The inbox receives a `TokenizerReady`."""
 
         def work() -> None:
             tokenizer, error = _caught(lambda: self._tokenizer(ref))
@@ -75,7 +75,8 @@ class Preparer:
         self._thread.submit(work)
 
     def prepare(self, request: GenerationRequest, cancellation: Cancellation) -> None:
-        """Tokenize the request's prompt; the inbox gets `PromptReady` unless it is cancelled."""
+        """Tokenize the request's prompt. The inbox receives a `PromptReady` unless it is
+        cancelled."""
 
         thread = self._thread_for(request.prompt.characters)
 
@@ -128,9 +129,10 @@ class Preparer:
         done: Callable[[Any, MlxdError | None], None],
         characters: int,
     ) -> None:
-        """Call `work` with the model's tokenizer, then `done(result, error)`, on one thread.
+        """Call `work` with the model's tokenizer, then `done(result, error)`, on one of the
+        threads.
 
-        The number of characters chooses the thread.
+        The number of characters selects the thread.
         """
         thread, given_up = self._thread_for(characters), threading.Event()
 
@@ -156,7 +158,7 @@ class Preparer:
             self._tokenizers.pop(path, None)
 
     def _tokenizer(self, ref: ModelRef) -> Tokenizer:
-        # One at a time: loading replaces modules during imports, and takes memory.
+        # One at a time, because loading replaces modules during imports and needs memory.
         with self._loading:
             return self._known(ref) or self._loaded(ref)
 
@@ -192,7 +194,7 @@ def _gave_up(tokenizer: Tokenizer, seconds: float) -> MlxdError:
 def _caught(work: Callable[[], Any]) -> tuple[Any, MlxdError | None]:
     try:
         return work(), None
-    except BaseException as exc:  # also SystemExit: the request must get an answer.
+    except BaseException as exc:  # includes SystemExit, because the request must get an answer
         if (error := shortage(exc)) is not None:
             return None, error
         if isinstance(exc, MlxdError):
@@ -212,7 +214,7 @@ def tokenize(tokenizer: Tokenizer, prompt: Prompt) -> dict[str, Any]:
 
 def detokenize(tokenizer: Tokenizer, tokens: Sequence[int]) -> dict[str, Any]:
     """Return the result of the method `detokenize`."""
-    # A tokenizer may have more ids than its model, and `tokenize` returns them.
+    # A tokenizer may have more ids than its model, and `tokenize` returns them too.
     if max(tokens, default=0) >= len(tokenizer.wrapper):
         tokenizer.check_ids("tokens", tokens)
     return {"text": tokenizer.wrapper.decode(list(tokens))}

@@ -1,1 +1,1 @@
-"""The engine process as the front sees it."""
+"""The front's side of the engine process."""

@@ -39,7 +39,7 @@ def engine_command(options: Mapping[str, Any]) -> list[str]:
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the engine's environment.
 
-    MLX's Linux wheel carries the slow reference BLAS. A faster one is preloaded if installed.
+    MLX's Linux wheel contains the slow reference BLAS. A faster one is preloaded if installed.
     """
     env = with_blas(environ, find_blas())
     # Only hub workers use the network.
@@ -49,7 +49,7 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 class EngineLink(asyncio.Protocol):
-    """One engine process. `received` gets its messages; `ended` is called once, at its end."""
+    """One engine process. `received` is called with its messages, and `ended` once, at its end."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class EngineLink(asyncio.Protocol):
                 stderr=errors,
                 pass_fds=(theirs.fileno(),),
                 env=engine_environment(os.environ),
-                cwd="/",  # The folder in which the daemon was started may be gone.
+                cwd="/",  # the folder in which the daemon was started may be gone
                 start_new_session=True,
             )
 
@@ -117,7 +117,7 @@ class EngineLink(asyncio.Protocol):
         return self.process.pid
 
     def send(self, message: Message) -> None:
-        """Write one message. Messages to a dead engine are dropped; requests are resent."""
+        """Write one message. Messages to a dead engine are dropped, and requests are resent."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode(message, Encoding.MSGPACK))
 
@@ -146,7 +146,7 @@ class EngineLink(asyncio.Protocol):
         if errors >= 0:
             os.close(errors)
 
-    # ---- asyncio calls these
+    # ---- called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

@@ -1,4 +1,4 @@
-"""Reads how much time the engine's threads have used. Linux reports it in /proc, macOS does not."""
+"""Reads the CPU times of the engine's threads. Linux reports them in /proc, macOS does not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlxd.daemon.front.engine.watchdog import ProcessTimes, ThreadTimes
 PROC = Path("/proc")
 NANO = 1e-9
 COMPILERS = frozenset({"sh", "g++", "c++", "clang++", "cc1plus", "as", "ld", "collect2"})
-"""MLX runs the compiler through a shell, in the middle of a step that needs a new kernel."""
+"""MLX runs the compiler through a shell, during a step that needs a new kernel."""
 
 
 def process_times(pid: int, proc: Path = PROC) -> ProcessTimes | None:
@@ -23,10 +23,9 @@ def process_times(pid: int, proc: Path = PROC) -> ProcessTimes | None:
 
 
 def _waits_for_compiler(pid: int, proc: Path) -> bool:
-    """Whether a compiler is a child of the engine itself.
+    """Return whether a compiler is a child of the engine itself.
 
-    The kernel builder's compilers are no children of the engine, and the engine does not wait for
-    them.
+    The kernel builder's compilers are not children of the engine, which does not wait for them.
     """
     children: list[str] = []
     try:

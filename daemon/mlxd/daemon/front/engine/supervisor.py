@@ -121,7 +121,7 @@ class Supervisor:
         return self._link.pid if self._link is not None else None
 
     def send(self, message: Message) -> None:
-        """Send to the engine, starting one if there is none."""
+        """Send a message to the engine. Starts the engine if necessary."""
         if self._link is not None and self._starting is None:
             if self._check_timer is None:
                 self._watchdog.progress(time.monotonic())
@@ -157,7 +157,7 @@ class Supervisor:
     async def call(self, method: str, params: dict[str, Any]) -> Any:
         """Send a request to the engine and return the result.
 
-        Raises the error that the engine answers, or EngineDied.
+        Raises the engine's error, or EngineDied.
         """
         self.check_health()
         call = Call(method, params)
@@ -182,7 +182,7 @@ class Supervisor:
         }
 
     async def stop(self) -> None:
-        """End the engine. It may finish its step; after `STOP_GRACE_S` it is killed."""
+        """End the engine. It may finish its step, and is killed after `STOP_GRACE_S`."""
         self._stopping = True
         if self._check_timer is not None:
             self._check_timer.cancel()
@@ -229,7 +229,7 @@ class Supervisor:
         if task.cancelled() or (exc := task.exception()) is None or self._stopping:
             return
         self._starting = self._cleanup = None
-        self._died(f"supervising it failed: {error_summary(exc)}")
+        self._died(f"the supervisor failed: {error_summary(exc)}")
 
     def _backoff_s(self) -> float:
         now = time.monotonic()
@@ -238,7 +238,7 @@ class Supervisor:
             return 0.0
         return float(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (recent - 2)))
 
-    # ---- what comes back
+    # ---- received messages
 
     def _received(self, link: EngineLink, message: Message) -> None:
         if isinstance(message, Response) and message.id == PING_ID:
@@ -334,7 +334,7 @@ class Supervisor:
         self._waiting = list(messages)
         for call in calls:
             if call.future.done():
-                continue  # The caller has left, or its deadline has passed.
+                continue  # the caller has left, or its deadline has passed
             call.tries += 0 if retry else 1
             if call.tries <= CALL_RETRIES:
                 self._send_call(call)

@@ -19,21 +19,22 @@ STEP_FACTOR = 8.0
 second. Chunks deep in a long prompt take several times as long as the first ones, and only the
 first ones have been measured."""
 ASLEEP_S = 5.0
-"""An engine that computes on the CPU uses the CPU. If all its threads sleep for this long, it is
-waiting for something that will not come."""
+"""An engine that computes on the CPU uses CPU time. If all its threads sleep for this long, it
+waits for something that will not happen."""
 START_ASLEEP_S = 20.0
-"""The same for an engine that is starting, which may wait for a device or a slow file system."""
+"""The same for an engine that is starting and may wait for a device or a slow file system."""
 ASLEEP_SHARE = 0.02
-"""All threads count as asleep below this share of a core. Timers and the link use a little."""
+"""Below this share of a core, all threads count as asleep. Timers and the link use a little."""
 POLLING_SHARE = 0.05
-"""Most of a core that a thread uses while it polls for Python's global lock (GIL)."""
+"""Share of a core above which a thread cannot be one that polls for Python's global lock (GIL)."""
 UNRESPONSIVE_S = 8.0
-"""How long a ping may go unanswered while the compute thread does not run: the process is stopped,
-or a native call holds the GIL. Threads that want the GIL wake up 200 times a second, and on a busy
-machine each wake-up waits for a core. They must not be mistaken for threads that compute."""
+"""Longest wait for the answer to a ping while the compute thread does not run, because the process
+is stopped or a native call holds the GIL. Threads that wait for the GIL wake up 200 times a second,
+and on a busy machine each wake-up waits for a core. They must not be mistaken for threads that
+compute."""
 PING_TIMEOUT_S = 30.0
-"""How long a ping may go unanswered while the engine waits for requests. The link has a thread of
-its own, but one long call of a tokenizer can delay it."""
+"""Longest wait for the answer to a ping while the engine waits for requests. The link has its own
+thread, but a long call of a tokenizer can delay it."""
 PING_AFTER_S = 2.0
 CHECK_GAP_MAX_S = 4.0
 """Longest time that one check adds to the silence. A longer gap means that the machine slept, or
@@ -42,11 +43,11 @@ that the front itself could not run."""
 
 @dataclass(frozen=True, slots=True)
 class ThreadTimes:
-    """Time that a thread has spent so far."""
+    """CPU time of a thread so far."""
 
     cpu_s: float
     queued_s: float
-    """Ready to run, while other threads used the cores."""
+    """Time that the thread was ready to run while others used the cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +60,25 @@ class ProcessTimes:
     blocked: bool = False
     """A thread waits for a disk, or the engine waits for a compiler."""
     runnable: bool = False
-    """A thread is ready to run. If none ran all the same, a CPU quota stopped it."""
+    """A thread is ready to run. If none ran nevertheless, a CPU quota stopped it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Usage:
-    """What the threads did between two checks."""
+    """The activity of the threads between two checks."""
 
     cpu_s: float
     queued_s: float
     busiest: ThreadTimes
-    """The thread that asked for most time, whether it ran or waited for a core."""
+    """The largest demand of a thread: the time that it ran or waited for a core."""
     longest_cpu_s: float
     main_ran: bool
 
 
 @dataclass(slots=True)
 class Watchdog:
-    """Call `progress`, `announced`, `pinged` and `ponged` as they happen, and `check` every second.
+    """Call `progress`, `announced`, `pinged` and `ponged` when they happen, and `check` every
+    second.
 
     Times are seconds of any monotonic clock.
     """
@@ -111,7 +113,7 @@ class Watchdog:
         self.activity, self.expected_s = activity, expected_s
 
     def ponged(self) -> None:
-        """Record the answer to a ping, which shows that the link works but is no progress."""
+        """Record the answer to a ping. It shows that the link works but is not progress."""
         self._unanswered_s = self._unresponsive_s = 0.0
         self._ping_pending = False
 
@@ -128,7 +130,7 @@ class Watchdog:
     def check(self, now_s: float, times: ProcessTimes | None) -> str:
         """Return why the engine is stuck, or "" if it is not.
 
-        `times` is None where the system does not report them: then all time counts as available.
+        `times` is None if the system does not report them. Then all time counts as available.
         """
         elapsed_s = min(now_s - self._checked_s, CHECK_GAP_MAX_S)
         self._checked_s = now_s
@@ -191,12 +193,15 @@ class Watchdog:
 
 
 def limit_s(expected_s: float) -> float:
-    """Return how much available time a step may take before the engine counts as stuck."""
+    """Return the available time that a step may take before the engine counts as stuck."""
     return STEP_BASE_S + STEP_FACTOR * expected_s
 
 
 def _usage(before: ProcessTimes, after: ProcessTimes) -> _Usage:
-    """Return what the threads did between two measurements. A new thread started from zero."""
+    """Return the activity of the threads between two measurements.
+
+    A new thread started from zero.
+    """
     nothing = ThreadTimes(0.0, 0.0)
     spent = {tid: _since(before.threads.get(tid, nothing), t) for tid, t in after.threads.items()}
     every = list(spent.values()) or [nothing]

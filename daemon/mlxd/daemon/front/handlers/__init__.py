@@ -1,1 +1,1 @@
-"""The methods' handlers, and the table that finds them."""
+"""The handlers of the methods, and the table that maps methods to handlers."""

@@ -1,4 +1,4 @@
-"""What a handler is given and returns."""
+"""The arguments and results of handlers."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ Answer = Any
 Handler = Callable[[Services, RequestInFlight, Params], Answer]
 
 LATER: Final[Any] = object()
-"""Returned by a handler whose answer is sent by something else."""
+"""Returned by a handler whose answer is sent elsewhere."""

@@ -1,4 +1,4 @@
-"""The methods that a model answers: completions, and work of its tokenizer alone."""
+"""The methods that need a model: completions, and calls of its tokenizer."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ async def _find_first(
 async def _continue(
     services: Services, request: RequestInFlight, method: str, params: Params
 ) -> Answer:
-    """Bring along what was said before."""
-    # A request whose model must be looked up on disk is not overtaken by the next of its
-    # conversation.
+    """Add the stored turns of the conversation."""
+    # While a request's model is looked up on disk, the next request of its conversation waits.
     async with services.recorder.in_order(params["conversation"], params["scope"]):
         turn = await conversations.continued(services, method, params)
         model = await services.models.find(services.catalog, params)
@@ -69,7 +68,10 @@ def _submit(
 
 
 def _check_size(services: Services, model: ModelRef, params: Params) -> None:
-    """Refuse a prompt that cannot fit. In the engine's link other requests would wait behind it."""
+    """Refuse a prompt that cannot fit.
+
+    In the engine's link, other requests would wait behind it.
+    """
     bound = services.supervisor.prompt_bounds.get(str(model.path))
     try:
         if bound is not None:

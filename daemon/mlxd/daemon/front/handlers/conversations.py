@@ -1,4 +1,4 @@
-"""What a request has to do with stored conversations, and the methods `conversations.*`."""
+"""Stored conversations in requests, and the methods `conversations.*`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Message = dict[str, Any]
 
 
 def new_turn(services: Services, method: str, params: Params) -> Turn | None:
-    """Return the first turn of a new conversation; None where nothing is to be stored."""
+    """Return the first turn of a new conversation, or None if it is not to be stored."""
     if not _stored(services, method, params):
         return None
     from mlxd.daemon.conversations.store import new_id
@@ -26,21 +26,22 @@ def new_turn(services: Services, method: str, params: Params) -> Turn | None:
 
 
 async def continued(services: Services, method: str, params: Params) -> Turn | None:
-    """Put what was said before into the request; returns the turn that it adds, if it is stored.
+    """Put the stored messages into the request. Return the turn that it adds, if it is stored.
 
     Raises:
-        InvalidParams: there is nothing to continue.
+        InvalidParams: there is no conversation to continue.
     """
     wanted, scope = params["conversation"], full_scope(params["scope"])
     kind = _kind(method, params)
     if wanted == "last" and not scope:
-        raise InvalidParams("scope", "is needed to know whose last conversation is meant")
+        raise InvalidParams("scope", "is needed to find the last conversation")
     try:
         history = await services.recorder.call(lambda store: store.history(wanted, scope, kind))
     except InvalidParams:
         if not _brings_its_own(params):
             raise
-        # It was deleted meanwhile. The caller has all of it, so that it goes on under its id.
+        # It was deleted meanwhile. The caller has all of its messages, so it continues under the
+        # same id.
         return _turn(method, params, wanted) if _stored(services, method, params) else None
     turn = _turn(method, params, history.id) if _stored(services, method, params) else None
     if params["model"] is None:
@@ -88,7 +89,7 @@ def _prepend(kind: str, params: Params, history: History) -> None:
     before = history.messages
     if kind == "generate":
         if not isinstance(params["prompt"], str):
-            raise InvalidParams("prompt", "must be text where a conversation is continued")
+            raise InvalidParams("prompt", "must be text if a conversation is continued")
         params["prompt"] = "".join(str(one["content"]) for one in before) + params["prompt"]
         return
     messages = params["messages"]

@@ -1,4 +1,4 @@
-"""The methods about the daemon itself: `hello`, `ping`, `status`, `metrics`, `shutdown`."""
+"""The methods of the daemon itself: `hello`, `ping`, `status`, `metrics`, `shutdown`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.methods import METHODS
 
 STATS_TIMEOUT_S = 2.0
-"""Seconds that `metrics` waits for the engine's figures; afterwards it answers without them."""
+"""Seconds that `metrics` waits for the engine's metrics. Afterwards it answers without them."""
 
 
 def _hello(services: Services, request: RequestInFlight, params: Params) -> Answer:
@@ -63,7 +63,7 @@ def _status(services: Services, request: RequestInFlight, params: Params) -> Ans
 async def _metrics(services: Services, request: RequestInFlight, params: Params) -> Answer:
     engine: dict[str, Any] = {}
     if services.supervisor.running:
-        # The front's own figures are needed most while the engine is busy, stuck or dying.
+        # The front's own metrics are needed most while the engine is busy, stuck or dying.
         with contextlib.suppress(asyncio.TimeoutError, MlxdError):
             engine = await asyncio.wait_for(services.supervisor.call("stats", {}), STATS_TIMEOUT_S)
     gauges = {

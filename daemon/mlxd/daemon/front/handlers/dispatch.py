@@ -1,4 +1,4 @@
-"""From a message to its handler, by one table; and cancellation."""
+"""Dispatches messages to their handlers with one table, and handles cancels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlxd.protocol.messages import Notification, Request
 from mlxd.protocol.methods import METHODS, validate
 
 AT_ONCE = frozenset({"hello", "ping", "status", "cancel", "shutdown"})
-"""Answered at once, so that they are not counted: a full connection can still cancel."""
+"""Answered at once and not counted, so that a connection at its limit can still cancel."""
 
 
 def handle(services: Services, conn: Connection, message: Request | Notification) -> None:
@@ -33,13 +33,13 @@ def handle(services: Services, conn: Connection, message: Request | Notification
         params = validate(message.method, message.params)
         services.metrics.requests[message.method] += 1
         answer = HANDLERS[message.method](services, request, params)
-    except Exception as exc:  # a handler's mistake must not end the connection's other requests
+    except Exception as exc:  # a bug in a handler must not end the connection's other requests
         request.respond(error=_logged(services, message.method, exc))
         return
     if isinstance(answer, Awaitable):
         task = asyncio.ensure_future(answer)
         request.begin(task.cancel)
-        # By callback: a task that is cancelled before it ran gets no chance to answer.
+        # In a callback, because a task that is cancelled before it runs cannot answer.
         task.add_done_callback(lambda done: _answer(services, request, message.method, done))
     elif answer is not LATER:
         request.respond(answer)
@@ -85,7 +85,7 @@ def _cancel(services: Services, request: RequestInFlight, params: Params) -> Ans
 
 
 def _cancel_notified(conn: Connection, params: Params) -> None:
-    """Cancel by notification. It has no answer, so that bad parameters are ignored."""
+    """Cancel by notification. It has no answer, so invalid parameters are ignored."""
     for name in ("id", "tag"):
         wanted = params.get(name)
         if isinstance(wanted, (int, str)):

@@ -1,4 +1,4 @@
-"""The methods about models: `load`, `unload`, `ps` and `models.*`."""
+"""The methods for models: `load`, `unload`, `ps` and `models.*`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from mlxd.protocol.hub_environment import is_hub_variable
 
 GROUP_SIZES = (None, 16, 32, 64, 128)
 SUGGESTIONS_FROM = 40
-"""Popular models from which `models.search` without a query chooses those that fit."""
+"""Number of popular models from which `models.search` without a query selects those that fit."""
 SHARE_OF_MEMORY = 0.66
-"""Of the machine's memory: about what the engine takes as its budget once it runs."""
+"""Share of the machine's memory, about the budget that the engine uses once it runs."""
 DEFAULT_VARIABLE = "MLXD_DEFAULT_MODEL"
 BYTES_PER_BITS = {None: 2.0, 2: 0.31, 3: 0.44, 4: 0.56, 5: 0.69, 6: 0.81, 8: 1.06}
-"""Bytes per weight after a conversion, with the scales of groups of 64; for progress only."""
+"""Bytes per weight after a conversion, including the scales of groups of 64. Only used for
+progress."""
 
 
 async def _list(services: Services, request: RequestInFlight, params: Params) -> Any:
-    # On a thread: a large cache on a slow disk must not hold up streams.
+    # On a thread, because a large cache on a slow disk must not delay streams.
     records = [record.to_map() for record in await asyncio.to_thread(services.catalog.list)]
     default = await asyncio.to_thread(_full_name, services.catalog, services.config.default_model)
     return {"models": records, "default": default, "aliases": dict(services.config.aliases)}
@@ -67,7 +68,7 @@ async def _pull(services: Services, request: RequestInFlight, params: Params) ->
 
 
 def _environment(given: dict[str, Any]) -> dict[str, str]:
-    """Return the variables for a download. Errors name them, never their values."""
+    """Validate the variables for a download. Errors contain their names, never their values."""
     for name, value in given.items():
         if not is_hub_variable(name):
             raise InvalidParams("environment", f"{name!r} is not a variable of the hub")
@@ -108,7 +109,7 @@ def _output(services: Services, name: str, params: Params) -> Path:
     if not path.is_absolute():
         raise InvalidParams("output", "must be an absolute path")
     if os.path.lexists(path):
-        raise InvalidParams("output", f"{path} exists", hint="Name a folder that does not.")
+        raise InvalidParams("output", f"{path} exists", hint="Give a folder that does not exist.")
     return path
 
 
@@ -161,7 +162,7 @@ async def _search(services: Services, request: RequestInFlight, params: Params) 
 
 
 def _memory_budget_bytes(services: Services) -> int:
-    """Return the engine's memory budget; an estimate where no engine runs."""
+    """Return the engine's memory budget, or an estimate if no engine runs."""
     known = services.supervisor.status().get("memory_budget_bytes")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(known or services.config.memory_budget_bytes or total * SHARE_OF_MEMORY)
@@ -170,13 +171,13 @@ def _memory_budget_bytes(services: Services) -> int:
 async def _remove(services: Services, request: RequestInFlight, params: Params) -> Any:
     name, folder = services.catalog.removable(params["model"])
     if services.supervisor.running:
-        # By folder too: somebody may have loaded a snapshot of it by its path.
+        # Check the folder too, because a snapshot may have been loaded by its path.
         target = {"name": name, "path": None, "under": identity(folder)}
         unloaded = await services.supervisor.call("unload", target)
         if unloaded["pending_requests"]:
             raise Overloaded(
                 f"{name} is answering {unloaded['pending_requests']} requests.",
-                hint="Delete it when they are done.",
+                hint="Delete it when they have ended.",
                 data={"retry_after_s": 5.0},
             )
     if folder.is_symlink():
@@ -212,7 +213,7 @@ async def _ps(services: Services, request: RequestInFlight, params: Params) -> A
 
 
 async def unload_all(services: Services) -> Any:
-    """Answer `unload` with `all`: let every model go."""
+    """Answer `unload` with `all`: unload every model."""
     if not services.supervisor.running:
         return {"unloaded": False, "pending_requests": 0, "models": []}
     return await services.supervisor.call("unload", {"name": None, "path": None, "under": "/"})
@@ -224,8 +225,8 @@ async def _default(services: Services, request: RequestInFlight, params: Params)
             _full_name, services.catalog, services.config.default_model
         )
         return {"default": default, "in_effect": default}
-    # One that cannot be loaded is no default. Its full name is stored: a short one may come to
-    # mean another model.
+    # The default must be loadable. Its full name is stored, because a short one may later refer to
+    # another model.
     name = (await services.models.find(services.catalog, params)).name
     async with services.models.naming:
         await _edit(services, "", {"default_model": name})
@@ -246,21 +247,21 @@ async def _alias(services: Services, request: RequestInFlight, params: Params) -
                 "alias", f"there is no alias {alias!r}", hint=_alias_hint(services, alias)
             )
         settings = await _edit(services, "aliases", {alias: model})
-        # From the file: another program may have added some.
+        # Read from the file, because another program may have added aliases.
         services.configuration.replace(replace(services.config, aliases=settings["aliases"]))
     return {"alias": alias, "model": model}
 
 
 def _alias_hint(services: Services, alias: str) -> str:
     near = names.nearest(alias, services.config.aliases)
-    return f"Did you mean {' or '.join(near)}?" if near else "See: mlx models alias"
+    return f"Did you mean {' or '.join(near)}?" if near else "List the aliases: mlx models alias"
 
 
 def _check_loop(aliases: dict[str, str], start: str) -> None:
     name = aliases[start]
     while name in aliases:
         if name == start:
-            raise InvalidParams("model", "would lead back to the alias itself")
+            raise InvalidParams("model", "would refer to the alias itself")
         name = aliases[name]
 
 
@@ -269,7 +270,10 @@ async def _edit(services: Services, table: str, entries: dict[str, str | None]) 
 
 
 def _full_name(catalog: Catalog, name: str) -> str:
-    """Return the full name of a model; one that is not on this machine keeps the name it has."""
+    """Return the full name of a model.
+
+    The name of a model that is not on this machine is unchanged.
+    """
     try:
         return catalog.show(name).name
     except ModelNotFound:

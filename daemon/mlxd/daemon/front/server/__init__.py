@@ -1,1 +1,1 @@
-"""The socket: listener, connections and events for callers."""
+"""The socket: listener, connections and events."""

@@ -31,13 +31,13 @@ class Accepting:
         return self.listener.adopted
 
     async def start(self, connection: Callable[[], asyncio.BufferedProtocol]) -> None:
-        """Accept connections; `connection` makes the protocol of each."""
+        """Accept connections. `connection` creates the protocol of each."""
         extra: dict[str, Any] = {}
         if sys.version_info >= (3, 13):
             extra["cleanup_socket"] = False
         loop = asyncio.get_running_loop()
         for sock in self.listener.sockets:
-            # A copy, since asyncio closes what it is given, and a successor may need the socket.
+            # A copy, because asyncio closes the socket that it gets, and a successor may need it.
             server = await loop.create_unix_server(
                 connection, sock=sock.dup(), backlog=listener.ACCEPT_BURST, **extra
             )
@@ -45,15 +45,17 @@ class Accepting:
             self._servers.append(server)
 
     def stop(self, *, keep_sockets: bool) -> None:
-        """Accept no more. `keep_sockets`: callers wait in the queue for the successor."""
+        """Stop accepting. With `keep_sockets`, callers wait in the queue for the successor."""
         for server in self._servers:
             server.close()
-        if not keep_sockets:  # whoever connects now must be refused instead of waiting for nobody
+        # Callers that connect now must be refused, because nothing will accept them.
+        if not keep_sockets:
             for sock in self.listener.sockets:
                 sock.close()
 
     async def keep(self, connection: Callable[[], asyncio.BufferedProtocol]) -> bool:
-        """Restore the socket where its file was removed; False: another daemon has the place."""
+        """Restore the socket if its file was removed. Return False if another daemon has its
+        path."""
         before, problem = self.listener, ""
         try:
             self.listener = listener.restored(before, self._paths)
@@ -72,7 +74,7 @@ class Accepting:
     async def _replace(
         self, before: Listener, connection: Callable[[], asyncio.BufferedProtocol]
     ) -> None:
-        self._log("socket made again", level="warning", socket=str(self._paths.socket))
+        self._log("socket restored", level="warning", socket=str(self._paths.socket))
         if before.sockets != self.listener.sockets:
             for server in self._servers:
                 server.close()

@@ -1,4 +1,4 @@
-"""Admits connections, and hangs up on those that are dead or hold too much half-sent data."""
+"""Admits connections, and closes those that are dead or hold too much incomplete data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SWEEP_S = 0.25
 """Seconds between two checks of half-closed connections and incomplete messages."""
 
 HALF_SENT_MESSAGES = 8
-"""Incomplete messages of the largest size that all callers together may have in memory."""
+"""Memory for incomplete messages of all callers, in messages of the largest size."""
 
 READ_BYTES = 256 * 1024
 """Bytes that one read may bring. All connections receive into the same buffer of this size."""
@@ -34,12 +34,12 @@ PARTING_S = 2.0
 
 
 class Connections:
-    """The open connections, and how many there may be."""
+    """The open connections, and their limit."""
 
     def __init__(self, configured: int) -> None:
         self.configured = configured
         self.limit = configured
-        """Lower than `configured` where the system allows few open files."""
+        """Lower than `configured` if the system allows few open files."""
         self.open: set[Connection] = set()
         self._none = asyncio.Event()
 
@@ -47,11 +47,11 @@ class Connections:
         return len(self.open)
 
     def fit(self) -> None:
-        """Lower the limit to what the system's limit on open files allows."""
+        """Lower the limit if the system's limit on open files requires it."""
         self.limit = connections_that_fit(self.configured)
 
     def discard(self, conn: Connection) -> None:
-        """Forget a connection that is closed."""
+        """Remove a connection that is closed."""
         self.open.discard(conn)
         if not self.open:
             self._none.set()
@@ -68,9 +68,9 @@ class Connections:
 
 
 class Admission:
-    """Makes a `Connection` per caller, and decides whether it is served.
+    """Creates a `Connection` per caller, and decides whether it is served.
 
-    `adopted` says whether launchd or systemd owns the listening socket.
+    `adopted` states whether launchd or systemd owns the listening socket.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Admission:
         self._sweeping: asyncio.TimerHandle | None = None
 
     def connection(self) -> Connection:
-        """Return the protocol of a connection that has just been accepted."""
+        """Return the protocol of a new connection."""
         return Connection(
             next(self._serials),
             self._limits,
@@ -129,7 +129,7 @@ class Admission:
         limit = self._connections.limit
         hint = ""
         if limit < self._connections.configured:
-            hint = "The system allows few open files: mlxd doctor says how to get more."
+            hint = "The system allows few open files. See how to raise the limit: mlxd doctor"
         data = {"max_connections": limit}
         return Overloaded(f"{limit} connections are open.", hint=hint, data=data)
 
@@ -143,7 +143,7 @@ class Admission:
             self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        """Close connections whose caller has gone or whose message stays incomplete."""
+        """Close connections whose caller has disconnected or whose message remains incomplete."""
         self._sweeping = None
         now = asyncio.get_running_loop().time()
         opened = self._connections.open
@@ -158,12 +158,13 @@ class Admission:
             self._sweep_later()
 
     def _bound_half_sent(self, watched: list[Connection]) -> None:
-        """Close the largest incomplete messages until the others fit into the memory for them."""
+        """Close the connections with the largest incomplete messages until the others fit into
+        memory."""
         room = HALF_SENT_MESSAGES * self._max_message_bytes
         held = sum(conn.half_sent_bytes for conn in watched)
         for conn in sorted(watched, key=lambda conn: -conn.half_sent_bytes):
             if held <= room:
                 return
             held -= conn.half_sent_bytes
-            self._log("too much half sent", level="warning", conn=conn.serial)
+            self._log("too much incomplete data", level="warning", conn=conn.serial)
             conn.abort()

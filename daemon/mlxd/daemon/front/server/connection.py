@@ -34,7 +34,7 @@ Handle = Callable[["Connection", Request | Notification], None]
 
 
 class RequestInFlight:
-    """A request from `begin` until it is answered; `conn.in_flight` holds it meanwhile."""
+    """A request from `begin` until it is answered. Meanwhile `conn.in_flight` contains it."""
 
     __slots__ = ("_cancel", "conn", "id", "tag")
 
@@ -46,16 +46,19 @@ class RequestInFlight:
 
     @property
     def event_id(self) -> MessageId:
-        """The id that this request's events carry."""
+        """The id in the events of this request."""
         return self.id if self.tag is None else self.tag
 
     def begin(self, cancel: Callable[[], bool]) -> None:
-        """Put the request in flight; `cancel` stops what works on it now. May be called again."""
+        """Put the request in flight. `cancel` stops the present work on it. May be called again."""
         self._cancel = cancel
         self.conn.in_flight[self.id] = self
 
     def cancel(self) -> bool:
-        """Stop the request, whose answer then says so; False: there is nothing to stop."""
+        """Stop the request, whose answer then reports it.
+
+        Return False if there is nothing to stop.
+        """
         return self._cancel()
 
     def respond(self, result: Any = None, error: MlxdError | None = None) -> None:
@@ -165,7 +168,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def _note_partial(self, *, progress: bool) -> None:
-        """Record since when a message is incomplete."""
+        """Record the time since which a message is incomplete."""
         if self._decoder.buffered_bytes == 0:
             self.partial_since = None
         elif progress or self.partial_since is None:
@@ -224,14 +227,14 @@ class Connection(asyncio.BufferedProtocol):
         return any(what & (select.POLLHUP | select.POLLERR) for _, what in poll.poll(0))
 
     def cancel(self, wanted: MessageId, *, by_tag: bool) -> bool:
-        """Cancel the oldest request with this id or tag; False: there is none to cancel."""
+        """Cancel the oldest request with this id or tag. Return False if there is none."""
         for request in self.in_flight.values():
             if wanted == (request.tag if by_tag else request.id):
                 return request.cancel()
         return False
 
     def cancel_all(self) -> None:
-        """Cancel every request, for a caller who has gone."""
+        """Cancel every request of a caller that has disconnected."""
         for request in list(self.in_flight.values()):
             request.cancel()
 

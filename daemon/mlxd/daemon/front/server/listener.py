@@ -15,7 +15,7 @@ from mlxd.protocol.paths import Paths
 from mlxd.safesocket.folder import prepare_folder
 from mlxd.safesocket.peercred import peer_uid
 
-BACKLOG = 512  # macOS caps it at 128 by itself
+BACKLOG = 512  # macOS limits it to 128
 ACCEPT_BURST = 8
 """Connections that asyncio accepts at once. Each takes a descriptor before it can be refused."""
 PROBE_TIMEOUT_S = 1.0
@@ -26,14 +26,14 @@ class AlreadyRunning(MlxdError):
 
     code = "already_running"
     exit_code = 1
-    default_hint = "Use it as it is, or: mlxd restart"
+    default_hint = "Use it, or restart it: mlxd restart"
 
 
 class SocketLost(MlxdError):
     """The socket file of launchd or systemd was removed."""
 
     code = "socket_lost"
-    default_hint = "Have it made again: mlxd start"
+    default_hint = "Restore it: mlxd start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _lock(path: Path) -> int:
 
 def _already_running(pid: int | None) -> AlreadyRunning:
     who = f" as process {pid}" if pid else ""
-    return AlreadyRunning(f"mlxd is running already{who}.", data={"pid": pid})
+    return AlreadyRunning(f"mlxd is already running{who}.", data={"pid": pid})
 
 
 def _remove_stale(path: Path) -> None:
@@ -157,9 +157,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise PermissionDenied(
-            f"{path} is in the way and is no socket.", hint=f"Move it away: {path}"
-        )
+        raise PermissionDenied(f"{path} exists but is not a socket.", hint=f"Move it away: {path}")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PROBE_TIMEOUT_S)
         try:
@@ -201,9 +199,9 @@ def uid_of(sock: socket.socket) -> int | None:
 
 
 def peer_allowed(uid: int | None, *, adopted: bool) -> bool:
-    """Return whether a user may connect: only the owner.
+    """Return whether a user may connect. Only the owner may.
 
-    Under launchd, root is accepted too, because launchd connects for others while it starts the
-    daemon.
+    Under launchd, root is accepted too, because launchd connects on behalf of others while it
+    starts the daemon.
     """
     return uid == os.geteuid() or (adopted and uid == 0)

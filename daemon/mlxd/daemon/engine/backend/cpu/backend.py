@@ -1,4 +1,4 @@
-"""The CPU backend: everything that MLX does slowly there, or not at all."""
+"""The CPU backend: replacements for what MLX does slowly there, or not at all."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mlxd.daemon.engine.backend.cpu.blas import blas_threads
 from mlxd.daemon.engine.backend.kernels import NO_KERNELS, keep_kernels
 
 LONG_STEP_S = 0.02
-"""Steps that take longer start only after the tokens of the last one are sent."""
+"""Longer steps start only after the tokens of the last one are sent."""
 
 
 class CpuBackend:
-    """`kernels_dir` is where MLX may keep what it compiles."""
+    """`kernels_dir` is the folder for kernels that MLX compiles."""
 
     def __init__(self, kernels_dir: str | None) -> None:
         self._kernels_dir = kernels_dir
@@ -58,7 +58,7 @@ class CpuBackend:
         return rope_norm.original()
 
     def housekeeping(self) -> None:
-        # Caches are cleared under a running engine too.
+        # The cache folder may be cleared while the engine runs.
         keep_kernels(self._kernels_dir, os.environ)
         if self._builder is not None and rope_norm.built(self._builder):
             self._builder = None

@@ -24,12 +24,12 @@ def compile_nothing() -> None:
 
 
 def kernel(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Compile a function even after `compile_nothing`, which still holds for all others."""
+    """Compile a function in spite of `compile_nothing`, which applies to all others."""
     compiled: Callable[Given, Result] = mx.compile(function, shapeless=True)
 
     @functools.wraps(function)
     def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        mx.enable_compile()  # MLX reads the switch at each call; setting it takes 0.1 µs
+        mx.enable_compile()  # MLX reads the switch at each call, and setting it takes 0.1 µs
         try:
             return compiled(*args, **kwargs)
         finally:

@@ -2,8 +2,8 @@
 
 On x86 MLX's CPU backend computes exponentials one by one, 15 ns each. They take four fifths of the
 time of attention, and most of the remaining time of a long prompt. The functions here take a third
-of that: they use operations that the compiler vectorises. Small arrays, which gain nothing, are
-left to MLX. `docs/decisions/006-exponentials.md` has the figures.
+of that, because they use operations that the compiler vectorises. Small arrays gain nothing and use
+MLX's functions. `docs/decisions/006-exponentials.md` has the figures.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from mlx_lm.models import activations
 from mlxd.daemon.engine.backend.cpu.compiling import kernel
 
 ATTENTION_FROM = 1 << 13
-"""Number of scores from which `attention` is faster than MLX's."""
+"""Number of scores above which `attention` is faster than MLX's."""
 SWIGLU_FROM = 1 << 12
 BLOCK_SCORES = 1 << 19
-"""Scores per block: as many as fit into a processor's cache."""
+"""Scores per block: as many as fit into a CPU's cache."""
 LOG2_E = 1 / math.log(2)
 EXPONENT_MAX = 126.0
 """Powers of two from -126 to 126 are normal numbers in float32."""
@@ -35,7 +35,8 @@ POWER = (
 )  # fmt: skip
 """Coefficients of 2^x for -0.5 <= x <= 0.5, relative error 2e-7, from S. Moshier's Cephes."""
 ROUNDER = 1.5 * 2.0**23
-"""Adding and subtracting it rounds to an integer: float32 has no digits left for a fraction."""
+"""Adding and subtracting it rounds to an integer, because float32 has no digits left for a
+fraction."""
 
 _attention = mx.fast.scaled_dot_product_attention
 _swiglu = activations.swiglu
@@ -74,7 +75,7 @@ def _bind(modules: Iterable[ModuleType], function: Any) -> None:
 def build() -> None:
     """Make MLX compile all kernels of this module."""
     numbers = mx.ones((2, 2))
-    halves = mx.split(mx.ones((2, 4)), 2, axis=-1)  # of models that compute both in one product
+    halves = mx.split(mx.ones((2, 4)), 2, axis=-1)  # for models that compute both in one product
     mx.eval(_softmax_weights(numbers))
     for gate, x in ((numbers, numbers), halves):
         mx.eval(_gated(gate, x), _gated_few(gate, x))
@@ -92,7 +93,7 @@ def attention(
 ) -> mx.array:
     """Return attention of `q` over `k` and `v`, shape (batch, heads, length, dims).
 
-    As `mx.fast.scaled_dot_product_attention`: `k` and `v` have the shape (batch, groups, known,
+    As `mx.fast.scaled_dot_product_attention`. `k` and `v` have the shape (batch, groups, known,
     dims). `mask` is "causal", booleans that broadcast to (batch, heads, length, known), or None.
     """
     if sinks is not None or stream is not None or not _is_worthwhile(q, k, v, mask):
@@ -121,7 +122,7 @@ def _is_worthwhile(q: mx.array, k: mx.array, v: mx.array, mask: str | mx.array |
 
 
 def _allowed(mask: str | mx.array | None, start: int, stop: int, seen: int) -> mx.array | None:
-    """Return the mask of these rows, which broadcasts to (batch, heads, rows, seen)."""
+    """Return the mask of these rows. It broadcasts to (batch, heads, rows, seen)."""
     if mask is None:
         return None
     if isinstance(mask, str):
@@ -182,7 +183,7 @@ def _gated_by(gate: mx.array, x: mx.array, power: mx.array, scale: mx.array) -> 
 def _power_of_two_parts(exponents: mx.array) -> tuple[mx.array, mx.array]:
     """Return two factors of 2^exponents, the second as the bits of a float32.
 
-    They are not multiplied here: `mx.compile` does not support `view` without shapes.
+    They are multiplied elsewhere, because `mx.compile` does not support `view` without shapes.
     """
     whole = (exponents + ROUNDER) - ROUNDER
     rest = exponents - whole

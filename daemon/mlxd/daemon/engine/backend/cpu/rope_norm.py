@@ -1,18 +1,18 @@
 """`mx.fast.rope` and `mx.fast.rms_norm` with fewer operations, for MLX's CPU backend.
 
-Metal and CUDA have a kernel for each of the two. The CPU backend composes them of 25 and 12
-operations per call and schedules, allocates and dispatches each of them. In a decoding step of a
-small model they are more than half of all operations. The functions here compute the same numbers
-with 6 and 4 operations; `docs/decisions/003-fewer-operations.md` has the figures.
+Metal and CUDA have a kernel for each. The CPU backend composes them from 25 and 12 operations per
+call, and schedules, allocates and dispatches each operation. In a decoding step of a small model
+they are more than half of all operations. The functions here compute the same numbers with 6 and 4
+operations. `docs/decisions/003-fewer-operations.md` has the figures.
 
 `rope` also starts the computation of each layer, because MLX would otherwise be idle while Python
-builds the graph of a step; `docs/decisions/005-layers-begun-early.md` has the figures.
+builds the graph of a step. `docs/decisions/005-layers-begun-early.md` has the figures.
 
 The norm, and the exponentials of `backend/cpu/exp.py`, use kernels that MLX compiles with the
-machine's C++ compiler, which takes seconds. A separate process compiles them
-(`python -m mlxd.daemon.engine.backend.cpu.rope_norm`), once per version of MLX and with idle
-processor time only. Until it has finished, the engine uses MLX's own functions. The engine compiles
-nothing else on the CPU: `backend/cpu/compiling.py` says why.
+machine's C++ compiler, which takes seconds. A separate process compiles them (`python -m
+mlxd.daemon.engine.backend.cpu.rope_norm`), once per version of MLX and with idle CPU time only.
+Until it has finished, the engine uses MLX's own functions. The engine compiles nothing else on the
+CPU, as `backend/cpu/compiling.py` explains.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def original() -> Iterator[None]:
 
 
 def _use_kernels() -> None:
-    _run_kernels()  # loads them: afterwards the cache folder may be cleared
+    _run_kernels()  # loads them, so the cache folder may be cleared afterwards
     mx.fast.rms_norm = rms_norm
     exp.install()
 
@@ -115,10 +115,10 @@ def build() -> None:
 
 
 def _give_way() -> None:
-    """Use idle processor time only. The compiler, a child process, inherits this."""
+    """Use idle CPU time only. The compiler, a child process, inherits this."""
     os.nice(19)
     if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(OSError):  # some sandboxes forbid it
+        with contextlib.suppress(OSError):  # some sandboxes forbid this
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
@@ -130,8 +130,7 @@ def _run_kernels() -> None:
 
 
 def _marker() -> Path:
-    # In MLX's own cache folder, so that both are removed together. The number is the kernels'
-    # version.
+    # In MLX's cache folder, so that both are removed together. The number is the kernels' version.
     folder = os.environ.get("TMPDIR", "/tmp")
     return Path(folder, "mlx", version("mlx"), "cpu", "mlxd-kernels-3")
 
@@ -178,7 +177,10 @@ class _Waves:
         self.uses = 0
 
     def fit(self, numbers: tuple[Any, ...], offset: int | mx.array, freqs: Any) -> bool:
-        """Whether they suit this call. Compares arrays by identity: reading one computes it."""
+        """Return whether they apply to this call.
+
+        Arrays are compared by identity, because reading one would compute it.
+        """
         if self.numbers != numbers or self.freqs is not freqs:
             return False
         return self.offset is offset or (
@@ -237,7 +239,8 @@ def _signs(dims: int) -> mx.array:
 
 
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float, *, stream: Any = None) -> mx.array:
-    """Return `x` (…, dims) over the root mean square of its last axis, as `mx.fast.rms_norm`."""
+    """Return `x` (…, dims) divided by the root mean square of its last axis, as
+    `mx.fast.rms_norm`."""
     if weight is None or stream is not None or {x.dtype, weight.dtype} != {mx.float32}:
         return _rms_norm(x, weight, eps, stream=stream)
     squares = mx.sum(mx.square(x), axis=-1, keepdims=True)
