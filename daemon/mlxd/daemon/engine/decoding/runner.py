@@ -10,15 +10,15 @@ import mlx.core as mx
 
 from mlxd.daemon.engine.backend.shortages import as_error
 from mlxd.daemon.engine.decoding.batch import DecodeBatch, DecodeSequence, Emitted, Preempted, Start
+from mlxd.daemon.engine.decoding.drafts import DraftModels, tokens_since
 from mlxd.daemon.engine.decoding.sequences import (
-    draft_problem,
     is_end,
     logprob_entry,
     new_choice,
     new_sequence,
     resumed_sequence,
 )
-from mlxd.daemon.engine.decoding.speculative import LAG_MAX_TOKENS, Draft
+from mlxd.daemon.engine.decoding.speculative import LAG_MAX_TOKENS
 from mlxd.daemon.engine.kvcache.prefix_cache import copied
 from mlxd.daemon.engine.models.loader import LoadedModel
 from mlxd.daemon.engine.prefill.chunks import Prefill
@@ -51,6 +51,7 @@ class Runner:
         self.sequences: dict[int, tuple[ActiveRequest, Choice]] = {}
         self._next_uid = 0
         self._backend = prompts.backend
+        self._drafts = DraftModels(find_loaded, prompts.prefixes, prompts.counters)
 
     def enqueue(self, loaded: LoadedModel, request: ActiveRequest) -> None:
         """Add a request with a tokenized prompt to the scheduler.
@@ -186,7 +187,7 @@ class Runner:
             self.prompts.end(loaded, request)
             return []
         prefill = self.prompts.take(loaded, request)
-        request.draft = self._open_draft(loaded, request)
+        request.draft = self._drafts.open(loaded, request)
         request.timing.decode_started = time.monotonic()
         count = request.params.n
         prompts = [prefill] * count if loaded.mergeable else _separate(prefill, count)
@@ -282,7 +283,7 @@ class Runner:
         if draft is None or not (alone and draft.worthwhile):
             self._take_tokens(loaded, self._step(loaded, batch))
             return
-        behind = _since(request, choice, draft.done)
+        behind = tokens_since(request, choice, draft.done)
         if len(behind) > LAG_MAX_TOKENS:
             draft.catch_up(behind[: loaded.pacer.chunk_tokens(decoding=True)])
             self._take_tokens(loaded, batch.step())
@@ -372,7 +373,7 @@ class Runner:
             if not all(other.finish_reason for other in request.choices):
                 self.scheduler.sequence_ended(request.request_id)
             elif request.request_id in self.scheduler.entries:
-                self._end_draft(request, choice)
+                self._drafts.end(request, choice)
                 self.requests.end(request, request.result())
                 self.forget(request, loaded)
 
@@ -389,42 +390,6 @@ class Runner:
             known = tokens[: len(tokens) - batch.lag(uid)]
             self.prefixes.store_later(loaded.fingerprint, known, cache)
 
-    # ---- drafts
-
-    def _open_draft(self, loaded: LoadedModel, request: ActiveRequest) -> Draft | None:
-        """Return the request's draft. If it has none, return None and add a note with the
-        reason."""
-        ref = request.ref.draft_ref
-        if ref is None:
-            return None
-        draft_model = self.find_loaded(ref.key)
-        problem = draft_problem(loaded, draft_model, request)
-        if problem or draft_model is None or request.prepared is None:
-            request.notes.append(f"the draft model {ref.name} was not used: {problem}")
-            return None
-        draft_model.last_used_s = time.monotonic()
-        cache, done = self.prefixes.fetch(draft_model.fingerprint, request.prepared.tokens)
-        last_id = min(loaded.tokenizer.model_tokens, draft_model.tokenizer.model_tokens) - 1
-        return Draft(ref.name, draft_model.model, cache, done, last_id=last_id)
-
-    def _end_draft(self, request: ActiveRequest, choice: Choice) -> None:
-        draft, ref = request.draft, request.ref.draft_ref
-        draft_model = None if ref is None else self.find_loaded(ref.key)
-        if draft is None or draft_model is None or request.prepared is None:
-            return
-        draft_model.last_used_s = time.monotonic()
-        self.counters["draft_proposed"] += draft.proposed
-        self.counters["draft_accepted"] += draft.accepted
-        if not draft.worthwhile:
-            request.notes.append(
-                f"the draft model {draft.name} was turned off: too few of its tokens were accepted"
-            )
-        tokens = [*request.prepared.tokens, *choice.tokens]
-        draft.rewind(draft.done - len(tokens))
-        self.prefixes.store(
-            draft_model.fingerprint, tokens[: draft.done], draft.cache, durable=False
-        )
-
 
 def _separate(prefill: Prefill, count: int) -> list[Prefill]:
     """Return one prompt for each sequence, each with its own cache, for caches that cannot be
@@ -434,12 +399,3 @@ def _separate(prefill: Prefill, count: int) -> list[Prefill]:
         for done in [prefill.done] * (count - 1)
     ]
     return [prefill, *copies]
-
-
-def _since(request: ActiveRequest, choice: Choice, done: int) -> list[int]:
-    """Return the tokens of the sequence after the first `done`."""
-    assert request.prepared is not None
-    prompt = request.prepared.tokens
-    if done >= len(prompt):
-        return choice.tokens[done - len(prompt) :]
-    return [*prompt[done:], *choice.tokens]
