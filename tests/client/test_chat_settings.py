@@ -50,6 +50,7 @@ def test_without_a_name_the_settings_are_listed() -> None:
     ("text", "message", "hint"),
     [
         ("top_k many", "top_k cannot be 'many'", "For example: /set top_k 20"),
+        ("top_p 7", "top_p: must be between 0 and 1, not 7", "Unset it: /set top_p"),
         ("topk 5", "there is no setting 'topk'", "Did you mean top_k"),
         ("xyzzy 5", "there is no setting 'xyzzy'", "Known: adapter"),
     ],

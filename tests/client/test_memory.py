@@ -29,7 +29,7 @@ def test_ps_says_in_words_when_a_model_expires(changed: dict[str, Any], expires:
 
 def test_ps_says_in_words_when_a_model_was_last_used() -> None:
     assert memory.ps_row(MODEL)[2] == "5 minutes ago"
-    assert memory.ps_row({**MODEL, "requests": 1})[2] == "in use"
+    assert memory.ps_row({**MODEL, "requests": 2})[2] == "now, 2 requests"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,20 @@ def test_wide_characters_take_two_cells() -> None:
 
 def test_a_text_that_is_shortened_ends_with_dots() -> None:
     (_, line) = table_lines(("NAME", "N"), [("x" * 30, "1")], 20)
-    assert line == "x" * 16 + "…  1"
+    assert line == "x" * 8 + "…" + "x" * 8 + "  1"
+
+
+def test_the_end_of_a_name_is_kept_since_it_tells_models_apart() -> None:
+    rows: list[tuple[str, ...]] = [("mlx-community/Qwen3-4B-4bit", "2.3 GB"), ("模" * 20, "1 GB")]
+    _, name, wide = table_lines(("MODEL", "SIZE"), rows, 26)
+    assert name == "mlx-comm…3-4B-4bit  2.3 GB"
+    assert cell_len(wide) <= 26
+    assert wide.startswith("模模")
+
+
+def test_other_columns_lose_their_end() -> None:
+    (_, line) = table_lines(("N", "TEXT"), [("1", "one two three four")], 12)
+    assert line == "1  one two…"
 
 
 @pytest.mark.parametrize(

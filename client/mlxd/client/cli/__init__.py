@@ -59,7 +59,14 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     "As in other tools, `mlx pull`, `list`, `rm` and `show` are short for `mlx models …`, and "
     "`mlx stop` is `mlx unload`.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Ask local language models that mlxd keeps warm.
 

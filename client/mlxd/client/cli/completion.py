@@ -16,9 +16,12 @@ ANSWER_S = 0.5
 
 
 @click.command(
-    epilog="\b\nzsh:   mlx completion zsh > ~/.zfunc/_mlx, where ~/.zfunc is in fpath\n"
-    'bash:  eval "$(mlx completion bash)" in ~/.bashrc (bash 4.4 or newer)\n'
-    "fish:  mlx completion fish > ~/.config/fish/completions/mlx.fish\n"
+    epilog="\b\nzsh, with ~/.zfunc in fpath:\n"
+    "  mlx completion zsh > ~/.zfunc/_mlx\n"
+    "bash 4.4 or newer, in ~/.bashrc:\n"
+    '  eval "$(mlx completion bash)"\n'
+    "fish:\n"
+    "  mlx completion fish > ~/.config/fish/completions/mlx.fish\n"
 )
 @click.argument("shell", type=click.Choice(["zsh", "bash", "fish"]))
 def completion(shell: str) -> None:

@@ -12,6 +12,8 @@ from mlxd.client.sync import Client
 from mlxd.client.timeouts import Timeouts
 from mlxd.protocol.errors import DaemonUnreachable
 
+HINT_INDENT = " " * len("mlxd: ")
+
 
 def connect(timeout_s: float | None = None) -> Client:
     """Return a connected client. Starts the daemon unless MLXD_AUTOSTART=0.
@@ -36,7 +38,7 @@ def _start() -> None:
         [*command, "start"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
     if done.returncode:
-        said = done.stderr.strip().removeprefix("mlxd: ") or f"exit status {done.returncode}"
-        raise DaemonUnreachable(
-            f"mlxd could not be started: {said}", hint="Run it in the foreground: mlxd run"
-        )
+        message, _, hint = done.stderr.strip().removeprefix("mlxd: ").rpartition(f"\n{HINT_INDENT}")
+        message = message or hint or f"exit status {done.returncode}"
+        hint = hint if hint and hint != message else "Run it in the foreground: mlxd run"
+        raise DaemonUnreachable(f"mlxd could not be started: {message}", hint=hint)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from mlxd.client.cli.terminal import fitted
 from mlxd.client.fast.options import refusal
 from mlxd.client.fast.text import UNKNOWN_TO_THEM, VERSION, skew
 from mlxd.client.sync import Client
@@ -122,7 +123,7 @@ def _system(exc: OSError) -> int:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        click.echo(text, err=True)
+        click.echo(fitted(text, sys.stderr), err=True)
 
 
 def _complete_streams() -> None:

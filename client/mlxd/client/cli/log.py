@@ -31,7 +31,7 @@ IMPORT_BYTES = 1 << 20
 
 @click.group(
     cls=Group,
-    epilog="\b\nContinue one: mlx ask --conversation ID …, or mlx chat --conversation ID\n",
+    epilog="\b\nContinue one:\n  mlx chat --conversation ID\n  mlx ask --conversation ID …\n",
 )
 def log() -> None:
     """List, search, export and delete stored conversations."""

@@ -20,7 +20,7 @@ EVICTIONS_SHOWN = 3
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ps(as_json: bool) -> None:
     """Show the loaded models."""
     with connect() as client:
@@ -31,7 +31,7 @@ def ps(as_json: bool) -> None:
         return
     rows = [ps_row(model) for model in models]
     if rows:
-        print_table(("MODEL", "SIZE", "LAST USED", "EXPIRES", "REQUESTS"), rows)
+        print_table(("MODEL", "SIZE", "LAST USED", "EXPIRES"), rows)
     else:
         click.echo("No model is in memory. The next request loads one.", err=True)
     for model in models:
@@ -47,10 +47,16 @@ def ps_row(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         model["model"],
         size(model["bytes"]),
-        "in use" if model["requests"] else ago(model["idle_s"]),
+        _last_used(model),
         _expires(model),
-        str(model["requests"]),
     )
+
+
+def _last_used(model: dict[str, Any]) -> str:
+    count = model["requests"]
+    if not count:
+        return ago(model["idle_s"])
+    return f"now, {count} request{'' if count == 1 else 's'}"
 
 
 def _expires(model: dict[str, Any]) -> str:

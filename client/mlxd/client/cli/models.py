@@ -16,7 +16,7 @@ from mlxd.client.cli.groups import Group
 from mlxd.client.cli.hub_names import parse_model
 from mlxd.client.cli.options import absolute
 from mlxd.client.cli.progress import follow
-from mlxd.client.cli.tables import print_table, size
+from mlxd.client.cli.tables import GAP, print_row, print_table, size
 from mlxd.client.cli.terminal import tell
 from mlxd.protocol.hub_environment import hub_environment
 
@@ -79,7 +79,7 @@ def show_model(model: str | None, as_json: bool) -> None:
     rows = _show_rows(record)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        click.echo(f"{name.ljust(width)}  {value}")
+        print_row(name.ljust(width) + GAP, value)
 
 
 def _show_rows(record: dict[str, Any]) -> list[tuple[str, str]]:

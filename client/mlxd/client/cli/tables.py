@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import click
 from rich.cells import cell_len, set_cell_size
+
+from mlxd.client.cli.terminal import width_of
+from mlxd.protocol.wrapping import wrapped
 
 Row = tuple[str, ...]
 GAP = "  "
@@ -16,8 +18,7 @@ NARROWEST = 8
 
 def print_table(header: Row, rows: list[Row]) -> None:
     """Print columns as wide as their content, but no wider than the terminal."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in table_lines(header, rows, width):
+    for line in table_lines(header, rows, width_of(sys.stdout)):
         click.echo(line)
 
 
@@ -27,9 +28,19 @@ def table_lines(header: Row, rows: list[Row], width: int | None) -> list[str]:
     if width is not None:
         widths = _fitted(widths, width - len(GAP) * (len(widths) - 1))
     return [
-        GAP.join(_cell(text, size) for text, size in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *rows]
+        GAP.join(
+            _cell(text, size, in_the_middle=not column and bool(number))
+            for column, (text, size) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for number, row in enumerate([header, *rows])
     ]
+
+
+def print_row(label: str, value: str) -> None:
+    """Print a label and its value, which continues below itself on a narrow terminal."""
+    columns = width_of(sys.stdout)
+    text = label + value
+    click.echo(text if columns is None else wrapped(value, columns, first=label, rest=GAP))
 
 
 def _fitted(widths: list[int], room: int) -> list[int]:
@@ -40,10 +51,19 @@ def _fitted(widths: list[int], room: int) -> list[int]:
     return widths
 
 
-def _cell(text: str, size: int) -> str:
+def _cell(text: str, size: int, *, in_the_middle: bool) -> str:
+    """Return a text with exactly `size` cells.
+
+    Names, in the first column, are shortened in the middle: their ends tell models apart.
+    """
     if cell_len(text) <= size:
         return set_cell_size(text, size)
-    return set_cell_size(set_cell_size(text, size - 1).rstrip() + "…", size)
+    if not in_the_middle:
+        return set_cell_size(set_cell_size(text, size - 1).rstrip() + "…", size)
+    end_cells = size // 2
+    end = next(text[at:] for at in range(len(text)) if cell_len(text[at:]) <= end_cells)
+    start = set_cell_size(text, size - 1 - cell_len(end))
+    return set_cell_size(f"{start}…{end}", size)
 
 
 def size(count: float) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mlxd.client.fast import text as fast_text
+from mlxd.protocol.wrapping import folded
 
 if TYPE_CHECKING:
     from mlxd.client.cli.markdown import MarkdownStream
@@ -35,8 +37,22 @@ def coloured() -> bool:
 
 
 def tell(text: str) -> None:
-    """Print a line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a message to stderr, wrapped between words on a terminal."""
+    print(fitted(text, sys.stderr), file=sys.stderr, flush=True)
+
+
+def fitted(text: str, stream: IO[str]) -> str:
+    """Return a message, wrapped between words if `stream` is a terminal that is narrower."""
+    columns = width_of(stream)
+    return text if columns is None else folded(text, columns)
+
+
+def width_of(stream: IO[str]) -> int | None:
+    """Return the columns of a terminal; None: the stream is none, or its size is unknown."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
 
 
 def print_json(value: Any) -> None:

@@ -30,6 +30,7 @@ from text import (
     introduce,
     put,
     remarks,
+    say,
     scope,
     skew,
     socket_path,
@@ -220,7 +221,7 @@ def explain(connection, code):
             except More:
                 continue
             if advice:
-                tell(advice + "\n")
+                say(advice + "\n")
             return
     except OSError:
         return
@@ -289,7 +290,7 @@ class Printer:
             self.write(result["choices"][0]["text"])
         self.newline()
         for line in remarks(result, self.values, "--max-tokens"):
-            tell(line + "\n")
+            say(line + "\n")
         if result["applied"]["model"] == "pocket" and not self.values.get("quiet"):
             introduce()
         return verdict(result)
@@ -314,5 +315,5 @@ def interrupt(number, frame):
 
 
 def complain(message, hint, code):
-    tell("mlx: " + message + "\n     " + hint + "\n")
+    say("mlx: " + message + "\n     " + hint + "\n")
     return code

@@ -131,6 +131,8 @@ def refusal(error, command, flags=None):
     if param and message.startswith(param + ":"):
         flag = (flags or long_flags()).get(param, param)
         message = flag + message[len(param) :]
+    if message[-1:].isalnum() or message[-1:] in ("'", '"', ")"):
+        message += "."
     if hint.startswith(SPEC_HINT):
         hint = "See: mlx " + command + " --help"
     return message, hint

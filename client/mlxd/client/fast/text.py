@@ -265,8 +265,32 @@ def introduce():
         except OSError:
             return
         else:
-            tell(POCKET_NOTE)
+            say(POCKET_NOTE)
             return
+
+
+def say(text):
+    """Print a message to stderr, wrapped between words on a terminal that is narrower."""
+    try:
+        columns = posix.get_terminal_size(2).columns
+    except OSError:
+        columns = 0
+    # UTF-8 has at least as many bytes as the text takes columns.
+    if columns and max(len(line.encode("utf-8", "replace")) for line in text.split("\n")) > columns:
+        text = wrapping()(text, columns)
+    tell(text)
+
+
+def wrapping():
+    """Return `folded`. Imported late, since it costs a tenth of a second in the fast path."""
+    try:
+        from mlxd.protocol.wrapping import folded
+    except ImportError:
+        import site
+
+        site.main()
+        from mlxd.protocol.wrapping import folded
+    return folded
 
 
 def tell(text):

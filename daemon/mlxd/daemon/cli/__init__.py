@@ -31,11 +31,24 @@ COMMANDS = {
 """Each subcommand and its `module:attribute`, in the order of the help."""
 
 
+LONGEST_HELP = 1000
+
+
 class LazyGroup(click.Group):
     """Imports a subcommand's module on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the first sentence of each command's help, whole."""
+        rows = [
+            (name, command.get_short_help_str(LONGEST_HELP))
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name)) is not None
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

@@ -14,6 +14,7 @@ from typing import TextIO
 import click
 
 from mlxd.protocol.errors import EXIT_INTERRUPTED, EXIT_USAGE, MlxdError
+from mlxd.protocol.wrapping import folded
 
 EXIT_UNEXPECTED = 1
 REPORT = "Please report this, with the output of the same command after: export MLX_TRACEBACK=1"
@@ -58,14 +59,23 @@ def report(exc: BaseException) -> int:
 def say(message: str, hint: str = "") -> None:
     """Print a message to stderr, with the next step in a line below it."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(f"mlxd: {message}", err=True)
+        click.echo(_fitted(f"mlxd: {message}"), err=True)
         if hint:
             more(hint)
 
 
 def more(text: str) -> None:
     """Print a further line below a message."""
-    click.echo(f"{INDENT}{text}", err=True)
+    click.echo(_fitted(f"{INDENT}{text}"), err=True)
+
+
+def _fitted(text: str) -> str:
+    """Wrap a message between words if stderr is a terminal that is narrower."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return text
+    return folded(text, columns) if columns else text
 
 
 def complete_streams() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +19,7 @@ from mlxd.daemon.cli.units import quantity, size, spaced, visible
 from mlxd.launchd.service import ServiceState
 from mlxd.protocol.errors import DaemonUnreachable
 from mlxd.protocol.paths import Paths, resolve_paths
+from mlxd.protocol.wrapping import wrapped
 
 _HIDDEN = frozenset({"models", "evicted"})
 _LABEL_WIDTH = 22
@@ -43,7 +46,8 @@ def status(as_json: bool, socket: bool) -> int:
     if as_json:
         click.echo(json.dumps(record, indent=2, sort_keys=True))
     else:
-        for line in lines(record):
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        for line in lines(record, width):
             click.echo(line)
     return 0
 
@@ -62,15 +66,20 @@ def _show_stopped(paths: Paths, service: ServiceState, *, as_json: bool) -> None
     )
 
 
-def lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one line for each value that the daemon reports."""
-    for label, value in _rows(record):
-        yield visible(f"{label:{_LABEL_WIDTH}} {value}")
+def lines(record: Mapping[str, Any], width: int | None = None) -> Iterator[str]:
+    """Yield a line for each value that the daemon reports, wrapped to `width` columns."""
+    for label, value in _all_rows(record):
+        first, text = f"{label:{_LABEL_WIDTH}} ", visible(value)
+        yield first + text if width is None else wrapped(text, width, first=first, rest="  ")
+
+
+def _all_rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _rows(record)
     for model in record.get("models") or []:
-        yield visible(f"{'model':{_LABEL_WIDTH}} {_model(model)}")
+        yield "model", _model(model)
     for one in record.get("evicted") or []:
         when = time.strftime("%H:%M", time.localtime(one["at"]))
-        yield visible(f"{'evicted':{_LABEL_WIDTH}} {one['model']} at {when}: {one['reason']}")
+        yield "evicted", f"{one['model']} at {when}: {one['reason']}"
 
 
 def _rows(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -100,7 +109,8 @@ def _model(model: Any) -> str:
     if model.get("bytes"):
         words.append(size(model["bytes"]))
     if model.get("requests"):
-        words.append(f"{model['requests']} requests")
+        count = model["requests"]
+        words.append(f"{count} request{'' if count == 1 else 's'} running")
     if model.get("pinned"):
         words.append("pinned")
     return ", ".join(words)

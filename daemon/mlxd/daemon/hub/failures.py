@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
@@ -15,6 +17,7 @@ from mlxd.protocol.errors import (
 
 TOO_MANY_REQUESTS = 429
 SERVER_ERRORS = 500
+ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 
 
 def translated(exc: Exception, repo: str, revision: str) -> MlxdError:
@@ -72,5 +75,5 @@ def is_connection_failure(exc: BaseException) -> bool:
 
 
 def described(exc: BaseException) -> str:
-    """Return the message of an error, or the name of its class if it has none."""
-    return str(exc) or type(exc).__name__
+    """Return the message of an error without its number, or the name of its class."""
+    return ERROR_NUMBER.sub("", str(exc)) or type(exc).__name__

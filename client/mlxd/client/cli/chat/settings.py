@@ -77,4 +77,8 @@ def _parse(name: str, text: str) -> object:
         raise InvalidParams("/set", f"{name} cannot be {text!r}", hint=hint) from exc
     if name in FOLDERS and isinstance(value, str):
         value = absolute(value, name)
-    return METHODS["chat"].param(name).check(value)
+    try:
+        return METHODS["chat"].param(name).check(value)
+    except InvalidParams as exc:
+        # Without a parameter: the error of `mlx ask` would name its flag.
+        raise InvalidParams("", exc.message, hint=f"Unset it: /set {name}") from exc
