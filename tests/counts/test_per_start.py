@@ -107,16 +107,17 @@ def test_a_question_is_one_connection_one_write_one_read_and_the_answer(
     assert names["execve"] == 2 + names["vfork"] + names["fork"]  # sh, then Python; nobody else
 
 
-def test_a_question_imports_four_small_modules_of_ours_and_two_of_pythons(
+def test_a_question_imports_five_small_modules_of_ours_and_two_of_pythons(
     environ: dict[str, str], answering: OneAnswer
 ) -> None:
     calls = system_calls([str(BIN / "mlx"), "ask", "hello"], environ)
-    ours = {Path(path).name.partition(".")[0] for path in calls.opened("/fast/__pycache__/")}
-    assert ours <= {"main", "text", "options", "wire"}
+    small = [*calls.opened("/fast/__pycache__/"), *calls.opened("/safesocket/__pycache__/")]
+    ours = {Path(path).name.partition(".")[0] for path in small}
+    assert ours <= {"main", "text", "options", "wire", "peercred"}
     libraries = {Path(path).name.partition(".")[0] for path in calls.opened("/lib-dynload/")}
     assert libraries <= {"_socket", "_struct"}
     empty = system_calls([str(BIN / "python"), "-I", "-S", "-c", "pass"], environ)
-    assert set(calls.opened(".pyc")) - set(empty.opened(".pyc")) == set(calls.opened("/fast/__py"))
+    assert set(calls.opened(".pyc")) - set(empty.opened(".pyc")) == set(small)
 
 
 def test_a_question_is_one_small_message(answering: OneAnswer) -> None:

@@ -202,7 +202,7 @@ def test_the_help_has_its_tags(vim: Neovim, tmp_path: Path) -> None:
 def test_a_daemon_is_started_where_none_runs(
     environ: dict[str, str], tmp_path: Path, program: str | None
 ) -> None:
-    own = {"MLXD_SOCKET": str(tmp_path / "s" / "mlxd.sock")}
+    own = {"MLXD_SOCKET": str(tmp_path / "mlxd" / "mlxd.sock")}
     for place in ("STATE", "LOG"):
         own[f"MLXD_{place}_DIR"] = str(tmp_path / place)
     with neovim({**environ, **own}, tmp_path, program) as editor:

@@ -234,8 +234,12 @@ def test_without_a_daemon_the_next_step_is_said(
 
 
 def test_zsh_starts_a_daemon_where_none_runs(environ: dict[str, str], tmp_path: Path) -> None:
-    own = {**environ, "MLXD_SOCKET": str(tmp_path / "s" / "m"), "MLXD_LOG_DIR": str(tmp_path / "l"),
-           "MLXD_STATE_DIR": str(tmp_path / "state")}  # fmt: skip
+    own = {
+        **environ,
+        "MLXD_SOCKET": str(tmp_path / "mlxd" / "m"),
+        "MLXD_LOG_DIR": str(tmp_path / "l"),
+        "MLXD_STATE_DIR": str(tmp_path / "state"),
+    }
     with shell("zsh", own, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send("list files by size\x18k")
