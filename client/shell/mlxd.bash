@@ -7,6 +7,7 @@
 # Ctrl-C stops an answer. Set MLXD_KEY_COMMAND, MLXD_KEY_EXPLAIN and MLXD_KEY_FIX before this line
 # for other keys ("" for none), and MLXD_MODEL for a model. bash has no Unix sockets, and its line
 # editor waits for a key's function, so this runs `mlx`, which starts faster than plain Python.
+# It needs bash 4.3 or newer. macOS has 3.2: use zsh there.
 
 _mlxd_status=0 _mlxd_last=
 
@@ -77,7 +78,11 @@ _mlxd_bind() {
   bind -x "\"$1\": $2"
 }
 
-if [[ $- == *i* ]]; then
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 403)); then
+  # Keys of two characters for `bind -x` came with 4.3, READLINE_LINE with 4.0. macOS has 3.2.
+  echo "mlxd: its keys need bash 4.3 or newer, and this is ${BASH_VERSION%%(*}." >&2
+  echo "      Use zsh, or install a newer bash: brew install bash" >&2
+elif [[ $- == *i* ]]; then
   [[ ";${PROMPT_COMMAND[*]-};" == *_mlxd_note* ]] ||
     PROMPT_COMMAND="_mlxd_note${PROMPT_COMMAND:+;$PROMPT_COMMAND}"
   _mlxd_bind "${MLXD_KEY_COMMAND-\\C-xk}" _mlxd_command MLXD_KEY_COMMAND

@@ -109,6 +109,17 @@ def test_an_engine_that_cannot_start_fails(machine: Machine) -> None:
     assert "libmlx.so" in finding.detail
 
 
+def test_a_small_limit_of_the_shell_is_no_concern_since_the_daemon_raises_its_own(
+    machine: Machine,
+) -> None:
+    mac = replace(machine, platform="darwin")
+    assert running.open_files(replace(mac, file_limits=lambda: (256, 10_240))).verdict == "ok"
+    finding = running.open_files(replace(mac, file_limits=lambda: (256, 256)))
+    assert (finding.verdict, finding.next_step.split()[1]) == ("warn", "launchctl")
+    on_linux = running.open_files(replace(machine, file_limits=lambda: (256, 256)))
+    assert "limits.conf" in on_linux.next_step
+
+
 def test_a_gpu_is_enough(machine: Machine) -> None:
     run = answering(mlx=probe(device="gpu", metal=True, gflops=3000))
     finding = software.backend(replace(machine, platform="darwin", run=run))

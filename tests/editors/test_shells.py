@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support import needs
 from support.commands import BIN, runner
 from support.daemon_process import Daemon
 from support.shells import KEYS, PROMPT, RC, shell
@@ -331,3 +332,21 @@ def test_the_hook_sends_the_diff_to_standard_input(
     assert git(repository, "commit", **own).returncode == 0
     assert "+one" in asked.read_text()
     assert message(repository, environ) == "Add a file"
+
+
+BASH_SCRIPT = Path(__file__).parents[2] / "client" / "shell" / "mlxd.bash"
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("3 2 57", False), ("4 2 0", False), ("4 3 0", True)]
+)
+def test_an_old_bash_such_as_macos_s_is_told_the_way_out(version: str, fits: bool) -> None:
+    # BASH_VERSINFO cannot be set, so the script gets another name for it.
+    script = BASH_SCRIPT.read_text(encoding="utf-8").replace("BASH_VERSINFO", "FAKE_VERSINFO")
+    done = subprocess.run(
+        [needs.program("bash"), "--norc", "-c", f"FAKE_VERSINFO=({version})\n{script}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert ("brew install bash" in done.stderr) is not fits
+    assert ("zsh" in done.stderr) is not fits

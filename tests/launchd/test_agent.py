@@ -8,19 +8,30 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from mlxd.launchd.agent import GIVE_UP_S, RETRY_S, LaunchdService
+from mlxd.launchd.agent import GIVE_UP_S, INPUT_OUTPUT_GIVE_UP_S, RETRY_S, LaunchdService
 from mlxd.launchd.service import ManagerUnreachable, Outcome, ServiceError, run_command
 from mlxd.launchd.spec import ServiceSpec
 
 STAND_IN = Path(__file__).with_name("launchctl")
-PROGRAM = compile(STAND_IN.read_text(encoding="utf-8"), str(STAND_IN), "exec")
 JOB = "gui/501/mlxd.daemon"
+
+
+@cache
+def stand_in() -> Any:
+    """Return the stand-in launchctl as a module: a process for each of its answers is slow."""
+    loader = SourceFileLoader("stand_in_launchctl", str(STAND_IN))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
+    return module
 
 
 class FakeLaunchd:
@@ -34,15 +45,10 @@ class FakeLaunchd:
     def run(self, command: Sequence[str]) -> Outcome:
         """Run the stand-in in this process. These tests call it some 700 times."""
         assert command[0] == "launchctl"
-        output = io.StringIO()
-        before, sys.argv = sys.argv, [*command]
-        try:
-            with redirect_stderr(output), pytest.raises(SystemExit) as ended:
-                exec(PROGRAM, {"__name__": "launchctl"})
-        finally:
-            sys.argv = before
-        assert isinstance(ended.value.code, int)
-        return Outcome(ended.value.code, output.getvalue().strip())
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            status = stand_in().main(*command[1:])
+        return Outcome(status, said.getvalue().strip())
 
     def run_program(self, command: Sequence[str]) -> Outcome:
         """Run the stand-in as a program, as the agent runs launchctl."""
@@ -74,6 +80,7 @@ class FakeLaunchd:
 @pytest.fixture
 def launchd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLaunchd:
     monkeypatch.setenv("FAKE_LAUNCHD", str(tmp_path / "launchd"))
+    monkeypatch.setenv("FAKE_UID", "501")
     return FakeLaunchd(tmp_path / "launchd")
 
 
@@ -148,7 +155,7 @@ def test_bootstrap_is_tried_again_while_the_old_job_leaves(
     assert agent.state().loaded
 
 
-@pytest.mark.parametrize("status", [5, 36, 37])
+@pytest.mark.parametrize("status", [36, 37])
 def test_bootstrap_is_not_tried_for_ever(
     agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd, status: int
 ) -> None:
@@ -157,6 +164,29 @@ def test_bootstrap_is_not_tried_for_ever(
         agent.install()
     assert "Try again in a minute" in caught.value.hint
     assert launchd.now_s == pytest.approx(GIVE_UP_S)
+    assert everything_below(spec.paths.state_dir.parent) == set()
+
+
+def test_where_bootstrap_keeps_answering_5_the_agent_is_loaded_the_old_way(
+    agent: LaunchdService, launchd: FakeLaunchd
+) -> None:
+    launchd.set(stubborn=True)
+    assert agent.install()
+    assert launchd.now_s == pytest.approx(INPUT_OUTPUT_GIVE_UP_S)
+    assert agent.state().loaded
+    launchd.set(jobs={})
+    agent.start()
+    assert launchd.state["jobs"][JOB]["runs"] == 1
+
+
+def test_where_nothing_loads_the_agent_the_next_step_is_told(
+    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
+) -> None:
+    launchd.set(stubborn=True, session="user")  # `load` from an ssh session is for another domain
+    with pytest.raises(ServiceError, match="status 5") as caught:
+        agent.install()
+    assert "Login Items" in caught.value.hint
+    assert caught.value.hint.endswith("launchctl print-disabled gui/501")
     assert everything_below(spec.paths.state_dir.parent) == set()
 
 
@@ -215,35 +245,64 @@ def test_a_job_that_never_leaves_is_reported_in_the_end(
     assert agent.plist_path.read_bytes() == before
 
 
+@pytest.mark.parametrize("status", [5, 119])
 def test_a_job_switched_off_by_the_user_stays_off(
-    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
+    agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd, status: int
 ) -> None:
-    launchd.set(disabled=[JOB], switched_off_in_settings=True)
-    with pytest.raises(ServiceError, match="119") as caught:
+    launchd.set(disabled=[JOB], switched_off_in_settings=True, disabled_status=status)
+    with pytest.raises(ServiceError, match=f"status {status}") as caught:
         agent.install()
     assert "Login Items" in caught.value.hint
     assert everything_below(spec.paths.state_dir.parent) == set()
 
 
+@pytest.mark.parametrize("status", [5, 119])
 def test_start_respects_that_the_job_was_disabled(
+    agent: LaunchdService, launchd: FakeLaunchd, status: int
+) -> None:
+    agent.install()
+    launchd.set(jobs={}, disabled=[JOB], disabled_status=status)
+    before = len(launchd.calls())
+    with pytest.raises(ServiceError, match=f"status {status}") as caught:
+        agent.start()
+    assert "Login Items" in caught.value.hint
+    assert not [call for call in launchd.calls()[before:] if call.startswith(("enable", "load"))]
+
+
+def test_an_agent_that_somebody_loaded_a_moment_ago_counts_as_loaded(
     agent: LaunchdService, launchd: FakeLaunchd
 ) -> None:
     agent.install()
-    launchd.set(jobs={}, disabled=[JOB])
-    with pytest.raises(ServiceError, match="119") as caught:
-        agent.start()
-    assert "Login Items" in caught.value.hint
-    assert "enable" not in " ".join(launchd.calls()[-3:])
+    launchd.set(hidden=2)  # not there yet at the first look, in either domain
+    agent.start()
+    assert launchd.now_s == pytest.approx(INPUT_OUTPUT_GIVE_UP_S)
+    assert launchd.state["jobs"][JOB]["runs"] == 1
 
 
+@pytest.mark.parametrize("status", [113, 125, 1])
 def test_without_a_desktop_the_user_s_own_domain_is_used(
+    agent: LaunchdService, launchd: FakeLaunchd, status: int
+) -> None:
+    launchd.set(domains=["user"], session="user", no_domain_status=status)
+    agent.install()
+    assert list(launchd.state["jobs"]) == ["user/501/mlxd.daemon"]
+    assert agent.state().current
+    assert agent.uninstall()
+    assert launchd.state["jobs"] == {}
+
+
+def test_an_agent_installed_over_ssh_starts_at_the_desktop_and_back(
     agent: LaunchdService, launchd: FakeLaunchd
 ) -> None:
     launchd.set(domains=["user"])
     agent.install()
+    launchd.set(domains=["gui", "user"], jobs={})
+    agent.start()
+    assert list(launchd.state["jobs"]) == [JOB]
+    assert agent.state().current
+    launchd.set(domains=["user"], jobs={})
+    agent.start()
     assert list(launchd.state["jobs"]) == ["user/501/mlxd.daemon"]
-    assert agent.uninstall()
-    assert launchd.state["jobs"] == {}
 
 
 def test_without_any_domain_nothing_is_changed_and_the_next_step_told(

@@ -41,7 +41,7 @@ def test_the_bridge_is_started_by_the_daemons_launcher(spec: ServiceSpec) -> Non
     parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
     parser.read_string(http_service_unit(spec))
     assert parser["Service"]["ExecStart"].endswith('bin/mlxd" http')
-    agent = http_agent(spec, 6593)
+    agent = http_agent(spec, 6593, "gui/501")
     assert agent["Label"] == "mlxd.http"
     assert agent["ProgramArguments"][-1] == "http"
     assert [one["SockNodeName"] for one in agent["Sockets"]["Listener"]] == ["127.0.0.1", "::1"]
@@ -90,3 +90,13 @@ def test_launchd_installs_once_and_leaves_nothing_behind(spec: ServiceSpec, tmp_
     assert manager.calls[-1] == "bootout gui/501/mlxd.http"
     assert not service.uninstall()
     assert list(agents.iterdir()) == []
+
+
+def test_without_a_desktop_the_bridge_is_for_the_background(
+    spec: ServiceSpec, tmp_path: Path
+) -> None:
+    manager = Manager(print=[113, 0])  # gui/501 is not there, user/501 is
+    LaunchdHttp(spec, tmp_path, 501, manager, sleep=lambda _: None).install(6593)
+    about = plistlib.loads((tmp_path / "mlxd.http.plist").read_bytes())
+    assert about["LimitLoadToSessionType"] == "Background"
+    assert manager.calls[-1] == f"bootstrap user/501 {tmp_path / 'mlxd.http.plist'}"

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from mlxd.launchd.plist import agent, agent_bytes
+from mlxd.launchd.plist import agent, agent_bytes, moved
 from mlxd.launchd.service import prepare
 from mlxd.launchd.spec import ServiceSpec, stable_python
+
+GUI, USER = "gui/501", "user/501"
 
 # launchd.plist(5): every key that is used, with the type that it must have.
 KEYS: dict[str, type] = {
@@ -23,7 +25,7 @@ KEYS: dict[str, type] = {
     "Sockets": dict,
     "ExitTimeOut": int,
     "Umask": str,
-    "LimitLoadToSessionType": list,
+    "LimitLoadToSessionType": str,
     "SoftResourceLimits": dict,
     "StandardOutPath": str,
     "StandardErrorPath": str,
@@ -41,21 +43,21 @@ def strings(value: Any) -> list[str]:
 
 @pytest.fixture
 def about(spec: ServiceSpec) -> dict[str, Any]:
-    return agent(spec)
+    return agent(spec, GUI)
 
 
 def test_every_key_is_known_and_of_its_type(spec: ServiceSpec) -> None:
-    for key, value in agent(dataclasses.replace(spec, at_login=True)).items():
+    for key, value in agent(dataclasses.replace(spec, at_login=True), USER).items():
         assert type(value) is KEYS[key]
 
 
 def test_it_survives_the_way_through_xml(spec: ServiceSpec) -> None:
-    assert plistlib.loads(agent_bytes(spec)) == agent(spec)
+    assert plistlib.loads(agent_bytes(spec, USER)) == agent(spec, USER)
 
 
 def test_it_holds_these_keys_with_these_values_and_no_others(spec: ServiceSpec) -> None:
     state, log = spec.paths.state_dir, spec.paths.log_dir
-    assert plistlib.loads(agent_bytes(spec)) == {
+    assert plistlib.loads(agent_bytes(spec, GUI)) == {
         "Label": "mlxd.daemon",
         "ProgramArguments": [f"{state}/bin/mlxd", "run"],
         "EnvironmentVariables": {
@@ -70,7 +72,6 @@ def test_it_holds_these_keys_with_these_values_and_no_others(spec: ServiceSpec) 
         "Sockets": {"Listener": {"SockPathName": f"{state}/mlxd.sock", "SockPathMode": 0o600}},
         "ExitTimeOut": 20,
         "Umask": "077",
-        "LimitLoadToSessionType": ["Aqua", "Background"],
         "SoftResourceLimits": {"NumberOfFiles": 8192},
         "StandardOutPath": f"{log}/mlxd.err",
         "StandardErrorPath": f"{log}/mlxd.err",
@@ -87,7 +88,7 @@ def test_nothing_keeps_it_alive_or_starts_it_before_it_is_asked(about: dict[str,
 
 
 def test_at_login_starts_it_at_load(spec: ServiceSpec) -> None:
-    assert agent(dataclasses.replace(spec, at_login=True))["RunAtLoad"] is True
+    assert agent(dataclasses.replace(spec, at_login=True), GUI)["RunAtLoad"] is True
 
 
 def test_launchd_listens_for_the_user_alone(spec: ServiceSpec, about: dict[str, Any]) -> None:
@@ -105,8 +106,15 @@ def test_login_items_reads_mlxd(about: dict[str, Any]) -> None:
     assert about["ProgramArguments"][1:] == ["run"]
 
 
-def test_it_loads_with_and_without_a_desktop(about: dict[str, Any]) -> None:
-    assert about["LimitLoadToSessionType"] == ["Aqua", "Background"]
+def test_it_is_for_one_session_the_desktop_s_or_the_background(spec: ServiceSpec) -> None:
+    assert "LimitLoadToSessionType" not in agent(spec, GUI)
+    assert agent(spec, USER)["LimitLoadToSessionType"] == "Background"
+
+
+def test_a_list_moves_between_domains_and_keeps_the_rest(spec: ServiceSpec) -> None:
+    at_login = dataclasses.replace(spec, at_login=True)
+    assert moved(agent_bytes(at_login, GUI), USER) == agent_bytes(at_login, USER)
+    assert moved(agent_bytes(at_login, USER), GUI) == agent_bytes(at_login, GUI)
 
 
 def test_no_value_waits_to_be_expanded(about: dict[str, Any]) -> None:

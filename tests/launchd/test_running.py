@@ -44,7 +44,7 @@ def launchd(
     def load(spec: ServiceSpec, settings: str = "") -> Launchd:
         environ = settle(spec, settings)
         plist = tmp_path / "mlxd.daemon.plist"
-        write_file(plist, agent_bytes(spec), 0o644)
+        write_file(plist, agent_bytes(spec, "gui/501"), 0o644)
         started.append(Launchd(plist, libxpc, environ))
         return started[-1]
 

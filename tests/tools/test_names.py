@@ -29,7 +29,7 @@ HISTORY = ("CHANGELOG.md", "docs/decisions/", "docs/benchmarks/")
 
 TEMPLATE_KEYS = {"prompt", "system", "options", "description", "model", "schema"}
 ELSEWHERE = re.compile(
-    r"[~$<.{(/@*-]|https?:|.*[\s*<>|$(){}=…]|(config|conversations|tokenizer|valid|invalid|package)"
+    r"[~$<.{(/@*-]|https?:|(gui|user)/UID|bsd/|.*[\s*<>|$(){}=…]|(config|conversations|tokenizer|valid|invalid|package)"
     r"\.(toml|db|json)$|mlxd\.(sock|err|log)$|bin/mlxd$|share/$|build/|(utils/)?inference\.py|host/node_modules"
 )
 """Spans that are no file of this repository: files of a user, patterns, code."""

@@ -107,11 +107,22 @@ It is nil if the variable is unset or empty."
   "Start a daemon and wait until it accepts connections."
   (when (or (null mlxd-command) (equal (getenv "MLXD_AUTOSTART") "0"))
     (user-error "No daemon is running.  Start it: mlxd start"))
-  (unless (executable-find (car mlxd-command))
-    (user-error "%s is not installed.  Install it: pip install mlxd" (car mlxd-command)))
-  (with-temp-buffer
-    (unless (zerop (apply #'call-process (car mlxd-command) nil t nil (cdr mlxd-command)))
-      (user-error "%s" (string-trim (buffer-string))))))
+  (let ((program (mlxd--program (car mlxd-command))))
+    (unless program
+      (user-error "%s is not installed.  Install mlxd, then run in a terminal: mlxd install"
+                  (car mlxd-command)))
+    (with-temp-buffer
+      (unless (zerop (apply #'call-process program nil t nil (cdr mlxd-command)))
+        (user-error "%s" (string-trim (buffer-string)))))))
+
+(defun mlxd--program (name)
+  "Return the path of the program NAME; nil if it is not found.
+An Emacs that was started from the Dock has a PATH without the
+folders where uv, pipx and Homebrew install programs."
+  (or (executable-find name)
+      (let ((exec-path (list (expand-file-name "~/.local/bin")
+                             "/opt/homebrew/bin" "/usr/local/bin")))
+        (executable-find name))))
 
 (defun mlxd--filter (process text)
   "Handle TEXT from PROCESS.  Each complete line is a message."

@@ -1,9 +1,9 @@
 /** Finds the daemon's socket, and starts a daemon if none is running. */
 import { spawn } from "node:child_process";
-import { lstatSync } from "node:fs";
+import { accessSync, constants, lstatSync } from "node:fs";
 import { connect as netConnect, type Socket } from "node:net";
 import { userInfo } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 import { MlxdError, RequestTimeout, unreachable } from "./errors.js";
 
 const CONNECT_MS = 5_000;
@@ -87,13 +87,36 @@ function connectTo(path: string): Promise<Socket> {
   });
 }
 
+/**
+ * Return the path of a program in PATH, or else where uv, pipx and Homebrew install programs:
+ * an editor that was started from the Dock has a PATH without them. Otherwise return the name.
+ */
+export function findProgram(name: string, env: NodeJS.ProcessEnv = process.env): string {
+  if (name.includes("/")) return name;
+  const home = env["HOME"] || userInfo().homedir;
+  const usual = [join(home, ".local", "bin"), "/opt/homebrew/bin", "/usr/local/bin"];
+  const inPath = (env["PATH"] ?? "").split(delimiter).filter(Boolean);
+  return [...inPath, ...usual].map((folder) => join(folder, name)).find(isExecutable) ?? name;
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const NOT_INSTALLED = "Install mlxd, then run in a terminal: mlxd install";
+
 function start(command: string[]): Promise<void> {
   return new Promise((resolve, reject) => {
-    const child = spawn(command[0] ?? "mlxd", command.slice(1), { stdio: ["ignore", "ignore", "pipe"] });
+    const child = spawn(findProgram(command[0] ?? "mlxd"), command.slice(1), { stdio: ["ignore", "ignore", "pipe"] });
     let said = "";
     child.stderr.on("data", (data: Buffer) => (said += data.toString()));
     child.on("error", () => {
-      reject(new MlxdError("daemon_unreachable", `${command[0]} is not installed.`, "Install it: pip install mlxd"));
+      reject(new MlxdError("daemon_unreachable", `${command[0]} is not installed.`, NOT_INSTALLED));
     });
     child.on("close", (status) => (status === 0 ? resolve() : reject(unreachable(said.trim()))));
   });

@@ -1,9 +1,10 @@
 /** Tests against the real daemon at MLXD_SOCKET, with the built-in model. */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { userInfo } from "node:os";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir, userInfo } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { Client, MlxdError, socketPath } from "../dist/index.js";
+import { Client, MlxdError, findProgram, socketPath } from "../dist/index.js";
 
 /** @type {Client} */
 let client;
@@ -117,5 +118,23 @@ test("the socket is where every client finds it, on Linux and on macOS", () => {
     } else {
       assert.equal(socketPath(environ, platform), socket.replace(/^~/, userInfo().homedir.replace(/^\/$/, "")));
     }
+  }
+});
+
+test("a program is found without a PATH where uv and pipx install it", () => {
+  const home = mkdtempSync(join(tmpdir(), "mlxd-js-"));
+  try {
+    const env = { HOME: home, PATH: "/usr/bin:/bin" };
+    assert.equal(findProgram("mlxd-own", env), "mlxd-own");
+    const program = join(home, ".local", "bin", "mlxd-own");
+    mkdirSync(join(home, ".local", "bin"), { recursive: true });
+    writeFileSync(program, "#!/bin/sh\n");
+    assert.equal(findProgram("mlxd-own", env), "mlxd-own", "it is not executable");
+    chmodSync(program, 0o755);
+    assert.equal(findProgram("mlxd-own", env), program);
+    assert.equal(findProgram("sh", env).endsWith("/bin/sh"), true);
+    assert.equal(findProgram("/x/mlxd-own", env), "/x/mlxd-own");
+  } finally {
+    rmSync(home, { recursive: true });
   }
 });

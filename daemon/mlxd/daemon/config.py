@@ -112,6 +112,11 @@ class Config:
         "Seconds between checks for an upgraded mlxd. 0 disables them.",
         minimum=0,
     )
+    prevent_sleep: bool = setting(
+        "boolean",
+        True,
+        "On macOS, prevent idle sleep while requests, downloads or conversions run.",
+    )
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlxd.launchd import HTTP_LABEL
-from mlxd.launchd.agent import GIVE_UP_S, NO_DOMAIN, RETRY_S, STILL_LEAVING
+from mlxd.launchd.agent import GIVE_UP_S, RETRY_S, STILL_LEAVING, session_domain
 from mlxd.launchd.plist import http_agent_bytes
 from mlxd.launchd.service import Outcome, Runner, prepare, refused, remove, write_file
 from mlxd.launchd.spec import ServiceSpec
@@ -100,9 +100,9 @@ class LaunchdHttp:
     def install(self, port: int) -> bool:
         """Write the property list and load the agent. Return False if nothing changed."""
         prepare(self._spec)
-        if not write_file(self._plist, http_agent_bytes(self._spec, port), 0o644):
+        domain = session_domain(self._run, self._uid)
+        if not write_file(self._plist, http_agent_bytes(self._spec, port, domain), 0o644):
             return False
-        domain = self._domain()
         self._launchctl("bootout", f"{domain}/{HTTP_LABEL}")
         self._launchctl("enable", f"{domain}/{HTTP_LABEL}")
         command = ("bootstrap", domain, str(self._plist))
@@ -119,13 +119,9 @@ class LaunchdHttp:
         """Boot the agent out and remove its property list."""
         if not remove([self._plist]):
             return False
-        self._launchctl("bootout", f"{self._domain()}/{HTTP_LABEL}")
+        domain = session_domain(self._run, self._uid)
+        self._launchctl("bootout", f"{domain}/{HTTP_LABEL}")
         return True
-
-    def _domain(self) -> str:
-        gui = f"gui/{self._uid}"
-        has_desktop = self._launchctl("print", gui).status != NO_DOMAIN
-        return gui if has_desktop else f"user/{self._uid}"
 
     def _launchctl(self, *arguments: str) -> Outcome:
         return self._run(("launchctl", *arguments))

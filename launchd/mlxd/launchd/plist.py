@@ -12,8 +12,14 @@ from mlxd.launchd.spec import EXIT_TIMEOUT_S, MAX_OPEN_FILES, ServiceSpec
 _SOCKET_MODE = 0o600  # property lists have decimal integers only
 
 
-def agent(spec: ServiceSpec) -> dict[str, Any]:
-    """Return the agent's property list. launchd expands nothing, so every path is absolute."""
+_SESSION_KEY = "LimitLoadToSessionType"
+
+
+def agent(spec: ServiceSpec, domain: str) -> dict[str, Any]:
+    """Return the agent's property list for a domain, such as gui/501.
+
+    launchd expands nothing, so every path is absolute.
+    """
     about: dict[str, Any] = {
         "Label": LABEL,
         "ProgramArguments": [str(spec.launcher.absolute()), "run"],
@@ -28,7 +34,6 @@ def agent(spec: ServiceSpec) -> dict[str, Any]:
         },
         "ExitTimeOut": EXIT_TIMEOUT_S,
         "Umask": "077",
-        "LimitLoadToSessionType": ["Aqua", "Background"],
         "SoftResourceLimits": {"NumberOfFiles": MAX_OPEN_FILES},
         # For crashes only, as launchd never rotates it. The daemon writes its own log.
         "StandardOutPath": str(spec.crash_log.absolute()),
@@ -37,10 +42,10 @@ def agent(spec: ServiceSpec) -> dict[str, Any]:
     # No KeepAlive in any form: it would start the daemon when the agent is loaded.
     if spec.at_login:
         about["RunAtLoad"] = True
-    return about
+    return about | _session(domain)
 
 
-def http_agent(spec: ServiceSpec, port: int) -> dict[str, Any]:
+def http_agent(spec: ServiceSpec, port: int, domain: str) -> dict[str, Any]:
     """Return the property list of the HTTP bridge. launchd listens on both loopback addresses."""
     addresses = (("127.0.0.1", "IPv4"), ("::1", "IPv6"))
     sockets = [
@@ -49,7 +54,7 @@ def http_agent(spec: ServiceSpec, port: int) -> dict[str, Any]:
     ]
     crash_log = str(spec.paths.log_dir.absolute() / "http.err")
     return {
-        **agent(dataclasses.replace(spec, at_login=False)),
+        **agent(dataclasses.replace(spec, at_login=False), domain),
         "Label": HTTP_LABEL,
         "ProgramArguments": [str(spec.launcher.absolute()), "http"],
         "Sockets": {SOCKET_NAME: sockets},
@@ -60,11 +65,27 @@ def http_agent(spec: ServiceSpec, port: int) -> dict[str, Any]:
     }
 
 
-def http_agent_bytes(spec: ServiceSpec, port: int) -> bytes:
+def http_agent_bytes(spec: ServiceSpec, port: int, domain: str) -> bytes:
     """Return the property list of the HTTP bridge as XML."""
-    return plistlib.dumps(http_agent(spec, port), sort_keys=True)
+    return plistlib.dumps(http_agent(spec, port, domain), sort_keys=True)
 
 
-def agent_bytes(spec: ServiceSpec) -> bytes:
-    """Return the property list as XML."""
-    return plistlib.dumps(agent(spec), sort_keys=True)
+def _session(domain: str) -> dict[str, Any]:
+    """Return the session type of a domain, which is never both.
+
+    With both, a login would load the agent into two domains, and two jobs would want one socket.
+    Without the key it is Aqua, the desktop's.
+    """
+    return {_SESSION_KEY: "Background"} if domain.startswith("user/") else {}
+
+
+def agent_bytes(spec: ServiceSpec, domain: str) -> bytes:
+    """Return the property list for a domain as XML."""
+    return plistlib.dumps(agent(spec, domain), sort_keys=True)
+
+
+def moved(plist: bytes, domain: str) -> bytes:
+    """Return a property list as it is for another domain."""
+    about = plistlib.loads(plist)
+    about.pop(_SESSION_KEY, None)
+    return plistlib.dumps(about | _session(domain), sort_keys=True)

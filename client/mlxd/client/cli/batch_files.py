@@ -21,6 +21,7 @@ from mlxd.client.cli.inputs import as_text, read_file, read_stdin
 from mlxd.client.cli.options import resolve_folders
 from mlxd.client.fast.text import is_cut, verdict
 from mlxd.protocol.errors import InvalidParams, MlxdError
+from mlxd.protocol.privacy import privacy_hint
 
 METHODS = ("chat", "generate", "fill")
 HASH_DIGITS = 16
@@ -198,7 +199,8 @@ def output_of(name: str | None) -> Output:
 
 def _unwritable(name: str, exc: Exception) -> Misuse:
     problem = exc.strerror if isinstance(exc, OSError) else str(exc)
-    return Misuse(f"{name} cannot be written: {problem}.", hint="Choose another -o.")
+    hint = privacy_hint(exc, "Choose another -o.")
+    return Misuse(f"{name} cannot be written: {problem}.", hint=hint)
 
 
 def _check_folder(folder: Path) -> None:

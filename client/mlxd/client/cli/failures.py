@@ -17,6 +17,7 @@ from mlxd.client.fast.options import refusal
 from mlxd.client.fast.text import UNKNOWN_TO_THEM, VERSION, skew
 from mlxd.client.sync import Client
 from mlxd.protocol.errors import EXIT_INTERRUPTED, EXIT_USAGE, MlxdError
+from mlxd.protocol.privacy import privacy_hint
 
 ADVICE_TIMEOUT_S = 5.0
 EXIT_UNEXPECTED = 1
@@ -116,7 +117,7 @@ def _system(exc: OSError) -> int:
     if isinstance(exc, BrokenPipeError):
         return 0  # the reader has ended (`mlx ask | head`)
     where = f"{exc.filename}: " if exc.filename else "Cannot read or write: "
-    hint = "Check the path, its permissions and the free space."
+    hint = privacy_hint(exc, "Check the path, its permissions and the free space.")
     _say(f"mlx: {where}{exc.strerror or exc}.\n     {hint}")
     return EXIT_UNEXPECTED
 

@@ -14,6 +14,7 @@ import click
 from mlxd.client.cli.failures import Misuse
 from mlxd.client.fast.text import INPUT_MAX_BYTES
 from mlxd.protocol.errors import InvalidParams
+from mlxd.protocol.privacy import privacy_hint
 
 BACKTICKS = re.compile("`{3,}")
 BYTE_ORDER_MARKS = (
@@ -76,7 +77,8 @@ def read_file(name: str) -> bytes:
             return _bounded(file, name)
     except (OSError, ValueError) as exc:
         problem = exc.strerror if isinstance(exc, OSError) else str(exc)
-        raise Misuse(f"{name} cannot be read: {problem}.", hint="Check its name: ls -l") from exc
+        hint = privacy_hint(exc, "Check its name: ls -l")
+        raise Misuse(f"{name} cannot be read: {problem}.", hint=hint) from exc
 
 
 def _bounded(file: IO[bytes], name: str) -> bytes:

@@ -14,6 +14,7 @@ from typing import TextIO
 import click
 
 from mlxd.protocol.errors import EXIT_INTERRUPTED, EXIT_USAGE, MlxdError
+from mlxd.protocol.privacy import privacy_hint
 from mlxd.protocol.wrapping import folded
 
 EXIT_UNEXPECTED = 1
@@ -117,7 +118,8 @@ def _system(exc: OSError) -> int:
         say("stdout is closed, so nothing can be printed.", "Redirect it: mlxd … >FILE")
         return EXIT_USAGE
     where = exc.filename or "Cannot read or write"
-    say(f"{where}: {exc.strerror or exc}.", "Check the path, its permissions and the free space.")
+    hint = privacy_hint(exc, "Check the path, its permissions and the free space.")
+    say(f"{where}: {exc.strerror or exc}.", hint)
     return EXIT_UNEXPECTED
 
 

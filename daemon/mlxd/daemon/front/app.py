@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 
 from mlxd.daemon.config import Config
 from mlxd.daemon.front import handover, upkeep
+from mlxd.daemon.front.awake import awake_for
 from mlxd.daemon.front.configuration import Configuration
 from mlxd.daemon.front.duties import Duties, preload
 from mlxd.daemon.front.engine.process import engine_command
@@ -127,6 +129,8 @@ class Front:
         await asyncio.gather(
             services.connections.close(), services.supervisor.stop(), services.recorder.close()
         )
+        # Here, since an upgrade keeps the process that caffeinate waits for.
+        services.awake.release()
         services.log("stopped")
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
@@ -170,6 +174,7 @@ def _services(config: Config, paths: Paths, log: Callable[..., None]) -> Service
         recorder=recorder,
         hub=HubWorkers(paths.log_dir / "hub.err", log),
         metrics=metrics,
+        awake=awake_for(sys.platform, enabled=config.prevent_sleep, log=log),
         log=log,
     )
 

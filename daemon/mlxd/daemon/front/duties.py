@@ -64,7 +64,7 @@ class Duties:
             failed=lambda exc: log("upkeep failed", level="error", error=error_summary(exc)),
             sleep=self._sleep,
             upgrades=self._upgrades,
-            also=self._keep_files,
+            also=self._every_few_seconds,
         )
 
     def _idle(self) -> bool:
@@ -73,7 +73,9 @@ class Duties:
             len(services.requests) or services.hub.running or services.lifecycle.stop.is_set()
         )
 
-    async def _keep_files(self) -> None:
+    async def _every_few_seconds(self) -> None:
+        services = self._services
+        services.awake.keep(working=bool(len(services.requests) or services.hub.running))
         self._services.recorder.look()
         if not await self._accepting.keep(self._admission.connection):
             self._leave(None)

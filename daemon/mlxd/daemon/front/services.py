@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxd.daemon.config import Config
+from mlxd.daemon.front.awake import Awake
 from mlxd.daemon.front.configuration import Configuration
 from mlxd.daemon.front.engine.supervisor import Supervisor
 from mlxd.daemon.front.finder import Finder
@@ -32,6 +33,7 @@ class Services:
     recorder: Recorder
     hub: HubWorkers
     metrics: Metrics
+    awake: Awake
     log: Log
 
     @property

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlxd.protocol.privacy import is_protected
+
 JSON_MAX_BYTES = 100_000_000
 """The safetensors format's limit for its header. Configurations and indexes are far smaller."""
 PATH_MAX_BYTES = 1024  # MAXPATHLEN of macOS, which F_GETPATH fills
@@ -148,6 +150,8 @@ def os_problem(exc: OSError) -> str:
     """Return the end of the sentence "FILE …" for an error of the operating system."""
     if exc.errno == errno.ELOOP:
         return "is a link that leads back to itself"
+    if is_protected(exc):
+        return f"cannot be read: {exc.strerror or exc} (macOS protects its folder)"
     return f"cannot be read: {exc.strerror or exc}"
 
 

@@ -137,13 +137,28 @@ local function connect(owner, may_start)
   end
 end
 
+--- The path of a program; nil if it is not found. A Neovim that was started from the Dock has a
+--- PATH without the folders where uv, pipx and Homebrew install programs.
+---@param name string
+---@return string?
+function M.program(name)
+  local found = vim.fn.exepath(name)
+  if found ~= '' then return found end
+  for _, folder in ipairs({ vim.fn.expand('~/.local/bin'), '/opt/homebrew/bin', '/usr/local/bin' }) do
+    local path = folder .. '/' .. name
+    if not name:find('/') and vim.fn.executable(path) == 1 then return path end
+  end
+end
+
 start = function(owner)
   local command = require('mlxd').options.command
   if not command or vim.env.MLXD_AUTOSTART == '0' then
     return hang_up(owner, unreachable('No daemon is running.', 'Start it: mlxd start'))
   end
   local said = {}
-  local ok, job = pcall(vim.fn.jobstart, command, {
+  local program = M.program(command[1])
+  local found = program and vim.list_extend({ program }, command, 2) or command
+  local ok, job = pcall(vim.fn.jobstart, found, {
     on_stderr = function(_, lines) vim.list_extend(said, lines) end,
     on_exit = function(_, status)
       if status == 0 then return connect(owner, false) end
@@ -153,7 +168,7 @@ start = function(owner)
   })
   if not ok or job <= 0 then
     return hang_up(owner, unreachable(command[1] .. ' is not installed.',
-      'Install mlxd, or set the option `command`.'))
+      'Install mlxd, then run in a terminal: mlxd install'))
   end
   vim.defer_fn(function()
     if not owner.ready then vim.fn.jobstop(job) end

@@ -13,10 +13,10 @@ local function program()
   local command = require('mlxd').options.command
   if not command then
     say.ok('The plugin does not start a daemon, because the option `command` is false.')
-  elseif vim.fn.executable(command[1]) == 1 then
+  elseif require('mlxd.client').program(command[1]) then
     say.ok(('`%s` is installed.'):format(command[1]))
   else
-    say.error(('`%s` is not in $PATH.'):format(command[1]), { 'Install mlxd: pip install mlxd' })
+    say.error(('`%s` is not in $PATH.'):format(command[1]), { 'Install mlxd, then run in a terminal: mlxd install' })
   end
 end
 

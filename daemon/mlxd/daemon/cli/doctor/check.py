@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,10 @@ class Machine:
     platform: str = sys.platform
     uid: int = field(default_factory=os.getuid)
     run: Callable[[Sequence[str], Mapping[str, str]], Outcome] = run_command
+    file_limits: Callable[[], tuple[int, int]] = field(
+        default=lambda: resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    """The soft and the hard limit of open files."""
     free_bytes: Callable[[Path], int] = field(default=lambda path: shutil.disk_usage(path).free)
     total_memory_bytes: Callable[[], int] = field(
         default=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Any
 
-from mlxd.daemon import control, lock
+from mlxd.daemon import control, limits, lock
 from mlxd.daemon.cli.doctor.check import Finding, Machine
 from mlxd.daemon.version import version
 
@@ -43,9 +42,12 @@ def service(machine: Machine) -> Finding:
     return Finding("service", "ok", f"The {name} starts mlxd {when}")
 
 
-def open_files(_machine: Machine) -> Finding:
-    """Can processes open enough files?"""
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= soft < _FEW_FILES:
-        return Finding("open files", "warn", f"{soft} at most", "ulimit -n 4096")
-    return Finding("open files", "ok", f"{soft if soft >= 0 else 'unlimited'} at most")
+def open_files(machine: Machine) -> Finding:
+    """Can the daemon open enough files? It raises its own limit, so the shell's does not count."""
+    limit = limits.reachable(*machine.file_limits())
+    if limit >= _FEW_FILES:
+        return Finding("open files", "ok", f"The daemon can open {limit}")
+    more = "sudo launchctl limit maxfiles 8192 65536"
+    if machine.platform != "darwin":
+        more = "Raise the hard limit (nofile) in /etc/security/limits.conf, then log in again"
+    return Finding("open files", "warn", f"The daemon can open {limit}, which is few", more)

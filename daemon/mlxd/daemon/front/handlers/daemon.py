@@ -56,6 +56,7 @@ def _status(services: Services, request: RequestInFlight, params: Params) -> Ans
         "evicted": [*services.supervisor.evicted],
         "requests": {"running": running, "queued": len(services.requests) - running},
         "connections": len(services.connections),
+        "keeps_awake": services.awake.holding,
         "conversations": services.recorder.status(),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from mlxd.daemon import limits as file_limits
 from mlxd.daemon.front.server.events import PENDING_MAX_BYTES, Event, EventQueue
 from mlxd.daemon.front.server.turns import LARGE_MESSAGE_BYTES, MESSAGES_PER_TURN, Turns
 from mlxd.protocol.codec import Decoder, Encoding, Limits, encode
@@ -106,22 +108,27 @@ class Connection(asyncio.BufferedProtocol):
         self._outgoing: list[bytes] = []
         self._events = EventQueue()
         self._closing = False
+        self._checked = False
 
     # ---- called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-        if sys.platform == "darwin":
-            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                self.socket.setsockopt(socket.SOL_SOCKET, option, MACOS_BUFFER_BYTES)
+        # First, since asyncio would deliver data even if something below raised.
         if not self._opened(self):
             asyncio.get_running_loop().call_later(REFUSED_GRACE_S, self._refuse_silent)
+        self._checked = True
+        if sys.platform == "darwin":
+            enlarge_buffers(self.socket)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        if not self._checked:
+            self.abort()
+            return
         self._decoder.feed(self._buffer[:nbytes])
         self._take_messages()
 
@@ -222,7 +229,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None:
             return True
         poll = select.poll()
-        # macOS reports a hang-up only when polling for writing; Linux always does.
+        # For reading, macOS reports a closed writing side as a hang-up, too: poll_callback in
+        # xnu's sys_generic.c.
         poll.register(self.socket.fileno(), select.POLLOUT)
         return any(what & (select.POLLHUP | select.POLLERR) for _, what in poll.poll(0))
 
@@ -324,17 +332,23 @@ def connections_that_fit(wanted: int) -> int:
     return max(1, min(wanted, descriptor_limit() - RESERVED_DESCRIPTORS))
 
 
+def enlarge_buffers(sock: socket.socket) -> None:
+    """Enlarge the buffers of a socket on macOS, where they have 8 KiB."""
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        # EINVAL: the caller has hung up (sosetoptlock in xnu's uipc_socket.c).
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, option, MACOS_BUFFER_BYTES)
+
+
 def descriptor_limit() -> int:
     """Raise the limit of open files as far as allowed, and return it."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
-    if soft < wanted:
+    reachable = file_limits.reachable(soft, hard)
+    if soft < reachable:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
+            resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
         except (OSError, ValueError):
-            # macOS refuses more than kern.maxfilesperproc.
             return soft
-    return soft
+    return reachable
