@@ -77,7 +77,7 @@ def _completion(text: str) -> dict[str, Any]:
     usage = {"prompt_tokens": 14, "cached_tokens": 0, "completion_tokens": 5, "reasoning_tokens": 0}
     timing = {"queue_s": 0.0, "load_s": 0.0, "prefill_s": 0.0078125, "decode_s": 0.015625,
               "time_to_first_token_s": 0.0078125, "tokens_per_s": 320.0}  # fmt: skip
-    applied: dict[str, Any] = {"model": "pocket", "revision": None, "seed": 7, "batched": True,
+    applied: dict[str, Any] = {"model": "pocket", "revision": None, "seed": 7, "batched": False,
                "constrained": False, "truncated_tokens": 0, "notes": []}  # fmt: skip
     return {"choices": [choice], "usage": usage, "timing": timing, "applied": applied}
 

@@ -59,7 +59,7 @@ export interface Completion {
 
 export type Event =
   | { type: "queued"; position: number }
-  | { type: "loading"; model: string }
+  | { type: "loading"; model: string; done_bytes?: number; total_bytes?: number }
   | { type: "prefill"; done: number; total: number }
   | { type: "delta"; index: number; text: string; channel: "answer" | "reasoning" }
   | { type: "tool_call"; index: number; call_id: string; name: string; arguments: object }

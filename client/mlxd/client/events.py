@@ -26,9 +26,11 @@ class Queued(Event):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loading(Event):
-    """The model is being loaded."""
+    """The model is being loaded: `done_bytes` of `total_bytes`, which is 0 before it is known."""
 
     model: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

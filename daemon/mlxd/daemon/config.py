@@ -79,8 +79,11 @@ class Config:
     memory_budget_bytes: int | None = setting(
         "bytes", None, "Memory for weights and KV caches. Default: measured.", minimum=MIB
     )
-    prefix_cache_memory_bytes: int = setting(
-        "bytes", GIB, "Memory for cached prompts. 0 disables the cache.", minimum=0
+    prefix_cache_memory_bytes: int | None = setting(
+        "bytes",
+        None,
+        "Memory for cached prompts. 0 disables the cache. Default: a fifth of the memory budget.",
+        minimum=0,
     )
     prefix_cache_disk_bytes: int = setting(
         "bytes", 8 * GIB, "Disk space for cached prompts. 0 disables the cache.", minimum=0
@@ -110,6 +113,12 @@ class Config:
         "seconds",
         30.0,
         "Seconds between checks for an upgraded mlxd. 0 disables them.",
+        minimum=0,
+    )
+    residency_refresh_ms: int = setting(
+        "integer",
+        1000,
+        "On macOS, milliseconds between requests to keep weights resident. 0 disables them.",
         minimum=0,
     )
     prevent_sleep: bool = setting(

@@ -184,12 +184,25 @@ def progress(event):
     kind = event["type"]
     text = ""
     if kind == "loading":
-        text = "loading " + event["model"]
+        text = "loading " + event["model"] + loaded_part(event)
     elif kind == "prefill" and event["done"] < event["total"]:
         text = "reading: %d of %d tokens" % (event["done"], event["total"])
     elif kind == "queued" and event["position"]:
         text = "waiting: %d requests ahead" % event["position"]
     return text[:STATUS_COLUMNS]
+
+
+BAR_WIDTH = 20
+
+
+def loaded_part(event):
+    """Return a progress bar for a model that is being loaded, or "" before its size is known."""
+    total = event.get("total_bytes")
+    if not total:
+        return ""
+    part = min(1.0, event["done_bytes"] / total)
+    full = int(part * BAR_WIDTH)
+    return " [" + "#" * full + "." * (BAR_WIDTH - full) + "] %d%%" % (100 * part)
 
 
 class StatusPrinter:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import queue
 import socket
 import sys
 
 from mlxd.daemon import lifeline
+from mlxd.daemon.engine.backend.residency import keep_resident
 from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.options import EngineOptions
 from mlxd.daemon.engine.progress import Progress
 from mlxd.daemon.stderr import hide_error_messages
+
+EXIT_DEVICE_FAILED = 70
 
 
 def main() -> int:
@@ -29,6 +33,7 @@ def main() -> int:
     progress = Progress()
     link = Link(sock, inbox, progress)
     link.start()
+    keep_resident(options.residency_refresh_ms, os.environ, sys.platform)
     # Imported late, because it takes seconds. The link answers the front's pings meanwhile.
     from mlxd.daemon.engine.models.mlx_lm_imports import import_without_transformers
 
@@ -41,9 +46,10 @@ def main() -> int:
     sys.stderr.flush()
     if reason == "empty":
         link.notify("bye", {"reason": reason})
-    sock.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):  # macOS: ENOTCONN if the front has closed the link
+        sock.shutdown(socket.SHUT_WR)
     # Exit without joining the threads of MLX and of tokenizers, which may take long to end.
-    os._exit(0)
+    os._exit(EXIT_DEVICE_FAILED if reason == "device failed" else 0)
 
 
 if __name__ == "__main__":

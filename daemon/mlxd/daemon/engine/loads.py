@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from mlxd.daemon.engine.backend.shortages import device_failure
 from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.link import Link
 from mlxd.daemon.engine.model_ref import ModelRef
@@ -80,11 +81,24 @@ class Loads:
         """Read the next slice of weights, if a load is due."""
         if (key := self._models.next_key) is not None:
             self._bring_forward(key, self._models.advance)
+            self._tell_progress(key)
+
+    def _tell_progress(self, key: str) -> None:
+        """Tell the requests that wait for a model how much of its weights is read."""
+        loading = self._models.loading.get(key)
+        if loading is None or loading.weights is None or not loading.weights.total_bytes:
+            return
+        done, total = loading.weights.done_bytes, loading.weights.total_bytes
+        for request in self._requests.using(key):
+            about = {"model": request.ref.name, "done_bytes": done, "total_bytes": total}
+            self._requests.emit(request, "loading", about)
 
     def _bring_forward(self, key: str, work: Callable[[], LoadedModel | None]) -> None:
         try:
             loaded = work()
         except MlxdError as error:
+            if device_failure(error):
+                raise
             self._failed(key, error)
             return
         if loaded is not None:

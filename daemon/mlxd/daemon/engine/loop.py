@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from mlxd.daemon.engine.backend.base import Backend
-from mlxd.daemon.engine.backend.shortages import as_error
+from mlxd.daemon.engine.backend.shortages import as_error, device_failure, out_of_gpu_memory
 from mlxd.daemon.engine.decoding.runner import Runner
 from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
@@ -24,14 +25,21 @@ from mlxd.daemon.engine.scheduling.announcer import Announcer
 from mlxd.daemon.engine.scheduling.pacing import Arrivals
 from mlxd.daemon.engine.scheduling.scheduler import SchedulerOutput
 from mlxd.daemon.engine.tokenization.worker import PromptReady, TokenizerReady
+from mlxd.daemon.stderr import error_summary
+from mlxd.protocol.errors import OutOfMemory
 from mlxd.protocol.messages import Notification, Request
+
+DEVICE_FAILED = "device failed"
 
 GIVE_BACK_AFTER_S = 30.0
 """Time for which an idle engine keeps freed memory for the next prompt."""
 
 
 class Engine:
-    """The compute thread. `run` returns when the front disconnects or no model is loaded."""
+    """The compute thread.
+
+    `run` returns when the front disconnects, no model is loaded or the GPU failed.
+    """
 
     def __init__(
         self,
@@ -86,7 +94,16 @@ class Engine:
         self._give_back_s = math.inf
 
     def run(self) -> str:
-        """Run until the front disconnects ("front gone") or no model is loaded ("empty")."""
+        """Run until the front disconnects, no model is loaded or the GPU fails; returns which."""
+        try:
+            return self._loop()
+        except Exception as exc:
+            if not device_failure(exc):
+                raise
+            self._device_failed(exc)
+            return DEVICE_FAILED
+
+    def _loop(self) -> str:
         while not self._stopping:
             output = self._schedule()
             self._announce(output)
@@ -100,6 +117,19 @@ class Engine:
             if self._is_empty():
                 return "empty"
         return "front gone"
+
+    def _device_failed(self, exc: Exception) -> None:
+        """Report the failure. The front starts another engine: memory of this one is invalid.
+
+        If the GPU ran out of memory, requests that are being computed end with `out_of_memory`,
+        because they might make the next engine fail as well. The front retries or ends the others.
+        """
+        print("The GPU failed:", error_summary(exc), str(exc)[:300], file=sys.stderr, flush=True)
+        if out_of_gpu_memory(exc):
+            error = OutOfMemory(f"The GPU ran out of memory: {str(exc)[:200]}")
+            for request in [one for one in self._requests.by_id.values() if one.begun]:
+                self._requests.fail(request, error)
+        self._apply()
 
     def _schedule(self) -> SchedulerOutput:
         """Handle received messages, wait if there is no work, and choose what to compute."""
@@ -124,6 +154,8 @@ class Engine:
             try:
                 self._runner.run(output, output.queue, loaded, self._requests.by_id)
             except Exception as exc:  # a failure ends the requests of this queue only
+                if device_failure(exc):
+                    raise
                 self._intake.queue_failed(output.queue, exc)
             self._room.trim(self._models.weights_bytes())
             loaded.pacer.observe_iteration(time.monotonic() - started_s)
@@ -172,6 +204,8 @@ class Engine:
                 self._calls[message.method](message)
             except Exception as exc:
                 self._link.refuse(message.id, as_error(exc))
+                if device_failure(exc):
+                    raise
         elif isinstance(message, PromptReady):
             self._intake.prepared(message)
         elif isinstance(message, TokenizerReady):

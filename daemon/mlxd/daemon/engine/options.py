@@ -26,6 +26,8 @@ class EngineOptions:
     pressure_file: str = PSI_FILE
     """File in which Linux reports how long tasks waited for memory."""
     log_text: bool = False
+    residency_refresh_ms: int = 1000
+    """How often MLX asks macOS to keep the weights resident. 0: never."""
 
     @classmethod
     def from_json(cls, text: str) -> EngineOptions:

@@ -213,6 +213,7 @@ class ActiveRequest:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     batched: bool = False
+    """Whether it shared a pass with another sequence."""
     begun: bool = False
     """Whether the front was told that its prompt is being computed."""
     draft: Any = None

@@ -17,7 +17,7 @@ from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
 from mlxd.daemon.engine.link import Inbox, Link
 from mlxd.daemon.engine.loads import Loads
-from mlxd.daemon.engine.loop import Engine
+from mlxd.daemon.engine.loop import DEVICE_FAILED, Engine
 from mlxd.daemon.engine.models import memory
 from mlxd.daemon.engine.models.findings import FindingsStore
 from mlxd.daemon.engine.models.manager import ModelManager
@@ -33,7 +33,7 @@ from mlxd.daemon.engine.scheduling.pacing import Arrivals
 from mlxd.daemon.engine.scheduling.scheduler import Scheduler
 from mlxd.daemon.engine.tokenization.worker import Preparer
 
-PREFIX_MEMORY_SHARE = 0.1
+PREFIX_MEMORY_SHARE = 0.2
 """Default share of the memory budget for cached prompts."""
 
 
@@ -57,7 +57,8 @@ def serve(link: Link, inbox: Inbox, progress: Progress, options: EngineOptions) 
     # Imported modules stay loaded, so the garbage collector need not scan them between two tokens.
     gc.freeze()
     reason = engine.run()
-    prefixes.flush(timeout_s=5.0)
+    if reason != DEVICE_FAILED:
+        prefixes.flush(timeout_s=5.0)
     return reason
 
 
@@ -104,6 +105,8 @@ def _compose(
         pressure=lambda: memory.pressure(options.pressure_file),
         on_slice=announcer.load,
         give_back=backend.idle,
+        warm_up_tokens=backend.warm_up_tokens,
+        chunk_step_tokens=backend.chunk_step_tokens,
     )
     prompts = PrefillManager(
         scheduler=scheduler, prefixes=prefixes, backend=backend, requests=requests

@@ -189,6 +189,7 @@ def _engine_options(config: Config, paths: Paths) -> dict[str, Any]:
         "findings_dir": str(paths.findings_dir),
         "kernels_dir": str(paths.kernels_dir),
         "log_text": config.log_text,
+        "residency_refresh_ms": config.residency_refresh_ms,
     }
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import mlx.core as mx
 
+from mlxd.daemon.engine.backend.gpu import CACHE_LEAST_BYTES, GpuBackend, cache_limit_bytes
+from mlxd.daemon.engine.prefill.chunks import Prefill
 from mlxd.daemon.engine.start import choose_backend
 
 ALL_OF_AN_ENGINE = """
@@ -36,3 +39,26 @@ def test_an_engine_on_a_gpu_imports_nothing_of_the_cpu() -> None:
 def test_the_backend_is_that_of_the_default_device() -> None:
     device = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
     assert choose_backend(None).describe()["device"] == device
+
+
+def test_freed_buffers_are_bounded_and_given_back_after_a_chunk(tiny_model: Any) -> None:
+    backend = GpuBackend()
+    before = mx.set_cache_limit(0)
+    try:
+        mx.set_cache_limit(cache_limit_bytes(2**30))
+        prompt = Prefill(tiny_model, [number % 96 for number in range(2000)])
+        while prompt.left:
+            prompt.run(512)
+            assert mx.get_cache_memory() <= cache_limit_bytes(2**30)
+            backend.after_prefill()
+            assert mx.get_cache_memory() == 0
+        mx.eval(mx.zeros((256, 1024)) + 1)
+        backend.idle()
+        assert mx.get_cache_memory() == 0
+    finally:
+        mx.set_cache_limit(before)
+
+
+def test_the_limit_of_freed_buffers_is_a_small_share_of_the_budget() -> None:
+    assert cache_limit_bytes(20 * 2**30) == 2**30
+    assert cache_limit_bytes(2**20) == CACHE_LEAST_BYTES

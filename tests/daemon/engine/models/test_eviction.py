@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxd.daemon.engine.models.eviction import (
+    WARNING_LASTS_S,
     ModelState,
     expired,
     next_expiry_s,
@@ -103,6 +104,17 @@ def test_time_and_pressure_take_only_what_nobody_uses(seed: int) -> None:
     check_evicted(models, under_pressure(models, "critical"))
     assert len(under_pressure(models, "warning")) <= 1
     assert under_pressure(models, "normal") == ()
+    assert under_pressure(models, "warning", lasted_s=WARNING_LASTS_S / 2) == ()
+
+
+def test_a_model_that_is_kept_forever_goes_last_under_pressure() -> None:
+    forever = ModelState("forever", 10, last_used_s=1, keep_alive_s=math.inf)
+    idle = ModelState("idle", 10, last_used_s=2, keep_alive_s=60)
+    pinned = ModelState("pinned", 10, last_used_s=0, keep_alive_s=60, pinned=True)
+    for level in ("warning", "critical"):
+        assert under_pressure([forever, idle, pinned], level) == ("idle",)
+        assert under_pressure([forever, pinned], level) == ("forever",)
+        assert under_pressure([pinned], level) == ()
 
 
 def test_the_least_recently_used_goes_first() -> None:

@@ -152,3 +152,13 @@ def test_what_a_turn_may_take_follows_from_what_was_measured() -> None:
     for _ in range(300):
         pacer.observe_iteration(0.5)
     assert pacer.expected_s(200, 15_000_000) == pytest.approx(1.5)
+
+
+def test_chunks_for_a_gpu_are_multiples_of_its_step_at_any_speed() -> None:
+    for seconds in (1e-6, 0.3, 0.9, 2.0, 1000.0):
+        pacer = PrefillPacer(chunk_step_tokens=256)
+        pacer.observe(1000, seconds)
+        for decoding in (True, False):
+            tokens = pacer.chunk_tokens(decoding=decoding)
+            assert tokens % 256 == 0
+            assert 256 <= tokens <= CHUNK_MAX_TOKENS

@@ -25,6 +25,17 @@ class Backend(Protocol):
     def before_pass(self, tokens: int, largest_matrix: int) -> None:
         """Prepare for a pass of `rows` tokens over a model whose largest matrix has this size."""
 
+    def after_prefill(self) -> None:
+        """Do what is due after a prefill chunk."""
+
+    @property
+    def warm_up_tokens(self) -> int:
+        """Tokens of the discarded prefill pass after a load, so that kernels are built by then."""
+
+    @property
+    def chunk_step_tokens(self) -> int:
+        """Prefill chunks are multiples of so many tokens."""
+
     def overlap(self, step_s: float) -> bool:
         """Return whether a step of `step_s` seconds starts before the last one's tokens are
         sent."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxd.daemon.engine.backend.gpu import GpuBackend
+from mlxd.daemon.engine.backend.gpu import GpuBackend, cache_limit_bytes
 from mlxd.daemon.engine.backend.kernels import NO_KERNELS, keep_kernels
 
 
@@ -20,6 +20,7 @@ class CudaBackend(GpuBackend):
         self._compiles = True
 
     def start(self, budget_bytes: int) -> None:
+        mx.set_cache_limit(cache_limit_bytes(budget_bytes))
         self._compiles = keep_kernels(self._kernels_dir, os.environ)
         if not self._compiles:
             print(NO_KERNELS, file=sys.stderr, flush=True)

@@ -64,7 +64,6 @@ class Runner:
         request.notes += request.prepared.notes
         request.prompt_tokens = len(request.prepared.tokens)
         self.requests.publish(request)
-        request.batched = loaded.mergeable
         if reason := loaded.findings.alone:
             request.notes.append(f"served alone: {reason}")
         self.scheduler.add(
@@ -278,6 +277,9 @@ class Runner:
     def _decode(self, loaded: LoadedModel, batch: DecodeBatch, *, alone: bool) -> None:
         """Decode a step of the batch, or several tokens of a single sequence with a draft model."""
         self._backend.before_pass(len(batch), loaded.widest)
+        if len(batch) > 1:
+            for sequence in batch.sequences:
+                self.sequences[sequence.uid][0].batched = True
         request, choice = self.sequences[batch.sequences[0].uid]
         draft = request.draft
         if draft is None or not (alone and draft.worthwhile):

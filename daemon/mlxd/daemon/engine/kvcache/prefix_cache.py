@@ -25,6 +25,7 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
+from mlxd.daemon.engine.backend.shortages import device_failure
 from mlxd.daemon.engine.kvcache.prefix_index import Match, PrefixIndex, Tokens, as_tokens
 from mlxd.daemon.engine.kvcache.snapshot_files import Leaf, Snapshot
 from mlxd.daemon.engine.kvcache.snapshots import SnapshotStore
@@ -100,6 +101,8 @@ class PrefixCache:
         if known := self._index.covered(model_key, prefix):
             self._index.touch(known.id)
             return
+        if nbytes_of(caches, len(tokens)) + prefix.nbytes > self._index.max_bytes:
+            return  # before copying, which would take as much memory again
         trimmable = can_trim_now(caches)
         as_is = own and all(_is_exact(layer, len(tokens)) for layer in caches)
         kept = caches if as_is else copied(caches, len(tokens), len(tokens))
@@ -107,6 +110,10 @@ class PrefixCache:
         entry_id = self._remember(model_key, prefix, kept, trimmable)
         if durable and on_disk and entry_id is not None and len(tokens) >= DISK_MIN_TOKENS:
             self._write(model_key, prefix, kept, trimmable)
+
+    def has_room_for(self, nbytes: int) -> bool:
+        """Whether an entry of this size can be kept; also True if nothing is kept at all."""
+        return not self._index.max_bytes or nbytes <= self._index.max_bytes
 
     def store_later(self, model_key: str, tokens: list[int], caches: Cache) -> None:
         """Store `caches`, which cover `tokens` and have no other owner, at the next
@@ -124,6 +131,8 @@ class PrefixCache:
             try:
                 self.store(model_key, tokens, caches, durable=True, own=True)
             except Exception as exc:  # no request fails; a later prompt is computed again
+                if device_failure(exc):
+                    raise
                 summary = error_summary(exc)
                 print("Storing a prompt's cache failed:", summary, file=sys.stderr, flush=True)
         return bool(now)
@@ -207,7 +216,31 @@ class PrefixCache:
 
     def _write(self, key: str, tokens: Tokens, caches: Cache, trimmable: bool) -> None:
         if self._store is not None:
-            self._store.put(taken_apart(key, tokens, caches, trimmable))
+            snapshot = taken_apart(key, tokens, caches, trimmable)
+            check_device()
+            self._store.put(snapshot)
+
+
+def check_device() -> None:
+    """Raise the error of the GPU, if a command buffer has failed.
+
+    MLX reports that at the next check only, and until then the arrays hold garbage. This is such
+    a check. Nothing that was computed since the last one may be written before it.
+    """
+    if mx.default_device() == mx.Device(mx.gpu):
+        mx.synchronize()
+
+
+def nbytes_of(caches: Cache, tokens: int) -> int:
+    """Return the bytes of a copy of these caches that covers `tokens`, without unused room."""
+    return sum(_nbytes_of(layer, tokens) for layer in caches)
+
+
+def _nbytes_of(layer: Any, tokens: int) -> int:
+    nbytes = int(layer.nbytes)
+    if type(layer) is KVCache and layer.keys is not None:
+        return nbytes * tokens // int(layer.keys.shape[2])
+    return nbytes
 
 
 def can_trim_now(caches: Cache) -> bool:

@@ -87,6 +87,15 @@ def _removable(
     return sorted(able, key=lambda one: (one.last_used_s, one.key))
 
 
+def _all_removable(
+    models: Sequence[ModelState], may_go: Callable[[ModelState], bool]
+) -> list[ModelState]:
+    evicted: list[ModelState] = []
+    while able := _removable(models, evicted, may_go):
+        evicted += able
+    return evicted
+
+
 def _spared(evict: list[ModelState], surplus: int) -> list[ModelState]:
     """Return models that can stay, because a large model later in the list frees enough bytes."""
     spared: list[ModelState] = []
@@ -122,15 +131,23 @@ def memory_is_short(level: str) -> str:
     return f"the machine ran short of memory ({level} pressure)"
 
 
-def under_pressure(models: Sequence[ModelState], level: str) -> tuple[str, ...]:
+WARNING_LASTS_S = 10.0
+"""A warning that lasts so long evicts models. Dropping caches often ends a shorter one."""
+
+
+def under_pressure(
+    models: Sequence[ModelState], level: str, lasted_s: float = math.inf
+) -> tuple[str, ...]:
     """Return the models to evict when the machine runs short of memory.
 
-    At "warning" this is the least recently used idle model, at "critical" all idle models. Pinned
-    models and models in use are never evicted.
+    At a "warning" that lasts, the least recently used idle model, at "critical" all idle ones;
+    never a pinned one or one in use. A model that is kept forever goes only if no other can.
     """
-    evicted: list[ModelState] = []
-    while able := _removable(models, evicted, lambda one: one.idle):
-        evicted += able
+    if level == "warning" and lasted_s < WARNING_LASTS_S:
+        return ()
+    evicted = _all_removable(models, lambda one: one.idle and one.keep_alive_s < math.inf)
+    if not evicted:
+        evicted = _all_removable(models, lambda one: one.idle)
     if level == "critical":
         return tuple(one.key for one in evicted)
     return tuple(one.key for one in evicted[:1]) if level == "warning" else ()

@@ -113,9 +113,15 @@ class LoadedModel:
 class Loader:
     """Loads one model in slices, so that other models continue to decode meanwhile."""
 
-    def __init__(self, ref: ModelRef, prober: Prober, base: Any = None) -> None:
+    def __init__(
+        self, ref: ModelRef, prober: Prober, base: Any = None, warm_up_tokens: int = 1
+    ) -> None:
         """`base` is the loaded model without `ref`'s adapter, to share its weights with."""
         self.ref = ref
+        self.done_bytes = 0
+        """Bytes of weights that are read."""
+        self.total_bytes = 0
+        self._warm_up_tokens = warm_up_tokens
         self._prober = prober
         self._findings = Findings()
         self.model: Any = None
@@ -177,27 +183,42 @@ class Loader:
     def _read(self) -> Generator[None, None, None]:
         pending: list[mx.array] = []
         size, most = 0, LOAD_SLICE_BYTES // 8
+        self.total_bytes = _nbytes(self.model)
         for _, array in tree_flatten(self.model.parameters()):
             pending.append(array)
             size += array.nbytes
             if size >= most:
                 started_s = time.monotonic()
                 mx.eval(pending)
+                self.done_bytes += size
                 most = next_slice_bytes(size, time.monotonic() - started_s)
                 pending, size = [], 0
                 yield
         mx.eval(pending)
+        self.done_bytes = self.total_bytes
         yield
         # Some values in `config.json` only fail when they are used.
         cache = make_prompt_cache(self.model)
         mx.eval(self.model(mx.array([[0]]), cache=cache))
         yield
+        self._warm_up()
         if Path(self.ref.path) == BUILTIN_DIR:
             # Measured by mlxd's own tests. Its first answer should not wait.
             self._findings = Findings(kv=kv_size(cache))
         else:
             folder, adapter = Path(self.ref.path), self.ref.adapter is not None
             self._findings = yield from self._prober.measure(self.model, folder, adapter=adapter)
+
+    def _warm_up(self) -> None:
+        """Run a prefill pass and a decoding step on a GPU, which builds kernels for both.
+
+        Otherwise the first caller would wait for that, and the pacer would take it for the model's
+        speed.
+        """
+        if self._warm_up_tokens > 1:
+            cache = make_prompt_cache(self.model)
+            mx.eval(self.model(mx.zeros((1, self._warm_up_tokens), mx.int32), cache=cache))
+            mx.eval(self.model(mx.array([[0]]), cache=cache))
 
 
 class OriginalOperations:

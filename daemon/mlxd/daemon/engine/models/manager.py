@@ -19,6 +19,7 @@ from mlxd.daemon.engine.models.loader import LoadedModel, Loader, model_edge
 from mlxd.daemon.engine.models.loading import Loading, needed_bytes, release_frames
 from mlxd.daemon.engine.models.probe import Prober
 from mlxd.daemon.engine.models.reports import matches, record
+from mlxd.daemon.engine.scheduling.pacing import CHUNK_STEP_TOKENS
 from mlxd.daemon.engine.tokenization.worker import Preparer, TokenizerReady
 from mlxd.protocol.errors import MlxdError, OutOfMemory
 
@@ -47,6 +48,8 @@ class ModelManager:
     on_slice: Callable[[], None] = lambda: None
     give_back: Callable[[], None] = lambda: None
     """Returns freed memory to the system."""
+    warm_up_tokens: int = 1
+    chunk_step_tokens: int = CHUNK_STEP_TOKENS
     loaded: dict[str, LoadedModel] = field(default_factory=dict)
     loading: dict[str, Loading] = field(default_factory=dict)
     loaded_total: int = 0
@@ -55,6 +58,7 @@ class ModelManager:
     """Evictions that were not reported to the front yet: model, bytes, reason."""
     _queue: deque[str] = field(default_factory=deque)
     _pressure_checked_s: float = 0.0
+    _short_since_s: float = math.inf
     blocked: bool = False
     """Whether the next load waits for memory that running requests hold."""
 
@@ -148,7 +152,9 @@ class ModelManager:
                 self.blocked = not self._make_room(loading)
             if self.blocked:
                 return None
-            loading.weights = Loader(loading.ref, self.prober, self._base_of(loading.ref))
+            loading.weights = Loader(
+                loading.ref, self.prober, self._base_of(loading.ref), self.warm_up_tokens
+            )
         self.on_slice()
         loading.weights_done = loading.weights.advance()
         return self._complete(loading) if loading.weights_done else None
@@ -241,12 +247,15 @@ class ModelManager:
 
     def _relieve(self, level: str) -> tuple[str, ...]:
         """Free caches if memory is short. Return the models to evict in addition."""
+        now_s = time.monotonic()
         if level == "normal":
+            self._short_since_s = math.inf
             return ()
+        self._short_since_s = min(self._short_since_s, now_s)
         self.make_way(self.budget_bytes)
         mx.clear_cache()
         self.give_back()
-        return eviction.under_pressure(self._view(), level)
+        return eviction.under_pressure(self._view(), level, now_s - self._short_since_s)
 
     def next_expiry_s(self) -> float:
         """Return the seconds until the next model expires, infinite if none does."""
@@ -279,6 +288,7 @@ class ModelManager:
         with model_edge(loading.ref):
             loaded = loading.weights.loaded_model(loading.tokenizer, self._keep_alive_s(loading))
         loaded.ref, loaded.shared = loading.ref, loading.shared
+        loaded.pacer.chunk_step_tokens = self.chunk_step_tokens
         loaded.pin_requested = loading.pin
         loaded.pinned = loading.ref.pin if loading.pin is None else loading.pin
         loaded.load_s = time.monotonic() - loading.requested_s

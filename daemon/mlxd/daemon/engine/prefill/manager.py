@@ -22,6 +22,10 @@ TOGETHER_CHUNKS = 2
 """Length of a shared pass in chunks while nothing decodes. In separate passes, the last prompt
 would wait longer."""
 
+TOO_LARGE_TO_KEEP = (
+    "this prompt is too large for the prefix cache: raise prefix_cache_memory_bytes to keep it"
+)
+
 
 Failure = tuple[ActiveRequest, Exception]
 
@@ -140,6 +144,11 @@ class PrefillManager:
         elif total:
             run_together(loaded.model, [(self.of(loaded, request), n) for request, n in parts])
         loaded.pacer.observe(total, time.monotonic() - started, behind)
+        if total:
+            self.backend.after_prefill()
+        if len(parts) > 1:
+            for request, _ in parts:
+                request.batched = True
         complete = [self._computed(loaded, request, count) for request, count in parts]
         return any(complete)
 
@@ -172,6 +181,8 @@ class PrefillManager:
         self.counters["prompt_tokens_cached"] += done
         prefill = Prefill(loaded.model, tokens, cache, done)
         self._prefills[request.request_id] = prefill
+        if not self.prefixes.has_room_for(loaded.kv_bytes(len(tokens))):
+            request.notes.append(TOO_LARGE_TO_KEEP)
         if done:
             self.scheduler.inherit(request.request_id, done)
         return prefill

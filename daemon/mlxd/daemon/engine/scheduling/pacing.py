@@ -44,6 +44,8 @@ class PrefillPacer:
 
     tokens_per_s: float = 0.0
     step_s: float = 0.0
+    chunk_step_tokens: int = CHUNK_STEP_TOKENS
+    """Chunks are multiples of it."""
     _deeper: dict[int, float] = field(default_factory=dict)
     """Tokens per second of the chunks that began in each span of a prompt."""
     _longest_tokens: int = CHUNK_FIRST_TOKENS
@@ -90,7 +92,7 @@ class PrefillPacer:
         self._longest_tokens = max(self._longest_tokens, tokens)
 
     def chunk_tokens(self, *, decoding: bool, behind: int = 0) -> int:
-        """Return the length of the next chunk, a multiple of `CHUNK_STEP_TOKENS`.
+        """Return the length of the next chunk, a multiple of `chunk_step_tokens`.
 
         The chunk follows `behind` tokens of the prompt, where chunks of other prompts may have been
         slower than the last one was. Multiples keep the number of different array shapes small,
@@ -99,15 +101,21 @@ class PrefillPacer:
         if not self.tokens_per_s:
             # Where a step is slow, so is a chunk.
             slow = decoding and GAP_STEPS * self.step_s > GAP_ALONE_S
-            return CHUNK_MIN_TOKENS if slow else CHUNK_FIRST_TOKENS
+            return self._at_least(CHUNK_MIN_TOKENS) if slow else CHUNK_FIRST_TOKENS
         gap_s = GAP_ALONE_S
         if decoding:
             gap_s = min(max(GAP_WHILE_DECODING_S, GAP_STEPS * self.step_s), GAP_ALONE_S)
         speed = min(self.tokens_per_s, self._deeper.get(behind // SPAN_TOKENS, math.inf))
-        tokens = int(speed * gap_s) // CHUNK_STEP_TOKENS * CHUNK_STEP_TOKENS
+        step = self.chunk_step_tokens
         most = min(CHUNK_MAX_TOKENS, GROWTH * self._longest_tokens)
+        tokens = min(most, int(speed * gap_s)) // step * step
         least = CHUNK_MIN_TOKENS_WHILE_DECODING if decoding else CHUNK_MIN_TOKENS
-        return max(least, min(most, tokens))
+        return max(self._at_least(least), tokens)
+
+    def _at_least(self, tokens: int) -> int:
+        """Return the shortest chunk: of so many tokens, but whole steps where those are large."""
+        step = self.chunk_step_tokens
+        return tokens if step <= CHUNK_STEP_TOKENS else max(tokens, step)
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from mlxd.daemon.blas import blas_kind, preloaded_blas
 from mlxd.daemon.engine.backend.cpu import malloc, rope_norm
 from mlxd.daemon.engine.backend.cpu.blas import blas_threads
 from mlxd.daemon.engine.backend.kernels import NO_KERNELS, keep_kernels
+from mlxd.daemon.engine.scheduling.pacing import CHUNK_STEP_TOKENS
 
 LONG_STEP_S = 0.02
 """Longer steps start only after the tokens of the last one are sent."""
@@ -21,6 +22,9 @@ LONG_STEP_S = 0.02
 
 class CpuBackend:
     """`kernels_dir` is the folder for kernels that MLX compiles."""
+
+    warm_up_tokens = 1
+    chunk_step_tokens = CHUNK_STEP_TOKENS
 
     def __init__(self, kernels_dir: str | None) -> None:
         self._kernels_dir = kernels_dir
@@ -50,6 +54,9 @@ class CpuBackend:
 
     def before_pass(self, tokens: int, largest_matrix: int) -> None:
         self._threads.fit(tokens * largest_matrix)
+
+    def after_prefill(self) -> None:
+        """Nothing is due: MLX keeps few freed buffers of the CPU."""
 
     def overlap(self, step_s: float) -> bool:
         return step_s <= LONG_STEP_S
