@@ -77,6 +77,11 @@ SECTIONS = (
         "one decoding step or one prefill chunk.",
     ),
     Section(
+        "idle", "After a while of idleness",
+        "Time to first token of a new prompt of 32 tokens, at once and after 1, 10 and 60 seconds "
+        "of idleness. On macOS, weights that nothing requests go cold within about a second.",
+    ),
+    Section(
         "front", "Cost of the front",
         "A fake engine sends a token for every stream each millisecond. This shows the CPU time, "
         "messages and bytes of the front per token. Then idle connections, each after a `hello`: "

@@ -91,8 +91,8 @@ def test_a_picture_shows_what_a_session_says_today(name: str) -> None:
     assert POCKET_NOTE.rstrip("\n") in ended
 
 
-FOREIGN = {"--staged", "--minutes", "--user", "--oneline", "--since"}
-"""Options of git, systemctl and the soak test."""
+FOREIGN = {"--staged", "--minutes", "--user", "--oneline", "--since", "--dry-run"}
+"""Options of git, systemctl, the soak test and `scripts/verify-mac`."""
 NOT_OURS = ("CONTRIBUTING.md", "docs/coming-from.md", "docs/benchmarks/", "tools/")
 """Pages about other programs' options, or for those who work on this one."""
 
