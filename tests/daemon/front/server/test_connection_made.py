@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlxd.daemon.front.server.connection import Connection
+from mlxd.daemon.front.server.turns import Turns
 from mlxd.protocol.codec import Encoding, Limits, encode
 from mlxd.protocol.errors import PermissionDenied
 from mlxd.protocol.messages import Notification, Request
@@ -72,8 +73,10 @@ class Checks:
         self.served: list[Request | Notification] = []
 
     def connection(self) -> Connection:
-        limits = Limits()
-        return Connection(1, limits, self.handle, self.opened, lambda _: None, lambda: None)
+        return Connection(
+            1, Limits(), self.handle, self.opened, lambda _: None, lambda: None,
+            memoryview(bytearray(4096)), Turns(),
+        )  # fmt: skip
 
     def opened(self, connection: Connection) -> bool:
         self.checked += 1
