@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mlxd.daemon.engine.backend.shortages import device_failure
+from mlxd.daemon.engine.backend.shortages import not_device_failure
 from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.link import Link
 from mlxd.daemon.engine.model_ref import ModelRef
@@ -97,8 +97,7 @@ class Loads:
         try:
             loaded = work()
         except MlxdError as error:
-            if device_failure(error):
-                raise
+            not_device_failure(error)
             self._failed(key, error)
             return
         if loaded is not None:

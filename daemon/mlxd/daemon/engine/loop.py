@@ -9,7 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from mlxd.daemon.engine.backend.base import Backend
-from mlxd.daemon.engine.backend.shortages import as_error, device_failure, out_of_gpu_memory
+from mlxd.daemon.engine.backend.shortages import (
+    as_error,
+    device_failure,
+    not_device_failure,
+    out_of_gpu_memory,
+)
 from mlxd.daemon.engine.decoding.runner import Runner
 from mlxd.daemon.engine.intake import Intake
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
@@ -154,8 +159,7 @@ class Engine:
             try:
                 self._runner.run(output, output.queue, loaded, self._requests.by_id)
             except Exception as exc:  # a failure ends the requests of this queue only
-                if device_failure(exc):
-                    raise
+                not_device_failure(exc)
                 self._intake.queue_failed(output.queue, exc)
             self._room.trim(self._models.weights_bytes())
             loaded.pacer.observe_iteration(time.monotonic() - started_s)
@@ -204,8 +208,7 @@ class Engine:
                 self._calls[message.method](message)
             except Exception as exc:
                 self._link.refuse(message.id, as_error(exc))
-                if device_failure(exc):
-                    raise
+                not_device_failure(exc)
         elif isinstance(message, PromptReady):
             self._intake.prepared(message)
         elif isinstance(message, TokenizerReady):

@@ -25,6 +25,12 @@ def device_failure(exc: BaseException | None) -> bool:
     return False
 
 
+def not_device_failure(exc: BaseException) -> None:
+    """Raise `exc` again if it is the GPU's, which no other handling may hide."""
+    if device_failure(exc):
+        raise exc
+
+
 def shortage(exc: BaseException) -> OutOfMemory | None:
     """Return OutOfMemory if the system or a limit refused a resource, else None."""
     if not is_shortage(exc):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from mlxd.daemon.engine.backend.shortages import as_error
+from mlxd.daemon.engine.backend.shortages import as_error, not_device_failure
 from mlxd.daemon.engine.decoding.batch import DecodeBatch, DecodeSequence, Emitted, Preempted, Start
 from mlxd.daemon.engine.decoding.drafts import DraftModels, tokens_since
 from mlxd.daemon.engine.decoding.sequences import (
@@ -177,6 +177,7 @@ class Runner:
                 return loaded.batch_for(queue).start(fresh)
             return [one for start in fresh for one in loaded.batch_for(queue).start([start])]
         except Exception as exc:
+            not_device_failure(exc)
             self._isolate(loaded, queue, [start.sequence.uid for start in fresh], exc)
             return []
 
@@ -227,6 +228,7 @@ class Runner:
         try:
             self._decode(loaded, batch, alone=self.scheduler.decoding_in(queue) == 1)
         except Exception as exc:
+            not_device_failure(exc)
             loaded.batches[queue].remove(batch)
             self._isolate(loaded, queue, [one.uid for one in batch.sequences], exc)
 
@@ -242,6 +244,7 @@ class Runner:
                     raise exc
                 self._restart_alone(loaded, queue, self._uids_of(request))
             except Exception as own_exc:
+                not_device_failure(own_exc)
                 self._fail(loaded, request, own_exc)
 
     def _restart_alone(self, loaded: LoadedModel, queue: RequestQueue, uids: list[int]) -> None:
@@ -330,6 +333,7 @@ class Runner:
             try:
                 ends = self._take_token(loaded, request, choice, one)
             except Exception as exc:  # of a parser or a constraint: this request's alone
+                not_device_failure(exc)
                 self._fail(loaded, request, exc)
                 continue
             if ends:

@@ -25,7 +25,7 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
-from mlxd.daemon.engine.backend.shortages import device_failure
+from mlxd.daemon.engine.backend.shortages import not_device_failure
 from mlxd.daemon.engine.kvcache.prefix_index import Match, PrefixIndex, Tokens, as_tokens
 from mlxd.daemon.engine.kvcache.snapshot_files import Leaf, Snapshot
 from mlxd.daemon.engine.kvcache.snapshots import SnapshotStore
@@ -131,8 +131,7 @@ class PrefixCache:
             try:
                 self.store(model_key, tokens, caches, durable=True, own=True)
             except Exception as exc:  # no request fails; a later prompt is computed again
-                if device_failure(exc):
-                    raise
+                not_device_failure(exc)
                 summary = error_summary(exc)
                 print("Storing a prompt's cache failed:", summary, file=sys.stderr, flush=True)
         return bool(now)

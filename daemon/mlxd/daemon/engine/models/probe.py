@@ -20,7 +20,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import CacheList, make_prompt_cache
 
-from mlxd.daemon.engine.backend.shortages import shortage
+from mlxd.daemon.engine.backend.shortages import not_device_failure, shortage
 from mlxd.daemon.engine.kvcache.ops import Cache, is_plain, merge, rows_of, share_offsets
 from mlxd.daemon.engine.kvcache.prefix_cache import can_trim_now, copied, rebuilt, taken_apart
 from mlxd.daemon.engine.models.files import read_config, vocabulary_size
@@ -233,6 +233,7 @@ class Probe:
         try:
             return check()
         except Exception as exc:
+            not_device_failure(exc)
             if shortage(exc) is not None:
                 raise
             reason = (str(exc).splitlines() or [type(exc).__name__])[0]

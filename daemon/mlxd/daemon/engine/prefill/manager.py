@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from mlxd.daemon.engine.backend.base import Backend
+from mlxd.daemon.engine.backend.shortages import not_device_failure
 from mlxd.daemon.engine.kvcache.prefix_cache import PrefixCache
 from mlxd.daemon.engine.models.loader import LoadedModel
 from mlxd.daemon.engine.prefill.chunks import Prefill, run_together
@@ -92,6 +93,7 @@ class PrefillManager:
             try:
                 waits = self._compute(loaded, parts) or waits
             except Exception as exc:
+                not_device_failure(exc)
                 failures += self._isolate(loaded, parts, exc)
             used += sum(count for _, count in parts)
         return failures
@@ -107,6 +109,7 @@ class PrefillManager:
             try:
                 self._compute(loaded, [part])
             except Exception as own_exc:
+                not_device_failure(own_exc)
                 failures.append((part[0], own_exc))
         return failures
 
