@@ -201,7 +201,7 @@ def test_prefill_computes_and_emits_nothing(daemon: Daemon) -> None:
     ("damage", "code", "word"),
     [
         ("no weights", "model_load_failed", "no weights"),
-        ("cut weights", "model_load_failed", "cut off"),
+        ("cut weights", "model_load_failed", "truncated"),
         ("no config", "model_not_found", ""),
         ("bad config", "model_load_failed", "config.json"),
     ],
