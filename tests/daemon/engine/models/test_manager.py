@@ -265,6 +265,20 @@ def test_an_eviction_reports_its_reason(folders: dict[str, Any]) -> None:
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("stalled", "level"), [("25.00", "warning"), ("80.00", "critical")])
+def test_an_eviction_under_memory_pressure_reports_the_level(
+    folders: dict[str, Any], tmp_path: Path, stalled: str, level: str
+) -> None:
+    psi = tmp_path / "pressure"
+    psi.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
+    with running_engine(EngineOptions(keep_alive_s=3600, pressure_file=str(psi))) as engine:
+        engine.ask(QUESTION, model=folders["one"])
+        psi.write_text(f"some avg10={stalled} avg60=0.00 avg300=0.00 total=0\n")
+        engine.wait_notice("bye")
+        reason = f"the machine ran short of memory ({level} pressure)"
+        assert evictions(engine) == [("one", reason)]
+
+
 def test_load_reports_whether_the_model_was_loaded_and_how_long_it_stays(
     folders: dict[str, Any],
 ) -> None:
