@@ -143,7 +143,7 @@ EXPRESSIONS = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40, derandomize=True)
 @given(first=EXPRESSIONS, kept=EXPRESSIONS, shown=EXPRESSIONS)
 def test_no_template_takes_more_memory_than_its_budget(first: str, kept: str, shown: str) -> None:
     source = (
@@ -154,7 +154,7 @@ def test_no_template_takes_more_memory_than_its_budget(first: str, kept: str, sh
         patch.setattr(template_limits, "BASE_BYTES", 2**21)
         tracemalloc.start()
         try:
-            with time_limit(5.0):
+            with time_limit(1.0):
                 compile_template(source).render(s="aé b" * 500)
         except Exception:  # a template may be wrong in any way
             pass
