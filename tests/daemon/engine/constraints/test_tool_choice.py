@@ -102,7 +102,7 @@ def test_only_what_must_be_called_is_forced() -> None:
 
 @pytest.mark.parametrize("parser", ["", "pythonic", "glm47", "gemma4"])
 def test_a_form_that_is_unknown_is_an_error_by_name(parser: str) -> None:
-    with pytest.raises(InvalidParams, match=parser or "no form") as refusal:
+    with pytest.raises(InvalidParams, match=parser or "unknown format") as refusal:
         call_source(CallForm(parser, "<a>", "</a>", {}), TOOLS)
     assert refusal.value.data["param"] == "tool_choice"
 
