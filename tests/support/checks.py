@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+FROM_A_TABLE = "TABLE[key]()"
+"""Stands for a function that is looked up in a table of checks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of a test file: what it calls by name, and its assertions."""
+
+    file: Path
+    name: str
+    line: int
+    calls: frozenset[str]
+    asserts: tuple[ast.Assert, ...]
+    raises: bool
 
 
 def raises_nothing(work: Callable[[], object]) -> None:
@@ -17,52 +31,54 @@ def raises_nothing(work: Callable[[], object]) -> None:
         raise AssertionError(f"it raised {exc!r}") from exc
 
 
-def functions(folder: Path) -> list[tuple[Path, Function]]:
+def functions(folder: Path) -> list[Function]:
     """Return every function in the Python files below a folder."""
     return [
-        (file, node)
+        _read(file, node)
         for file in sorted(folder.rglob("*.py"))
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, Function)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
 
 
-def without_a_check(found: Iterable[tuple[Path, Function]]) -> Iterator[tuple[Path, Function]]:
-    """Yield the tests that neither assert anything nor call a function of the tests that does."""
-    everything = list(found)
-    checking = {"raises", "warns", "fail"}  # of pytest
-    while grown := {
-        function.name
-        for _, function in everything
-        if function.name not in checking and _checks(function, checking)
-    }:
-        checking |= grown
-    for file, function in everything:
-        if function.name.startswith("test_") and function.name not in checking:
-            yield file, function
-
-
-def _checks(function: Function, checking: set[str]) -> bool:
-    for node in ast.walk(function):
-        if isinstance(node, ast.Assert | ast.Raise):
-            return True
-        if isinstance(node, ast.Call) and _called(node) in checking:
-            return True
-    return False
+def _read(file: Path, function: ast.FunctionDef | ast.AsyncFunctionDef) -> Function:
+    nodes = list(ast.walk(function))
+    return Function(
+        file,
+        function.name,
+        function.lineno,
+        frozenset(_called(node) for node in nodes if isinstance(node, ast.Call)),
+        tuple(node for node in nodes if isinstance(node, ast.Assert)),
+        any(isinstance(node, ast.Raise) for node in nodes),
+    )
 
 
 def _called(call: ast.Call) -> str:
     if isinstance(call.func, ast.Attribute):
         return call.func.attr
+    if isinstance(call.func, ast.Subscript):
+        return FROM_A_TABLE
     return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
-def always_true(found: Iterable[tuple[Path, Function]]) -> Iterator[tuple[Path, ast.Assert]]:
+def without_a_check(found: Iterable[Function]) -> Iterator[Function]:
+    """Yield the tests that neither assert anything nor call a function of the tests that does."""
+    everything = list(found)
+    checking = {"raises", "warns", "fail", FROM_A_TABLE}  # the first three are pytest's
+    checking |= {one.name for one in everything if one.asserts or one.raises}
+    while grown := {one.name for one in everything if one.calls & checking} - checking:
+        checking |= grown
+    for one in everything:
+        if one.name.startswith("test_") and one.name not in checking:
+            yield one
+
+
+def always_true(found: Iterable[Function]) -> Iterator[ast.Assert]:
     """Yield assertions that always hold: of a text, a tuple, a lambda."""
-    for file, function in found:
-        for node in ast.walk(function):
-            if isinstance(node, ast.Assert) and any(map(_is_true, _alternatives(node.test))):
-                yield file, node
+    for one in found:
+        for node in one.asserts:
+            if any(map(_is_true, _alternatives(node.test))):
+                yield node
 
 
 def _alternatives(condition: ast.expr) -> list[ast.expr]:

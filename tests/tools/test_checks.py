@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
-from support.checks import always_true, functions, without_a_check
+import pytest
+
+from support.checks import Function, always_true, functions, without_a_check
 
 TESTS = Path(__file__).resolve().parents[1]
 EXAMPLE = """
@@ -17,18 +20,22 @@ def agrees(number): assert number == 2
 """
 
 
-def test_every_test_checks_something() -> None:
-    found = without_a_check(functions(TESTS))
-    assert [f"{file.name}:{node.lineno} {node.name}" for file, node in found] == []
+@pytest.fixture(scope="module")
+def written() -> list[Function]:
+    return functions(TESTS)
 
 
-def test_no_assertion_is_true_by_its_form() -> None:
-    found = always_true(functions(TESTS))
-    assert [f"{file.name}:{node.lineno}" for file, node in found] == []
+def test_every_test_checks_something(written: list[Function]) -> None:
+    found = without_a_check(written)
+    assert [f"{one.file.name}:{one.line} {one.name}" for one in found] == []
+
+
+def test_no_assertion_is_true_by_its_form(written: list[Function]) -> None:
+    assert [ast.unparse(node) for node in always_true(written)] == []
 
 
 def test_tests_that_cannot_fail_are_found(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(EXAMPLE)
-    written = functions(tmp_path)
-    assert [node.name for _, node in without_a_check(written)] == ["test_that_cannot_fail"]
-    assert [node.lineno for _, node in always_true(written)] == [3, 4]
+    example = functions(tmp_path)
+    assert [one.name for one in without_a_check(example)] == ["test_that_cannot_fail"]
+    assert [node.lineno for node in always_true(example)] == [3, 4]
