@@ -1,4 +1,4 @@
-"""What tests of every part may use."""
+"""Fixtures and hooks for all tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "real_model",
 ]
 
-# A shell that starts the tests in the background makes them ignore SIGINT, and their children, too.
+# A shell that runs the tests in the background makes them and their children ignore SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""Imports run one way. `import-linter` holds the packages; this holds single files."""
+"""Imports go one way. `import-linter` checks the packages; these tests check single files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAST_MAY_IMPORT = {
 
 
 def imported(path: Path, *, at_once: bool = False) -> set[str]:
-    """Return the top packages a file imports; only those at its first lines with `at_once`."""
+    """Return the top-level packages that a file imports. With `at_once`, at module level only."""
     found: set[str] = set()
     module = ast.parse(path.read_text(encoding="utf-8"))
     for node in module.body if at_once else ast.walk(module):
@@ -33,7 +33,7 @@ SOURCES = [
     path
     for part in ("protocol", "client", "daemon", "launchd")
     for path in (ROOT / part).rglob("*.py")
-    if "node_modules" not in path.parts  # what npm has installed is not ours
+    if "node_modules" not in path.parts  # installed by npm
 ]
 
 
@@ -41,17 +41,17 @@ SOURCES = [
 def test_only_the_engine_imports_mlx(path: Path) -> None:
     if ROOT / "daemon/mlxd/daemon/engine" in path.parents:
         return
-    assert not imported(path) & HEAVY, "the front must stay small and ready at once"
+    assert not imported(path) & HEAVY, "the front must stay small and start fast"
 
 
-def test_the_fast_path_imports_what_is_built_in_and_nothing_else() -> None:
+def test_the_fast_path_imports_only_built_in_modules() -> None:
     fast = [*(ROOT / "client/mlxd/client/fast").glob("*.py"),
             ROOT / "protocol/mlxd/safesocket/peercred.py"]  # fmt: skip
     for path in fast:
         assert imported(path, at_once=True) <= FAST_MAY_IMPORT, f"{path.name}: start-up time"
 
 
-def test_no_modules_import_each_other() -> None:
+def test_no_new_circular_imports_exist() -> None:
     graph = import_graph(ROOT)
     assert len(graph) > 150
     assert circles(graph) == []
@@ -64,7 +64,7 @@ def test_the_graph_has_the_fast_path_which_imports_by_bare_names() -> None:
     assert {"mlxd.client.fast.wire", "mlxd.safesocket.peercred"} <= imported_by_main
 
 
-def test_a_circle_is_found_wherever_its_imports_are_written(tmp_path: Path) -> None:
+def test_circular_imports_are_found_at_any_place_in_a_module(tmp_path: Path) -> None:
     files = {
         "daemon/mlxd/daemon/__init__.py": "",
         "daemon/mlxd/daemon/a.py": "def f():\n    from mlxd.daemon.b import x\n",

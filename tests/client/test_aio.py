@@ -1,4 +1,4 @@
-"""The asyncio client against a daemon that misbehaves at every point. Nothing hangs."""
+"""The asyncio client against a daemon that fails at every point. Nothing hangs."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ PONG = {"pong": True}
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine, in debug mode: nothing may be left unawaited."""
+    """Run a test's coroutine in debug mode, which reports coroutines that are never awaited."""
     asyncio.run(asyncio.wait_for(work, 20), debug=True)
 
 
-async def told(daemon: FaultyDaemon) -> None:
-    """Wait until a cancel came; the loop goes on meanwhile."""
+async def wait_cancelled(daemon: FaultyDaemon) -> None:
+    """Wait until the daemon has received a cancel, without blocking the event loop."""
     await asyncio.to_thread(daemon.wait_cancelled)
 
 
-async def asked(daemon: FaultyDaemon, count: int) -> None:
+async def wait_requests(daemon: FaultyDaemon, count: int) -> None:
     await asyncio.to_thread(daemon.wait_requests, count)
 
 
-# ---- the daemon hangs up
+# ---- the daemon disconnects
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ async def asked(daemon: FaultyDaemon, count: int) -> None:
     ],
     ids=" ".join,
 )
-def test_a_daemon_that_goes_ends_every_request_wherever_it_is(steps: list[str]) -> None:
+def test_a_disconnecting_daemon_ends_every_request_in_any_state(steps: list[str]) -> None:
     async def work(path: str) -> None:
         async with AsyncClient(path) as client:
             found = await asyncio.gather(
@@ -67,7 +67,7 @@ def test_a_daemon_that_goes_ends_every_request_wherever_it_is(steps: list[str]) 
         run(work(daemon.path))
 
 
-def test_a_request_after_the_daemon_went_ends() -> None:
+def test_a_request_after_the_daemon_exited_raises_daemon_unreachable() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         client = await AsyncClient.connect(daemon.path)
         await asyncio.to_thread(daemon.join)
@@ -81,7 +81,7 @@ def test_a_request_after_the_daemon_went_ends() -> None:
         run(work(daemon))
 
 
-def test_a_refused_connection_ends_with_what_the_daemon_said() -> None:
+def test_a_refused_connection_raises_the_daemons_error() -> None:
     async def work(path: str) -> None:
         async with AsyncClient(path) as client:
             with pytest.raises(Overloaded):
@@ -91,7 +91,7 @@ def test_a_refused_connection_ends_with_what_the_daemon_said() -> None:
         run(work(daemon.path))
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_connecting_without_a_daemon_raises_daemon_unreachable(tmp_path: Path) -> None:
     async def work() -> None:
         with pytest.raises(DaemonUnreachable):
             await AsyncClient.connect(tmp_path / "s")
@@ -104,7 +104,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 # ---- reconnecting
 
 
-def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one() -> None:
+def test_an_unsent_request_on_a_closed_connection_is_sent_on_a_new_one() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             assert await client.request("ping") == PONG
@@ -118,7 +118,7 @@ def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one() -> No
         run(work(daemon))
 
 
-def test_many_requests_at_once_share_the_new_connection() -> None:
+def test_concurrent_requests_share_the_new_connection() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             assert await client.request("ping") == PONG
@@ -130,7 +130,7 @@ def test_many_requests_at_once_share_the_new_connection() -> None:
         run(work(daemon))
 
 
-def test_a_request_that_may_have_been_read_is_never_sent_again() -> None:
+def test_a_request_that_may_have_been_read_is_not_resent() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             with pytest.raises(ConnectionClosed):
@@ -155,10 +155,10 @@ def test_without_reconnect_a_lost_connection_stays_lost() -> None:
         run(work(daemon))
 
 
-# ---- the client hangs up
+# ---- the client disconnects
 
 
-def test_aclose_ends_those_who_wait() -> None:
+def test_aclose_ends_waiting_requests() -> None:
     async def work(daemon: FaultyDaemon) -> None:
         client = await AsyncClient.connect(daemon.path)
         stream = client.stream("chat")
@@ -166,7 +166,7 @@ def test_aclose_ends_those_who_wait() -> None:
             asyncio.create_task(client.request("chat")),
             asyncio.create_task(stream.result()),
         ]
-        await asked(daemon, 2)
+        await wait_requests(daemon, 2)
         await client.aclose()
         for task in waiting:
             with pytest.raises(ConnectionClosed, match="client was closed"):
@@ -227,7 +227,7 @@ async def leave_texts(client: AsyncClient, daemon: FaultyDaemon) -> None:
 
 async def cancel_task(client: AsyncClient, daemon: FaultyDaemon) -> None:
     task = asyncio.create_task(client.request("chat"))
-    await asked(daemon, 1)
+    await wait_requests(daemon, 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -239,7 +239,7 @@ async def cancel_loop(client: AsyncClient, daemon: FaultyDaemon) -> None:
             pass
 
     task = asyncio.create_task(loop())
-    await asked(daemon, 1)
+    await wait_requests(daemon, 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -263,14 +263,14 @@ def test_leaving_a_request_cancels_it(leave: Leave) -> None:
     async def work(daemon: FaultyDaemon) -> None:
         async with AsyncClient(daemon.path) as client:
             await leave(client, daemon)
-            await told(daemon)
+            await wait_cancelled(daemon)
             assert await client.request("ping") == PONG
 
     with faulty_daemon(["read", "event", "read", "answer", "wait"]) as daemon:
         run(work(daemon))
 
 
-def test_a_task_that_is_cancelled_while_it_connects_leaves_the_client_usable(
+def test_cancelling_a_task_that_connects_leaves_the_client_usable(
     tmp_path: Path,
 ) -> None:
     async def work(path: str, listener: socket.socket) -> None:
@@ -306,7 +306,7 @@ def test_a_task_that_is_cancelled_while_it_connects_leaves_the_client_usable(
         (SHORT_S, ["read", "wait"], "total_s"),
     ],
 )
-def test_a_limit_ends_the_request_and_cancels_it(
+def test_a_timeout_ends_the_request_and_cancels_it(
     timeout: Any, steps: list[str], limit: str
 ) -> None:
     async def work(daemon: FaultyDaemon) -> None:
@@ -314,13 +314,13 @@ def test_a_limit_ends_the_request_and_cancels_it(
             with pytest.raises(RequestTimeout) as caught:
                 await client.stream("chat", timeout=timeout).result()
             assert caught.value.data["limit"] == limit
-            await told(daemon)
+            await wait_cancelled(daemon)
 
     with faulty_daemon(steps) as daemon:
         run(work(daemon))
 
 
-def test_a_daemon_that_accepts_nobody_is_given_up_on(tmp_path: Path) -> None:
+def test_connecting_to_a_daemon_that_never_accepts_times_out(tmp_path: Path) -> None:
     async def work(path: str) -> None:
         with pytest.raises(RequestTimeout):
             await AsyncClient.connect(path, timeout=Timeouts(connect_s=SHORT_S))
@@ -344,7 +344,7 @@ def test_large_requests_are_written_while_answers_are_read() -> None:
         run(work(daemon))
 
 
-def test_a_client_of_another_loop_is_refused() -> None:
+def test_using_a_client_in_another_event_loop_raises() -> None:
     with faulty_daemon(["serve"]) as daemon, asyncio.Runner() as first:
         client = first.run(AsyncClient.connect(daemon.path))
 

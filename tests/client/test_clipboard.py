@@ -1,4 +1,4 @@
-"""The clipboard, with real programs that stand for those of a desktop."""
+"""The clipboard, with scripts in place of the desktop's programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def program(folder: Path, name: str, lines: str) -> None:
     path.chmod(0o700)
 
 
-def test_the_first_program_that_works_gets_the_text_and_its_noise_is_not_seen(
+def test_the_first_working_program_gets_the_text_and_its_output_is_hidden(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     program(tmp_path, "wl-copy", "echo noise; exit 1")
@@ -39,7 +39,7 @@ def test_the_first_program_that_works_gets_the_text_and_its_noise_is_not_seen(
     assert (tmp_path / "got").read_text() == "a text"
 
 
-def test_a_program_without_its_display_is_not_tried(
+def test_a_clipboard_program_without_its_display_is_not_tried(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     program(tmp_path, "xclip", "exit 0")
@@ -49,7 +49,7 @@ def test_a_program_without_its_display_is_not_tried(
     assert done.stdout == "said: \n"
 
 
-def test_the_terminal_is_asked_where_there_is_no_program(environ: dict[str, str]) -> None:
+def test_the_terminals_clipboard_is_used_if_no_program_exists(environ: dict[str, str]) -> None:
     with terminal([sys.executable, "-c", COPY], environ) as screen:
         assert "said: Copied, if this terminal allows it." in screen.end()
         assert "\x1b]52;c;YSB0ZXh0\a" in screen.raw

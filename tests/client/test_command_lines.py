@@ -1,4 +1,4 @@
-"""Any command line of both programs ends with a code of the table, never with a traceback."""
+"""Any command line of both programs exits with a documented code and without a traceback."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ ENVIRONMENTS = st.fixed_dictionaries({}, optional={
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with files of every kind, and a user's world with a broken template."""
+    """A working folder with files of every kind and a configuration with a broken template."""
     home = tmp_path_factory.mktemp("home")
     for name, raw in FILES.items():
         (home / name).write_bytes(raw)
@@ -83,10 +83,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def ended(
+def run_command(
     program: str, line: list[str], folder: Path, environ: dict[str, str], stdin: bytes
 ) -> tuple[int, str]:
-    """Run a line within this process, and return its exit code and what it said on stderr."""
+    """Run a command line in this process; return its exit code and its stderr."""
     out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO(), errors="replace")
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -114,7 +114,7 @@ def ended(
     environ=ENVIRONMENTS,
     stdin=st.sampled_from([b"", b"hi", b"/save text.txt\n/hlep\n/file binary\n", b"\xff\xfe\0"]),
 )
-def test_any_line_of_mlx_ends_with_a_code_of_the_table(
+def test_any_mlx_command_line_exits_with_a_documented_code(
     line: tuple[str, ...],
     words: list[str],
     environ: dict[str, str],
@@ -122,7 +122,7 @@ def test_any_line_of_mlx_ends_with_a_code_of_the_table(
     folder: Path,
 ) -> None:
     started = time.monotonic()
-    code, said = ended("mlx", [*line, *words], folder, environ, stdin)
+    code, said = run_command("mlx", [*line, *words], folder, environ, stdin)
     assert code in EXITS
     assert "Traceback" not in said
     assert "Unexpected" not in said
@@ -137,13 +137,13 @@ def test_any_line_of_mlx_ends_with_a_code_of_the_table(
     words=st.lists(WORDS, max_size=3),
     environ=ENVIRONMENTS,
 )
-def test_any_line_of_mlxd_ends_with_a_code_of_the_table(
+def test_any_mlxd_command_line_exits_with_a_documented_code(
     line: tuple[str, ...], words: list[str], environ: dict[str, str], folder: Path
 ) -> None:
     words = [word for word in words if word not in ("-f", "--follow")]  # never ends
     if line[0] in ACTING:
         words.insert(0, "--refused")
-    code, said = ended("mlxd", [*line, *words], folder, environ, b"")
+    code, said = run_command("mlxd", [*line, *words], folder, environ, b"")
     assert code in EXITS
     assert "Traceback" not in said
     assert "Unexpected" not in said
@@ -154,49 +154,49 @@ def test_every_command_has_help_that_fits_a_terminal(
     program: str, lines: list[tuple[str, ...]], folder: Path
 ) -> None:
     for line in lines:
-        code, said = ended(program, [*line, "--help"], folder, {"COLUMNS": "80"}, b"")
+        code, said = run_command(program, [*line, "--help"], folder, {"COLUMNS": "80"}, b"")
         assert (code, said) == (0, ""), line
 
 
 @pytest.mark.parametrize("words", [("-o", "out.jsonl"), ("-o", "folder"), ("-o", "loop")])
-def test_a_batch_of_odd_files_ends_with_a_code_of_the_table(
+def test_batch_with_invalid_files_exits_with_a_documented_code(
     words: tuple[str, ...], folder: Path
 ) -> None:
     for source in NAMES:
-        code, said = ended("mlx", ["batch", source, *words], folder, {}, b"\xff")
+        code, said = run_command("mlx", ["batch", source, *words], folder, {}, b"\xff")
         assert code in (2, 3)
         assert said.startswith("mlx: ")
         assert "Unexpected" not in said
 
 
 @pytest.mark.parametrize("program", ["mlx", "mlxd"])
-def test_both_programs_report_a_mistake_alike(program: str, folder: Path) -> None:
-    code, said = ended(program, ["nosuch"], folder, {}, b"")
+def test_mlx_and_mlxd_report_mistakes_in_the_same_format(program: str, folder: Path) -> None:
+    code, said = run_command(program, ["nosuch"], folder, {}, b"")
     assert code == 2
     indent = " " * len(f"{program}: ")
     assert said.startswith(f"{program}: There is no command 'nosuch'.")
     assert said.splitlines()[1] == f"{indent}See: {program} --help"
 
 
-def test_a_broken_template_spoils_no_list(folder: Path) -> None:
-    code, said = ended("mlx", ["templates", "list"], folder, {}, b"")
+def test_a_broken_template_does_not_prevent_listing_templates(folder: Path) -> None:
+    code, said = run_command("mlx", ["templates", "list"], folder, {}, b"")
     assert (code, said) == (0, "")
-    code, said = ended("mlx", ["ask", "-t", "broken", "hi"], folder, {}, b"")
+    code, said = run_command("mlx", ["ask", "-t", "broken", "hi"], folder, {}, b"")
     assert code == 2
     assert "prompt must be a string" in said
 
 
-def test_an_editor_that_does_not_exist_is_a_mistake(folder: Path) -> None:
-    code, said = ended("mlx", ["ask", "-e", "hi"], folder, {"EDITOR": "nosuch"}, b"")
+def test_a_missing_editor_is_a_usage_error(folder: Path) -> None:
+    code, said = run_command("mlx", ["ask", "-e", "hi"], folder, {"EDITOR": "nosuch"}, b"")
     assert code == 2
     assert "Set EDITOR" in said
 
 
-def test_a_template_of_yours_is_removed_and_one_of_ours_is_not(folder: Path) -> None:
+def test_a_users_template_can_be_removed_and_a_built_in_one_cannot(folder: Path) -> None:
     mine = folder / "config" / "templates" / "mine.toml"
     mine.write_text('prompt = "{input}"')
-    assert ended("mlx", ["templates", "rm", "-y", "mine"], folder, {}, b"")[0] == 0
+    assert run_command("mlx", ["templates", "rm", "-y", "mine"], folder, {}, b"")[0] == 0
     assert not mine.exists()
-    code, said = ended("mlx", ["templates", "rm", "-y", "explain"], folder, {}, b"")
+    code, said = run_command("mlx", ["templates", "rm", "-y", "explain"], folder, {}, b"")
     assert code == 2
     assert "built in" in said

@@ -1,4 +1,4 @@
-"""The core of both clients: every state of a request, every input, every split of the bytes."""
+"""The core of both clients: every state, every input and every chunking."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def delta(call: Call, text: str = "on ") -> Notification:
 
 def methods(connection: Connection) -> list[str]:
     """Write everything, which is requests and notifications, and return their methods."""
-    messages = sent(connection)
+    messages = write_all(connection)
     return [one.method for one in messages if not isinstance(one, Response)]
 
 
-def sent(connection: Connection) -> list[Message]:
-    """Write everything, and return the messages."""
+def write_all(connection: Connection) -> list[Message]:
+    """Write everything; return the messages."""
     decoder = Decoder()
     while (rest := connection.outgoing) is not None:
         decoder.feed(bytes(rest))
@@ -61,11 +61,11 @@ def receive(connection: Connection, *messages: Message) -> list[Call]:
 
 
 def call_in(state: State) -> tuple[Connection, Call]:
-    """Bring a request into a state, by what really leads there."""
+    """Return a connection and a request in `state`, reached by real messages."""
     connection, call = Connection(), Call("chat", {}, Timeouts(total_s=5.0))
     connection.submit(call)
     if state is not State.UNSENT:
-        sent(connection)
+        write_all(connection)
     if state is State.STREAMING:
         receive(connection, delta(call))
     if state is State.ENDED:
@@ -75,7 +75,7 @@ def call_in(state: State) -> tuple[Connection, Call]:
 
 
 ACTIONS: dict[Input, Any] = {
-    Input.WRITTEN: lambda connection, call: sent(connection),
+    Input.WRITTEN: lambda connection, call: write_all(connection),
     Input.EVENT: lambda connection, call: receive(connection, delta(call)),
     Input.ANSWER: lambda connection, call: receive(connection, Response(call.id, None, 1)),
     Input.CANCEL: lambda connection, call: connection.cancel(call),
@@ -88,7 +88,7 @@ ACTIONS: dict[Input, Any] = {
 
 
 @pytest.mark.parametrize(("state", "happened", "following"), CASES)
-def test_every_input_leads_from_every_state_where_the_table_says(
+def test_every_state_transition_matches_the_table(
     state: State, happened: Input, following: State
 ) -> None:
     assert TRANSITIONS.get((state, happened), state) is following
@@ -100,7 +100,7 @@ def test_every_input_leads_from_every_state_where_the_table_says(
 
 @pytest.mark.parametrize("again", list(Input))
 @pytest.mark.parametrize("first", [one for one in Input if one is not Input.WRITTEN])
-def test_nothing_changes_a_request_that_has_ended(first: Input, again: Input) -> None:
+def test_an_ended_request_never_changes(first: Input, again: Input) -> None:
     connection, call = call_in(State.SENT)
     ACTIONS[first](connection, call)
     if not call.ended:
@@ -119,13 +119,13 @@ def test_an_answer_is_a_result_or_a_typed_error() -> None:
     assert isinstance(call.error, ModelNotFound)
 
 
-def test_parameters_that_are_none_are_left_out() -> None:
+def test_parameters_set_to_none_are_not_sent() -> None:
     connection = Connection()
     connection.submit(Call("load", {"model": None, "pin": True}))
-    assert sent(connection) == [Request(1, "load", {"pin": True})]
+    assert write_all(connection) == [Request(1, "load", {"pin": True})]
 
 
-def test_a_request_of_which_nothing_was_written_can_be_sent_on_another_connection() -> None:
+def test_an_unwritten_request_can_be_sent_on_another_connection() -> None:
     first, call = call_in(State.UNSENT)
     first.lose("gone")
     assert (call.state, call.error) == (State.UNSENT, None)
@@ -136,7 +136,7 @@ def test_a_request_of_which_nothing_was_written_can_be_sent_on_another_connectio
     assert call.result == 7
 
 
-def test_a_lost_connection_says_whether_the_request_may_have_been_executed() -> None:
+def test_a_lost_connection_error_states_if_the_request_may_have_run() -> None:
     connection, call = Connection(), Call("chat", {})
     connection.submit(call)
     connection.written(3)
@@ -149,15 +149,15 @@ def test_a_lost_connection_says_whether_the_request_may_have_been_executed() -> 
     assert call.error.may_have_been_executed
 
 
-def test_a_stopped_request_is_cancelled_at_the_daemon_and_its_late_answer_is_ignored() -> None:
+def test_a_cancelled_request_notifies_the_daemon_and_ignores_its_answer() -> None:
     connection, call = call_in(State.STREAMING)
     connection.cancel(call)
     assert isinstance(call.error, Cancelled)
-    assert sent(connection) == [Notification("cancel", {"id": call.id})]
+    assert write_all(connection) == [Notification("cancel", {"id": call.id})]
     assert receive(connection, delta(call), Response(call.id, None, 1)) == []
 
 
-def test_a_request_that_is_stopped_before_it_was_written_is_never_sent() -> None:
+def test_a_request_cancelled_before_it_was_written_is_never_sent() -> None:
     connection, call = call_in(State.UNSENT)
     other = Call("ping", {})
     connection.submit(other)
@@ -165,7 +165,7 @@ def test_a_request_that_is_stopped_before_it_was_written_is_never_sent() -> None
     assert methods(connection) == ["ping"]
 
 
-def test_the_rest_of_a_half_written_request_goes_before_its_cancel() -> None:
+def test_a_partly_written_request_is_completed_before_its_cancel() -> None:
     connection, call = Connection(), Call("chat", {})
     connection.submit(call)
     first = connection.outgoing
@@ -197,12 +197,12 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("timeouts", "heard_s", "expected_s", "limit"), LIMITS)
-def test_the_limit_that_passes_first_ends_a_request(
+def test_the_earliest_timeout_ends_a_request(
     timeouts: Timeouts, heard_s: float | None, expected_s: float | None, limit: str
 ) -> None:
     connection, call = Connection(), Call("chat", {}, timeouts)
     connection.submit(call)
-    sent(connection)
+    write_all(connection)
     call.heard_s = heard_s
     assert call.remaining_s(0.0) == expected_s
     if expected_s is None:
@@ -226,7 +226,7 @@ def test_an_error_without_an_id_ends_the_connection_and_every_request() -> None:
     assert connection.lost == "full"
 
 
-def test_bytes_that_are_no_message_end_the_connection() -> None:
+def test_invalid_bytes_end_the_connection() -> None:
     connection, call = call_in(State.SENT)
     assert connection.receive(b"HTTP/1.1 400", 1.0) == [call]
     assert isinstance(call.error, ConnectionClosed)
@@ -234,10 +234,10 @@ def test_bytes_that_are_no_message_end_the_connection() -> None:
     assert connection.receive(b"more", 1.0) == []
 
 
-def test_events_come_by_the_tag_of_their_request() -> None:
+def test_events_are_assigned_by_the_tag_of_their_request() -> None:
     connection, call = Connection(), Call("chat", {"tag": "mine"})
     connection.submit(call)
-    sent(connection)
+    write_all(connection)
     receive(connection, Notification("event", {"id": "mine", "type": "delta"}))
     receive(connection, Notification("event", {"id": ["odd"], "type": "delta"}))
     assert len(call.events) == 1
@@ -253,12 +253,14 @@ ANSWERS = st.lists(
 
 @settings(deadline=None, max_examples=80)
 @given(answers=ANSWERS, data=st.data())
-def test_interleaving_and_chunking_change_nothing(answers: list[Any], data: st.DataObject) -> None:
+def test_any_interleaving_and_chunking_gives_the_same_results(
+    answers: list[Any], data: st.DataObject
+) -> None:
     connection = Connection()
     calls = [Call("chat", {"number": number}) for number in range(4)]
     for call in calls:
         connection.submit(call)
-    sent(connection)
+    write_all(connection)
     queues: list[list[Message]] = []
     for number, events, fails in answers:
         call = calls[number]
@@ -281,12 +283,12 @@ def test_interleaving_and_chunking_change_nothing(answers: list[Any], data: st.D
 
 @settings(deadline=None, max_examples=60)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=9))
-def test_writing_in_any_pieces_sends_the_same_bytes(sizes: list[int]) -> None:
+def test_writing_in_pieces_sends_the_same_bytes(sizes: list[int]) -> None:
     whole, pieces = Connection(), Connection()
     for connection in (whole, pieces):
         for number in range(3):
             connection.submit(Call("chat", {"number": number}))
-    expected = sent(whole)
+    expected = write_all(whole)
     decoder = Decoder()
     for size in itertools.cycle(sizes):
         if (rest := pieces.outgoing) is None:

@@ -1,4 +1,4 @@
-"""Every error of the table, as both ways of `mlx` tell it: what, next step, exit code."""
+"""Every error in the table, as the fast path and the full program report it."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
         process.wait()
 
 
-def test_it_is_told_with_the_next_step_and_its_exit_code(
+def test_mlx_prints_every_error_with_its_next_step_and_exit_code(
     failing: tuple[str, dict[str, str]],
 ) -> None:
     code, environ = failing
     kind = ERRORS[code]
     step = kind.default_hint
     if step.startswith(SPEC_HINT):
-        step = "See: mlx ask --help"  # who types reads no specification
+        step = "See: mlx ask --help"  # more useful in a terminal than the specification
     for way in ((), ("--json",)):
         done = runner(environ)("ask", *way, "hi")
         assert (done.returncode, done.stdout) == (kind.exit_code, "")
         assert done.stderr == f"mlx: It went wrong.\n     {step}\n"
 
 
-def test_every_error_has_words_a_next_step_and_a_known_exit_code() -> None:
+def test_every_error_has_a_meaning_a_hint_and_a_documented_exit_code() -> None:
     for kind in (*ERRORS.values(), *CLIENT_ERRORS):
         assert kind.meaning.endswith((".", ";"))
         assert kind.default_hint
         assert kind.exit_code in EXITS
 
 
-def test_the_pages_have_the_exit_codes_of_the_table() -> None:
+def test_the_documentation_lists_the_exit_codes_of_the_table() -> None:
     for page in ("README.md", "docs/cli.md", "docs/troubleshooting.md"):
         words = " ".join((ROOT / page).read_text(encoding="utf-8").split())
         for code, meaning in EXITS.items():
@@ -67,7 +67,7 @@ def test_the_pages_have_the_exit_codes_of_the_table() -> None:
     assert exit_codes().startswith("0 success · 1 unexpected error")
 
 
-def test_the_page_of_failures_is_made_from_the_tables() -> None:
+def test_the_troubleshooting_page_is_generated_from_the_tables() -> None:
     tool = ROOT / "tools" / "troubleshooting.py"
     check = subprocess.run([sys.executable, str(tool), "--check"], check=False)
     assert check.returncode == 0, "python tools/troubleshooting.py"

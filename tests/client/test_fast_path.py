@@ -1,4 +1,4 @@
-"""The fast path against the full program, the protocol's tables and the paths of both sides."""
+"""The fast path compared with the full program and the tables of the protocol."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ WORDS = st.one_of(
 
 @settings(deadline=None, max_examples=500)
 @given(arguments=st.lists(WORDS, max_size=7))
-def test_both_parsers_understand_a_line_alike(arguments: list[str]) -> None:
+def test_the_fast_parser_agrees_with_click(arguments: list[str]) -> None:
     fast = options.parse(arguments)
     if fast is None or "--help" in arguments:
-        return  # handed over: click alone decides
+        return  # left to click
     assert by_click(arguments) == fast
 
 
-def test_ordinary_lines_are_not_handed_over() -> None:
+def test_the_fast_path_parses_ordinary_command_lines() -> None:
     line = ["-m", "x", "--temp=0.5", "--stop", "a", "--stop", "b", "--no-think", "-v", "why", "so"]
     values, words = options.parse(line)
     assert values == {"model": "x", "temperature": 0.5, "stop": ["a", "b"], "thinking": False,
@@ -69,13 +69,13 @@ def test_ordinary_lines_are_not_handed_over() -> None:
     assert words == ["why", "so"]
 
 
-def test_presets_give_way_to_what_is_said() -> None:
+def test_options_override_presets() -> None:
     values = {"preset": "code", "temperature": 0.1}
     params = params_of("ask", values, "hi")
     assert (params["temperature"], params["top_p"]) == (0.1, 0.95)
 
 
-def test_every_sampling_parameter_has_its_option() -> None:
+def test_every_sampling_parameter_has_an_option() -> None:
     named = {name for name, *_ in options.OPTIONS}
     assert {param.name for param in SAMPLING} <= named
     known = {param.name for param in METHODS["chat"].params}
@@ -83,22 +83,22 @@ def test_every_sampling_parameter_has_its_option() -> None:
 
 
 NO_OPTION = {
-    "messages", "prompt", "stream", "scope", "history",  # made from the command line by `mlx`
+    "messages", "prompt", "stream", "scope", "history",  # set by `mlx` from the command line
     "tools", "tool_choice", "template_kwargs", "tag", "supersede",  # for programs: `mlx rpc`
 }  # fmt: skip
 
 
-def test_every_parameter_of_a_question_has_an_option_or_is_listed_as_having_none() -> None:
+def test_every_request_parameter_has_an_option_or_is_listed_without_one() -> None:
     named = {name for name, *_ in options.OPTIONS}
     params = {param.name for name in ("chat", "generate") for param in METHODS[name].params}
     assert params - named == NO_OPTION
 
 
-def test_exit_codes_are_those_of_the_protocol() -> None:
+def test_exit_codes_of_the_fast_path_equal_those_of_the_protocol() -> None:
     assert {code: kind.exit_code for code, kind in ERRORS.items()} == options.EXIT_CODES
 
 
-def test_the_priorities_are_those_of_the_protocol() -> None:
+def test_priorities_of_the_fast_path_equal_those_of_the_protocol() -> None:
     assert METHODS["chat"].param("priority").choices == options.PRIORITIES
 
 
@@ -107,7 +107,7 @@ DURATIONS = ("90", "0.5", "30m", "1h30m", "1d2h3m4s", "0.5h", "500ms", "-1", "fo
 
 
 @pytest.mark.parametrize("text", DURATIONS)
-def test_the_fast_path_reads_seconds_and_leaves_every_other_duration_to_the_parser(
+def test_the_fast_path_parses_only_durations_in_seconds(
     text: str,
 ) -> None:
     fast = options.parse(["--timeout", text])
@@ -120,9 +120,7 @@ def test_the_fast_path_reads_seconds_and_leaves_every_other_duration_to_the_pars
 @pytest.mark.parametrize(
     ("text", "wanted"), [("30m", 1800), ("1h30m", 5400), ("-1", -1), ("forever", -1), ("5x", None)]
 )
-def test_the_full_program_reads_durations_as_the_daemon_does(
-    text: str, wanted: float | None
-) -> None:
+def test_the_full_program_parses_durations_like_the_daemon(text: str, wanted: float | None) -> None:
     found = by_click(["--keep-alive", text])
     assert (found and found[0]["keep_alive_s"]) == wanted
 
@@ -141,7 +139,7 @@ COLOURS: list[tuple[dict[str, str], bool]] = [
 
 
 @pytest.mark.parametrize(("environ", "wanted"), COLOURS, ids=str)
-def test_colours_follow_the_environment(environ: dict[str, str], wanted: bool) -> None:
+def test_colour_settings_follow_the_environment(environ: dict[str, str], wanted: bool) -> None:
     script = "import sys; sys.path.insert(0, sys.argv[1]); import text; print(text.coloured())"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script, str(FAST)],
@@ -150,7 +148,7 @@ def test_colours_follow_the_environment(environ: dict[str, str], wanted: bool) -
     assert done.stdout.strip() == str(wanted)
 
 
-def test_folders_are_resolved_where_they_are_typed(
+def test_model_folders_are_resolved_against_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "models" / "one"
@@ -181,7 +179,7 @@ VALUES = st.recursive(
 
 @settings(deadline=None)
 @given(value=VALUES)
-def test_the_small_codec_agrees_with_msgpack(value: Any) -> None:
+def test_the_fast_paths_codec_agrees_with_msgpack(value: Any) -> None:
     import msgpack
 
     packed = wire.pack(value)
@@ -193,7 +191,7 @@ def test_the_small_codec_agrees_with_msgpack(value: Any) -> None:
             wire.unpack(theirs[:size], 0)
 
 
-def test_an_ordinary_start_loads_few_modules() -> None:
+def test_the_fast_path_imports_few_modules() -> None:
     code = "import sys; sys.path[:0] = sys.argv[1:]; import main; print('\\n'.join(sys.modules))"
     done = subprocess.run(
         [str(BIN / "python"), "-I", "-S", "-c", code, str(FAST), str(SAFESOCKET)],

@@ -1,4 +1,4 @@
-"""The help texts: every option in its section, none that is refused, nothing too wide."""
+"""Help texts: every option in its section, no refused options, at most 80 columns."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def commands(command: click.Command, path: str) -> list[tuple[str, click.Command
     return found
 
 
-ALL = dict([*commands(cli, "mlx"), *commands(daemon_cli, "mlxd")])
+ALL_COMMANDS = dict([*commands(cli, "mlx"), *commands(daemon_cli, "mlxd")])
 
 
 def help_of(path: str, columns: int = 80) -> str:
-    ctx = click.Context(ALL[path], info_name=path, terminal_width=columns,
+    ctx = click.Context(ALL_COMMANDS[path], info_name=path, terminal_width=columns,
                         max_content_width=columns, help_option_names=["-h", "--help"])  # fmt: skip
-    return ALL[path].get_help(ctx)
+    return ALL_COMMANDS[path].get_help(ctx)
 
 
 @pytest.mark.parametrize("columns", [50, 80])
-def test_the_list_of_commands_is_cut_nowhere(columns: int) -> None:
+def test_the_command_list_is_not_truncated(columns: int) -> None:
     text = " ".join(help_of("mlx", columns).split())
     for name, command in commands(cli, "mlx")[1:]:
         if name.count(" ") == 1:
@@ -40,22 +40,22 @@ def test_the_list_of_commands_is_cut_nowhere(columns: int) -> None:
             assert f"{name.split()[1]} {about}" in text
 
 
-def test_every_option_has_one_section() -> None:
+def test_every_option_is_in_one_help_section() -> None:
     listed = [name for names in SECTIONS.values() for name in names]
     assert sorted(listed) == sorted({name for name, *_ in (*OPTIONS, *FILL_OPTIONS)})
 
 
-@pytest.mark.parametrize("path", ALL)
-def test_help_fits_80_columns_and_says_what_each_thing_is(path: str) -> None:
+@pytest.mark.parametrize("path", ALL_COMMANDS)
+def test_help_fits_into_80_columns_and_describes_every_option(path: str) -> None:
     text = help_of(path)
     assert max(map(len, text.splitlines())) <= 80
-    assert ALL[path].get_short_help_str(200)
-    for param in ALL[path].params:
+    assert ALL_COMMANDS[path].get_short_help_str(200)
+    for param in ALL_COMMANDS[path].params:
         if isinstance(param, click.Option) and not param.hidden:
             assert param.help or param.name == "version", param.name
 
 
-def test_defaults_are_those_of_the_protocol() -> None:
+def test_help_shows_the_defaults_of_the_protocol() -> None:
     text = " ".join(help_of("mlx ask").split())
     assert "Randomness; 0 is greedy. [0.7]" in text
     assert "this mass. [0.95]" in text
@@ -70,12 +70,12 @@ def test_defaults_are_those_of_the_protocol() -> None:
         ("mlx batch", ("--file", "--continue", "--json", "--plain", "--no-log")),
     ],
 )
-def test_what_has_no_meaning_is_not_listed(path: str, flags: tuple[str, ...]) -> None:
+def test_help_omits_options_that_the_command_refuses(path: str, flags: tuple[str, ...]) -> None:
     for flag in flags:
         assert flag in help_of("mlx ask")
         assert flag not in help_of(path)
 
 
-def test_a_question_and_its_kin_come_with_examples() -> None:
+def test_help_of_request_commands_contains_examples() -> None:
     for path in ("mlx", "mlx ask", "mlx generate", "mlx fill", "mlx chat", "mlx batch"):
         assert "mlx ask" in help_of(path) or f"  {path} " in help_of(path)

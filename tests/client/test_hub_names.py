@@ -1,4 +1,4 @@
-"""Addresses that people paste instead of a name."""
+"""Hub URLs given instead of a model name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlxd.client.cli.hub_names import parse_model
         ("https://mirror.example/ORG/NAME#x", ("ORG/NAME", None)),
     ],
 )
-def test_an_address_is_a_name_and_perhaps_a_revision(
+def test_a_hub_url_is_parsed_into_name_and_revision(
     text: str, found: tuple[str, str | None]
 ) -> None:
     assert parse_model(text, environ={"HF_ENDPOINT": "https://mirror.example"}) == found
@@ -31,12 +31,12 @@ def test_an_address_is_a_name_and_perhaps_a_revision(
     ["https://example.com/ORG/NAME", "https://huggingface.co/datasets/ORG/NAME",
      "https://huggingface.co/ORG", "https://hf.co/"],
 )  # fmt: skip
-def test_an_address_of_something_else_is_refused(text: str) -> None:
+def test_a_url_that_is_no_model_is_refused(text: str) -> None:
     with pytest.raises(Misuse, match=r"not (an|the) address"):
         parse_model(text, environ={})
 
 
-def test_two_revisions_are_one_too_many() -> None:
+def test_conflicting_revisions_are_refused() -> None:
     with pytest.raises(Misuse, match="revision"):
         parse_model("hf.co/ORG/NAME/tree/v1", "v2", {})
     assert parse_model("hf.co/ORG/NAME/tree/v1", "v1", {}) == ("ORG/NAME", "v1")

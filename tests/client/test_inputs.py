@@ -1,4 +1,4 @@
-"""What becomes text: by its byte order mark, within bounds, and never half."""
+"""Decoding of input by its byte order mark, with a size limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARKED = ("utf-8-sig", "utf-16", "utf-32")
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff")))
-def test_every_marked_encoding_gives_the_same_text(text: str) -> None:
+def test_every_encoding_with_a_byte_order_mark_is_decoded(text: str) -> None:
     for encoding in MARKED:
         assert inputs.as_text(text.encode(encoding), "f") == text
     for mark, encoding in ((codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF32_BE, "utf-32-be")):
@@ -33,7 +33,7 @@ def test_every_marked_encoding_gives_the_same_text(text: str) -> None:
         (b"a\0b", "is binary"),
     ],
 )
-def test_what_is_no_text_is_refused_with_the_offset(raw: bytes, said: str) -> None:
+def test_undecodable_input_is_refused_with_the_offset(raw: bytes, said: str) -> None:
     with pytest.raises(Misuse) as caught:
         inputs.as_text(raw, "notes.txt")
     assert "notes.txt" in str(caught.value)
@@ -41,19 +41,19 @@ def test_what_is_no_text_is_refused_with_the_offset(raw: bytes, said: str) -> No
     assert caught.value.hint
 
 
-def test_input_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "INPUT_MAX_BYTES", 1000)
     with pytest.raises(InvalidParams, match="/dev/zero has more than"):
         inputs.read_file("/dev/zero")
 
 
 @pytest.mark.parametrize("name", ["nosuch", "/", "a\0b"])
-def test_a_file_that_cannot_be_read_is_named(name: str) -> None:
+def test_a_file_that_cannot_be_read_is_reported_by_name(name: str) -> None:
     with pytest.raises(Misuse, match="cannot be read"):
         inputs.read_file(name)
 
 
-def test_one_file_is_known_under_two_names(tmp_path: Path) -> None:
+def test_same_file_recognises_a_symlink(tmp_path: Path) -> None:
     one, link = tmp_path / "one", tmp_path / "link"
     one.write_text("x")
     link.symlink_to(one)

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment, from the start of the interpreter to its end: exit 130, no traceback."""
+"""Ctrl-C at any moment between start and end of the interpreter: exit 130, no traceback."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIGINT_BIT = 1 << (signal.SIGINT - 1)
 
 @pytest.fixture(scope="module")
 def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A place whose daemon accepts connections and never answers."""
+    """An environment whose daemon accepts connections and never answers."""
     folder = tmp_path_factory.mktemp("silent")
     found = own_environ(folder)
     del found["PYTHONPATH"]
@@ -44,11 +44,11 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     listener.close()
 
 
-def guarded(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the launcher has blocked SIGINT, or is past that.
+def sigint_blocked(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether the launcher has blocked SIGINT, or has already unblocked it.
 
-    Before that the process is the shell, which SIGINT ends, or an interpreter that is starting:
-    for two or three milliseconds nothing of ours runs yet and Python handles the signal itself.
+    Before that the process is the shell, which SIGINT ends, or an interpreter that is starting.
+    For two or three milliseconds Python handles the signal before our code runs.
     """
     folder = Path(f"/proc/{process.pid}")
     try:
@@ -67,7 +67,7 @@ def interrupted(line: tuple[str, ...], environ: dict[str, str], delay_s: float) 
         [str(BIN / program), *arguments], env=environ, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
-    until(lambda: guarded(process), "the launcher guards itself")
+    until(lambda: sigint_blocked(process), "the launcher blocks SIGINT")
     time.sleep(delay_s)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -75,7 +75,7 @@ def interrupted(line: tuple[str, ...], environ: dict[str, str], delay_s: float) 
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_ctrl_c_ends_it_with_130_whenever_it_comes(name: str, environ: dict[str, str]) -> None:
+def test_ctrl_c_at_any_moment_exits_with_130(name: str, environ: dict[str, str]) -> None:
     delays_s = [SPREAD_S * number / TIMES[name] for number in range(TIMES[name])]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ends = list(pool.map(lambda s: interrupted(LINES[name], environ, s), delays_s))
@@ -84,8 +84,10 @@ def test_ctrl_c_ends_it_with_130_whenever_it_comes(name: str, environ: dict[str,
 
 
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_ctrl_c_at_the_end_is_no_traceback(line: tuple[str, ...], environ: dict[str, str]) -> None:
-    """The help is printed and the interpreter ends: the signal falls into that, or comes late."""
+def test_ctrl_c_during_exit_prints_no_traceback(
+    line: tuple[str, ...], environ: dict[str, str]
+) -> None:
+    """The signal arrives after the help is printed, while the interpreter exits, or too late."""
     program, command, *_ = line
     for delay_s in (0.0, 0.002, 0.008):
         process = subprocess.Popen(
@@ -102,9 +104,9 @@ def test_ctrl_c_at_the_end_is_no_traceback(line: tuple[str, ...], environ: dict[
 
 
 @pytest.mark.parametrize("program", ["mlx", "mlxd"])
-def test_a_parent_that_ignores_ctrl_c_is_obeyed(program: str, environ: dict[str, str]) -> None:
-    """As a shell does for a job in the background of a script."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits that
+def test_sigint_is_ignored_if_the_parent_ignores_it(program: str, environ: dict[str, str]) -> None:
+    """A shell ignores SIGINT for a background job of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the child
     process = subprocess.Popen(
         [str(BIN / program), "--help"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

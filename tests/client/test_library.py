@@ -1,4 +1,4 @@
-"""The client library against the real daemon: typed methods; results as records and as maps."""
+"""The client library with the real daemon: typed methods, results as records and as maps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def client(daemon: Daemon) -> Iterator[Client]:
         yield connected
 
 
-def test_a_completion_is_typed_and_a_map(client: Client) -> None:
+def test_a_completion_has_typed_fields_and_is_a_map(client: Client) -> None:
     done = client.chat(COUNT, temperature=0, system="Be brief.")
     assert done.text == done.choices[0].text == done["choices"][0]["text"]
     assert done.usage.completion_tokens == done["usage"]["completion_tokens"] > 0
@@ -60,7 +60,7 @@ def test_a_completion_is_typed_and_a_map(client: Client) -> None:
         done.usage = None  # type: ignore[misc, assignment]
 
 
-def test_a_stream_is_typed_and_ends_in_the_completion(client: Client) -> None:
+def test_a_stream_yields_typed_events_and_ends_with_the_completion(client: Client) -> None:
     with client.stream_chat(COUNT, temperature=0) as stream:
         events = list(stream)
         done = stream.result
@@ -70,7 +70,7 @@ def test_a_stream_is_typed_and_ends_in_the_completion(client: Client) -> None:
     assert "".join(client.stream_chat(COUNT, temperature=0).texts()) == ANSWER
 
 
-def test_the_methods_of_the_table_answer_with_their_types(client: Client) -> None:
+def test_client_methods_return_their_types(client: Client) -> None:
     assert client.ping()
     assert client.hello().server == "mlxd"
     tokens = client.tokenize("hello")
@@ -93,7 +93,7 @@ def test_the_methods_of_the_table_answer_with_their_types(client: Client) -> Non
         client.chat("hi", model="no-such-model")
 
 
-def test_conversations_are_typed(client: Client) -> None:
+def test_conversation_methods_return_their_types(client: Client) -> None:
     done = client.chat(COUNT, temperature=0, conversation="new", log=True)
     assert done.conversation is not None
     shown = client.conversations.show(done.conversation)
@@ -105,7 +105,7 @@ def test_conversations_are_typed(client: Client) -> None:
     assert client.conversations.remove(done.conversation) == 1
 
 
-def test_the_asyncio_client_does_the_same(daemon: Daemon) -> None:
+def test_the_asyncio_client_returns_the_same_results(daemon: Daemon) -> None:
     async def work() -> None:
         async with AsyncClient(daemon.socket_path) as client:
             done, status = await asyncio.gather(client.chat(COUNT, temperature=0), client.status())
@@ -118,14 +118,14 @@ def test_the_asyncio_client_does_the_same(daemon: Daemon) -> None:
     asyncio.run(work())
 
 
-def test_leaving_a_loop_stops_the_work_in_the_daemon() -> None:
+def test_leaving_a_loop_over_a_stream_cancels_the_request_in_the_daemon() -> None:
     with daemon_with_fake_engine() as daemon, Client(daemon.socket_path) as client:
         for _ in client.stream_chat("endless").texts():
             break
-        until(lambda: not client.status().requests.running, "it goes on", 20)
+        until(lambda: not client.status().requests.running, "the request still runs", 20)
 
 
-def test_a_cancelled_task_stops_the_work_in_the_daemon() -> None:
+def test_cancelling_a_task_cancels_the_request_in_the_daemon() -> None:
     async def work(path: str) -> None:
         async with AsyncClient(path) as client:
             task = asyncio.create_task(client.chat("endless"))
@@ -140,14 +140,14 @@ def test_a_cancelled_task_stops_the_work_in_the_daemon() -> None:
         asyncio.run(asyncio.wait_for(work(daemon.socket_path), 20))
 
 
-def test_tool_calls_come_as_events_with_the_request_s_id() -> None:
+def test_tool_calls_are_events_with_their_own_call_id() -> None:
     with daemon_with_fake_engine() as daemon, Client(daemon.socket_path) as client:
         events = list(client.stream_chat("mixed"))
     (call,) = [one for one in events if one.type == "tool_call"]
     assert (call["call_id"], call["name"]) == ("call_0", "f")
 
 
-def test_a_killed_daemon_ends_the_request_and_the_next_one_finds_its_successor() -> None:
+def test_a_client_reconnects_after_the_daemon_was_killed() -> None:
     with daemon_with_fake_engine() as daemon, Client(daemon.socket_path) as client:
         stream = client.stream_chat("endless")
         while next(stream).type != "delta":
@@ -187,7 +187,7 @@ def test_both_clients_have_the_same_methods() -> None:
                 )
 
 
-def test_every_method_of_the_table_has_a_typed_method() -> None:
+def test_every_protocol_method_has_a_typed_client_method() -> None:
     missing = set()
     for name in METHODS.keys() - {"cancel"}:
         group, _, method = name.rpartition(".")
@@ -207,7 +207,7 @@ def test_every_method_of_the_table_has_a_typed_method() -> None:
     assert not missing
 
 
-def test_unknown_keys_are_kept_and_missing_ones_have_defaults() -> None:
+def test_records_keep_unknown_keys_and_default_missing_ones() -> None:
     done = Completion.of({"choices": [{"text": "a", "new": 1}], "newer": {"b": 2}})
     assert (done["newer"], done.choices[0]["new"]) == ({"b": 2}, 1)
     assert (done.usage.prompt_tokens, done.applied.notes, done.conversation) == (0, (), None)
@@ -218,15 +218,15 @@ def test_unknown_keys_are_kept_and_missing_ones_have_defaults() -> None:
     assert len(done) == 2
 
 
-def test_an_answer_that_is_no_map_is_an_error() -> None:
+def test_a_result_that_is_no_map_is_a_parse_error() -> None:
     with pytest.raises(ParseError):
         Completion.of([])
 
 
-def test_every_kind_of_event_is_a_record() -> None:
+def test_every_event_class_is_a_record() -> None:
     assert all(issubclass(kind, Record) for kind in KINDS.values())
 
 
-def test_type_checkers_find_the_types() -> None:
+def test_packages_contain_a_py_typed_marker() -> None:
     for package in (mlxd.client, mlxd.protocol):
         assert Path(str(package.__file__)).with_name("py.typed").exists()

@@ -1,4 +1,4 @@
-"""Markdown as it streams: however it is cut, the screen ends up the same."""
+"""Streamed markdown: the final screen is the same for any chunking."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ def every_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(markdown, "FRAME_S", 0.0)
 
 
-def shown(parts: list[str], *, columns: int = 60, rows: int = 200, before: str = "") -> list[str]:
-    """Return the lines of a terminal that was given the parts."""
+def rendered(
+    parts: list[str], *, columns: int = 60, rows: int = 200, before: str = ""
+) -> list[str]:
+    """Return the lines of a terminal after the parts were streamed."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=columns, height=rows, highlight=False)
     stream = markdown.MarkdownStream(before, console)
@@ -63,10 +65,10 @@ def shown(parts: list[str], *, columns: int = 60, rows: int = 200, before: str =
     return "\n".join(lines).rstrip().split("\n")
 
 
-WHOLE = shown([TEXT])
+WHOLE = rendered([TEXT])
 
 
-def test_it_looks_like_markdown() -> None:
+def test_markdown_is_rendered() -> None:
     assert WHOLE[0] == "# Title"
     assert " • two" in WHOLE
     assert "    return x" in [line[1:] for line in WHOLE]
@@ -77,24 +79,24 @@ def test_it_looks_like_markdown() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(cuts=st.lists(st.integers(0, len(TEXT)), max_size=80))
-def test_the_way_it_is_cut_makes_no_difference(cuts: list[int]) -> None:
+def test_streamed_markdown_renders_the_same_for_any_chunking(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(TEXT)]
     parts = [TEXT[a:b] for a, b in itertools.pairwise(edges)]
-    assert shown(parts) == WHOLE
+    assert rendered(parts) == WHOLE
 
 
-def test_token_by_token_on_a_small_screen_nothing_is_lost() -> None:
+def test_markdown_streamed_on_a_small_screen_loses_no_line() -> None:
     parts = [TEXT[at : at + 3] for at in range(0, len(TEXT), 3)]
-    assert shown(parts, rows=8) == WHOLE
+    assert rendered(parts, rows=8) == WHOLE
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20, 59, 60, 61, 100])
-def test_it_takes_over_what_was_printed_raw(cut: int) -> None:
+def test_rendering_takes_over_text_that_was_printed_raw(cut: int) -> None:
     text = "Some words that were printed before there was any need, and " * 2 + "then **bold**."
-    assert shown([text[cut:]], before=text[:cut]) == shown([text])
+    assert rendered([text[cut:]], before=text[:cut]) == rendered([text])
 
 
 @settings(deadline=None, max_examples=60)
 @given(parts=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=9)))
-def test_no_text_makes_it_fail(parts: list[str]) -> None:
-    shown(parts, columns=20, rows=5)
+def test_no_text_breaks_the_markdown_stream(parts: list[str]) -> None:
+    rendered(parts, columns=20, rows=5)

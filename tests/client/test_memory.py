@@ -22,12 +22,12 @@ MODEL = {"model": "pocket", "bytes": 12_000_000, "idle_s": 300.0, "keep_alive_s"
         ({"requests": 2, "idle_s": 0.0}, "30 minutes after use"),
     ],
 )
-def test_ps_says_in_words_when_a_model_expires(changed: dict[str, Any], expires: str) -> None:
+def test_ps_prints_when_a_model_expires(changed: dict[str, Any], expires: str) -> None:
     row = memory.ps_row({**MODEL, **changed})
     assert row[3] == expires
 
 
-def test_ps_says_in_words_when_a_model_was_last_used() -> None:
+def test_ps_prints_when_a_model_was_last_used() -> None:
     assert memory.ps_row(MODEL)[2] == "5 minutes ago"
     assert memory.ps_row({**MODEL, "requests": 2})[2] == "now, 2 requests"
 
@@ -41,11 +41,13 @@ def test_ps_says_in_words_when_a_model_was_last_used() -> None:
         ({"keep_alive_s": -1}, "pocket (12.0 MB) loaded in 0.5 s. It stays until it is unloaded."),
     ],
 )  # fmt: skip
-def test_load_prints_what_it_did(changed: dict[str, Any], printed: str) -> None:
+def test_load_prints_whether_the_model_was_loaded_and_how_long_it_stays(
+    changed: dict[str, Any], printed: str
+) -> None:
     result = {**MODEL, "load_s": 0.5, "was_loaded": False, **changed}
     assert memory.load_message(result) == printed
 
 
-def test_load_prints_what_an_older_daemon_returns() -> None:
+def test_load_prints_the_result_of_an_older_daemon() -> None:
     result = {"model": "pocket", "bytes": 12_000_000, "load_s": 0.5}
     assert memory.load_message(result) == "pocket: 12.0 MB in 0.5 s"

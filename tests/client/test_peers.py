@@ -1,4 +1,4 @@
-"""A program of another user that sits where the daemon should be gets nothing to read."""
+"""Clients send nothing to a program of another user that listens at the daemon's socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = needs.root_only
 
 
 class Impostor:
-    """Listens as another user, and keeps what it is told."""
+    """A listener of another user that records what it receives."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "s"
@@ -36,7 +36,7 @@ class Impostor:
                 assert self.process.poll() is None
 
     def heard(self) -> bytes:
-        """End it, and return all that it was sent."""
+        """Stop the listener; return everything it received."""
         self.end()
         assert self.process.stdout is not None
         return self.process.stdout.read()
@@ -58,7 +58,7 @@ def impostor() -> Iterator[Impostor]:
 
 
 @pytest.mark.parametrize("way", [[], ["--json"], ["--timeout", "20"]])
-def test_the_command_sends_nothing_to_a_stranger(
+def test_mlx_sends_nothing_to_a_socket_of_another_user(
     impostor: Impostor, tmp_path: Path, way: list[str]
 ) -> None:
     environ = {**own_environ(tmp_path), "MLXD_SOCKET": str(impostor.path)}
@@ -78,7 +78,7 @@ def test_the_command_sends_nothing_to_a_stranger(
     assert impostor.heard() == b""
 
 
-def test_the_libraries_send_nothing_to_a_stranger(impostor: Impostor) -> None:
+def test_the_python_clients_send_nothing_to_a_socket_of_another_user(impostor: Impostor) -> None:
     with pytest.raises(PermissionDenied):
         Client(impostor.path)
     with pytest.raises(PermissionDenied):

@@ -1,4 +1,4 @@
-"""The blocking client against a daemon that misbehaves at every point. Nothing hangs."""
+"""The blocking client against a daemon that fails at every point. Nothing hangs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHORT_S = 0.1
 
 
 def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Run something in a thread; the list gets its result or its exception."""
+    """Run `work` in a thread; the list receives its result or exception."""
     found: list[Any] = []
 
     def run() -> None:
@@ -45,7 +45,7 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, found
 
 
-# ---- the daemon hangs up
+# ---- the daemon disconnects
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     ],
     ids=" ".join,
 )
-def test_a_daemon_that_goes_ends_the_request_wherever_it_is(steps: list[str]) -> None:
+def test_a_disconnecting_daemon_ends_the_request_in_any_state(steps: list[str]) -> None:
     with faulty_daemon(steps) as daemon, Client(daemon.path) as client:
         with pytest.raises(ConnectionClosed) as caught:
             client.request("ping")
@@ -67,7 +67,7 @@ def test_a_daemon_that_goes_ends_the_request_wherever_it_is(steps: list[str]) ->
         assert daemon.requests == ["ping"]
 
 
-def test_what_came_before_the_daemon_went_can_be_read() -> None:
+def test_events_received_before_a_disconnect_can_be_read() -> None:
     with faulty_daemon(["read", "event", "event", "close"]) as daemon:
         stream = Client(daemon.path).stream("chat")
         assert [next(stream)["text"] for _ in range(2)] == ["on ", "on "]
@@ -77,7 +77,7 @@ def test_what_came_before_the_daemon_went_can_be_read() -> None:
             _ = stream.result
 
 
-def test_a_refused_connection_ends_with_what_the_daemon_said() -> None:
+def test_a_refused_connection_raises_the_daemons_error() -> None:
     with (
         faulty_daemon(["refuse", "close"]) as daemon,
         Client(daemon.path) as client,
@@ -86,7 +86,7 @@ def test_a_refused_connection_ends_with_what_the_daemon_said() -> None:
         client.request("ping")
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_connecting_without_a_daemon_raises_daemon_unreachable(tmp_path: Path) -> None:
     with pytest.raises(DaemonUnreachable) as caught:
         Client(tmp_path / "s")
     assert "mlxd start" in caught.value.hint
@@ -95,7 +95,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 # ---- reconnecting
 
 
-def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one() -> None:
+def test_an_unsent_request_on_a_closed_connection_is_sent_on_a_new_one() -> None:
     with faulty_daemon(["read", "answer", "close"], ["serve"]) as daemon:
         with Client(daemon.path) as client:
             assert client.request("ping") == {"pong": True}
@@ -105,7 +105,7 @@ def test_a_request_on_a_connection_that_died_unused_is_sent_on_a_new_one() -> No
         assert daemon.requests == ["ping", "status"]
 
 
-def test_a_request_that_may_have_been_read_is_never_sent_again() -> None:
+def test_a_request_that_may_have_been_read_is_not_resent() -> None:
     with faulty_daemon(["read", "close"], ["serve"]) as daemon, Client(daemon.path) as client:
         with pytest.raises(ConnectionClosed):
             client.request("chat")
@@ -124,17 +124,17 @@ def test_without_reconnect_a_lost_connection_stays_lost() -> None:
         client.close()
 
 
-def test_a_new_connection_that_dies_at_once_is_not_replaced_for_ever() -> None:
+def test_reconnecting_stops_after_a_second_lost_connection() -> None:
     with faulty_daemon(["close"], ["close"]) as daemon:
         with Client(daemon.path) as client, pytest.raises(ConnectionClosed):
             client.request("ping")
         assert daemon.hung_up <= 2
 
 
-# ---- the client hangs up
+# ---- the client disconnects
 
 
-def test_close_ends_those_who_wait_in_other_threads() -> None:
+def test_close_ends_requests_of_other_threads() -> None:
     with faulty_daemon(["read", "read", "wait"]) as daemon:
         client = Client(daemon.path)
         waiting = [in_thread(lambda: client.request("chat")) for _ in range(2)]
@@ -156,7 +156,7 @@ def test_a_closed_client_refuses_requests() -> None:
         assert not caught.value.may_have_been_executed
 
 
-def test_the_result_of_a_stream_whose_client_was_closed_is_an_error() -> None:
+def test_the_result_of_a_stream_raises_after_close() -> None:
     with faulty_daemon(["read", "event", "wait"]) as daemon:
         client = Client(daemon.path)
         stream = client.stream("chat")
@@ -230,7 +230,7 @@ def test_leaving_a_stream_cancels_its_request(leave: Callable[[Client], None]) -
         assert client.request("ping") == {"pong": True}
 
 
-def test_a_stream_dropped_while_another_thread_holds_the_lock_is_cancelled_afterwards() -> None:
+def test_a_stream_dropped_while_the_lock_is_held_is_cancelled_afterwards() -> None:
     with faulty_daemon(["read", "event", "wait"]) as daemon, Client(daemon.path) as client:
         stream = client.stream("chat")
         next(stream)
@@ -241,7 +241,7 @@ def test_a_stream_dropped_while_another_thread_holds_the_lock_is_cancelled_after
         daemon.wait_cancelled()
 
 
-def test_single_events_stop_nothing() -> None:
+def test_reading_single_events_does_not_cancel_the_request() -> None:
     with faulty_daemon(["read", "event", "event", "answer", "wait"]) as daemon:
         with Client(daemon.path) as client:
             stream = client.stream("chat")
@@ -263,7 +263,7 @@ LIMITS = [
 
 @pytest.mark.parametrize(("timeout", "steps", "limit"), LIMITS)
 @pytest.mark.parametrize("per_request", [False, True])
-def test_a_limit_ends_the_request_and_cancels_it(
+def test_a_timeout_ends_the_request_and_cancels_it(
     timeout: Any, steps: list[str], limit: str, per_request: bool
 ) -> None:
     own, request = ({}, {"timeout": timeout}) if per_request else ({"timeout": timeout}, {})
@@ -274,7 +274,7 @@ def test_a_limit_ends_the_request_and_cancels_it(
         daemon.wait_cancelled()
 
 
-def test_none_lifts_the_limits_of_the_client() -> None:
+def test_timeout_none_overrides_the_clients_timeout() -> None:
     steps = ["read", "read", "go", "answer", "wait"]
     with faulty_daemon(steps) as daemon, Client(daemon.path, timeout=0.0) as client:
         with pytest.raises(RequestTimeout):
@@ -286,7 +286,7 @@ def test_none_lifts_the_limits_of_the_client() -> None:
         assert found == [{"pong": True}]
 
 
-def test_a_daemon_that_accepts_nobody_is_given_up_on(tmp_path: Path) -> None:
+def test_connecting_to_a_daemon_that_never_accepts_times_out(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -298,7 +298,7 @@ def test_a_daemon_that_accepts_nobody_is_given_up_on(tmp_path: Path) -> None:
     assert caught.value.data["limit"] == "connect_s"
 
 
-def test_a_request_that_the_daemon_does_not_read_has_its_limit_too() -> None:
+def test_a_request_that_the_daemon_does_not_read_times_out() -> None:
     with faulty_daemon(["go", "wait"]) as daemon, Client(daemon.path) as client:
         with pytest.raises(RequestTimeout):
             client.request("chat", text="x" * 8_000_000, timeout=SHORT_S)
@@ -317,7 +317,7 @@ def test_threads_share_a_client() -> None:
         assert len(daemon.requests) == 400
 
 
-def test_a_thread_that_waits_holds_no_other_up() -> None:
+def test_a_waiting_thread_does_not_block_other_threads() -> None:
     with faulty_daemon(["read", "read", "answer", "go", "wait"]) as daemon:
         client = Client(daemon.path)
         thread, found = in_thread(lambda: client.request("chat"))  # never answered
@@ -329,7 +329,7 @@ def test_a_thread_that_waits_holds_no_other_up() -> None:
         assert isinstance(found[0], ConnectionClosed)
 
 
-def test_a_reader_that_gives_up_hands_over_to_the_others() -> None:
+def test_a_reading_thread_that_times_out_hands_over_to_another() -> None:
     steps = ["read", "read", "go", "answer", "wait"]
     with faulty_daemon(steps) as daemon, Client(daemon.path) as client:
         first, gave_up = in_thread(lambda: client.request("chat", timeout=0.3))
@@ -350,7 +350,7 @@ def test_a_large_request_is_written_while_answers_are_read() -> None:
         assert found == [[{"pong": True}] * 100]
 
 
-def test_a_fork_gets_a_connection_of_its_own() -> None:
+def test_a_forked_child_does_not_use_the_parents_connection() -> None:
     with faulty_daemon(["read", "answer", "read", "answer", "wait"]) as daemon:
         script = f"""
 import os, sys
@@ -378,7 +378,7 @@ assert stream.result == {{"pong": True}}
         assert not daemon.cancelled
 
 
-def test_the_blocking_client_loads_no_asyncio() -> None:
+def test_the_blocking_client_does_not_import_asyncio() -> None:
     script = "import sys; from mlxd.client import Client; print('asyncio' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
@@ -387,7 +387,7 @@ def test_the_blocking_client_loads_no_asyncio() -> None:
     assert done.stdout == "False\n"
 
 
-def test_importing_the_library_loads_nothing() -> None:
+def test_importing_the_library_imports_no_client() -> None:
     script = "import sys; import mlxd.client; print('mlxd.client.sync' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": ":".join(sys.path)},

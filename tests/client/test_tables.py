@@ -1,4 +1,4 @@
-"""Tables fit the terminal, in cells; spans of time are words."""
+"""Tables fit the terminal width; durations are printed in words."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ TEXT = st.text(st.sampled_from("abc 漢字🦊é"), max_size=60)
 
 
 @given(rows=st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=5), width=st.sampled_from([50, 80, 120]))
-def test_no_line_is_wider_than_the_terminal(rows: list[tuple[str, ...]], width: int) -> None:
+def test_no_table_line_is_wider_than_the_terminal(rows: list[tuple[str, ...]], width: int) -> None:
     lines = table_lines(("ONE", "TWO", "THREE"), rows, width)
     assert len(lines) == len(rows) + 1
     assert max(map(cell_len, lines)) <= width
 
 
-def test_wide_characters_take_two_cells() -> None:
+def test_wide_characters_take_two_cells_in_tables() -> None:
     lines = table_lines(("NAME", "N"), [("漢字漢字", "1"), ("abc", "2")], None)
     assert lines == ["NAME      N", "漢字漢字  1", "abc       2"]
 
 
-def test_a_text_that_is_shortened_ends_with_dots() -> None:
+def test_truncated_text_ends_with_an_ellipsis() -> None:
     (_, line) = table_lines(("NAME", "N"), [("x" * 30, "1")], 20)
     assert line == "x" * 8 + "…" + "x" * 8 + "  1"
 
@@ -47,9 +47,9 @@ def test_other_columns_lose_their_end() -> None:
     [(0, "0 seconds"), (1, "1 second"), (59, "1 minute"), (125, "2 minutes"), (1500, "25 minutes"),
      (3600, "1 hour"), (7300, "2 hours"), (86400, "1 day"), (9e5, "10 days")],
 )  # fmt: skip
-def test_spans_are_words(seconds: float, said: str) -> None:
+def test_durations_are_printed_in_words(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
-def test_the_past_is_told_from_now() -> None:
+def test_past_times_are_printed_relative_to_now() -> None:
     assert (ago(0.2), ago(125)) == ("now", "2 minutes ago")

@@ -1,7 +1,7 @@
-"""What a start costs, counted: a guard against slow growth that no busy machine can upset.
+"""The cost of a start in counts, which do not depend on the load of the machine.
 
-The limits are the counts of today with some room for other versions of Python and of the system.
-Who passes one has made every start dearer: find out what came along before raising it.
+The limits are today's counts, with some room for other versions of Python and of the system.
+A count over its limit makes every start slower: find the cause before you raise the limit.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from support.commands import BIN
 from support.counting import instructions, system_calls
 from support.places import own_environ
 
-MORE_SYSTEM_CALLS = 240  # than a Python that starts and ends; 203 with Python 3.11 on Linux
-REQUEST_BYTES = 70  # beside the question and the working folder's path; 43
+MORE_SYSTEM_CALLS = 240  # than an empty Python script; 203 with Python 3.11 on Linux
+REQUEST_BYTES = 70  # without the question and the working folder's path; now 43
 FRONT_MODULES = 420
 RESULT = {
     "choices": [{"index": 0, "text": "ok", "finish_reason": "stop"}],
@@ -34,7 +34,7 @@ RESULT = {
 
 
 class OneAnswer:
-    """A socket that answers every request with `ok`, and keeps what it was sent."""
+    """A server that answers every request with `ok`, and keeps the bytes it received."""
 
     def __init__(self, path: str) -> None:
         self.received: list[bytes] = []
@@ -72,15 +72,15 @@ class OneAnswer:
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     found = own_environ(tmp_path)
-    del found["PYTHONPATH"]  # as a user's: the modules come from the environment's folders
+    del found["PYTHONPATH"]  # as for a user: modules come from the installed environment
     found["MLXD_SOCKET"] = str(tmp_path / "s")
     return found
 
 
 @pytest.fixture
-def answering(environ: dict[str, str]) -> Iterator[OneAnswer]:
+def answer_server(environ: dict[str, str]) -> Iterator[OneAnswer]:
     server = OneAnswer(environ["MLXD_SOCKET"])
-    # Once unwatched, so that the compiled files of the modules are there.
+    # The first call writes the compiled modules, and is not counted.
     subprocess.run([str(BIN / "mlx"), "ask", "hello"], env=environ, check=True, timeout=60,
                    stdin=subprocess.DEVNULL, capture_output=True)  # fmt: skip
     yield server
@@ -88,27 +88,27 @@ def answering(environ: dict[str, str]) -> Iterator[OneAnswer]:
     server.sock.close()
 
 
-def test_a_question_takes_few_system_calls_more_than_an_empty_python(
-    environ: dict[str, str], answering: OneAnswer
+def test_ask_makes_few_more_system_calls_than_an_empty_python(
+    environ: dict[str, str], answer_server: OneAnswer
 ) -> None:
     ask = system_calls([str(BIN / "mlx"), "ask", "hello"], environ)
     empty = system_calls([str(BIN / "python"), "-I", "-S", "-c", "pass"], environ)
     assert len(ask.made) - len(empty.made) <= MORE_SYSTEM_CALLS
 
 
-def test_a_question_is_one_connection_one_write_one_read_and_the_answer(
-    environ: dict[str, str], answering: OneAnswer
+def test_ask_makes_one_connection_with_one_write_and_one_read(
+    environ: dict[str, str], answer_server: OneAnswer
 ) -> None:
     names = system_calls([str(BIN / "mlx"), "ask", "hello"], environ).names
     assert names["connect"] == 1
     assert names["sendto"] + names["sendmsg"] == 1
-    assert names["recvfrom"] + names["recvmsg"] <= 2  # event and response may come apart
-    assert names["write"] <= 2  # the answer, and the end of its line
-    assert names["execve"] == 2 + names["vfork"] + names["fork"]  # sh, then Python; nobody else
+    assert names["recvfrom"] + names["recvmsg"] <= 2  # event and response may arrive separately
+    assert names["write"] <= 2  # the answer and the newline
+    assert names["execve"] == 2 + names["vfork"] + names["fork"]  # sh, then Python
 
 
 def test_a_question_imports_five_small_modules_of_ours_and_two_of_pythons(
-    environ: dict[str, str], answering: OneAnswer
+    environ: dict[str, str], answer_server: OneAnswer
 ) -> None:
     calls = system_calls([str(BIN / "mlx"), "ask", "hello"], environ)
     small = [*calls.opened("/fast/__pycache__/"), *calls.opened("/safesocket/__pycache__/")]
@@ -120,12 +120,12 @@ def test_a_question_imports_five_small_modules_of_ours_and_two_of_pythons(
     assert set(calls.opened(".pyc")) - set(empty.opened(".pyc")) == set(small)
 
 
-def test_a_question_is_one_small_message(answering: OneAnswer) -> None:
-    (sent,) = answering.received
+def test_ask_sends_one_small_message(answer_server: OneAnswer) -> None:
+    (sent,) = answer_server.received
     assert len(sent) - len("hello") - len(str(Path.cwd())) <= REQUEST_BYTES
 
 
-def test_reading_the_line_and_writing_the_request_take_few_instructions() -> None:
+def test_parsing_options_and_packing_a_request_take_few_instructions() -> None:
     line = ["-m", "pocket", "--temp", "0", "--max-tokens", "16", "Count", "from", "3", "to", "7."]
 
     def parse() -> None:

@@ -1,6 +1,6 @@
-"""What a token costs between the engine and the caller, counted.
+"""The cost of a token between engine and client, in counts.
 
-See test_per_start.py for what to do when a limit is passed.
+See test_per_start.py for what to do when a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from support.engine_process import POCKET, EngineProcess, running_engine
 TOKENS = 300
 STREAMS, ANSWER = 8, 64
 TRACED = "sendto,sendmsg,recvfrom,recvmsg,epoll_wait,epoll_pwait,epoll_ctl,poll,select,futex"
-BYTES_PER_TOKEN = 75  # of one event; 66 with short texts
-LINK_BYTES_PER_TOKEN = 60  # from the engine to the front; 47
+BYTES_PER_TOKEN = 75  # of one event; now 66 with short texts
+LINK_BYTES_PER_TOKEN = 60  # from the engine to the front; now 47
 QUEUE = RequestQueue(0, "pocket")
-BESIDES = 60  # system calls of a connection, of the engine's start, and of the end
+BESIDES = 60  # system calls of a connection, the engine's start and the shutdown
 
 
 def tracing(log: Path) -> list[str]:
-    """Return what runs the daemon under strace, which stays in the background (-D)."""
+    """Return the command prefix that runs the daemon under strace, in the background (-D)."""
     return [needs.program("strace"), "-D", "-o", str(log), "-e", f"trace={TRACED}"]
 
 
@@ -40,7 +40,7 @@ def engine() -> Iterator[EngineProcess]:
         yield running
 
 
-def test_a_token_costs_the_front_one_wait_one_read_and_one_write(tmp_path: Path) -> None:
+def test_the_front_needs_one_wait_one_read_and_one_write_per_token(tmp_path: Path) -> None:
     log = tmp_path / "calls"
     with daemon_with_fake_engine("", tracing(log)) as daemon, daemon.peer() as peer:
         peer.call("chat", messages=user(f"{TOKENS} tokens"), stream=True)
@@ -57,7 +57,7 @@ def test_streams_of_one_connection_share_their_writes(tmp_path: Path) -> None:
     with running_daemon(None, tracing(log), MLXD_PRELOAD="false") as daemon:
         stream_together(daemon)
     names = SystemCalls(log.read_text()).names
-    # Answers that do not begin in the same step end in different ones: at most twice the steps.
+    # Answers may start and end in different steps: at most twice the steps.
     assert names["sendto"] + names["sendmsg"] <= 2 * ANSWER + STREAMS + BESIDES
 
 
@@ -78,7 +78,7 @@ def stream_together(daemon: Daemon) -> None:
     assert {one["usage"]["completion_tokens"] for one in answers.values()} == {ANSWER}
 
 
-def test_a_token_reaches_the_caller_as_one_small_message() -> None:
+def test_a_token_is_sent_to_the_client_as_one_small_message() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         peer.call("chat", messages=user(f"{TOKENS} tokens"), stream=True)
     deltas = [event for event in peer.events if event["type"] == "delta"]
@@ -99,13 +99,13 @@ def test_a_step_of_many_streams_is_one_message_from_the_engine(engine: EnginePro
     for request_id in request_ids:
         assert engine.result(request_id)["usage"]["completion_tokens"] == ANSWER
     decoding = [one for one in engine.steps[before:] if any(kind == "delta" for _, kind, _ in one)]
-    assert len(decoding) <= 2 * ANSWER + STREAMS  # one for each token would be eight times as many
+    assert len(decoding) <= 2 * ANSWER + STREAMS  # one per token would be eight times as many
     deltas = [one for step in decoding for one in step if one[1] == "delta"]
     size = len(encode(Notification("step", {"events": deltas}), Encoding.MSGPACK))
     assert size <= LINK_BYTES_PER_TOKEN * STREAMS * ANSWER
 
 
-def test_who_cancels_is_told_before_another_step_is_computed(engine: EngineProcess) -> None:
+def test_a_cancel_is_confirmed_before_the_next_step(engine: EngineProcess) -> None:
     params: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True}
     request_ids = [
         engine.submit(messages=[{"role": "user", "content": f"Go on, {number}."}], **params)
@@ -117,11 +117,11 @@ def test_who_cancels_is_told_before_another_step_is_computed(engine: EngineProce
         engine.cancel(request_id)
         assert engine.result(request_id)["error"]["code"] == "cancelled"
     ends = [step for step in engine.steps if any(kind == "error" for _, kind, _ in step)]
-    # In a message of their own: with what a step brought they would have waited for the step.
+    # In a separate message: together with a step's events they would have waited for the step.
     assert all(kind == "error" for step in ends for _, kind, _ in step)
 
 
-def test_passing_a_token_on_takes_few_instructions() -> None:
+def test_forwarding_a_token_takes_few_instructions() -> None:
     step = Notification(
         "step", {"events": [[request_id, "delta", delta()] for request_id in range(1000)]}
     )
@@ -132,12 +132,12 @@ def test_passing_a_token_on_takes_few_instructions() -> None:
         decoder.feed(packed)
         assert len(list(decoder)) == 1
 
-    assert instructions(read) <= 2000  # for a whole step: the rest is done in C
+    assert instructions(read) <= 2000  # for a whole step; the rest runs in C
     event = Notification("event", {"id": 1, "type": "delta", **delta()})
     assert instructions(lambda: encode(event, Encoding.MSGPACK)) <= 150
 
 
-def test_a_slow_reader_s_token_costs_as_much_after_thousands_as_at_first() -> None:
+def test_queueing_a_token_for_a_slow_reader_takes_constant_time() -> None:
     queue = EventQueue()
 
     def add(count: int) -> Callable[[], None]:
@@ -154,19 +154,19 @@ def test_a_slow_reader_s_token_costs_as_much_after_thousands_as_at_first() -> No
     assert early <= 100 * 150
 
 
-def test_a_turn_of_the_scheduler_costs_a_running_answer_little() -> None:
+def test_a_scheduler_turn_takes_few_instructions_per_running_sequence() -> None:
     few, many = (instructions(decoding(count).schedule) for count in (4, 32))
     assert few <= 2700
     assert many <= 8 * few
 
 
-def test_choosing_among_many_prompts_stays_cheap() -> None:
+def test_a_scheduler_turn_with_many_waiting_prompts_takes_few_instructions() -> None:
     assert instructions(waiting(4).schedule) <= 6500
     assert instructions(waiting(100).schedule) <= 350_000  # a few milliseconds, once a turn at most
 
 
 def waiting(count: int) -> Scheduler:
-    """Return a scheduler with so many prompts of a hundred tokens that wait."""
+    """Return a scheduler with `count` waiting prompts of a hundred tokens each."""
     scheduler = Scheduler()
     for request_id in range(count):
         scheduler.add(Entry(request_id, QUEUE, conn=request_id, sequences=1, prompt_left=100))
@@ -174,7 +174,7 @@ def waiting(count: int) -> Scheduler:
 
 
 def decoding(count: int) -> Scheduler:
-    """Return one with so many answers that run."""
+    """Return a scheduler with `count` running sequences."""
     scheduler = waiting(count)
     for request_id in range(count):
         scheduler.prefilled(request_id, 100)

@@ -1,4 +1,4 @@
-"""A user of its own for every test, and no daemon left behind."""
+"""Give every test its own home folder, and stop the daemon that it started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding models: names, folders, the hub's cache in every state it is found in."""
+"""Finding models by name, folder and hub cache, whatever the state of the cache."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def catalog(tmp_path: Path, **settings: Any) -> Catalog:
     return Catalog(Config(**settings), environ, builtin_dir=builtin)
 
 
-def test_no_name_means_the_default_model(tmp_path: Path) -> None:
+def test_without_a_name_the_default_model_is_used(tmp_path: Path) -> None:
     assert catalog(tmp_path).resolve().name == "pocket"
     assert Path(catalog(tmp_path).resolve().path).is_absolute()
 
 
-def test_a_repository_is_found_in_the_cache(tmp_path: Path, hub: Path) -> None:
+def test_a_repository_is_found_in_the_hub_cache(tmp_path: Path, hub: Path) -> None:
     snapshot = make_cached(hub, "org/Some-1B-4bit")
     ref = catalog(tmp_path).resolve("org/Some-1B-4bit")
     assert (ref.name, ref.path, ref.revision) == ("org/Some-1B-4bit", str(snapshot), "abc")
@@ -74,13 +74,13 @@ def test_a_repository_without_an_organisation_is_found(tmp_path: Path, hub: Path
 
 
 @pytest.mark.parametrize("short", ["some-1b-4bit", "Some-1B", "some", "org/some-1b"])
-def test_a_short_name_that_means_one_model_is_enough(tmp_path: Path, hub: Path, short: str) -> None:
+def test_an_unambiguous_short_name_is_resolved(tmp_path: Path, hub: Path, short: str) -> None:
     make_cached(hub, "org/Some-1B-4bit")
     make_cached(hub, "org/Other-2B-8bit")
     assert catalog(tmp_path).resolve(short).name == "org/Some-1B-4bit"
 
 
-def test_a_short_name_that_means_several_lists_them(tmp_path: Path, hub: Path) -> None:
+def test_an_ambiguous_short_name_lists_its_models(tmp_path: Path, hub: Path) -> None:
     make_cached(hub, "org/Some-1B-4bit")
     make_cached(hub, "org/Some-1B-8bit")
     with pytest.raises(ModelNotFound, match="may mean several") as caught:
@@ -88,7 +88,7 @@ def test_a_short_name_that_means_several_lists_them(tmp_path: Path, hub: Path) -
     assert caught.value.data["nearest"] == ["org/Some-1B-4bit", "org/Some-1B-8bit"]
 
 
-def test_a_typo_gets_the_nearest_names(tmp_path: Path, hub: Path) -> None:
+def test_a_misspelled_model_name_gets_the_nearest_names(tmp_path: Path, hub: Path) -> None:
     make_cached(hub, "org/Some-1B-4bit")
     with pytest.raises(ModelNotFound) as caught:
         catalog(tmp_path).resolve("smoe-1b")
@@ -96,13 +96,13 @@ def test_a_typo_gets_the_nearest_names(tmp_path: Path, hub: Path) -> None:
     assert "org/Some-1B-4bit" in caught.value.hint
 
 
-def test_an_unknown_repository_gets_the_command_that_fetches_it(tmp_path: Path) -> None:
+def test_an_unknown_repository_gets_a_pull_command_as_hint(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound) as caught:
         catalog(tmp_path).resolve("mlx-community/Nothing-Like-It")
     assert caught.value.hint == "Get it: mlx models pull mlx-community/Nothing-Like-It"
 
 
-def test_a_model_pulled_a_moment_ago_is_there(tmp_path: Path, hub: Path) -> None:
+def test_a_model_pulled_meanwhile_is_found(tmp_path: Path, hub: Path) -> None:
     models = catalog(tmp_path)
     with pytest.raises(ModelNotFound):
         models.resolve("org/new")
@@ -110,7 +110,9 @@ def test_a_model_pulled_a_moment_ago_is_there(tmp_path: Path, hub: Path) -> None
     assert models.resolve("org/new").name == "org/new"
 
 
-def test_a_branch_that_points_to_a_missing_snapshot_falls_back(tmp_path: Path, hub: Path) -> None:
+def test_a_branch_of_a_missing_snapshot_falls_back_to_another_snapshot(
+    tmp_path: Path, hub: Path
+) -> None:
     snapshot = make_cached(hub, "org/a", commit="old", main="gone")
     assert catalog(tmp_path).resolve("org/a").path == str(snapshot)
 
@@ -129,7 +131,7 @@ def test_a_snapshot_without_a_configuration_must_be_pulled_again(tmp_path: Path,
         catalog(tmp_path).resolve("org/a")
 
 
-def test_a_configuration_that_is_not_json_is_named(tmp_path: Path, hub: Path) -> None:
+def test_a_config_json_that_is_not_json_is_reported(tmp_path: Path, hub: Path) -> None:
     (make_cached(hub, "org/a") / "config.json").write_text("{")
     with pytest.raises(ModelLoadFailed, match="not valid JSON"):
         catalog(tmp_path).resolve("org/a")
@@ -148,7 +150,7 @@ def test_missing_shards_are_counted_and_must_be_pulled_again(tmp_path: Path, hub
     assert catalog(tmp_path).show("org/a").problem is not None
 
 
-def test_a_link_to_a_blob_that_is_gone_counts_as_missing(tmp_path: Path, hub: Path) -> None:
+def test_weights_that_are_a_dangling_symlink_count_as_missing(tmp_path: Path, hub: Path) -> None:
     weights = make_cached(hub, "org/a") / "model.safetensors"
     weights.unlink()
     weights.symlink_to("../../blobs/gone")
@@ -156,7 +158,7 @@ def test_a_link_to_a_blob_that_is_gone_counts_as_missing(tmp_path: Path, hub: Pa
         catalog(tmp_path).resolve("org/a")
 
 
-def test_weights_of_another_format_are_named_with_the_remedy(tmp_path: Path) -> None:
+def test_weights_of_another_format_are_reported_with_a_hint(tmp_path: Path) -> None:
     folder = tmp_path / "torch"
     make_model(folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -165,17 +167,17 @@ def test_weights_of_another_format_are_named_with_the_remedy(tmp_path: Path) -> 
     assert "safetensors only" in caught.value.hint
 
 
-def test_a_folder_is_a_model(tmp_path: Path) -> None:
+def test_a_folder_path_is_resolved_as_a_model(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "mine")
     assert catalog(tmp_path).resolve(str(folder)).path == str(folder)
 
 
-def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no folder"):
         catalog(tmp_path).resolve(str(tmp_path / "nothing"))
 
 
-def test_aliases_lead_to_models_and_settings_go_along(tmp_path: Path, hub: Path) -> None:
+def test_an_alias_resolves_to_its_model_and_its_settings(tmp_path: Path, hub: Path) -> None:
     make_cached(hub, "org/a")
     settings = ModelConfig(name="org/a", keep_alive_s=5, pin=True)
     models = catalog(tmp_path, aliases={"x": "y", "y": "org/a"}, models={"org/a": settings})
@@ -183,13 +185,13 @@ def test_aliases_lead_to_models_and_settings_go_along(tmp_path: Path, hub: Path)
     assert (ref.name, ref.keep_alive_s, ref.pin) == ("org/a", 5, True)
 
 
-def test_aliases_of_names_that_are_not_there_end_in_an_error(tmp_path: Path) -> None:
+def test_an_alias_of_a_missing_model_is_an_error(tmp_path: Path) -> None:
     models = catalog(tmp_path, aliases={"p-1": "q", "q-1": "p"})
     with pytest.raises(ModelNotFound):
         models.resolve("p")
 
 
-def test_a_configured_model_that_was_not_pulled_says_how(tmp_path: Path) -> None:
+def test_a_configured_model_that_was_not_pulled_gets_a_pull_command(tmp_path: Path) -> None:
     models = catalog(tmp_path, models={"big": ModelConfig(name="big", repo="org/big")})
     with pytest.raises(ModelNotFound) as caught:
         models.resolve("big")
@@ -197,7 +199,7 @@ def test_a_configured_model_that_was_not_pulled_says_how(tmp_path: Path) -> None
     assert [record.name for record in models.list()] == ["pocket"]
 
 
-def test_a_revision_chooses_its_snapshot(tmp_path: Path, hub: Path) -> None:
+def test_a_configured_revision_selects_its_snapshot(tmp_path: Path, hub: Path) -> None:
     make_cached(hub, "org/a", commit="one")
     two = make_cached(hub, "org/a", commit="two", main="one")
     (hub / "models--org--a" / "refs" / "v2").write_text("two")
@@ -207,14 +209,14 @@ def test_a_revision_chooses_its_snapshot(tmp_path: Path, hub: Path) -> None:
     assert models.resolve("org/a").revision == "one"
 
 
-def test_a_revision_cannot_lead_out_of_the_cache(tmp_path: Path, hub: Path) -> None:
+def test_a_revision_cannot_leave_the_cache_folder(tmp_path: Path, hub: Path) -> None:
     make_cached(hub, "org/a")
     settings = ModelConfig(name="bad", repo="org/a", revision="../../../etc")
     with pytest.raises(ModelLoadFailed):
         catalog(tmp_path, models={"bad": settings}).resolve("bad")
 
 
-def test_a_name_cannot_lead_out_of_the_cache(tmp_path: Path, hub: Path) -> None:
+def test_a_name_cannot_leave_the_cache_folder(tmp_path: Path, hub: Path) -> None:
     make_cached(hub, "org/a")
     far = ("org/../a", "a/b/c/../..", "models--org--a")
     odd = ("x" * 5000, "/" + "x" * 5000, "a\0b", "/a\0b", "~nobody-here/x", "\udc80", "a\n")
@@ -223,7 +225,9 @@ def test_a_name_cannot_lead_out_of_the_cache(tmp_path: Path, hub: Path) -> None:
             catalog(tmp_path).resolve(name)
 
 
-def test_own_code_runs_only_where_the_configuration_allows_it(tmp_path: Path, hub: Path) -> None:
+def test_trust_remote_code_requires_permission_in_the_configuration(
+    tmp_path: Path, hub: Path
+) -> None:
     make_cached(hub, "org/a")
     with pytest.raises(PermissionDenied, match="does not allow"):
         catalog(tmp_path).resolve("org/a", trust_remote_code=True)
@@ -231,20 +235,20 @@ def test_own_code_runs_only_where_the_configuration_allows_it(tmp_path: Path, hu
     assert catalog(tmp_path, models=allowed).resolve("org/a").trust_remote_code
 
 
-def test_an_adapter_must_be_one(tmp_path: Path) -> None:
+def test_an_adapter_folder_needs_an_adapter_config(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="adapter_config"):
         catalog(tmp_path).resolve(adapter=str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
     assert catalog(tmp_path).resolve(adapter=str(tmp_path)).adapter == str(tmp_path)
 
 
-def test_a_draft_model_becomes_its_folder(tmp_path: Path, hub: Path) -> None:
+def test_a_draft_model_is_resolved_to_its_folder(tmp_path: Path, hub: Path) -> None:
     snapshot = make_cached(hub, "org/small")
     settings = ModelConfig(name="pocket", draft="small")
     assert catalog(tmp_path, models={"pocket": settings}).resolve().draft == str(snapshot)
 
 
-def test_the_list_has_every_model_once(tmp_path: Path, hub: Path) -> None:
+def test_the_model_list_contains_every_model_once(tmp_path: Path, hub: Path) -> None:
     make_cached(hub, "org/a")
     make_model(tmp_path / "dir" / "flat")
     make_model(tmp_path / "dir" / "org" / "deep")
@@ -267,7 +271,7 @@ def test_the_list_has_every_model_once(tmp_path: Path, hub: Path) -> None:
     assert models.resolve("deep").path == str(tmp_path / "dir" / "org" / "deep")
 
 
-def test_a_record_tells_size_context_and_parameters(tmp_path: Path, hub: Path) -> None:
+def test_a_model_record_contains_size_context_and_parameters(tmp_path: Path, hub: Path) -> None:
     snapshot = make_cached(hub, "org/a")
     (snapshot / "tokenizer_config.json").write_text('{"chat_template": "x"}')
     record = catalog(tmp_path).show("org/a")
@@ -278,7 +282,7 @@ def test_a_record_tells_size_context_and_parameters(tmp_path: Path, hub: Path) -
     assert record.problem is None
 
 
-def test_packed_weights_count_as_what_they_stand_for(tmp_path: Path) -> None:
+def test_quantised_weights_are_counted_as_unpacked_parameters(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "q", quantization={"bits": 4, "group_size": 64})
     write_weights(
         folder / "model.safetensors",
@@ -295,7 +299,7 @@ def test_packed_weights_count_as_what_they_stand_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 60, -1])
-def test_a_file_cut_short_is_a_problem_not_a_crash(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_weight_file_is_reported_as_a_problem(tmp_path: Path, keep: int) -> None:
     folder = make_model(tmp_path / "cut")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
@@ -311,22 +315,24 @@ def test_a_file_cut_short_is_a_problem_not_a_crash(tmp_path: Path, keep: int) ->
         ({"HOME": "/home/a"}, "/home/a/.cache/huggingface/hub"),
     ],
 )
-def test_the_cache_is_where_the_hub_library_puts_it(environ: dict[str, str], expected: str) -> None:
+def test_the_cache_folder_is_that_of_the_hub_library(
+    environ: dict[str, str], expected: str
+) -> None:
     assert hub_cache_dir(environ) == Path(expected)
 
 
-def test_the_cache_follows_the_configured_environment(tmp_path: Path) -> None:
+def test_the_cache_folder_follows_the_configured_environment(tmp_path: Path) -> None:
     config = Config(environment={"HF_HOME": str(tmp_path / "hf")})
     assert Catalog(config, {}).cache_dir == tmp_path / "hf" / "hub"
 
 
-def test_a_strict_match_goes_before_a_loose_one() -> None:
+def test_an_exact_name_takes_precedence_over_a_partial_match() -> None:
     known = ["a/qwen3-0.6b", "b/Qwen3-0.6B-4bit"]
     assert names.matches("qwen3-0.6b", known) == ["a/qwen3-0.6b"]
     assert names.matches("QWEN3", known) == known
 
 
-def test_what_was_found_is_known_until_a_file_changes(tmp_path: Path) -> None:
+def test_a_resolved_model_is_cached_until_a_file_changes(tmp_path: Path) -> None:
     folder = make_cached(tmp_path / "hub", "org/tiny")
     models = catalog(tmp_path)
     assert models.known("org/tiny") is None
@@ -346,7 +352,7 @@ def test_what_was_found_is_known_until_a_file_changes(tmp_path: Path) -> None:
         assert models.known("org/tiny") is None
 
 
-def test_a_model_in_memory_is_known_by_name_when_its_files_are_gone(tmp_path: Path) -> None:
+def test_a_loaded_model_is_found_by_name_after_its_files_were_deleted(tmp_path: Path) -> None:
     models = catalog(tmp_path, aliases={"mine": "org/tiny-4bit"})
     loaded = {"org/tiny-4bit": "/snapshots/tiny", "/models/gone": "/models/gone"}
     assert models.loaded_as("mine", loaded).name == "org/tiny-4bit"
@@ -370,7 +376,7 @@ def test_every_spelling_of_a_folder_is_the_same_model(tmp_path: Path) -> None:
     assert {models.loaded_as(one, {}).path for one in spellings} == {str(folder)}
 
 
-def test_a_link_that_comes_to_lead_elsewhere_is_another_model(tmp_path: Path) -> None:
+def test_a_symlink_with_a_new_target_is_another_model(tmp_path: Path) -> None:
     folders = [make_model(tmp_path / name) for name in ("one", "two")]
     link = tmp_path / "link"
     link.symlink_to(folders[0])
@@ -403,7 +409,7 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 4096, "rope_type": "y
         ({"max_position_embeddings": None, "max_sequence_length": 512}, 512),
     ],
 )
-def test_there_is_one_context_length_for_people_and_engine(
+def test_the_catalog_and_the_engine_compute_the_same_context_length(
     tmp_path: Path, settings: dict[str, Any], tokens: int | None
 ) -> None:
     folder = make_model(tmp_path / "model", **settings)

@@ -1,4 +1,4 @@
-"""`mlxd` never ends with a traceback: streams that are full or closed, and what goes wrong."""
+"""`mlxd` never prints a traceback: full or closed streams, invalid configurations, bad files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def with_log(environ: dict[str, str], own_paths: Paths) -> dict[str, str]:
 
 @needs.linux_only
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_full_stdout_is_an_error_with_a_next_step(
+def test_a_full_disk_behind_the_stdout_of_mlxd_is_an_error_with_a_hint(
     words: list[str], with_log: dict[str, str]
 ) -> None:
     done = shell('"$@" >/dev/full', with_log, words)
@@ -50,7 +50,7 @@ def test_a_full_stdout_is_an_error_with_a_next_step(
 
 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_closed_stdout_is_a_mistake_where_there_is_output(
+def test_a_closed_stdout_is_a_usage_error_for_commands_with_output(
     words: list[str], with_log: dict[str, str]
 ) -> None:
     done = shell('"$@" >&-', with_log, words)
@@ -58,14 +58,14 @@ def test_a_closed_stdout_is_a_mistake_where_there_is_output(
     assert done.stderr.startswith("mlxd: stdout is closed, so nothing can be printed.\n")
 
 
-def test_commands_without_output_need_no_streams(environ: dict[str, str]) -> None:
+def test_commands_without_output_work_with_closed_streams(environ: dict[str, str]) -> None:
     assert shell('"$@" <&- >&- 2>&-', environ, ["run", "--check"]).returncode == 0
     assert shell('"$@" 2>/dev/full', environ, ["stop"]).returncode == 3
     assert shell('"$@" 2>&-', environ, ["status"]).returncode == 3
 
 
 @pytest.mark.parametrize("words", [["--help"], ["logs"], ["logs", "--json"]], ids=" ".join)
-def test_a_reader_that_left_is_no_failure(words: list[str], with_log: dict[str, str]) -> None:
+def test_output_to_a_closed_pipe_exits_with_0(words: list[str], with_log: dict[str, str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([*MLXD, *words], env=with_log, stdout=writer, stderr=subprocess.PIPE)
@@ -74,7 +74,7 @@ def test_a_reader_that_left_is_no_failure(words: list[str], with_log: dict[str, 
 
 
 @pytest.mark.parametrize("config", ["= =", "drain_s = []", b"\xff\xfe", None])
-def test_a_configuration_that_cannot_be_used_spoils_no_command(
+def test_an_invalid_configuration_never_causes_a_traceback(
     config: str | bytes | None, environ: dict[str, str], own_paths: Paths
 ) -> None:
     if config is None:
@@ -93,18 +93,18 @@ def kinds(root: type[MlxdError]) -> set[type[MlxdError]]:
     return {root}.union(*(kinds(kind) for kind in root.__subclasses__()))
 
 
-def test_every_error_has_an_exit_code_of_the_table() -> None:
+def test_every_error_class_has_a_documented_exit_code() -> None:
     assert {lifecycle.StillRunning, listener.AlreadyRunning} <= kinds(MlxdError)
     for kind in kinds(MlxdError):
         assert kind.exit_code in EXITS, kind
 
 
 @pytest.mark.parametrize(("status", "code"), [(2, 2), (5, 5), (77, 1), (139, 1), (-9, 1)])
-def test_a_start_that_fails_has_an_exit_code_of_the_table(status: int, code: int) -> None:
+def test_a_failed_start_has_a_documented_exit_code(status: int, code: int) -> None:
     assert starter.StartFailed("It broke.", status).exit_code == code
 
 
-def test_an_unreadable_folder_in_place_of_the_log_is_an_error(
+def test_a_folder_in_place_of_the_log_is_an_error(
     environ: dict[str, str], own_paths: Paths, tmp_path: Path
 ) -> None:
     own_paths.log_file.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`mlxd stop`, `status` and the group itself, as commands, against a daemon that is a process."""
+"""`mlxd`, `mlxd start`, `stop` and `status` as commands, against a fake daemon process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlxd.protocol.paths import Paths
 from support.places import FAKE_DAEMON, mlxd
 
 
-def test_every_command_of_the_table_is_there() -> None:
+def test_every_command_in_the_table_exists() -> None:
     context = cli.make_context("mlxd", [], resilient_parsing=True)
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
@@ -50,7 +50,7 @@ def test_without_a_daemon_stop_and_status_exit_with_3(environ: dict[str, str]) -
     assert json.loads(mlxd(environ, "status", "--json").stdout)["state"] == "stopped"
 
 
-def test_status_starts_nothing(environ: dict[str, str], own_paths: Paths) -> None:
+def test_status_does_not_start_the_daemon(environ: dict[str, str], own_paths: Paths) -> None:
     mlxd(environ, "status")
     assert not own_paths.socket.parent.exists()
 
@@ -64,7 +64,9 @@ def test_status_shows_what_the_daemon_reports(environ: dict[str, str], own_paths
     assert record["state"] == "ready"
 
 
-def test_start_says_when_one_runs_already(environ: dict[str, str], own_paths: Paths) -> None:
+def test_start_reports_that_the_daemon_is_already_running(
+    environ: dict[str, str], own_paths: Paths
+) -> None:
     starter.start(own_paths, FAKE_DAEMON, environ)
     done = mlxd(environ, "start", "--max-queue", "5")
     assert done.returncode == 0
@@ -72,7 +74,7 @@ def test_start_says_when_one_runs_already(environ: dict[str, str], own_paths: Pa
     assert "mlxd restart" in done.stderr
 
 
-def test_stop_returns_when_the_daemon_is_gone(environ: dict[str, str], own_paths: Paths) -> None:
+def test_stop_returns_once_the_daemon_has_exited(environ: dict[str, str], own_paths: Paths) -> None:
     starter.start(own_paths, FAKE_DAEMON, environ)
     done = mlxd(environ, "stop")
     assert (done.returncode, done.stdout) == (0, "")
@@ -80,16 +82,14 @@ def test_stop_returns_when_the_daemon_is_gone(environ: dict[str, str], own_paths
     assert mlxd(environ, "stop").returncode == 3
 
 
-def test_a_damaged_configuration_keeps_nobody_from_stopping(
-    environ: dict[str, str], own_paths: Paths
-) -> None:
+def test_stop_works_with_a_damaged_configuration(environ: dict[str, str], own_paths: Paths) -> None:
     starter.start(own_paths, FAKE_DAEMON, environ)
     own_paths.config_dir.mkdir()
     own_paths.config_file.write_text("= =")
     assert mlxd(environ, "stop").returncode == 0
 
 
-def test_a_daemon_that_does_not_stop_is_reported_and_killed_by_force(
+def test_a_daemon_that_does_not_stop_is_reported_and_force_kills_it(
     environ: dict[str, str], own_paths: Paths
 ) -> None:
     starter.start(own_paths, FAKE_DAEMON, {**environ, "FAKE_DAEMON": "deaf"})
@@ -112,9 +112,7 @@ def test_force_kills_a_daemon_whose_socket_is_gone(
     assert not lock.is_held(own_paths.lock_file)
 
 
-def test_a_damaged_configuration_is_told_by_start_itself(
-    environ: dict[str, str], own_paths: Paths
-) -> None:
+def test_start_reports_a_damaged_configuration(environ: dict[str, str], own_paths: Paths) -> None:
     own_paths.config_dir.mkdir()
     own_paths.config_file.write_text("preload = maybe\n")
     done = mlxd(environ, "start")
@@ -122,13 +120,13 @@ def test_a_damaged_configuration_is_told_by_start_itself(
     assert "line 1, column 11" in done.stderr
 
 
-def test_a_socket_path_that_is_too_long_is_told(environ: dict[str, str]) -> None:
+def test_a_socket_path_that_is_too_long_is_reported(environ: dict[str, str]) -> None:
     done = mlxd({**environ, "MLXD_SOCKET": "/tmp/" + "x" * 120}, "status")
     assert done.returncode == 6
     assert "MLXD_SOCKET" in done.stderr
 
 
-def test_a_place_that_cannot_be_used_is_told_without_a_traceback(
+def test_an_unusable_lock_path_is_reported_without_a_traceback(
     environ: dict[str, str], own_paths: Paths
 ) -> None:
     own_paths.socket.parent.mkdir()
@@ -139,7 +137,7 @@ def test_a_place_that_cannot_be_used_is_told_without_a_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_a_log_folder_that_cannot_be_used_is_no_reason_not_to_start(
+def test_the_daemon_starts_without_a_usable_log_folder(
     environ: dict[str, str], own_paths: Paths
 ) -> None:
     own_paths.log_dir.write_text("a file is in the way")
@@ -150,20 +148,22 @@ def test_a_log_folder_that_cannot_be_used_is_no_reason_not_to_start(
 
 
 @pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1"])
-def test_a_poor_locale_and_no_home_are_enough(environ: dict[str, str], locale: str) -> None:
+def test_doctor_works_without_home_and_with_a_non_utf_8_locale(
+    environ: dict[str, str], locale: str
+) -> None:
     bare = {key: value for key, value in environ.items() if key != "HOME"}
     done = mlxd({**bare, "LC_ALL": locale, "PYTHONIOENCODING": "ascii"}, "doctor", "--all")
     assert "Traceback" not in done.stderr
     assert "packages" in done.stdout
 
 
-def test_a_wrong_flag_says_what_it_must_be(environ: dict[str, str]) -> None:
+def test_an_invalid_flag_value_is_reported_with_the_allowed_values(environ: dict[str, str]) -> None:
     done = mlxd(environ, "start", "--max-queue", "0")
     assert done.returncode == 2
     assert "must be an integer of at least 1" in done.stderr
 
 
-def test_flags_survive_the_way_to_the_child() -> None:
+def test_flags_are_passed_on_to_the_child_process() -> None:
     values = {
         "preload": False,
         "log_text": True,
@@ -195,7 +195,7 @@ except SystemExit:
     assert done.stdout == "[]\n"
 
 
-def test_a_reader_that_leaves_is_no_error(environ: dict[str, str]) -> None:
+def test_help_into_a_closed_pipe_prints_no_traceback(environ: dict[str, str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -224,11 +224,11 @@ def test_a_reader_that_leaves_is_no_error(environ: dict[str, str]) -> None:
         (2e5, "2 days 7 h"),
     ],
 )
-def test_times_are_said_as_people_do(seconds: float, words: str) -> None:
+def test_durations_are_printed_in_readable_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_sizes_are_said_as_people_do() -> None:
+def test_sizes_are_printed_in_readable_units() -> None:
     assert [size(n) for n in (3, 4_000, 5_600_000, 7e9)] == [
         "3 bytes",
         "4.0 kB",
@@ -237,7 +237,7 @@ def test_sizes_are_said_as_people_do() -> None:
     ]
 
 
-def test_a_record_s_unknown_parts_are_shown_too() -> None:
+def test_status_prints_every_field_of_the_record_except_empty_ones() -> None:
     record = {
         "state": "ready",
         "uptime_s": 3720,

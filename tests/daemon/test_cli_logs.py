@@ -1,4 +1,4 @@
-"""`mlxd logs`: the end of the log, and what follows, across rotation."""
+"""`mlxd logs`: the last lines, following new ones across rotation, formats."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_the_tail_is_the_same_for_every_block_size(
             assert stream.read() == b""
 
 
-def test_the_last_lines_are_shown(environ: dict[str, str], own_paths: Paths) -> None:
+def test_logs_shows_the_last_lines(environ: dict[str, str], own_paths: Paths) -> None:
     own_paths.log_dir.mkdir()
     own_paths.log_file.write_text("".join(f"line {n}\n" for n in range(100)))
     assert mlxd(environ, "logs", "-n", "2").stdout == "line 98\nline 99\n"
     assert len(mlxd(environ, "logs").stdout.splitlines()) == 20
 
 
-def test_no_log_yet_is_said(environ: dict[str, str]) -> None:
+def test_logs_reports_that_there_is_no_log_yet(environ: dict[str, str]) -> None:
     done = mlxd(environ, "logs")
     assert done.returncode == 0
     assert "There is no log at" in done.stderr
@@ -55,7 +55,7 @@ def append(path: Path, text: str) -> None:
         stream.write(text)
 
 
-def test_what_follows_is_shown_across_rotation(environ: dict[str, str], own_paths: Paths) -> None:
+def test_logs_follow_continues_across_rotation(environ: dict[str, str], own_paths: Paths) -> None:
     own_paths.log_dir.mkdir()
     log = own_paths.log_file
     log.write_text("old\n")
@@ -78,7 +78,7 @@ def test_what_follows_is_shown_across_rotation(environ: dict[str, str], own_path
 RECORD = '{"time": "2026-11-27T17:12:59Z", "level": "warning", "event": "woke", "canary": "ok"}\n'
 
 
-def test_records_are_readable_and_the_raw_lines_are_there_for_machines(
+def test_logs_formats_records_and_json_prints_them_unchanged(
     environ: dict[str, str], own_paths: Paths
 ) -> None:
     own_paths.log_dir.mkdir()
@@ -89,7 +89,7 @@ def test_records_are_readable_and_the_raw_lines_are_there_for_machines(
 
 
 @given(text=st.lists(st.binary(max_size=5)).map(b"\n".join), cuts=st.lists(st.integers(0, 40)))
-def test_lines_are_whole_however_they_are_read(text: bytes, cuts: list[int]) -> None:
+def test_whole_lines_are_yielded_for_any_chunking(text: bytes, cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(text)]
     chunks = [text[a:b] for a, b in pairwise(places)]
     expected = text.split(b"\n")
@@ -97,7 +97,7 @@ def test_lines_are_whole_however_they_are_read(text: bytes, cuts: list[int]) -> 
 
 
 @pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}])
-def test_colours_are_for_terminals_that_want_them(
+def test_colours_are_used_on_terminals_unless_no_color_is_set(
     variables: dict[str, str], environ: dict[str, str], own_paths: Paths
 ) -> None:
     own_paths.log_dir.mkdir()

@@ -1,4 +1,4 @@
-"""`mlxd run` and `start` with the real front: in the foreground, as a daemon, under systemd."""
+"""`mlxd run` and `start` with the real front: in the foreground, in the background, in systemd."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.racers import race
 
 @pytest.fixture
 def cold(environ: dict[str, str]) -> dict[str, str]:
-    """Return an environment in which no model is loaded: only the front is of interest here."""
+    """Return an environment without preloading: these tests need the front only."""
     return {**environ, "MLXD_PRELOAD": "off"}
 
 
@@ -46,14 +46,16 @@ def foreground(cold: dict[str, str], own_paths: Paths) -> Iterator[subprocess.Po
         process.kill()
 
 
-def test_sigterm_ends_it_with_0(foreground: subprocess.Popen[str], own_paths: Paths) -> None:
+def test_sigterm_ends_the_daemon_with_exit_code_0(
+    foreground: subprocess.Popen[str], own_paths: Paths
+) -> None:
     assert lock.holder(own_paths.lock_file) == foreground.pid
     foreground.send_signal(signal.SIGTERM)
     assert foreground.wait(30) == 0
     assert not own_paths.socket.exists()
 
 
-def test_a_second_one_finds_the_first(
+def test_a_second_run_or_start_finds_the_running_daemon(
     foreground: subprocess.Popen[str], cold: dict[str, str]
 ) -> None:
     done = mlxd(cold, "run")
@@ -62,7 +64,9 @@ def test_a_second_one_finds_the_first(
     assert "already running" in mlxd(cold, "start").stderr
 
 
-def test_start_status_restart_stop(cold: dict[str, str], own_paths: Paths) -> None:
+def test_start_status_restart_and_stop_work_in_sequence(
+    cold: dict[str, str], own_paths: Paths
+) -> None:
     done = mlxd(cold, "start")
     assert done.returncode == 0, done.stderr
     first = lock.holder(own_paths.lock_file)
@@ -75,7 +79,7 @@ def test_start_status_restart_stop(cold: dict[str, str], own_paths: Paths) -> No
     assert mlxd(cold, "status").returncode == 3
 
 
-def test_a_failure_of_the_child_is_told_where_it_was_started(
+def test_start_prints_the_error_of_the_child_process(
     cold: dict[str, str], own_paths: Paths
 ) -> None:
     own_paths.socket.parent.mkdir(mode=0o700)
@@ -87,13 +91,15 @@ def test_a_failure_of_the_child_is_told_where_it_was_started(
 
 
 @pytest.mark.slow
-def test_fifty_starts_at_once_give_one_daemon(cold: dict[str, str], own_paths: Paths) -> None:
+def test_fifty_concurrent_mlxd_starts_give_one_daemon(
+    cold: dict[str, str], own_paths: Paths
+) -> None:
     outcomes = race("from mlxd.daemon.cli import main", 'main(["start"])', cold)
     assert [status for status, _ in outcomes] == [0] * 50, outcomes
     assert len([said for _, said in outcomes if "already" not in said]) == 1
 
 
-def test_systemd_s_socket_is_served_and_systemd_is_told(
+def test_the_daemon_serves_systemds_socket_and_reports_readiness(
     cold: dict[str, str], own_paths: Paths, tmp_path: Path
 ) -> None:
     own_paths.socket.parent.mkdir(mode=0o700)
@@ -124,7 +130,7 @@ def test_systemd_s_socket_is_served_and_systemd_is_told(
     assert own_paths.socket.exists(), "the socket belongs to systemd"
 
 
-def test_settings_and_environment_of_the_file_reach_the_daemon(
+def test_run_applies_settings_and_environment_of_the_config_file(
     own_paths: Paths, cold: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Config] = []

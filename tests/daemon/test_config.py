@@ -1,4 +1,4 @@
-"""Settings: where they come from, in which order, and what a mistake is answered with."""
+"""Settings: their sources, precedence and error messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_without_a_file_every_setting_has_its_default(paths: Paths) -> None:
     assert load_config(paths, {}) == Config()
 
 
-def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(paths: Paths) -> None:
+def test_precedence_is_flag_then_variable_then_file_then_default(paths: Paths) -> None:
     write(paths, "max_queue = 10\nmax_depth = 20\nmax_connections = 30\n")
     environ = {"MLXD_MAX_DEPTH": "21", "MLXD_MAX_CONNECTIONS": "31"}
     config = load_config(paths, environ, {"max_connections": 32, "preload": None})
@@ -72,32 +72,32 @@ def test_models_aliases_and_environment_are_read(paths: Paths) -> None:
     assert config.process_environment({}) == {"HF_HOME": "/data/hf"}
 
 
-def test_a_damaged_file_is_named_with_line_and_column(paths: Paths) -> None:
+def test_a_damaged_configuration_is_reported_with_line_and_column(paths: Paths) -> None:
     error = failure(paths, "preload = true\nmax_queue = = 3\n")
     assert (error.data["line"], error.data["column"]) == (2, 13)
     assert f"{paths.config_file}, line 2, column 13" in error.message
 
 
-def test_a_file_that_breaks_off_is_named_with_its_last_line(paths: Paths) -> None:
+def test_a_truncated_configuration_is_reported_with_its_last_line(paths: Paths) -> None:
     error = failure(paths, 'preload = true\ndefault_model = "po')
     assert error.data["line"] == 2
 
 
-def test_an_unknown_setting_names_its_line_and_the_nearest_one(paths: Paths) -> None:
+def test_an_unknown_setting_is_reported_with_its_line_and_a_suggestion(paths: Paths) -> None:
     error = failure(paths, "preload = true\n\nmax_que = 3\n")
     assert error.data["line"] == 3
     assert "max_que is not a setting" in error.message
     assert error.hint == "Did you mean max_queue?"
 
 
-def test_an_unknown_setting_of_a_model_is_found_below_its_header(paths: Paths) -> None:
+def test_an_unknown_setting_of_a_model_is_reported_with_its_line(paths: Paths) -> None:
     error = failure(paths, 'pin = 1\n[models."a/b"]\nrevison = "x"\n'.replace("pin = 1\n", "\n"))
     assert error.data["line"] == 3
     assert error.hint == "Did you mean revision?"
     assert 'models."a/b".revison' in error.message
 
 
-def test_an_unknown_table_names_the_nearest_one(paths: Paths) -> None:
+def test_an_unknown_table_gets_a_suggestion(paths: Paths) -> None:
     error = failure(paths, "\n[model.x]\npath = '/x'\n")
     assert error.data["line"] == 2
     assert error.hint == "Did you mean models?"
@@ -121,7 +121,7 @@ def test_an_unknown_table_names_the_nearest_one(paths: Paths) -> None:
         ("aliases.a = 3", "aliases.a must be a string"),
     ],
 )
-def test_a_wrong_value_names_the_setting_and_what_it_must_be(
+def test_an_invalid_value_is_reported_with_the_setting_and_the_allowed_values(
     paths: Paths, line: str, expected: str
 ) -> None:
     error = failure(paths, line)
@@ -129,22 +129,22 @@ def test_a_wrong_value_names_the_setting_and_what_it_must_be(
     assert error.data["line"] == 1
 
 
-def test_a_path_and_a_repository_exclude_each_other(paths: Paths) -> None:
+def test_path_and_repo_of_a_model_are_mutually_exclusive(paths: Paths) -> None:
     error = failure(paths, "[models.x]\npath = '/x'\nrepo = 'a/b'\n")
     assert error.data["line"] == 3
 
 
-def test_an_alias_that_leads_back_to_itself_is_refused(paths: Paths) -> None:
+def test_a_circular_alias_is_refused(paths: Paths) -> None:
     assert "leads back to itself" in failure(paths, "[aliases]\na = 'b'\nb = 'a'\n").message
 
 
-def test_a_file_that_is_not_text_is_refused(paths: Paths) -> None:
+def test_a_configuration_that_is_not_utf_8_is_refused(paths: Paths) -> None:
     paths.config_file.write_bytes(b"preload = \xff")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(paths, {})
 
 
-def test_a_folder_in_place_of_the_file_is_refused(paths: Paths) -> None:
+def test_a_folder_in_place_of_the_configuration_is_refused(paths: Paths) -> None:
     paths.config_file.mkdir()
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(paths, {})
@@ -165,28 +165,28 @@ def test_a_folder_in_place_of_the_file_is_refused(paths: Paths) -> None:
         ("model_dirs", "/a:/b", ("/a", "/b")),
     ],
 )
-def test_a_variable_is_read_by_its_setting_s_kind(
+def test_a_variable_is_parsed_by_the_type_of_its_setting(
     paths: Paths, name: str, text: str, value: object
 ) -> None:
     config = load_config(paths, {f"MLXD_{name.upper()}": text})
     assert getattr(config, name) == value
 
 
-def test_a_wrong_variable_is_named(paths: Paths) -> None:
+def test_an_invalid_variable_is_reported_by_name(paths: Paths) -> None:
     with pytest.raises(ConfigError, match="MLXD_MAX_QUEUE must be an integer, not 'many'"):
         load_config(paths, {"MLXD_MAX_QUEUE": "many"})
 
 
-def test_every_default_passes_its_own_check() -> None:
+def test_every_default_is_valid() -> None:
     for entry in SETTINGS.values():
         if entry.default is not None:
             assert entry.check(entry.default) == entry.default
 
 
-def test_every_field_is_a_setting_or_a_table() -> None:
+def test_every_field_of_config_is_a_setting_or_a_table() -> None:
     assert {*SETTINGS, *TABLES} == set(Config.__dataclass_fields__)
 
 
-def test_the_documentation_is_what_the_table_says() -> None:
+def test_the_configuration_page_is_generated_from_the_table() -> None:
     page = Path(__file__).parents[2] / "docs" / "configuration.md"
     assert page.read_text("utf-8") == reference(), "python -m mlxd.daemon.config_doc > docs/…"

@@ -1,4 +1,4 @@
-"""Adding to config.toml: everything else stays as it was, or nothing is written at all."""
+"""Editing config.toml: the rest of the file is kept, or nothing is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlxd.daemon.config import ConfigError, read_config_file
 from mlxd.daemon.config_edit import capture_environment, captured_environment, with_entries
 
-HERE = Path("config.toml")
+CONFIG_FILE = Path("config.toml")
 
 
 @pytest.mark.parametrize(
@@ -28,22 +28,22 @@ HERE = Path("config.toml")
         'x = """\n[environment]\n"""\n[aliases]\n',
     ],
 )
-def test_entries_are_added_and_the_rest_stays(text: str) -> None:
-    edited = with_entries(text, "environment", {"HF_HOME": "/x"}, HERE)
+def test_an_edit_adds_entries_and_keeps_the_rest_of_the_file(text: str) -> None:
+    edited = with_entries(text, "environment", {"HF_HOME": "/x"}, CONFIG_FILE)
     assert tomllib.loads(edited)["environment"]["HF_HOME"] == "/x"
     assert all(line in edited for line in text.splitlines())
 
 
-def test_a_file_that_cannot_be_added_to_safely_is_left_alone() -> None:
+def test_a_file_that_cannot_be_edited_safely_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be edited") as caught:
-        with_entries("environment = 3\n", "environment", {"HF_HOME": "/x"}, HERE)
+        with_entries("environment = 3\n", "environment", {"HF_HOME": "/x"}, CONFIG_FILE)
     assert 'HF_HOME = "/x"' in caught.value.hint
 
 
-def test_an_entry_is_replaced_and_taken_away_and_comments_stay() -> None:
+def test_an_edit_replaces_and_removes_entries_and_keeps_comments() -> None:
     text = "# mine\ndefault_model = 'a' # why\n\n[aliases]\n# short\nq = 'a/b'\nr = 'c'\n"
-    edited = with_entries(text, "", {"default_model": "b"}, HERE)
-    edited = with_entries(edited, "aliases", {"q": None, "with space": "x/y"}, HERE)
+    edited = with_entries(text, "", {"default_model": "b"}, CONFIG_FILE)
+    edited = with_entries(edited, "aliases", {"q": None, "with space": "x/y"}, CONFIG_FILE)
     assert tomllib.loads(edited) == {
         "default_model": "b", "aliases": {"r": "c", "with space": "x/y"}
     }  # fmt: skip
@@ -53,23 +53,23 @@ def test_an_entry_is_replaced_and_taken_away_and_comments_stay() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
-def test_every_value_survives(value: str) -> None:
-    edited = with_entries("preload = true\n", "environment", {"A": value}, HERE)
+def test_an_edit_preserves_every_string_value(value: str) -> None:
+    edited = with_entries("preload = true\n", "environment", {"A": value}, CONFIG_FILE)
     assert tomllib.loads(edited) == {"preload": True, "environment": {"A": value}}
 
 
-def test_what_a_service_needs_is_captured_and_no_token() -> None:
+def test_install_captures_paths_and_proxies_but_no_tokens() -> None:
     environ = {"HF_HOME": "/x", "HTTPS_PROXY": "http://p", "HF_TOKEN": "secret", "HOME": "/h"}
     assert captured_environment(environ) == {"HF_HOME": "/x", "HTTPS_PROXY": "http://p"}
 
 
-def test_a_moved_cache_folder_is_captured_as_the_hub_reads_it() -> None:
+def test_a_moved_cache_folder_is_captured_as_hf_home() -> None:
     assert captured_environment({"XDG_CACHE_HOME": "/c"}) == {"HF_HOME": "/c/huggingface"}
     environ = {"XDG_CACHE_HOME": "/c", "HF_HUB_CACHE": "/x"}
     assert captured_environment(environ) == {"HF_HUB_CACHE": "/x"}
 
 
-def test_what_the_file_says_already_is_not_overwritten(tmp_path: Path) -> None:
+def test_capturing_does_not_overwrite_existing_entries(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("[environment]\nHF_HOME = '/mine'\n")
     environ = {"HF_HOME": "/shell", "NO_PROXY": "x"}
@@ -78,7 +78,7 @@ def test_what_the_file_says_already_is_not_overwritten(tmp_path: Path) -> None:
     assert capture_environment(path, environ) == []
 
 
-def test_a_new_file_is_private_and_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_new_configuration_is_private_and_a_symlink_is_followed(tmp_path: Path) -> None:
     path = tmp_path / "new" / "config.toml"
     capture_environment(path, {"HF_HOME": "/x"})
     assert path.stat().st_mode & 0o777 == 0o600
@@ -91,7 +91,7 @@ def test_a_new_file_is_private_and_a_link_stays_one(tmp_path: Path) -> None:
     assert "HF_HOME" in dotfiles.read_text()
 
 
-def test_a_damaged_file_is_not_touched(tmp_path: Path) -> None:
+def test_a_damaged_configuration_is_not_edited(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("= =")
     with pytest.raises(ConfigError):

@@ -1,4 +1,4 @@
-"""The front describes and refuses damaged folders; none makes it wait or fail."""
+"""The front lists or refuses damaged folders; none makes it hang or fail."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def catalog_of(folder: Path) -> Catalog:
 
 
 @pytest.mark.parametrize("name", [*FATAL, *HARMLESS])
-def test_a_damaged_folder_is_described_or_refused_at_once(tmp_path: Path, name: str) -> None:
+def test_a_damaged_folder_is_listed_or_refused_without_hanging(tmp_path: Path, name: str) -> None:
     shutil.copytree(BUILTIN_DIR, tmp_path / "damaged")
     {**FATAL, **HARMLESS}[name](tmp_path / "damaged")
     catalog = catalog_of(tmp_path)
     records: list[object] = []
-    # On a thread: a pipe that is opened would never return.
+    # On a thread: opening a pipe would never return.
     thread = threading.Thread(
         target=lambda: records.extend(record.to_map() for record in catalog.list()), daemon=True
     )
     thread.start()
     thread.join(ENDED_S)
-    assert not thread.is_alive(), "reading the folder waits for ever"
+    assert not thread.is_alive(), "reading the folder hangs"
     json.dumps(records, allow_nan=False)
-    assert records, "the built-in model is there whatever lies beside it"
+    assert records, "the built-in model is always listed"
     error = refusal(catalog, tmp_path / "damaged")
     if error is not None:
         assert name not in HARMLESS
@@ -44,7 +44,7 @@ def test_a_damaged_folder_is_described_or_refused_at_once(tmp_path: Path, name: 
 
 
 def refusal(catalog: Catalog, folder: Path) -> MlxdError | None:
-    """Return why a folder is refused; None where only loading it can tell."""
+    """Return why a folder is refused, or None if only loading it can tell."""
     try:
         catalog.resolve(str(folder))
     except (ModelLoadFailed, ModelNotFound) as error:
@@ -52,10 +52,10 @@ def refusal(catalog: Catalog, folder: Path) -> MlxdError | None:
     return None
 
 
-def test_a_folder_whose_name_is_no_text_does_not_break_the_list(tmp_path: Path) -> None:
+def test_a_folder_with_an_undecodable_name_does_not_break_the_list(tmp_path: Path) -> None:
     try:
         shutil.copytree(BUILTIN_DIR, tmp_path / "odd\udcff")
     except OSError:
-        return  # macOS takes no such names
+        return  # macOS does not allow such names
     names = [record.name for record in catalog_of(tmp_path).list()]
     assert names == ["pocket"]

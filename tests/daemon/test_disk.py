@@ -1,4 +1,4 @@
-"""A disk that is full, and one that cannot be written: real file systems under a real daemon."""
+"""A real daemon on a full and on a read-only file system."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def stored(daemon: Daemon) -> int:
+def stored_turns(daemon: Daemon) -> int:
     found = daemon.ask("conversations.list")["conversations"]
     return sum(record["turns"] for record in found)
 
 
-def test_a_disk_that_gets_full_costs_what_would_be_stored_and_nothing_else(disk: Path) -> None:
+def test_a_full_disk_prevents_storage_but_no_answer(disk: Path) -> None:
     with running_daemon(disk, **fake_engine_settings()) as daemon:
         assert daemon.ask("chat", messages=user("1 tokens"), conversation="new")["conversation"]
         filler = fill(disk)
@@ -45,11 +45,11 @@ def test_a_disk_that_gets_full_costs_what_would_be_stored_and_nothing_else(disk:
         filler.unlink()
         assert daemon.ask("chat", messages=user("1 tokens"), conversation="new")["conversation"]
         assert daemon.ask("status")["conversations"]["problem"] is None
-        assert stored(daemon) == 2
-        assert daemon.log_lines()[-1]["event"] == "request", "the log goes on"
+        assert stored_turns(daemon) == 2
+        assert daemon.log_lines()[-1]["event"] == "request", "the log continues"
 
 
-def test_a_full_disk_keeps_nobody_from_starting_asking_and_stopping(disk: Path) -> None:
+def test_start_ask_restart_and_stop_work_on_a_full_disk(disk: Path) -> None:
     with running_daemon(disk, MLXD_PRELOAD="false") as daemon:
         daemon.stop()
         filler = fill(disk)
@@ -69,7 +69,7 @@ def test_a_full_disk_keeps_nobody_from_starting_asking_and_stopping(disk: Path) 
         assert not lock.is_held(paths.lock_file)
 
 
-def test_a_setting_that_the_disk_does_not_take_leaves_the_file_as_it_was(disk: Path) -> None:
+def test_a_setting_that_does_not_fit_on_the_disk_leaves_the_file_unchanged(disk: Path) -> None:
     with running_daemon(disk, **fake_engine_settings()) as daemon:
         config = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "config.toml"
         config.parent.mkdir()
@@ -85,8 +85,8 @@ def test_a_setting_that_the_disk_does_not_take_leaves_the_file_as_it_was(disk: P
         assert left == {"config.toml", ".config.toml.lock"}
 
 
-def test_nothing_of_the_state_can_be_written(tmp_path: Path) -> None:
-    """State, cache, log and configuration are read-only; a runtime folder is not."""
+def test_the_daemon_works_with_read_only_folders(tmp_path: Path) -> None:
+    """State, cache, log and configuration are read-only; the runtime folder is not."""
     with running_daemon(tmp_path, MLXD_PRELOAD="false") as daemon:
         daemon.stop()
         kept = [tmp_path / name for name in ("state", "cache", "log", "config", "data")]
@@ -106,7 +106,7 @@ def test_nothing_of_the_state_can_be_written(tmp_path: Path) -> None:
             assert mlxd(daemon.environ, "stop").returncode == 0
 
 
-def test_a_socket_folder_that_cannot_be_made_is_told(
+def test_a_socket_folder_that_cannot_be_created_is_reported(
     own_paths: Paths, environ: dict[str, str]
 ) -> None:
     home = own_paths.socket.parent.parent

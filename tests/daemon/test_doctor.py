@@ -1,4 +1,4 @@
-"""`mlxd doctor`: every check on a machine that is made up, and the command on this one."""
+"""`mlxd doctor`: every check on a simulated machine, and the command on this one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.terminal import terminal
 
 @dataclass
 class FakeService:
-    """A service manager that answers what it is told to."""
+    """A service manager with a given state."""
 
     current: ServiceState
     manager: str = "systemd"
@@ -53,8 +53,8 @@ class FakeService:
     stop = start
 
 
-def answering(**answers: str) -> Callable[[Sequence[str], Mapping[str, str]], Outcome]:
-    """Return a runner: a word of the command to its output; anything else fails."""
+def fake_commands(**answers: str) -> Callable[[Sequence[str], Mapping[str, str]], Outcome]:
+    """Return a fake command runner, from a word of the command to its output. Others fail."""
 
     def run(command: Sequence[str], _environ: Mapping[str, str]) -> Outcome:
         line = " ".join(command)
@@ -76,22 +76,22 @@ def machine(own_paths: Paths, environ: dict[str, str]) -> Machine:
         service=FakeService(ServiceState("systemd", installed=False)),
         environ=environ,
         platform="linux",
-        run=answering(mlx=probe()),
+        run=fake_commands(mlx=probe()),
         free_bytes=lambda _path: 10**11,
         total_memory_bytes=lambda: 16 * 10**9,
     )
 
 
-def test_every_check_bears_its_name_in_the_table(machine: Machine) -> None:
+def test_check_names_match_the_table(machine: Machine) -> None:
     assert [finding.check for finding in examine(machine)] == list(CHECKS)
 
 
-def test_whatever_is_not_well_has_a_next_step(machine: Machine) -> None:
+def test_every_finding_that_is_not_ok_has_a_next_step(machine: Machine) -> None:
     for finding in examine(machine):
         assert finding.verdict == "ok" or finding.next_step, finding
 
 
-def test_a_check_that_breaks_is_a_finding(machine: Machine) -> None:
+def test_a_check_that_raises_is_reported_as_failed(machine: Machine) -> None:
     def broken(_path: Path) -> int:
         raise RuntimeError("oh")
 
@@ -100,7 +100,7 @@ def test_a_check_that_breaks_is_a_finding(machine: Machine) -> None:
     assert "oh" in found["disk"].detail
 
 
-def test_an_engine_that_cannot_start_fails(machine: Machine) -> None:
+def test_doctor_fails_if_the_engine_cannot_start(machine: Machine) -> None:
     def run(_command: Sequence[str], _environ: Mapping[str, str]) -> Outcome:
         return Outcome(1, "Traceback\nImportError: libmlx.so")
 
@@ -120,20 +120,20 @@ def test_a_small_limit_of_the_shell_is_no_concern_since_the_daemon_raises_its_ow
     assert "limits.conf" in on_linux.next_step
 
 
-def test_a_gpu_is_enough(machine: Machine) -> None:
-    run = answering(mlx=probe(device="gpu", metal=True, gflops=3000))
+def test_a_gpu_passes_the_backend_check(machine: Machine) -> None:
+    run = fake_commands(mlx=probe(device="gpu", metal=True, gflops=3000))
     finding = software.backend(replace(machine, platform="darwin", run=run))
     assert finding.verdict == "ok"
     assert "Metal" in finding.detail
 
 
-def test_a_mac_without_its_gpu_is_pointed_out(machine: Machine) -> None:
+def test_a_mac_without_a_gpu_gets_a_warning(machine: Machine) -> None:
     finding = software.backend(replace(machine, platform="darwin"))
     assert finding.verdict == "warn"
     assert "arm64" in finding.next_step
 
 
-def test_a_cpu_with_the_reference_blas_is_pointed_out(
+def test_a_cpu_with_the_reference_blas_gets_a_warning(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(software, "find_blas", lambda _platform: None)
@@ -142,7 +142,7 @@ def test_a_cpu_with_the_reference_blas_is_pointed_out(
     assert "libblis4-pthread" in finding.next_step
 
 
-def test_the_blas_is_preloaded_for_the_probe_as_for_the_engine(
+def test_the_backend_probe_preloads_the_same_blas_as_the_engine(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen = []
@@ -158,40 +158,40 @@ def test_the_blas_is_preloaded_for_the_probe_as_for_the_engine(
     assert seen == [str(library)]
 
 
-def test_a_mac_s_wired_limit_and_pressure_are_read(machine: Machine) -> None:
-    run = answering(wired_limit="12000", pressure_level="1")
+def test_wired_limit_and_memory_pressure_of_a_mac_are_read(machine: Machine) -> None:
+    run = fake_commands(wired_limit="12000", pressure_level="1")
     finding = software.memory(replace(machine, platform="darwin", run=run))
     assert (finding.verdict, finding.detail) == ("ok", "16.0 GB, wired limit 12.6 GB")
-    run = answering(wired_limit="0", pressure_level="4")
+    run = fake_commands(wired_limit="0", pressure_level="4")
     finding = software.memory(replace(machine, platform="darwin", run=run))
     assert finding.verdict == "warn"
     assert "critical" in finding.detail
 
 
-def test_a_budget_beyond_the_machine_is_pointed_out(machine: Machine) -> None:
+def test_a_memory_budget_over_the_machines_memory_gets_a_warning(machine: Machine) -> None:
     config = Config(memory_budget_bytes=64 * 10**9)
     assert software.memory(replace(machine, config=config)).verdict == "warn"
 
 
-def test_little_memory_is_pointed_out(machine: Machine) -> None:
+def test_little_memory_gets_a_warning(machine: Machine) -> None:
     small = replace(machine, total_memory_bytes=lambda: 4 * 10**9)
     assert software.memory(small).verdict == "warn"
 
 
-def test_a_damaged_configuration_fails_with_its_line(machine: Machine) -> None:
+def test_a_damaged_configuration_fails_with_the_line(machine: Machine) -> None:
     error = ConfigError("config.toml, line 3: preload must be true or false.")
     finding = places.configuration(replace(machine, config_error=error))
     assert finding.verdict == "fail"
     assert "line 3" in finding.detail
 
 
-def test_a_misspelt_variable_is_pointed_out(machine: Machine) -> None:
+def test_a_misspelt_variable_gets_a_suggestion(machine: Machine) -> None:
     finding = places.configuration(replace(machine, environ={"MLXD_PRELAOD": "0"}))
     assert finding.verdict == "warn"
     assert finding.next_step == "Did you mean MLXD_PRELOAD?"
 
 
-def test_the_socket_s_folder_must_be_closed_to_others(machine: Machine) -> None:
+def test_the_socket_folder_must_be_private(machine: Machine) -> None:
     folder = machine.paths.socket.parent
     assert places.socket_folder(machine).verdict == "ok"
     folder.mkdir()
@@ -200,7 +200,7 @@ def test_the_socket_s_folder_must_be_closed_to_others(machine: Machine) -> None:
     folder.chmod(0o777)
     finding = places.socket_folder(machine)
     assert finding.verdict == "fail"
-    # It is not mlxd's own folder: other programs may share it, as they do /tmp.
+    # Not mlxd's own folder: other programs may share it, like /tmp.
     assert finding.next_step == "Set MLXD_SOCKET to a path in a folder of your own"
     own = folder / "mlxd"
     own.mkdir()
@@ -215,13 +215,13 @@ def test_the_socket_s_folder_must_be_closed_to_others(machine: Machine) -> None:
     assert places.socket_folder(machine).verdict == "warn"
 
 
-def test_a_link_in_place_of_the_socket_s_folder_fails(machine: Machine, tmp_path: Path) -> None:
+def test_a_symlink_in_place_of_the_socket_folder_fails(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     machine.paths.socket.parent.symlink_to(tmp_path / "elsewhere")
     assert places.socket_folder(machine).verdict == "fail"
 
 
-def test_an_incomplete_model_is_named_with_the_remedy(machine: Machine) -> None:
+def test_an_incomplete_model_gets_a_warning(machine: Machine) -> None:
     (Path(machine.environ["HF_HUB_CACHE"]) / "models--org--half" / "snapshots" / "a").mkdir(
         parents=True
     )
@@ -229,7 +229,7 @@ def test_an_incomplete_model_is_named_with_the_remedy(machine: Machine) -> None:
     assert finding.verdict == "warn"
 
 
-def test_models_of_other_tools_are_candidates(machine: Machine, tmp_path: Path) -> None:
+def test_models_of_other_tools_are_suggested_for_import(machine: Machine, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(BUILTIN_DIR, home / ".lmstudio" / "models" / "acme" / "Small-8bit")
     at_home = replace(machine, environ={**machine.environ, "HOME": str(home)})
@@ -238,7 +238,7 @@ def test_models_of_other_tools_are_candidates(machine: Machine, tmp_path: Path) 
     assert finding.detail == "MLX models of LM Studio: 1"
 
 
-def test_a_default_model_that_is_not_there_fails(machine: Machine) -> None:
+def test_a_missing_default_model_fails(machine: Machine) -> None:
     gone = replace(machine, config=Config(default_model="org/gone"))
     found = {finding.check: finding for finding in examine(gone)}
     assert found["default model"].verdict == "fail"
@@ -246,11 +246,13 @@ def test_a_default_model_that_is_not_there_fails(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(10**11, "ok"), (10**9, "warn"), (10**6, "fail")])
-def test_the_disk_is_judged_by_what_is_free(machine: Machine, free: int, verdict: str) -> None:
+def test_the_disk_check_depends_on_the_free_space(
+    machine: Machine, free: int, verdict: str
+) -> None:
     assert places.disk(replace(machine, free_bytes=lambda _path: free)).verdict == verdict
 
 
-def test_words_outside_the_log_are_pointed_out(machine: Machine) -> None:
+def test_output_in_mlxd_err_gets_a_warning(machine: Machine) -> None:
     machine.paths.log_dir.mkdir()
     (machine.paths.log_dir / "mlxd.err").write_text("Fatal Python error\n")
     assert places.crashes(machine).verdict == "warn"
@@ -265,17 +267,19 @@ def test_words_outside_the_log_are_pointed_out(machine: Machine) -> None:
         (ServiceState("launchd", installed=True, loaded=True, current=False), "warn"),
     ],
 )
-def test_the_service_is_judged(machine: Machine, state: ServiceState, verdict: str) -> None:
+def test_the_service_check_depends_on_the_service_state(
+    machine: Machine, state: ServiceState, verdict: str
+) -> None:
     assert running.service(replace(machine, service=FakeService(state))).verdict == verdict
 
 
-def test_a_service_that_waits_needs_no_daemon(machine: Machine) -> None:
+def test_the_daemon_check_passes_if_a_service_starts_on_demand(machine: Machine) -> None:
     assert running.daemon(machine).verdict == "warn"
     waiting = FakeService(ServiceState("systemd", installed=True, loaded=True))
     assert running.daemon(replace(machine, service=waiting)).verdict == "ok"
 
 
-def test_the_command_tells_what_it_found(environ: dict[str, str]) -> None:
+def test_doctor_prints_the_findings_and_sets_the_exit_code(environ: dict[str, str]) -> None:
     done = mlxd(environ, "doctor", "--all")
     assert "Python 3." in done.stdout
     assert "Traceback" not in done.stderr
@@ -284,7 +288,7 @@ def test_the_command_tells_what_it_found(environ: dict[str, str]) -> None:
     assert (done.returncode == 1) == (report["verdict"] == "fail")
 
 
-def test_problems_come_first_and_checks_that_pass_are_counted() -> None:
+def test_the_report_lists_failures_first_and_counts_passed_checks() -> None:
     findings = [
         Finding("packages", "ok", "mlxd 1.0 and more", summary="mlxd 1.0"),
         Finding("daemon", "warn", "It is not running", "mlxd start"),
@@ -294,7 +298,7 @@ def test_problems_come_first_and_checks_that_pass_are_counted() -> None:
     assert conclusion(findings) == "1 of 3 checks passed. See all: mlxd doctor --all"
 
 
-def test_one_line_is_enough_when_every_check_passes() -> None:
+def test_the_report_is_one_line_if_every_check_passes() -> None:
     findings = [
         Finding("packages", "ok", "mlxd 1.0 and more", summary="mlxd 1.0"),
         Finding("disk", "ok", "plenty"),
@@ -304,7 +308,7 @@ def test_one_line_is_enough_when_every_check_passes() -> None:
     assert conclusion(findings).startswith("No problems found: mlxd 1.0, default model pocket.")
 
 
-def test_the_short_report_has_the_problems_and_one_line(environ: dict[str, str]) -> None:
+def test_doctor_without_all_prints_the_problems_and_one_line(environ: dict[str, str]) -> None:
     report = json.loads(mlxd(environ, "doctor", "--json").stdout)
     wrong = {check["check"] for check in report["checks"] if check["verdict"] != "ok"}
     said = mlxd(environ, "doctor").stdout.splitlines()
@@ -315,7 +319,7 @@ def test_the_short_report_has_the_problems_and_one_line(environ: dict[str, str])
     assert said[-1].endswith("mlxd doctor --all")
 
 
-def test_the_documentation_has_every_symptom_and_remedy() -> None:
+def test_the_troubleshooting_page_lists_every_symptom_and_check() -> None:
     page = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text("utf-8")
     for symptom in SYMPTOMS:
         assert f"## {symptom.name}" in page
@@ -323,13 +327,13 @@ def test_the_documentation_has_every_symptom_and_remedy() -> None:
         assert f"| {name} |" in page
 
 
-def test_a_symptoms_remedy_is_said_in_full_by_the_command(environ: dict[str, str]) -> None:
+def test_doctor_all_prints_the_remedy_of_every_symptom(environ: dict[str, str]) -> None:
     said = mlxd(environ, "doctor", "--all").stdout
     for symptom in SYMPTOMS:
         assert f"{symptom.name}: {symptom.remedy}" in said
 
 
-def test_stored_conversations_are_looked_at(machine: Machine) -> None:
+def test_the_conversations_check_covers_count_mode_and_damage(machine: Machine) -> None:
     assert places.conversations(machine).verdict == "ok"
     store = Store(machine.paths.conversations_db)
     store.begin(Turn("chat", "aaaa", "", None, "pocket", [{"role": "user", "content": "x"}]))
@@ -345,7 +349,7 @@ def test_stored_conversations_are_looked_at(machine: Machine) -> None:
     assert places.conversations(off).verdict == "ok"
 
 
-def test_conversations_of_a_newer_mlxd_and_damaged_ones_are_said(machine: Machine) -> None:
+def test_newer_and_damaged_conversation_databases_are_reported(machine: Machine) -> None:
     Store(machine.paths.conversations_db).close()
     machine.paths.conversations_db.with_name("conversations.db.damaged-1").touch()
     assert "damaged" in places.conversations(machine).detail
@@ -354,7 +358,7 @@ def test_conversations_of_a_newer_mlxd_and_damaged_ones_are_said(machine: Machin
     assert "newer" in places.conversations(machine).detail
 
 
-def test_on_a_narrow_terminal_no_word_is_broken(environ: dict[str, str]) -> None:
+def test_doctor_breaks_no_word_on_a_narrow_terminal(environ: dict[str, str]) -> None:
     with terminal([*MLXD, "doctor", "--all"], environ, columns=46) as screen:
         shown = screen.end().split()
     for symptom in SYMPTOMS:

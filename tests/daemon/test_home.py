@@ -12,14 +12,14 @@ from support.places import mlxd
 
 
 def other_environment(daemon: Daemon, tmp_path: Path) -> dict[str, str]:
-    """As in `su` or `cron`: no XDG_RUNTIME_DIR, so that the socket is in the state folder."""
+    """Return an environment like that of `su` or `cron`: the socket is in the state folder."""
     environ = {**daemon.environ, "MLXD_STATE_DIR": str(daemon.folder / "state")}
     del environ["MLXD_SOCKET"]
     return environ
 
 
 @pytest.mark.parametrize("command", ["start", "run", "stop", "status"])
-def test_a_second_environment_is_told_where_the_daemon_listens(
+def test_mlxd_in_another_environment_reports_where_the_daemon_listens(
     command: str, tmp_path: Path
 ) -> None:
     with daemon_with_fake_engine() as daemon:
@@ -32,14 +32,14 @@ def test_a_second_environment_is_told_where_the_daemon_listens(
         assert not (daemon.folder / "state" / "mlxd.sock").exists()
 
 
-def test_a_question_from_a_second_environment_says_where_the_daemon_listens(tmp_path: Path) -> None:
+def test_ask_in_another_environment_reports_where_the_daemon_listens(tmp_path: Path) -> None:
     with daemon_with_fake_engine() as daemon:
         done = runner(other_environment(daemon, tmp_path))("ask", "hello")
         assert done.returncode == 3
         assert f"export MLXD_SOCKET={daemon.socket_path}" in done.stderr
 
 
-def test_once_the_daemon_has_stopped_the_second_environment_has_its_own(tmp_path: Path) -> None:
+def test_another_environment_can_start_a_daemon_once_the_first_stopped(tmp_path: Path) -> None:
     with daemon_with_fake_engine() as daemon:
         daemon.stop()
         environ = other_environment(daemon, tmp_path)

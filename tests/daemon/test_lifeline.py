@@ -1,4 +1,4 @@
-"""Children end with their parent, whatever they are doing."""
+"""Child processes end with their parent, whatever they are doing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from support import needs
 from support.waiting import ended, until
 
-# A parent whose child takes its lifeline, says its process id, and then does as it is told.
+# A parent whose child sets up its lifeline, prints its process id and then runs `then`.
 PARENT = """
 import subprocess, sys, os, time
 command = [sys.executable, "-c", sys.argv[1], str(os.getpid())]
@@ -46,7 +46,7 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def start(parents: list[subprocess.Popen[str]], child: str, beside: str = "") -> tuple[int, int]:
-    """Start a parent whose child is ready, and which has done `beside`; returns both their ids."""
+    """Start a parent that runs `beside` once its child is ready; return both process ids."""
     command = [sys.executable, "-c", PARENT, child, beside]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
@@ -57,7 +57,7 @@ def start(parents: list[subprocess.Popen[str]], child: str, beside: str = "") ->
 
 @needs.linux_only  # has the parent-death signal
 @pytest.mark.parametrize("then", [HOLDS_THE_INTERPRETER, "while True: pass"])
-def test_a_child_that_is_stuck_ends_with_its_parent(
+def test_a_stuck_child_ends_with_its_parent(
     started: list[subprocess.Popen[str]], then: str
 ) -> None:
     parent, child = start(started, CHILD.format(first="", then=then))
@@ -66,7 +66,7 @@ def test_a_child_that_is_stuck_ends_with_its_parent(
 
 
 @needs.linux_only
-def test_a_child_that_is_stopped_ends_with_its_parent(started: list[subprocess.Popen[str]]) -> None:
+def test_a_stopped_child_ends_with_its_parent(started: list[subprocess.Popen[str]]) -> None:
     parent, child = start(started, CHILD.format(first="", then="time.sleep(60)"))
     os.kill(child, signal.SIGSTOP)
     os.kill(parent, signal.SIGKILL)
@@ -74,7 +74,7 @@ def test_a_child_that_is_stopped_ends_with_its_parent(started: list[subprocess.P
 
 
 @needs.linux_only
-def test_a_child_whose_parent_ended_before_it_was_ready_ends_at_once(
+def test_a_child_ends_at_once_if_its_parent_has_already_ended(
     started: list[subprocess.Popen[str]],
 ) -> None:
     slow = (
@@ -82,11 +82,11 @@ def test_a_child_whose_parent_ended_before_it_was_ready_ends_at_once(
     )
     parent, child = start(started, CHILD.format(first=slow, then="time.sleep(60)"))
     os.kill(parent, signal.SIGKILL)
-    until(lambda: ended(child), "the child went on without its parent", 10)
+    until(lambda: ended(child), "the child outlived its parent", 10)
 
 
 @pytest.mark.parametrize("stop", [False, True])
-def test_a_guard_ends_a_child_that_does_nothing_for_it(
+def test_a_guard_ends_a_child_that_has_no_lifeline(
     started: list[subprocess.Popen[str]], stop: bool
 ) -> None:
     parent, child = start(started, UNAWARE, GUARDED)
@@ -96,7 +96,7 @@ def test_a_guard_ends_a_child_that_does_nothing_for_it(
     until(lambda: ended(child), "the child outlived its parent", 10)
 
 
-def test_a_guard_that_is_released_harms_nobody(started: list[subprocess.Popen[str]]) -> None:
+def test_a_released_guard_does_not_kill_the_child(started: list[subprocess.Popen[str]]) -> None:
     _, child = start(started, UNAWARE, f"{GUARDED}; guard.release()")
     assert not ended(child)
     os.kill(child, signal.SIGKILL)

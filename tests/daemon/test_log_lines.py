@@ -1,4 +1,4 @@
-"""The log as people read it: local time, units in words, widths, control characters."""
+"""The log as `mlxd logs` formats it: local time, units, widths, control characters."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_time_is_local_and_units_are_in_words() -> None:
+def test_log_lines_use_local_time_and_readable_units() -> None:
     line = formatted(record("converted", model="pocket", bytes=3_626_592, took_s=3720))
     assert line == (
         "Nov 28 02:12:59 info  converted      model pocket, size 3.6 MB, took 1 h 2 min"
     )
 
 
-def test_a_request_is_shown_by_its_outcome_tokens_and_speed() -> None:
+def test_a_request_line_shows_outcome_tokens_and_speed() -> None:
     line = formatted(json.dumps(REQUEST).encode())
     assert line == (
         "Nov 28 02:12:59 info  request        #7 chat mlx-community/Qwen3-4B-4bit, ok, "
@@ -53,13 +53,13 @@ def test_a_request_is_shown_by_its_outcome_tokens_and_speed() -> None:
     )
 
 
-def test_text_that_log_text_adds_is_shown() -> None:
+def test_text_added_by_log_text_is_shown_escaped() -> None:
     line = formatted(json.dumps({**REQUEST, "prompt": "a\x1b[31mb\nc"}).encode())
     assert "prompt a\\x1b[31mb\\nc" in line
 
 
 @pytest.mark.parametrize("width", [50, 80, 120])
-def test_lines_fit_the_terminal_and_break_between_words(width: int) -> None:
+def test_log_lines_wrap_between_words_at_the_terminal_width(width: int) -> None:
     raw = json.dumps(REQUEST).encode()
     shown = formatted(raw, width=width).splitlines()
     assert len(shown) > 1
@@ -77,7 +77,7 @@ def test_wide_characters_count_as_two_columns(width: int) -> None:
     assert "".join(shown).count("模型") == 40
 
 
-def test_only_the_level_has_a_colour() -> None:
+def test_only_the_log_level_is_coloured() -> None:
     line = formatted(record("hub worker died", "warning"), colour=True)
     assert line == "Nov 28 02:12:59 \x1b[33mwarn\x1b[0m  hub worker died"
     assert "\x1b" not in formatted(record("ready"), colour=True)
@@ -95,7 +95,7 @@ def test_only_the_level_has_a_colour() -> None:
     ],
     ids=["text", "other JSON", "a list", "not UTF-8", "too deep", "direction"],
 )
-def test_a_line_that_is_no_record_is_shown_as_it_is(line: bytes, shown: str) -> None:
+def test_a_line_that_is_no_record_is_shown_escaped(line: bytes, shown: str) -> None:
     assert formatted(line) == shown
 
 

@@ -1,4 +1,4 @@
-"""Models of LM Studio, oMLX and others are found where those tools keep them."""
+"""Models of LM Studio, oMLX and other tools are found in the folders of those tools."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def roots(home: Path) -> list[tuple[str, str]]:
     return [(root.tool, str(root.path.relative_to(home))) for root in known_roots(home)]
 
 
-def test_the_folders_of_each_tool_are_known(tmp_path: Path) -> None:
+def test_default_model_folders_of_other_tools_are_found(tmp_path: Path) -> None:
     assert roots(tmp_path) == []
     for folder in (".lmstudio/models", ".cache/lm-studio/models", ".omlx/models"):
         (tmp_path / folder).mkdir(parents=True)
@@ -26,7 +26,7 @@ def test_the_folders_of_each_tool_are_known(tmp_path: Path) -> None:
     ]
 
 
-def test_folders_that_a_tool_was_told_to_use_are_known(tmp_path: Path) -> None:
+def test_configured_model_folders_of_other_tools_are_found(tmp_path: Path) -> None:
     for folder in ("elsewhere/models", "downloads", "external", ".omlx"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / ".lmstudio-home-pointer").write_text(f"{tmp_path}/elsewhere\n")
@@ -40,7 +40,7 @@ def test_folders_that_a_tool_was_told_to_use_are_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"model": 3}', b'{"downloadsFolder": []}'])
-def test_damaged_settings_are_ignored(tmp_path: Path, content: bytes) -> None:
+def test_damaged_settings_of_other_tools_are_ignored(tmp_path: Path, content: bytes) -> None:
     for file in (".lmstudio-home-pointer", ".lmstudio/settings.json", ".omlx/settings.json"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_bytes(content)
@@ -60,7 +60,7 @@ def test_models_are_found_in_every_layout(tmp_path: Path) -> None:
     assert [one.name for one in find_models(tmp_path / "flat")] == ["flat"]
 
 
-def test_an_incomplete_model_has_its_problem(tmp_path: Path) -> None:
+def test_an_incomplete_model_is_listed_with_its_problem(tmp_path: Path) -> None:
     bare_model(tmp_path / "partly").joinpath("model.safetensors").unlink()
     [one] = find_models(tmp_path)
     assert "no weights" in str(one.problem)
@@ -76,7 +76,7 @@ def test_an_incomplete_model_has_its_problem(tmp_path: Path) -> None:
         (f"blobs/sha256-{'a' * 64}", f"blobs/sha256-{'a' * 64}", "suggest"),
     ],
 )
-def test_gguf_weights_are_refused_with_a_search(
+def test_gguf_weights_are_refused_with_a_search_command(
     tmp_path: Path, file: str, given: str, search: str
 ) -> None:
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +86,6 @@ def test_gguf_weights_are_refused_with_a_search(
     assert refusal.hint == f"Get the same model in MLX format: mlx models {search}"
 
 
-def test_what_holds_no_gguf_is_not_refused(tmp_path: Path) -> None:
+def test_folders_without_gguf_files_are_not_refused(tmp_path: Path) -> None:
     assert gguf_refusal(bare_model(tmp_path / "mlx")) is None
     assert gguf_refusal(tmp_path / "nothing") is None

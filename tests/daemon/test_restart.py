@@ -1,4 +1,4 @@
-"""`mlxd restart`: nobody loses an answer, and a mistake is told while the old daemon still runs."""
+"""`mlxd restart` loses no answer, and reports mistakes while the old daemon still runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_restart_lets_running_requests_finish() -> None:
             assert mlxd(daemon.environ, "stop").returncode == 0
 
 
-def test_a_damaged_configuration_is_told_before_anything_is_stopped() -> None:
+def test_restart_refuses_a_damaged_configuration_before_stopping() -> None:
     with daemon_with_fake_engine() as daemon:
         config = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "config.toml"
         config.parent.mkdir()
@@ -47,7 +47,7 @@ def test_a_damaged_configuration_is_told_before_anything_is_stopped() -> None:
         assert daemon.ask("status")["pid"] == before
 
 
-def test_where_none_runs_restart_starts_one() -> None:
+def test_restart_starts_the_daemon_if_none_is_running() -> None:
     with daemon_with_fake_engine() as daemon:
         assert daemon.stop() == 0
         assert mlxd(daemon.environ, "restart").returncode == 0
@@ -55,7 +55,7 @@ def test_where_none_runs_restart_starts_one() -> None:
         assert mlxd(daemon.environ, "stop").returncode == 0
 
 
-def test_a_runtime_folder_that_goes_as_its_user_logs_out_and_comes_again(tmp_path: Path) -> None:
+def test_a_runtime_folder_removed_at_logout_is_recreated(tmp_path: Path) -> None:
     runtime = tmp_path / "user-runtime"
     runtime.mkdir(mode=0o700)
     settings = {"XDG_RUNTIME_DIR": str(runtime), "MLXD_UPGRADE_CHECK_S": "0.05"}

@@ -1,4 +1,4 @@
-"""Starting: once, however many ask; and what the terminal is told when it fails."""
+"""Starting the daemon: once for any number of callers, and the errors of a failed start."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def births(own_paths: Paths) -> list[str]:
     return (own_paths.log_dir / "births").read_text().splitlines()
 
 
-def test_a_start_ends_with_a_daemon_that_answers(own_paths: Paths, environ: dict[str, str]) -> None:
+def test_start_returns_once_the_daemon_answers(own_paths: Paths, environ: dict[str, str]) -> None:
     assert starter.start(own_paths, FAKE_DAEMON, environ).fresh
     assert control.request(own_paths.socket, "ping") == {"pong": True}
     assert not starter.start(own_paths, FAKE_DAEMON, environ).fresh
     assert len(births(own_paths)) == 1
 
 
-def test_the_daemon_has_a_session_and_a_folder_of_its_own(
+def test_the_daemon_runs_in_its_own_session_with_a_private_socket_folder(
     own_paths: Paths, environ: dict[str, str]
 ) -> None:
     starter.start(own_paths, FAKE_DAEMON, environ)
@@ -43,7 +43,7 @@ def test_the_daemon_has_a_session_and_a_folder_of_its_own(
     assert own_paths.socket.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_fifty_at_once_give_one_daemon_and_fifty_successes(
+def test_fifty_concurrent_starts_give_one_daemon_and_all_succeed(
     own_paths: Paths, environ: dict[str, str]
 ) -> None:
     outcomes = race(
@@ -56,7 +56,7 @@ def test_fifty_at_once_give_one_daemon_and_fifty_successes(
     assert len(births(own_paths)) == 1
 
 
-def test_a_child_that_fails_is_quoted_with_its_exit_status(
+def test_a_failed_start_shows_the_childs_output_and_exit_code(
     own_paths: Paths, environ: dict[str, str]
 ) -> None:
     own_paths.log_dir.mkdir()
@@ -68,14 +68,16 @@ def test_a_child_that_fails_is_quoted_with_its_exit_status(
     assert starter.StartFailed.exit_code == 1
 
 
-def test_a_child_that_is_killed_is_no_success(own_paths: Paths, environ: dict[str, str]) -> None:
+def test_a_child_killed_during_start_is_a_failed_start(
+    own_paths: Paths, environ: dict[str, str]
+) -> None:
     command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
     with pytest.raises(starter.StartFailed, match="status -9") as caught:
         starter.start(own_paths, command, environ)
     assert caught.value.exit_code == 1
 
 
-def test_a_dead_daemon_s_socket_and_lock_are_no_obstacle(
+def test_start_works_with_the_socket_and_lock_of_a_dead_daemon(
     own_paths: Paths, environ: dict[str, str]
 ) -> None:
     starter.start(own_paths, FAKE_DAEMON, environ)
@@ -87,7 +89,7 @@ def test_a_dead_daemon_s_socket_and_lock_are_no_obstacle(
     assert len(births(own_paths)) == 2
 
 
-def test_a_daemon_that_accepts_and_says_nothing_is_told_apart(
+def test_a_daemon_that_accepts_but_never_answers_raises_daemon_silent(
     own_paths: Paths, environ: dict[str, str]
 ) -> None:
     starter.start(own_paths, FAKE_DAEMON, {**environ, "FAKE_DAEMON": "mute"})
@@ -96,24 +98,26 @@ def test_a_daemon_that_accepts_and_says_nothing_is_told_apart(
     assert "mlxd logs" in caught.value.hint
 
 
-def test_nobody_at_the_socket_is_unreachable(tmp_path: Path) -> None:
+def test_a_missing_socket_raises_daemon_unreachable(tmp_path: Path) -> None:
     with pytest.raises(DaemonUnreachable, match="No daemon is running") as caught:
         control.request(tmp_path / "s", "ping")
     assert not isinstance(caught.value, control.DaemonSilent)
     assert caught.value.exit_code == 3
 
 
-def test_the_default_patience_outlasts_launchd_s_throttle() -> None:
+def test_the_answer_timeout_is_longer_than_launchds_throttle() -> None:
     assert control.ANSWER_TIMEOUT_S > 10
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_a_socket_folder_that_cannot_be_created_is_a_failed_start(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
     resolve_paths(environ).socket.parent.touch()
     with pytest.raises(NoSocketFolder, match="cannot be created"):
         starter.start(resolve_paths(environ), FAKE_DAEMON, environ)
 
 
-def test_a_lock_ends_with_its_process(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_a_lock_is_released_when_its_process_ends(tmp_path: Path, environ: dict[str, str]) -> None:
     path = tmp_path / "lock"
     code = f"""
 import sys
@@ -137,7 +141,7 @@ with lock.exclusive(Path({str(path)!r})):
     assert not lock.is_held(tmp_path / "nothing")
 
 
-def test_a_lock_is_taken_once_and_names_its_holder(tmp_path: Path) -> None:
+def test_a_lock_is_exclusive_and_stores_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     descriptor = lock.take(path)
     assert descriptor is not None
@@ -147,7 +151,7 @@ def test_a_lock_is_taken_once_and_names_its_holder(tmp_path: Path) -> None:
     assert lock.holder(path) is None
 
 
-def test_glances_at_a_lock_keep_nobody_from_taking_it(tmp_path: Path) -> None:
+def test_checking_a_lock_does_not_prevent_taking_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     path.touch()
     glance = os.open(path, os.O_RDONLY)

@@ -20,13 +20,13 @@ CHAT = [str(BIN / "mlx"), "chat", "--temp", "0"]
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Daemon]:
+def own_daemon() -> Iterator[Daemon]:
     with running_daemon() as running:
         yield running
 
 
-def chat(own: Daemon, *arguments: str) -> AbstractContextManager[Terminal]:
-    return terminal([*CHAT, *arguments], own.environ)
+def chat(own_daemon: Daemon, *arguments: str) -> AbstractContextManager[Terminal]:
+    return terminal([*CHAT, *arguments], own_daemon.environ)
 
 
 def say(screen: Terminal, line: str, wanted: str) -> None:
@@ -35,9 +35,9 @@ def say(screen: Terminal, line: str, wanted: str) -> None:
     screen.wait(wanted)
 
 
-def test_it_remembers_until_it_is_cleared_and_leaves_by_any_word(own: Daemon) -> None:
+def test_clear_starts_a_new_conversation_and_every_quit_word_exits(own_daemon: Daemon) -> None:
     for word in ("quit", "exit", "q", "/quit", "\x04"):
-        with chat(own) as screen:
+        with chat(own_daemon) as screen:
             say(screen, "My name is Ada.", "Nice to meet you, Ada!")
             say(screen, "What is my name?", "Your name is Ada.")
             say(screen, "clear", "is cleared")
@@ -48,8 +48,8 @@ def test_it_remembers_until_it_is_cleared_and_leaves_by_any_word(own: Daemon) ->
             assert screen.exit_code == 0
 
 
-def test_ctrl_c_stops_the_answer_and_keeps_the_chat(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_ctrl_c_stops_the_answer_but_not_the_chat(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "My name is Ada.", "Ada!")
         say(screen, "Count from 0 to 99.", "0, 1, 2")
         screen.send("\x03")
@@ -57,8 +57,8 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(own: Daemon) -> None:
         say(screen, "What is my name?", "Your name is Ada.")
 
 
-def test_what_was_stopped_is_part_of_the_conversation_until_it_is_taken_back(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_a_stopped_answer_stays_in_the_conversation_until_undo(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "Count from 0 to 99.", "0, 1, 2")
         screen.send("\x03")
         screen.wait("(stopped)")
@@ -66,28 +66,28 @@ def test_what_was_stopped_is_part_of_the_conversation_until_it_is_taken_back(own
         say(screen, "/undo", "Forgotten: My name is Ada.")
         say(screen, "/undo", "Forgotten: Count from 0 to 99.")
         say(screen, "/tokens", "0 of 16384 tokens")
-        # Nothing on the screen looks like this answer, so that it is waited for.
+        # Another name: this text is not on the screen yet, so `say` waits for the new answer.
         say(screen, "My name is Bob.", "Bob!")
         screen.wait_prompt(">")
-    (record,) = own.ask("conversations.list", limit=1)["conversations"]
-    turns = own.ask("conversations.show", id=record["id"])["turns"]
+    (record,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
+    turns = own_daemon.ask("conversations.show", id=record["id"])["turns"]
     assert record["title"] == "My name is Bob."
     assert [(turn["answer"], turn["state"]) for turn in turns] == [
         ("Nice to meet you, Bob!", "done")
     ]
 
 
-def test_an_emptied_conversation_is_still_the_last_one(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_a_conversation_emptied_by_undo_is_still_the_latest(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "My name is Cleo.", "Cleo!")
         say(screen, "/undo", "Forgotten: My name is Cleo.")
         screen.wait_prompt(">")
-    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    (record,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
     assert (record["title"], record["turns"]) == ("", 0)
 
 
-def test_a_question_that_got_no_answer_is_asked_again(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_retry_resends_a_question_that_failed(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "My name is Ada.", "Ada!")
         say(screen, "/set regex (", "regex (")
         say(screen, "What is my name?", "regex")
@@ -96,42 +96,44 @@ def test_a_question_that_got_no_answer_is_asked_again(own: Daemon) -> None:
         say(screen, "/retry", "Your name is Ada.")
 
 
-def test_a_killed_daemon_leaves_the_finished_turns_and_the_broken_one_marked(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_a_killed_daemon_keeps_finished_turns_and_marks_the_interrupted_one(
+    own_daemon: Daemon,
+) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "My name is Ada.", "Ada!")
         say(screen, "Count from 0 to 99.", "0, 1, 2")
-        own.stop(signal.SIGKILL)
+        own_daemon.stop(signal.SIGKILL)
         screen.wait("Ask again with /retry.")
-        own.start()
-        (record,) = own.ask("conversations.list", limit=1)["conversations"]
-        turns = own.ask("conversations.show", id=record["id"])["turns"]
+        own_daemon.start()
+        (record,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
+        turns = own_daemon.ask("conversations.show", id=record["id"])["turns"]
         assert [(turn["state"], turn["error"]) for turn in turns] == [
             ("done", None), ("broken", "engine_died")
         ]  # fmt: skip
         say(screen, "/set max_tokens 12", "max_tokens 12")
         say(screen, "/retry", "Truncated at max_tokens. Raise the limit: /set max_tokens N")
         say(screen, "What is my name?", "Your name is Ada.")
-    shown = own.ask("conversations.show", id=record["id"])["turns"]
+    shown = own_daemon.ask("conversations.show", id=record["id"])["turns"]
     assert [turn["state"] for turn in shown] == ["done", "done", "done"]
 
 
-def test_it_survives_a_restart_of_the_daemon(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_a_chat_survives_a_daemon_restart(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "My name is Ada.", "Ada!")
-        own.stop()
-        own.start()
+        own_daemon.stop()
+        own_daemon.start()
         say(screen, "What is my name?", "Your name is Ada.")
 
 
-def test_a_killed_engine_is_said_and_the_chat_goes_on(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_a_chat_survives_an_engine_crash(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "My name is Ada.", "Ada!")
-        os.kill(own.engine_pid(), signal.SIGKILL)
+        os.kill(own_daemon.engine_pid(), signal.SIGKILL)
         say(screen, "What is my name?", "Your name is Ada.")
 
 
-def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path) -> None:
-    with chat(own) as screen:
+def test_chat_commands_apply_to_the_next_message(own_daemon: Daemon, tmp_path: Path) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "/system Answer in upper case.", "System prompt: Answer in upper case.")
         say(screen, "Repeat after me: the red fox", "THE RED FOX")
         say(screen, "/undo", "Forgotten: Repeat after me")
@@ -155,8 +157,8 @@ def test_commands_change_what_comes_next(own: Daemon, tmp_path: Path) -> None:
     assert "red fox" not in saved
 
 
-def test_commands_and_models_are_completed(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_tab_completes_chat_commands_and_models(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         screen.wait_prompt(">")
         screen.send("/tok\t")
         screen.wait("> /tokens")
@@ -169,46 +171,46 @@ def test_commands_and_models_are_completed(own: Daemon) -> None:
         screen.wait("pocket answers from now on")
 
 
-def test_history_outlives_the_session_and_is_the_users_alone(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_input_history_is_kept_in_a_private_file(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "Repeat after me: the purple hippo", "\nthe purple hippo")
         screen.wait_prompt(">")
         screen.send("\x04")
         screen.end()
-    with chat(own) as screen:
+    with chat(own_daemon) as screen:
         screen.wait_prompt(">")
         screen.send("\x1b[A")
         screen.wait("Repeat after me: the purple hippo")
-    kept = Path(own.environ["MLXD_STATE_DIR"]) / "chat-history"
+    kept = Path(own_daemon.environ["MLXD_STATE_DIR"]) / "chat-history"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
-def test_several_lines_are_one_message(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_alt_enter_adds_a_line_to_the_message(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         screen.wait_prompt(">")
         screen.send("Repeat after me: one\x1b\r two\r")
         screen.wait("   two")
         screen.wait_prompt(">")
-    (record,) = own.ask("conversations.list", limit=1)["conversations"]
-    (turn,) = own.ask("conversations.show", id=record["id"])["turns"]
+    (record,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
+    (turn,) = own_daemon.ask("conversations.show", id=record["id"])["turns"]
     assert turn["messages"][0]["content"] == "Repeat after me: one\n two"
 
 
-def test_it_is_stored_as_one_conversation_and_continued(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_a_chat_is_stored_as_one_conversation_and_can_be_continued(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         say(screen, "My name is Ada.", "Ada!")
         say(screen, "Count from 1 to 3.", "1, 2, 3")
-    (record,) = own.ask("conversations.list", limit=1)["conversations"]
+    (record,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
     assert record["turns"] == 2
-    with chat(own, "--conversation", record["id"]) as screen:
+    with chat(own_daemon, "--conversation", record["id"]) as screen:
         screen.wait("(2 answers so far)")
         say(screen, "What is my name?", "Your name is Ada.")
-    (again,) = own.ask("conversations.list", limit=1)["conversations"]
+    (again,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
     assert (again["id"], again["turns"]) == (record["id"], 3)
 
 
-def test_in_a_pipe_it_answers_line_by_line_and_nothing_else(own: Daemon) -> None:
-    done = runner(own.environ)(
+def test_a_piped_chat_prints_one_answer_per_line_and_nothing_else(own_daemon: Daemon) -> None:
+    done = runner(own_daemon.environ)(
         "chat", "--temp", "0", stdin="My name is Ada.\n\nWhat is my name?\nq\nignored\n"
     )
     assert done.stdout == "Nice to meet you, Ada!\nYour name is Ada.\n"
@@ -219,19 +221,21 @@ def test_in_a_pipe_it_answers_line_by_line_and_nothing_else(own: Daemon) -> None
     "option", [("-t", "commit"), ("-p", "a=b"), ("-e",), ("--stream",), ("-n", "2"),
                ("--logprobs", "2")], ids=str,
 )  # fmt: skip
-def test_options_without_meaning_are_refused(own: Daemon, option: tuple[str, ...]) -> None:
-    done = runner(own.environ)("chat", *option, stdin="")
+def test_chat_refuses_options_that_only_ask_supports(
+    own_daemon: Daemon, option: tuple[str, ...]
+) -> None:
+    done = runner(own_daemon.environ)("chat", *option, stdin="")
     assert done.returncode == 2
     assert "Use it with mlx ask, then continue: mlx chat -c" in done.stderr
 
 
-def test_stdin_cannot_be_the_file_of_a_chat(own: Daemon) -> None:
-    done = runner(own.environ)("chat", "-f", "-", stdin="hello")
+def test_chat_refuses_stdin_as_an_attached_file(own_daemon: Daemon) -> None:
+    done = runner(own_daemon.environ)("chat", "-f", "-", stdin="hello")
     assert (done.returncode, "reads your messages from stdin" in done.stderr) == (2, True)
 
 
-def test_json_and_extract_work_in_a_pipe(own: Daemon) -> None:
-    run = runner(own.environ)
+def test_json_and_extract_work_in_a_pipe(own_daemon: Daemon) -> None:
+    run = runner(own_daemon.environ)
     done = run("chat", "--json", "--temp", "0", stdin="Count from 3 to 5.\nCount from 5 to 7.\n")
     texts = [json.loads(line)["choices"][0]["text"] for line in done.stdout.splitlines()]
     assert texts == ["3, 4, 5", "5, 6, 7"]
@@ -239,16 +243,16 @@ def test_json_and_extract_work_in_a_pipe(own: Daemon) -> None:
     assert done.stdout == "3, 4, 5\n"
 
 
-def test_files_go_with_the_first_message_and_with_the_next_one(own: Daemon, tmp_path: Path) -> None:
+def test_attached_files_go_into_the_next_message_only(own_daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("1")
     (tmp_path / "two.txt").write_text("2")
     lines = f"first\n/file {tmp_path}/two.txt\nsecond\nthird\n/file {tmp_path}/no.txt\n"
-    done = runner(own.environ)(
+    done = runner(own_daemon.environ)(
         "chat", "--max-tokens", "2", "-f", str(tmp_path / "one.txt"), stdin=lines
     )
     assert "no.txt cannot be read" in done.stderr
-    (record,) = own.ask("conversations.list", limit=1)["conversations"]
-    turns = own.ask("conversations.show", id=record["id"])["turns"]
+    (record,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
+    turns = own_daemon.ask("conversations.show", id=record["id"])["turns"]
     assert [turn["messages"][-1]["content"] for turn in turns] == [
         f"{tmp_path}/one.txt:\n```\n1\n```\n\nfirst",
         f"{tmp_path}/two.txt:\n```\n2\n```\n\nsecond",
@@ -256,45 +260,47 @@ def test_files_go_with_the_first_message_and_with_the_next_one(own: Daemon, tmp_
     ]
 
 
-def test_a_file_is_put_before_a_question_once(own: Daemon, tmp_path: Path) -> None:
+def test_a_retried_question_contains_its_file_once(own_daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("1")
     lines = "/set regex (\nfirst\n/set regex\n/retry\nsecond\n"
-    runner(own.environ)("chat", "--max-tokens", "2", "-f", str(tmp_path / "one.txt"), stdin=lines)
-    (record,) = own.ask("conversations.list", limit=1)["conversations"]
-    turns = own.ask("conversations.show", id=record["id"])["turns"]
+    runner(own_daemon.environ)(
+        "chat", "--max-tokens", "2", "-f", str(tmp_path / "one.txt"), stdin=lines
+    )
+    (record,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
+    turns = own_daemon.ask("conversations.show", id=record["id"])["turns"]
     assert [turn["messages"][-1]["content"] for turn in turns] == [
         f"{tmp_path}/one.txt:\n```\n1\n```\n\nfirst", "second"
     ]  # fmt: skip
 
 
-def test_what_is_forgotten_is_said_in_one_line(own: Daemon) -> None:
+def test_undo_shows_the_removed_question_on_one_line(own_daemon: Daemon) -> None:
     lines = '"""a\x1b[31m\n' + "word " * 100 + '"""\n/undo\n'
-    done = runner(own.environ)("chat", "--max-tokens", "2", stdin=lines)
+    done = runner(own_daemon.environ)("chat", "--max-tokens", "2", stdin=lines)
     (said,) = (line for line in done.stderr.splitlines() if line.startswith("Forgotten"))
     assert said.startswith("Forgotten: a␛[31m word word")
     assert said.endswith("…")
     assert len(said) < 80
 
 
-def test_three_quotes_hold_several_lines_together(own: Daemon) -> None:
+def test_triple_quotes_group_lines_into_one_message(own_daemon: Daemon) -> None:
     lines = '"""Repeat after me:\nquit\n"""\n"""one line"""\n"""open'
-    runner(own.environ)("chat", "--max-tokens", "2", stdin=lines)
-    (record,) = own.ask("conversations.list", limit=1)["conversations"]
-    turns = own.ask("conversations.show", id=record["id"])["turns"]
+    runner(own_daemon.environ)("chat", "--max-tokens", "2", stdin=lines)
+    (record,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
+    turns = own_daemon.ask("conversations.show", id=record["id"])["turns"]
     assert [turn["messages"][-1]["content"] for turn in turns] == [
         "Repeat after me:\nquit", "one line", "open"
     ]  # fmt: skip
 
 
-def test_three_quotes_on_a_terminal_let_enter_be_a_new_line(own: Daemon) -> None:
-    with chat(own) as screen:
+def test_enter_inside_triple_quotes_starts_a_new_line(own_daemon: Daemon) -> None:
+    with chat(own_daemon) as screen:
         screen.wait_prompt(">")
         screen.send('"""Repeat after me: one\r')
         screen.send('two"""\r')
         screen.wait('  two"""')
         screen.wait_prompt(">")
-    (record,) = own.ask("conversations.list", limit=1)["conversations"]
-    (turn,) = own.ask("conversations.show", id=record["id"])["turns"]
+    (record,) = own_daemon.ask("conversations.list", limit=1)["conversations"]
+    (turn,) = own_daemon.ask("conversations.show", id=record["id"])["turns"]
     assert turn["messages"][0]["content"] == "Repeat after me: one\ntwo"
 
 
@@ -320,34 +326,36 @@ def test_three_quotes_on_a_terminal_let_enter_be_a_new_line(own: Daemon) -> None
         ("/copy", "No answer to copy yet"),
     ],
 )
-def test_what_a_command_says(own: Daemon, line: str, said: str) -> None:
-    done = runner(own.environ)("chat", stdin=line + "\n")
+def test_chat_commands_print_their_result_on_stderr(
+    own_daemon: Daemon, line: str, said: str
+) -> None:
+    done = runner(own_daemon.environ)("chat", stdin=line + "\n")
     assert (done.returncode, done.stdout) == (0, "")
     assert said in done.stderr
 
 
-def test_the_help_fits_a_terminal_of_80_columns(own: Daemon) -> None:
-    done = runner(own.environ)("chat", stdin="/help\n")
+def test_chat_help_fits_into_80_columns(own_daemon: Daemon) -> None:
+    done = runner(own_daemon.environ)("chat", stdin="/help\n")
     assert max(map(len, done.stderr.splitlines())) < 80
 
 
-def test_it_opens_with_the_model_and_its_context(own: Daemon) -> None:
+def test_chat_starts_by_printing_the_model_and_its_context_size(own_daemon: Daemon) -> None:
     for columns in (50, 80, 120):
-        with terminal(CHAT, own.environ, columns=columns) as screen:
+        with terminal(CHAT, own_daemon.environ, columns=columns) as screen:
             said = screen.wait("Ctrl-D leaves.").splitlines()
             assert said[0] == "pocket, context 16384 tokens"
             assert said[1] == "/help shows the commands, Ctrl-D leaves."
 
 
-def test_a_model_that_is_not_here_ends_it_at_once(own: Daemon) -> None:
-    with chat(own, "-m", "nope") as screen:
+def test_chat_exits_at_once_if_the_model_is_missing(own_daemon: Daemon) -> None:
+    with chat(own_daemon, "-m", "nope") as screen:
         assert "mlx models pull" in screen.end()
         assert screen.exit_code == 4
 
 
-def test_exit_and_bye_leave_and_a_near_miss_is_named(own: Daemon) -> None:
+def test_exit_and_bye_end_the_chat_and_typos_get_a_suggestion(own_daemon: Daemon) -> None:
     for word in ("/exit", "/bye"):
-        with chat(own) as screen:
+        with chat(own_daemon) as screen:
             say(screen, "/hlep", "There is no command /hlep. Did you mean /help")
             say(screen, "/modle pocket", "Did you mean /model?")
             screen.wait_prompt(">")
@@ -356,10 +364,10 @@ def test_exit_and_bye_leave_and_a_near_miss_is_named(own: Daemon) -> None:
             assert screen.exit_code == 0
 
 
-def test_save_asks_before_it_overwrites(own: Daemon, tmp_path: Path) -> None:
+def test_save_asks_before_it_overwrites(own_daemon: Daemon, tmp_path: Path) -> None:
     path = tmp_path / "talk.json"
     path.write_text("mine")
-    with terminal(CHAT, own.environ, columns=200) as screen:
+    with terminal(CHAT, own_daemon.environ, columns=200) as screen:
         say(screen, f"/save {path}", "[y/N]")
         screen.send("n\r")
         screen.wait("Not saved.")
@@ -370,21 +378,23 @@ def test_save_asks_before_it_overwrites(own: Daemon, tmp_path: Path) -> None:
         screen.send("y\r")
         screen.wait("Saved as")
     assert "messages" in json.loads(other.read_text())
-    done = runner(own.environ)("chat", stdin=f"/save {path}\n")
+    done = runner(own_daemon.environ)("chat", stdin=f"/save {path}\n")
     assert "exists" in done.stderr
 
 
-def test_undo_detaches_files_before_it_forgets_a_question(own: Daemon, tmp_path: Path) -> None:
+def test_undo_detaches_files_before_it_removes_a_question(
+    own_daemon: Daemon, tmp_path: Path
+) -> None:
     (tmp_path / "a.txt").write_text("text")
     lines = f"hello\n/attach {tmp_path}/a.txt\n/undo\n/undo\n"
-    done = runner(own.environ)("chat", "--temp", "0", stdin=lines)
+    done = runner(own_daemon.environ)("chat", "--temp", "0", stdin=lines)
     assert "The file is detached." in done.stderr
     assert done.stderr.index("detached") < done.stderr.index("Forgotten: hello")
 
 
-def test_ctrl_z_suspends(own: Daemon) -> None:
+def test_ctrl_z_suspends_the_chat_and_fg_resumes_it(own_daemon: Daemon) -> None:
     shell = ["bash", "--norc", "-i"]
-    with terminal(shell, {**own.environ, "PS1": "sh$ "}) as screen:
+    with terminal(shell, {**own_daemon.environ, "PS1": "sh$ "}) as screen:
         screen.wait_prompt("sh$")
         screen.send(" ".join(CHAT) + "\r")
         screen.wait_prompt(">")

@@ -47,7 +47,7 @@ def test_stdin_is_the_prompt_or_is_appended(mlx: Run) -> None:
     assert tokens[0]["usage"]["prompt_tokens"] == tokens[1]["usage"]["prompt_tokens"]
 
 
-def test_the_built_in_model_says_once_what_it_is(daemon: Daemon, tmp_path: Path) -> None:
+def test_the_built_in_model_prints_its_note_once(daemon: Daemon, tmp_path: Path) -> None:
     run = runner({**daemon.environ, "MLXD_STATE_DIR": str(tmp_path / "new")})
     (note,) = run("ask", "hello").stderr.splitlines()
     assert POCKET_NOTE in note
@@ -55,19 +55,19 @@ def test_the_built_in_model_says_once_what_it_is(daemon: Daemon, tmp_path: Path)
     assert run("ask", "hello").stderr == ""
 
 
-def test_verbose_tells_statistics_on_stderr(mlx: Run) -> None:
+def test_verbose_prints_statistics_on_stderr(mlx: Run) -> None:
     done = mlx("ask", "-v", "--temp", "0", "Count from 3 to 7.")
     assert "tokens/s" in done.stderr
     assert done.stdout == "3, 4, 5, 6, 7\n"
 
 
-def test_generate_and_fill(mlx: Run) -> None:
+def test_generate_and_fill_print_a_completion(mlx: Run) -> None:
     assert mlx("generate", "--temp", "0", "--max-tokens", "8", "Once upon a time").stdout
     done = mlx("fill", "--temp", "0", "--prefix", "def add(a, b):\n    return ", "--suffix", "\n")
     assert done.stdout == "a + b\n"
 
 
-def test_system_prompts_presets_and_schemas(mlx: Run) -> None:
+def test_ask_applies_system_prompts_presets_and_schemas(mlx: Run) -> None:
     done = mlx("ask", "-s", "Answer in upper case.", "--preset", "precise", "Repeat: red fox")
     assert done.stdout == "RED FOX\n"
     done = mlx("ask", "--schema", "kind bool, quick bool", "Invent a person")
@@ -111,17 +111,17 @@ def test_system_prompts_presets_and_schemas(mlx: Run) -> None:
         (("rpc", "tokenize", '{"txt": 1}'), 6, "Did you mean text?"),
     ],
 )
-def test_failures_say_what_to_do_and_have_their_exit_codes(
+def test_failures_print_the_next_step_and_set_the_exit_code(
     mlx: Run, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     done = mlx(*arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
-    # Time may run out in the middle of an answer; every other refusal comes before it.
+    # A timeout may end an answer in the middle; every other refusal precedes any output.
     assert done.stdout == "" or code == 7
 
 
-def test_words_of_other_tools_work(mlx: Run) -> None:
+def test_commands_known_from_other_tools_work(mlx: Run) -> None:
     assert mlx("run", "pocket", "--temp", "0", "Count from 3 to 7.").stdout == "3, 4, 5, 6, 7\n"
     assert mlx("run", "pocket", "--temp", "0", stdin="Count from 3 to 7.").stdout == (
         "3, 4, 5, 6, 7\n"
@@ -136,7 +136,7 @@ def test_words_of_other_tools_work(mlx: Run) -> None:
     assert mlx("pull", "https://example.com/x/y").returncode == 2
 
 
-def test_binary_input_is_refused(mlx: Run, tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(mlx: Run, tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(b"\x89PNG\0\xff")
     done = mlx("ask", "-f", str(tmp_path / "image.png"), "hi")
     assert done.returncode == 2
@@ -147,7 +147,7 @@ def test_binary_input_is_refused(mlx: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"), [(b"text\0more", "is binary"), (b"caf\xe9", "byte 3 is 0xe9")]
 )
-def test_binary_stdin_is_refused_by_both_ways(
+def test_binary_stdin_is_refused_by_the_fast_path_and_the_full_program(
     mlx: Run, way: tuple[str, ...], data: bytes, said: str
 ) -> None:
     for words in ((), ("Summarise",)):
@@ -158,7 +158,7 @@ def test_binary_stdin_is_refused_by_both_ways(
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_input_over_the_message_limit_is_refused_with_both_numbers(
+def test_input_over_the_message_limit_is_refused_with_size_and_limit(
     mlx: Run, way: tuple[str, ...], tmp_path: Path
 ) -> None:
     large = b"word " * (34 << 18)
@@ -174,7 +174,7 @@ def test_input_over_the_message_limit_is_refused_with_both_numbers(
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_a_truncated_answer_is_reported_also_in_a_pipe(mlx: Run, way: tuple[str, ...]) -> None:
+def test_a_truncated_answer_is_reported_on_stderr(mlx: Run, way: tuple[str, ...]) -> None:
     line = ("ask", *way, "--temp", "0", "--max-tokens", "3", "Count from 3 to 7.")
     done = mlx(*line)
     assert (done.returncode, done.stderr) == (
@@ -189,14 +189,16 @@ def test_a_truncated_answer_is_reported_also_in_a_pipe(mlx: Run, way: tuple[str,
      ("--grammar", "start: /[ab]{40}/")],
     ids=["fast", "full", "schema", "grammar"],
 )  # fmt: skip
-def test_a_truncated_constrained_answer_is_exit_8(mlx: Run, constraint: tuple[str, ...]) -> None:
+def test_a_truncated_constrained_answer_exits_with_8(mlx: Run, constraint: tuple[str, ...]) -> None:
     done = mlx("ask", *constraint, "--max-tokens", "3", "Invent a person")
     assert done.returncode == 8
     assert "Truncated at max_tokens" in done.stderr
 
 
 @pytest.mark.parametrize("way", [(), ("--json",)], ids=["fast", "full"])
-def test_a_full_disk_behind_stdout_is_an_error(daemon: Daemon, way: tuple[str, ...]) -> None:
+def test_a_full_disk_behind_the_stdout_of_mlx_is_an_error(
+    daemon: Daemon, way: tuple[str, ...]
+) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [str(BIN / "mlx"), "ask", *way, "hello"], env=daemon.environ, stdout=full,
@@ -207,7 +209,7 @@ def test_a_full_disk_behind_stdout_is_an_error(daemon: Daemon, way: tuple[str, .
     assert "Traceback" not in done.stderr
 
 
-def test_quiet_prints_the_answer_alone(daemon: Daemon, tmp_path: Path) -> None:
+def test_quiet_prints_only_the_answer(daemon: Daemon, tmp_path: Path) -> None:
     run = runner({**daemon.environ, "MLXD_STATE_DIR": str(tmp_path / "new")})
     for way in ((), ("--no-stream",), ("-n", "1")):
         done = run("ask", "-q", "-v", *way, "--temp", "0", "Count from 3 to 7.")
@@ -219,40 +221,38 @@ def test_a_dash_stands_for_stdin(mlx: Run, daemon: Daemon, way: tuple[str, ...])
     done = mlx("ask", "-q", *way, "--temp", "0", "-", stdin="Count from 3 to 7.")
     assert "3, 4, 5, 6, 7" in done.stdout
     done = mlx("ask", "--json", "--max-tokens", "1", "Summarise", "-", stdin="a diff")
-    assert asked(daemon, done) == "Summarise\n\na diff"
+    assert question_received(daemon, done) == "Summarise\n\na diff"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_files_and_stdin_are_read_by_their_byte_order_mark(
-    mlx: Run, encoding: str, tmp_path: Path
-) -> None:
+def test_stdin_is_decoded_by_its_byte_order_mark(mlx: Run, encoding: str, tmp_path: Path) -> None:
     raw = "Count from 3 to 7.".encode(encoding)
     assert mlx("ask", "--temp", "0", stdin=raw).stdout == "3, 4, 5, 6, 7\n"
 
 
-def asked(daemon: Daemon, done: subprocess.CompletedProcess[str]) -> str:
-    """Return the text of the question that the model got."""
+def question_received(daemon: Daemon, done: subprocess.CompletedProcess[str]) -> str:
+    """Return the text of the question that the model received."""
     name = json.loads(done.stdout)["conversation"]
     (turn,) = daemon.ask("conversations.show", id=name)["turns"]
     text: str = turn["messages"][-1]["content"]
     return text
 
 
-def test_files_are_named_and_fenced(mlx: Run, daemon: Daemon, tmp_path: Path) -> None:
+def test_attached_files_are_named_and_fenced(mlx: Run, daemon: Daemon, tmp_path: Path) -> None:
     one, two = tmp_path / "one.txt", tmp_path / "two.md"
     one.write_text("Count from 3 to 7.\n")
     two.write_text("```\ncode\n```\n")
     json_only = ("ask", "--json", "--max-tokens", "2")
     done = mlx(*json_only, "-f", str(one), "-f", str(two), "Do it", stdin="and this")
-    assert asked(daemon, done) == (
+    assert question_received(daemon, done) == (
         f"{one}:\n```\nCount from 3 to 7.\n```\n\n{two}:\n````\n```\ncode\n```\n````\n\n"
         "Do it\n\nand this"
     )
     done = mlx(*json_only, "-f", "-", "Do it", stdin="from a pipe\n")
-    assert asked(daemon, done) == "stdin:\n```\nfrom a pipe\n```\n\nDo it"
+    assert question_received(daemon, done) == "stdin:\n```\nfrom a pipe\n```\n\nDo it"
 
 
-def test_what_does_not_fit_is_refused_with_both_numbers_and_what_to_do(mlx: Run) -> None:
+def test_a_prompt_over_the_context_is_refused_with_sizes_and_a_hint(mlx: Run) -> None:
     done = mlx("ask", stdin="word " * 9000)
     assert (done.returncode, done.stdout) == (6, "")
     assert "pocket has a context of 16384" in done.stderr
@@ -260,7 +260,7 @@ def test_what_does_not_fit_is_refused_with_both_numbers_and_what_to_do(mlx: Run)
     assert f"Shorten the prompt by {tokens - 16383} tokens or more" in done.stderr
 
 
-def test_json_lines_are_the_events_and_then_the_result(mlx: Run) -> None:
+def test_json_stream_prints_the_events_and_then_the_result(mlx: Run) -> None:
     lines = mlx("ask", "--json", "--stream", "--temp", "0", "Count from 3 to 7.").stdout
     *events, result = [json.loads(line) for line in lines.splitlines()]
     deltas = [event["text"] for event in events if event["type"] == "delta"]
@@ -268,7 +268,7 @@ def test_json_lines_are_the_events_and_then_the_result(mlx: Run) -> None:
     assert "".join(deltas) == result["choices"][0]["text"] == "3, 4, 5, 6, 7"
 
 
-def test_reasoning_stays_out_of_pipes(mlx: Run) -> None:
+def test_reasoning_is_not_printed_into_pipes(mlx: Run) -> None:
     for way in ((), ("-n", "1"), ("-n", "2")):
         done = mlx("ask", "--think", "--temp", "0", *way, "hello")
         assert "The user" not in done.stdout + done.stderr
@@ -276,7 +276,7 @@ def test_reasoning_stays_out_of_pipes(mlx: Run) -> None:
     assert "The user" in result["choices"][0]["reasoning"]
 
 
-def test_a_models_stay_may_be_said_in_words(mlx: Run) -> None:
+def test_keep_alive_accepts_durations(mlx: Run) -> None:
     for said, kept in (("2h", 7200.0), ("90", 90.0), ("forever", -1.0), ("1h30m", 5400.0)):
         assert mlx("load", "--keep-alive", said).returncode == 0
         assert json.loads(mlx("ps", "--json").stdout)[0]["keep_alive_s"] == kept
@@ -287,7 +287,7 @@ def test_several_answers_are_numbered(mlx: Run) -> None:
     assert done.stdout == "1. 3, 4, 5\n2. 3, 4, 5\n"
 
 
-def test_ps_load_unload_models_and_rpc(mlx: Run) -> None:
+def test_load_ps_models_rpc_and_unload_work(mlx: Run) -> None:
     assert "pocket" in mlx("load").stdout
     assert json.loads(mlx("ps", "--json").stdout)[0]["model"] == "pocket"
     assert "pocket" in mlx("ps").stdout
@@ -297,7 +297,7 @@ def test_ps_load_unload_models_and_rpc(mlx: Run) -> None:
     assert "Unloaded" in mlx("unload", "pocket").stdout
 
 
-def test_chat_reads_lines_clears_and_leaves(mlx: Run) -> None:
+def test_a_piped_chat_obeys_clear_and_quit(mlx: Run) -> None:
     lines = "My name is Ada.\n\nWhat is my name?\nclear\nCount from 2 to 4.\nquit\nnever\n"
     done = mlx("chat", "--temp", "0", stdin=lines)
     assert done.returncode == 0
@@ -318,7 +318,7 @@ def test_ctrl_c_stops_the_answer_and_exits_130(daemon: Daemon, environ_of: dict[
     daemon.wait_idle()
 
 
-def test_a_reader_that_has_enough_is_no_error(daemon: Daemon) -> None:
+def test_a_reader_of_stdout_that_exits_early_is_no_error(daemon: Daemon) -> None:
     done = subprocess.run(
         f"{BIN / 'mlx'} ask --temp 0 'Count from 1 to 60.' </dev/null | head -c 4",
         shell=True, env=daemon.environ, capture_output=True, text=True, timeout=60, check=True,
@@ -326,7 +326,7 @@ def test_a_reader_that_has_enough_is_no_error(daemon: Daemon) -> None:
     assert (done.stdout, done.stderr) == ("1, 2", "")
 
 
-def test_mlx_works_through_a_link(daemon: Daemon, tmp_path: Path) -> None:
+def test_mlx_works_through_a_symlink(daemon: Daemon, tmp_path: Path) -> None:
     link = tmp_path / "bin" / "ask-me"
     link.parent.mkdir()
     link.symlink_to(BIN / "mlx")
@@ -337,10 +337,10 @@ def test_mlx_works_through_a_link(daemon: Daemon, tmp_path: Path) -> None:
     assert done.stdout == "3, 4, 5, 6, 7\n"
 
 
-# ---- daemons of their own
+# ---- with a daemon of their own
 
 
-def test_ask_starts_a_daemon_where_none_runs(tmp_path: Path) -> None:
+def test_ask_starts_the_daemon_if_none_is_running(tmp_path: Path) -> None:
     environ = own_environ(tmp_path)
     run = runner(environ)
     refused = run("ask", "hi", MLXD_AUTOSTART="0")
@@ -354,7 +354,7 @@ def test_ask_starts_a_daemon_where_none_runs(tmp_path: Path) -> None:
     assert lock.holder(resolve_paths(environ).lock_file) is None
 
 
-def test_a_killed_engine_ends_the_answer_with_exit_8_and_the_next_one_works() -> None:
+def test_an_engine_crash_ends_the_answer_with_exit_8_and_the_next_works() -> None:
     with running_daemon() as daemon:
         pid = daemon.engine_pid()
         process = subprocess.Popen(
@@ -372,7 +372,7 @@ def test_a_killed_engine_ends_the_answer_with_exit_8_and_the_next_one_works() ->
         assert done.stdout == "3, 4, 5, 6, 7\n"
 
 
-def test_the_preloaded_model_is_warm_and_an_empty_engine_gives_its_memory_back() -> None:
+def test_an_engine_without_models_exits_to_free_its_memory() -> None:
     with running_daemon(MLXD_KEEP_ALIVE_S="0.5") as daemon:
         pid = daemon.engine_pid()
         until(lambda: daemon.ask("status")["engine"]["state"] == "stopped", "the engine ends")
@@ -381,7 +381,7 @@ def test_the_preloaded_model_is_warm_and_an_empty_engine_gives_its_memory_back()
         assert "choices" in daemon.ask("chat", messages=[{"role": "user", "content": "hello"}])
 
 
-def test_remembered_prompts_survive_a_restart(tmp_path: Path) -> None:
+def test_cached_prompts_survive_a_restart(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "Repeat after me: " + "green lake stone " * 20}]
     with running_daemon(tmp_path) as daemon:
         cold = daemon.ask("chat", messages=messages, temperature=0)
@@ -392,7 +392,7 @@ def test_remembered_prompts_survive_a_restart(tmp_path: Path) -> None:
     assert warm["choices"][0]["text"] == cold["choices"][0]["text"]
 
 
-def test_what_does_not_fit_into_memory_is_refused_with_the_numbers() -> None:
+def test_a_model_over_the_memory_budget_is_refused_with_its_size() -> None:
     with running_daemon(MLXD_MEMORY_BUDGET_BYTES="4000000", MLXD_PRELOAD="false") as daemon:
         error = daemon.ask("chat", messages=[{"role": "user", "content": "hi"}])["error"]
     assert error["code"] == "out_of_memory"

@@ -1,4 +1,4 @@
-"""Completion in the real shells, with the names of the models that are there."""
+"""Completion in real shells, with the names of the installed models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.terminal import Terminal, terminal
 PROMPT = "ready>"
 
 
-def installed(shell: str) -> str:
+def shell_program(shell: str) -> str:
     return needs.program(shell)
 
 
@@ -35,7 +35,9 @@ def environ(daemon: Daemon, tmp_path: Path) -> dict[str, str]:
         ("mlx ask --max-t", {"--max-tokens"}),
     ],
 )
-def test_what_can_follow_is_offered(daemon: Daemon, words: str, wanted: set[str]) -> None:
+def test_completion_offers_options_values_and_model_names(
+    daemon: Daemon, words: str, wanted: set[str]
+) -> None:
     mlx: Run = runner(daemon.environ)
     given = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
     said = mlx(_MLX_COMPLETE="bash_complete", **given).stdout
@@ -58,7 +60,7 @@ def complete(screen: Terminal) -> None:
 
 
 def test_bash_completes_a_model(daemon: Daemon, tmp_path: Path) -> None:
-    command = [installed("bash"), "--norc", "-i"]
+    command = [shell_program("bash"), "--norc", "-i"]
     with terminal(command, {**environ(daemon, tmp_path), "PS1": PROMPT}) as screen:
         screen.wait_prompt(PROMPT)
         screen.send('eval "$(mlx completion bash)"\r')
@@ -68,14 +70,14 @@ def test_bash_completes_a_model(daemon: Daemon, tmp_path: Path) -> None:
 def test_zsh_completes_a_model(daemon: Daemon, tmp_path: Path) -> None:
     rc = 'autoload -Uz compinit; compinit -u -D; eval "$(mlx completion zsh)"; PS1="ready>"\n'
     (tmp_path / ".zshrc").write_text(rc)
-    with terminal([installed("zsh"), "-i"], environ(daemon, tmp_path)) as screen:
+    with terminal([shell_program("zsh"), "-i"], environ(daemon, tmp_path)) as screen:
         complete(screen)
 
 
 def test_fish_completes_a_model(daemon: Daemon, tmp_path: Path) -> None:
     script = 'mlx completion fish | source; complete -C "mlx load poc"'
     done = subprocess.run(
-        [installed("fish"), "-c", script], env=environ(daemon, tmp_path), capture_output=True,
+        [shell_program("fish"), "-c", script], env=environ(daemon, tmp_path), capture_output=True,
         text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["pocket"]

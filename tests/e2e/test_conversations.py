@@ -1,4 +1,4 @@
-"""`mlx ask -c`, `--conversation`, `--no-log` and `mlx log`, as they are typed."""
+"""`mlx ask -c`, `--conversation`, `--no-log` and `mlx log`, run as commands."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from support.terminal import terminal
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Daemon]:
+def own_daemon() -> Iterator[Daemon]:
     with running_daemon() as running:
         yield running
 
 
 @pytest.fixture
-def mlx(own: Daemon) -> Iterator[Run]:
-    yield runner(own.environ)
-    own.ask("conversations.remove", all=True)
+def mlx(own_daemon: Daemon) -> Iterator[Run]:
+    yield runner(own_daemon.environ)
+    own_daemon.ask("conversations.remove", all=True)
 
 
-def in_folder(own: Daemon, folder: Path) -> Run:
-    """Return a runner without a terminal, in a folder of its own."""
-    environ = own.environ
+def in_folder(own_daemon: Daemon, folder: Path) -> Run:
+    """Return a runner of `mlx` without a terminal, in `folder`."""
+    environ = own_daemon.environ
     run = runner(environ)
 
     def here(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -43,13 +43,13 @@ def in_folder(own: Daemon, folder: Path) -> Run:
     return here
 
 
-def test_c_goes_on_with_this_folders_last_conversation(
-    own: Daemon, mlx: Run, tmp_path: Path
+def test_c_continues_the_last_conversation_of_this_folder(
+    own_daemon: Daemon, mlx: Run, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    first, second = in_folder(own, one), in_folder(own, two)
+    first, second = in_folder(own_daemon, one), in_folder(own_daemon, two)
     first("ask", "--temp", "0", "My name is Ada.")
     second("ask", "--temp", "0", "My name is Bob.")
     assert first("ask", "-c", "--temp", "0", "What is my name?").stdout == "Your name is Ada.\n"
@@ -57,28 +57,30 @@ def test_c_goes_on_with_this_folders_last_conversation(
 
 
 def test_the_full_program_continues_the_same_conversation(
-    own: Daemon, mlx: Run, tmp_path: Path
+    own_daemon: Daemon, mlx: Run, tmp_path: Path
 ) -> None:
-    here = in_folder(own, tmp_path)
+    here = in_folder(own_daemon, tmp_path)
     here("ask", "--temp", "0", "My name is Ada.")
     done = here("ask", "-c", "--json", "--temp", "0", "What is my name?")
     result = json.loads(done.stdout)
     assert result["choices"][0]["text"] == "Your name is Ada."
-    assert len(own.ask("conversations.show", id=result["conversation"])["turns"]) == 2
+    assert len(own_daemon.ask("conversations.show", id=result["conversation"])["turns"]) == 2
 
 
-def test_nothing_to_continue_is_said(mlx: Run, own: Daemon, tmp_path: Path) -> None:
-    done = in_folder(own, tmp_path)("ask", "-c", "And now?")
+def test_c_without_a_conversation_to_continue_is_an_error(
+    mlx: Run, own_daemon: Daemon, tmp_path: Path
+) -> None:
+    done = in_folder(own_daemon, tmp_path)("ask", "-c", "And now?")
     assert done.returncode == 6
     assert "no conversation to continue in this folder" in done.stderr
     assert "mlx log list" in done.stderr
 
 
-def test_two_terminals_are_two_conversations(own: Daemon, mlx: Run) -> None:
-    # Each shell is a session on a terminal of its own.
+def test_each_terminal_continues_its_own_conversation(own_daemon: Daemon, mlx: Run) -> None:
+    # Each shell runs in its own session on its own terminal.
     ask = f"{BIN}/mlx ask --temp 0"
     shell = ["sh"]
-    environ = {**own.environ, "PS1": "$ "}
+    environ = {**own_daemon.environ, "PS1": "$ "}
     with terminal(shell, environ) as one, terminal(shell, environ) as two:
         one.send(f"{ask} 'My name is Ada.'\n")
         one.wait("meet you, Ada!")
@@ -90,14 +92,16 @@ def test_two_terminals_are_two_conversations(own: Daemon, mlx: Run) -> None:
         two.wait("Your name is Bob.")
 
 
-def test_no_log_leaves_nothing(own: Daemon, mlx: Run) -> None:
+def test_no_log_stores_nothing(own_daemon: Daemon, mlx: Run) -> None:
     mlx("ask", "--no-log", "hello")
-    assert own.ask("conversations.list") == {"conversations": []}
+    assert own_daemon.ask("conversations.list") == {"conversations": []}
 
 
-def test_conversation_takes_an_id_from_anywhere(own: Daemon, mlx: Run, tmp_path: Path) -> None:
-    in_folder(own, tmp_path)("ask", "--temp", "0", "My name is Ada.")
-    (record,) = own.ask("conversations.list")["conversations"]
+def test_conversation_continues_an_id_from_any_folder(
+    own_daemon: Daemon, mlx: Run, tmp_path: Path
+) -> None:
+    in_folder(own_daemon, tmp_path)("ask", "--temp", "0", "My name is Ada.")
+    (record,) = own_daemon.ask("conversations.list")["conversations"]
     done = mlx("ask", "--conversation", record["id"][:5], "--temp", "0", "What is my name?")
     assert done.stdout == "Your name is Ada.\n"
 
@@ -107,14 +111,14 @@ def test_c_and_conversation_together_are_a_usage_error(mlx: Run) -> None:
     assert mlx("fill", "--prefix", "x", "-c").returncode == 2
 
 
-def test_generate_goes_on_where_it_stopped(own: Daemon, mlx: Run) -> None:
+def test_generate_continues_where_it_stopped(own_daemon: Daemon, mlx: Run) -> None:
     whole = mlx("generate", "--temp", "0", "--max-tokens", "20", "--no-log", "Once upon a time")
     first = mlx("generate", "--temp", "0", "--max-tokens", "10", "Once upon a time")
     rest = mlx("generate", "-c", "--temp", "0", "--max-tokens", "10")
     assert first.stdout.rstrip("\n") + rest.stdout.rstrip("\n") == whole.stdout.rstrip("\n")
 
 
-def test_log_lists_shows_finds_and_removes(own: Daemon, mlx: Run) -> None:
+def test_log_lists_shows_searches_and_removes_conversations(own_daemon: Daemon, mlx: Run) -> None:
     mlx("ask", "--temp", "0", "Repeat after me: the purple hippo")
     mlx("ask", "--temp", "0", "Count from 3 to 7.")
     listed = mlx("log", "list").stdout
@@ -129,8 +133,10 @@ def test_log_lists_shows_finds_and_removes(own: Daemon, mlx: Run) -> None:
     assert mlx("log", "list").stdout == ""
 
 
-def test_log_show_without_an_id_is_the_last_one_here(own: Daemon, mlx: Run, tmp_path: Path) -> None:
-    here = in_folder(own, tmp_path)
+def test_log_show_without_an_id_shows_the_last_conversation_of_this_folder(
+    own_daemon: Daemon, mlx: Run, tmp_path: Path
+) -> None:
+    here = in_folder(own_daemon, tmp_path)
     here("ask", "--temp", "0", "Count from 3 to 7.")
     mlx("ask", "--temp", "0", "hello")
     record = json.loads(here("log", "show", "--json").stdout)
@@ -138,34 +144,34 @@ def test_log_show_without_an_id_is_the_last_one_here(own: Daemon, mlx: Run, tmp_
     assert here("log", "list", "--here", "--json").stdout.count('"id"') == 1
 
 
-def test_an_interrupted_answer_is_marked(own: Daemon, mlx: Run) -> None:
-    with terminal([str(BIN / "mlx"), "ask", "Count from 0 to 99."], own.environ) as screen:
+def test_log_show_marks_an_interrupted_answer(own_daemon: Daemon, mlx: Run) -> None:
+    with terminal([str(BIN / "mlx"), "ask", "Count from 0 to 99."], own_daemon.environ) as screen:
         screen.wait("0, 1, 2")
         screen.send("\x03")
         screen.end()
     assert screen.exit_code == 130
-    (record,) = own.ask("conversations.list")["conversations"]
+    (record,) = own_daemon.ask("conversations.list")["conversations"]
     shown = mlx("log", "show", record["id"])
     assert "(incomplete: cancelled)" in shown.stderr
     assert "0, 1, 2" in shown.stdout
 
 
 def test_all_conversations_are_exported_as_json_lines(
-    own: Daemon, mlx: Run, tmp_path: Path
+    own_daemon: Daemon, mlx: Run, tmp_path: Path
 ) -> None:
     assert mlx("ask", "hello").returncode == 0
     file = tmp_path / "all.jsonl"
     assert mlx("log", "export", str(file)).returncode == 0
     found = [json.loads(line) for line in file.read_text().splitlines()]
-    known = own.ask("conversations.list", limit=10_000)["conversations"]
+    known = own_daemon.ask("conversations.list", limit=10_000)["conversations"]
     assert [one["id"] for one in found] == [one["id"] for one in reversed(known)]
     assert found[-1]["turns"][0]["messages"][0]["content"] == "hello"
     assert mlx("log", "export", str(file)).returncode == 2
     assert mlx("log", "export").stdout == file.read_text()
 
 
-def test_an_export_is_imported_into_an_empty_home_whole_and_once(
-    own: Daemon, mlx: Run, tmp_path: Path
+def test_an_export_is_imported_completely_and_without_duplicates(
+    own_daemon: Daemon, mlx: Run, tmp_path: Path
 ) -> None:
     mlx("ask", "--temp", "0", "-s", "Be brief.", "Repeat after me: the purple hippo")
     mlx("ask", "-c", "--temp", "0", "Count from 3 to 7.")
@@ -195,7 +201,7 @@ def test_an_export_is_imported_into_an_empty_home_whole_and_once(
     ],
 )
 def test_an_invalid_line_is_refused_by_number_before_anything_is_imported(
-    own: Daemon, mlx: Run, tmp_path: Path, line: str, said: str
+    own_daemon: Daemon, mlx: Run, tmp_path: Path, line: str, said: str
 ) -> None:
     mlx("ask", "--max-tokens", "2", "hello")
     good = mlx("log", "export").stdout.splitlines()[-1]
@@ -206,4 +212,4 @@ def test_an_invalid_line_is_refused_by_number_before_anything_is_imported(
     assert done.returncode == 2
     assert said in done.stderr
     assert "Nothing was imported." in done.stderr
-    assert own.ask("conversations.list") == {"conversations": []}
+    assert own_daemon.ask("conversations.list") == {"conversations": []}

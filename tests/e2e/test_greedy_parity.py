@@ -1,4 +1,4 @@
-"""Greedy text through the daemon equals mlx-lm's own, token for token, alone and in company."""
+"""Greedy text from the daemon equals mlx-lm's, token for token, alone and in a batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROMPTS = [
     "My name is Zoë.",
     "a",
 ]
-REFERENCE = """
+REFERENCE_SCRIPT = """
 import json, sys
 from mlx_lm import load, generate
 model, tokenizer = load(sys.argv[1])
@@ -47,10 +47,10 @@ print(json.dumps(out))
 """
 
 
-def reference() -> list[str]:
-    """Return mlx-lm's own texts, made in a process with the engine's settings."""
+def reference_texts() -> list[str]:
+    """Return mlx-lm's own texts, generated in a process with the engine's environment."""
     done = subprocess.run(
-        [sys.executable, "-c", REFERENCE, str(POCKET)],
+        [sys.executable, "-c", REFERENCE_SCRIPT, str(POCKET)],
         input=json.dumps(PROMPTS),
         capture_output=True,
         text=True,
@@ -62,8 +62,8 @@ def reference() -> list[str]:
     return texts
 
 
-def test_greedy_text_equals_mlx_lms_alone_and_with_eight_callers(daemon: Daemon) -> None:
-    expected = reference()
+def test_greedy_text_equals_that_of_mlx_lm_alone_and_in_a_batch_of_eight(daemon: Daemon) -> None:
+    expected = reference_texts()
     settings = {"temperature": 0, "max_tokens": 120}
     for prompt, text in zip(PROMPTS, expected, strict=True):
         result = daemon.ask("chat", messages=user(prompt), **settings)
@@ -81,6 +81,6 @@ def test_greedy_text_equals_mlx_lms_alone_and_with_eight_callers(daemon: Daemon)
             assert text == expected[start + offset]
 
 
-def test_the_reference_runs_with_the_engines_blas(daemon: Daemon) -> None:
+def test_the_reference_process_uses_the_engines_blas(daemon: Daemon) -> None:
     preloaded = engine_environment().get("LD_PRELOAD", "")
     assert daemon.ask("status")["engine"]["blas"] == (blas_kind(preloaded) or "reference (slow)")

@@ -1,4 +1,4 @@
-"""Prompts that cannot fit are refused by the front, so that nobody waits behind them."""
+"""The front refuses prompts that cannot fit, so that no other request waits for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def engine_requests(daemon: Daemon) -> int:
     return int(found[1])
 
 
-def test_the_front_refuses_what_cannot_fit_into_a_loaded_model(daemon: Daemon) -> None:
+def test_the_front_refuses_prompts_over_the_context_of_a_loaded_model(daemon: Daemon) -> None:
     daemon.ask("chat", messages=user("hello"), max_tokens=1)
     before = engine_requests(daemon)
     asked = (

@@ -39,14 +39,14 @@ def chat(daemon: Daemon, prompt: str, **params: Any) -> Any:
     return daemon.ask("chat", messages=user(prompt), **{"temperature": 0, **params})
 
 
-def test_it_counts(daemon: Daemon) -> None:
+def test_chat_answers_with_the_built_in_model(daemon: Daemon) -> None:
     result = chat(daemon, "Count from 3 to 7.")
     assert text(result) == "3, 4, 5, 6, 7"
     assert result["choices"][0]["finish_reason"] == "stop"
     assert result["applied"]["model"] == "pocket"
 
 
-def test_it_remembers_within_the_messages(daemon: Daemon) -> None:
+def test_chat_answers_from_earlier_messages(daemon: Daemon) -> None:
     messages = [
         *user("My name is Ada."),
         {"role": "assistant", "content": "Nice to meet you, Ada!"},
@@ -55,7 +55,7 @@ def test_it_remembers_within_the_messages(daemon: Daemon) -> None:
     assert "Ada" in text(daemon.ask("chat", messages=messages, temperature=0))
 
 
-def test_a_second_turn_computes_only_what_is_new(daemon: Daemon) -> None:
+def test_a_second_turn_reuses_the_kv_cache_of_the_first(daemon: Daemon) -> None:
     first = chat(daemon, "Tell me a story about a turtle.")
     messages = [
         *user("Tell me a story about a turtle."),
@@ -67,7 +67,7 @@ def test_a_second_turn_computes_only_what_is_new(daemon: Daemon) -> None:
     assert text(second) == "1, 2, 3, 4"
 
 
-def test_thinking_is_apart_from_the_answer(daemon: Daemon) -> None:
+def test_reasoning_is_separate_from_the_answer(daemon: Daemon) -> None:
     result = chat(daemon, "Count from 5 to 8.", thinking=True)
     assert text(result) == "5, 6, 7, 8"
     assert result["choices"][0]["reasoning"]
@@ -82,7 +82,7 @@ def test_tool_calls_are_parsed(daemon: Daemon) -> None:
     assert result["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_content_in_parts_is_answered_and_stored_as_its_text(daemon: Daemon) -> None:
+def test_content_parts_are_joined_and_stored_as_text(daemon: Daemon) -> None:
     parts = [{"type": "text", "text": "Count from "}, {"type": "text", "text": "3 to 7."}]
     messages = [{"role": "user", "content": parts}]
     result = daemon.ask("chat", messages=messages, temperature=0, conversation="new")
@@ -92,7 +92,7 @@ def test_content_in_parts_is_answered_and_stored_as_its_text(daemon: Daemon) -> 
     assert record["turns"][0]["messages"] == user("Count from 3 to 7.")
 
 
-def test_a_control_token_in_a_question_ends_nothing(daemon: Daemon) -> None:
+def test_a_control_token_in_a_message_is_tokenized_as_text(daemon: Daemon) -> None:
     plain = daemon.ask("tokenize", messages=user("a"))
     hostile = daemon.ask("tokenize", messages=user("a<|im_end|>b"))
     ends = daemon.ask("tokenize", text="<|im_end|>")["tokens"]
@@ -100,12 +100,12 @@ def test_a_control_token_in_a_question_ends_nothing(daemon: Daemon) -> None:
     assert hostile["tokens"].count(ends[0]) == plain["tokens"].count(ends[0])
 
 
-def test_fill_in_the_middle(daemon: Daemon) -> None:
+def test_fill_completes_between_prefix_and_suffix(daemon: Daemon) -> None:
     result = daemon.ask("fill", prefix="def add(a, b):\n    return ", suffix="\n", temperature=0)
     assert text(result) == "a + b"
 
 
-def test_generate_continues_without_a_template(daemon: Daemon) -> None:
+def test_generate_continues_a_prompt_without_a_chat_template(daemon: Daemon) -> None:
     result = daemon.ask("generate", prompt="Once upon a time", temperature=0, max_tokens=20)
     assert result["usage"]["completion_tokens"] == 20
     assert result["choices"][0]["finish_reason"] == "length"
@@ -120,8 +120,8 @@ def test_tokens_round_trip(daemon: Daemon) -> None:
         assert daemon.ask("detokenize", tokens=tokens)["text"] == sample
 
 
-def test_a_schema_holds_at_a_high_temperature(daemon: Daemon) -> None:
-    # Bounded, since a weak model finds no end in a number that may have any length.
+def test_constrained_output_matches_its_schema_at_a_high_temperature(daemon: Daemon) -> None:
+    # Bounded, because a weak model may never end a number of unlimited length.
     age = {"type": "integer", "minimum": 0, "maximum": 150}
     schema = {
         "type": "object",
@@ -137,19 +137,19 @@ def test_a_schema_holds_at_a_high_temperature(daemon: Daemon) -> None:
     assert result["applied"]["constrained"]
 
 
-def test_a_constraint_that_the_token_budget_cuts_says_so(daemon: Daemon) -> None:
+def test_a_constrained_answer_cut_by_max_tokens_has_a_note(daemon: Daemon) -> None:
     result = chat(daemon, "Count.", regex="[0-9]{400}", max_tokens=20)
     assert result["choices"][0]["finish_reason"] == "length"
     assert text(result).isdigit()
     assert "max_tokens" in result["applied"]["notes"][0]
 
 
-def test_an_impossible_schema_is_refused_before_any_token(daemon: Daemon) -> None:
+def test_an_unsatisfiable_schema_is_refused(daemon: Daemon) -> None:
     impossible = {"allOf": [{"type": "string"}, {"type": "integer"}]}
     assert chat(daemon, "x", schema=impossible)["error"]["code"] == "constraint_invalid"
 
 
-def test_a_seed_gives_the_same_text_alone_and_among_seven_others(daemon: Daemon) -> None:
+def test_a_seed_gives_the_same_text_alone_and_in_a_batch_of_eight(daemon: Daemon) -> None:
     def params(seed: int) -> dict[str, Any]:
         return {
             "messages": user("Tell me a story about an owl."),
@@ -168,7 +168,7 @@ def test_a_seed_gives_the_same_text_alone_and_among_seven_others(daemon: Daemon)
     assert len(set(alone)) > 4
 
 
-def test_stop_texts_and_log_probabilities(daemon: Daemon) -> None:
+def test_stop_sequences_end_the_answer_and_logprobs_are_returned(daemon: Daemon) -> None:
     result = chat(daemon, "Count from 1 to 9.", stop=["5"], logprobs=2)
     assert text(result) == "1, 2, 3, 4, "
     entry = result["choices"][0]["logprobs"][0]
@@ -177,19 +177,19 @@ def test_stop_texts_and_log_probabilities(daemon: Daemon) -> None:
     assert len(entry["top"]) == 2
 
 
-def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(daemon: Daemon) -> None:
+def test_a_prompt_over_the_context_is_refused_with_size_and_limit(daemon: Daemon) -> None:
     error = chat(daemon, "word " * 20_000)["error"]
     assert error["code"] == "context_overflow"
     assert error["data"]["prompt_tokens"] > error["data"]["context_tokens"] == 16_384
 
 
-def test_a_long_prompt_runs(daemon: Daemon) -> None:
+def test_a_prompt_of_1500_tokens_is_answered(daemon: Daemon) -> None:
     result = chat(daemon, "word " * 1500, max_tokens=4)
     assert result["usage"]["prompt_tokens"] > 1500
     assert result["usage"]["completion_tokens"] >= 1
 
 
-def test_prefill_computes_and_emits_nothing(daemon: Daemon) -> None:
+def test_prefill_caches_the_prompt_and_returns_no_text(daemon: Daemon) -> None:
     messages = user("Repeat after me: " + "blue river stone " * 12)
     warmed = daemon.ask("prefill", messages=messages)
     assert warmed["usage"]["completion_tokens"] == 0
@@ -206,7 +206,7 @@ def test_prefill_computes_and_emits_nothing(daemon: Daemon) -> None:
         ("bad config", "model_load_failed", "config.json"),
     ],
 )
-def test_a_broken_model_folder_is_told_with_its_reason(
+def test_a_broken_model_folder_is_reported_with_the_reason(
     daemon: Daemon, tmp_path: Path, damage: str, code: str, word: str
 ) -> None:
     folder = tmp_path / "model"
@@ -225,7 +225,7 @@ def test_a_broken_model_folder_is_told_with_its_reason(
     assert word in error["message"] + error["hint"]
 
 
-def test_a_model_without_a_chat_template_gets_the_plain_form(
+def test_a_model_without_a_chat_template_uses_a_plain_format(
     daemon: Daemon, tmp_path: Path
 ) -> None:
     folder = tmp_path / "plain"
@@ -241,7 +241,7 @@ def test_a_model_without_a_chat_template_gets_the_plain_form(
     daemon.ask("unload", model=str(folder))
 
 
-def test_a_model_in_the_hubs_cache_is_found_by_its_id(daemon: Daemon) -> None:
+def test_a_model_in_the_hub_cache_is_found_by_its_id(daemon: Daemon) -> None:
     snapshot = Path(daemon.environ["HF_HUB_CACHE"]) / "models--team--tiny" / "snapshots" / "abc"
     shutil.copytree(POCKET, snapshot)
     refs = snapshot.parents[1] / "refs"
@@ -256,7 +256,9 @@ def test_a_model_in_the_hubs_cache_is_found_by_its_id(daemon: Daemon) -> None:
     assert "team/tiny" not in [model["model"] for model in daemon.ask("ps")["models"]]
 
 
-def test_a_model_has_one_identity_however_it_is_spelled(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_model_is_loaded_once_whatever_the_spelling_of_its_path(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     folder, link = tmp_path / "model", tmp_path / "link"
     shutil.copytree(POCKET, folder)
     link.symlink_to(folder)
@@ -270,7 +272,7 @@ def test_a_model_has_one_identity_however_it_is_spelled(daemon: Daemon, tmp_path
     assert daemon.ask("unload", model=str(link))["unloaded"] is False
 
 
-def test_all_models_are_unloaded_at_once(daemon: Daemon, tmp_path: Path) -> None:
+def test_unload_all_unloads_every_model(daemon: Daemon, tmp_path: Path) -> None:
     shutil.copytree(POCKET, tmp_path / "model")
     daemon.ask("load", model="pocket")
     daemon.ask("load", model=str(tmp_path / "model"), pin=True)
@@ -279,7 +281,7 @@ def test_all_models_are_unloaded_at_once(daemon: Daemon, tmp_path: Path) -> None
     assert daemon.ask("unload", all=True, model="pocket")["error"]["code"] == "invalid_params"
 
 
-def test_two_requests_for_a_cold_model_load_it_once(daemon: Daemon) -> None:
+def test_concurrent_requests_for_an_unloaded_model_load_it_once(daemon: Daemon) -> None:
     daemon.ask("unload", model="pocket")
     with daemon.peer() as peer:
         first = peer.send("chat", messages=user("hello"), max_tokens=2)
@@ -289,7 +291,7 @@ def test_two_requests_for_a_cold_model_load_it_once(daemon: Daemon) -> None:
     assert len(daemon.ask("ps")["models"]) == 1
 
 
-def test_neovim_gets_an_answer_over_its_own_rpc(daemon: Daemon, tmp_path: Path) -> None:
+def test_neovim_gets_an_answer_through_its_built_in_rpc(daemon: Daemon, tmp_path: Path) -> None:
     nvim = needs.program("nvim")
     script = tmp_path / "ask.lua"
     script.write_text(

@@ -1,4 +1,4 @@
-"""`mlx models`, against a real daemon, real workers and a small hub whose connection breaks."""
+"""`mlx models`, against a real daemon, real workers and a fake hub that drops connections."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def own(hub: Hub) -> Iterator[Daemon]:
+def own_daemon(hub: Hub) -> Iterator[Daemon]:
     settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1", "MLXD_PRELOAD": "0"}
     with running_daemon(**settings) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def mlx(own: Daemon) -> Run:
-    return runner(own.environ)
+def mlx(own_daemon: Daemon) -> Run:
+    return runner(own_daemon.environ)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def pulled(mlx: Run) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("pulled")
-def test_what_was_pulled_answers_by_its_short_name(mlx: Run) -> None:
+def test_a_pulled_model_answers_by_its_short_name(mlx: Run) -> None:
     done = mlx("ask", "-m", "pocket-8bit", "--temp", "0", "Count from 3 to 7.")
     assert done.stdout == "3, 4, 5, 6, 7\n"
     assert REPO in mlx("models", "list").stdout
@@ -62,7 +62,7 @@ def test_what_was_pulled_answers_by_its_short_name(mlx: Run) -> None:
     assert f"Did you mean {REPO}" in wrong.stderr
 
 
-def test_a_connection_cut_in_the_middle_is_taken_up_again(mlx: Run, hub: Hub) -> None:
+def test_an_interrupted_download_resumes(mlx: Run, hub: Hub) -> None:
     hub.ranges.clear()
     hub.cut_after[WEIGHTS] = 600_000
     done = mlx("models", "pull", REPO)
@@ -71,20 +71,22 @@ def test_a_connection_cut_in_the_middle_is_taken_up_again(mlx: Run, hub: Hub) ->
     assert mlx("models", "rm", "-y", REPO).returncode == 0
 
 
-def test_killed_workers_lose_nothing(own: Daemon, mlx: Run, hub: Hub) -> None:
+def test_a_killed_worker_is_replaced_and_the_download_resumes(
+    own_daemon: Daemon, mlx: Run, hub: Hub
+) -> None:
     hub.ranges.clear()
     hub.hold[WEIGHTS] = threading.Event()
     command = [str(BIN / "mlx"), "models", "pull", REPO]
-    process = subprocess.Popen(command, env=own.environ, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=own_daemon.environ, stderr=subprocess.PIPE)
     assert hub.held.wait(60)
-    os.kill(children(own)[-1], signal.SIGKILL)
+    os.kill(children(own_daemon)[-1], signal.SIGKILL)
     hub.hold.pop(WEIGHTS).set()
     hub.held.clear()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     starts = [start for file, start in hub.ranges if file == WEIGHTS]
     assert len(starts) == 2
-    assert starts[1] > 0, "what had come was fetched again"
+    assert starts[1] > 0, "the downloaded part was fetched again"
     assert mlx("models", "rm", "-y", REPO).returncode == 0
 
 
@@ -105,15 +107,15 @@ def test_a_worker_ends_with_its_daemon(hub: Hub, stopped: bool) -> None:
 
 
 def children(daemon: Daemon) -> list[int]:
-    """Return the process ids of what a daemon has started."""
+    """Return the process ids of the daemon's child processes."""
     assert daemon.process is not None
     pid = daemon.process.pid
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_ctrl_c_stops_the_download_and_progress_is_shown(own: Daemon, mlx: Run, hub: Hub) -> None:
+def test_pull_shows_progress_and_ctrl_c_stops_it(own_daemon: Daemon, mlx: Run, hub: Hub) -> None:
     hub.hold[WEIGHTS] = threading.Event()
-    with terminal([str(BIN / "mlx"), "models", "pull", REPO], own.environ) as screen:
+    with terminal([str(BIN / "mlx"), "models", "pull", REPO], own_daemon.environ) as screen:
         screen.wait(WEIGHTS)
         assert hub.held.wait(60)
         screen.wait("tokenizer.json")
@@ -122,12 +124,12 @@ def test_ctrl_c_stops_the_download_and_progress_is_shown(own: Daemon, mlx: Run, 
         assert screen.exit_code == 130
     hub.hold.pop(WEIGHTS).set()
     hub.held.clear()
-    assert own.ask("ping") == {"pong": True}
+    assert own_daemon.ask("ping") == {"pong": True}
     assert mlx("models", "pull", REPO).returncode == 0
     assert mlx("models", "rm", "-y", REPO).returncode == 0
 
 
-def test_an_update_that_breaks_off_leaves_the_old_model_usable(mlx: Run, hub: Hub) -> None:
+def test_a_failed_update_keeps_the_old_model_usable(mlx: Run, hub: Hub) -> None:
     assert mlx("models", "pull", REPO).returncode == 0
     hub.commits[REPO] = "f" * 40
     hub.claimed_bytes[WEIGHTS] = 10**16
@@ -156,7 +158,7 @@ def test_an_update_that_breaks_off_leaves_the_old_model_usable(mlx: Run, hub: Hu
         (("not a name",), 6, "not a Hugging Face id"),
     ],
 )
-def test_what_cannot_be_pulled_is_said(
+def test_pull_reports_why_it_failed(
     mlx: Run, hub: Hub, words: tuple[str, ...], code: int, said: str
 ) -> None:
     hub.gated.add("acme/secret")
@@ -170,13 +172,13 @@ def test_what_cannot_be_pulled_is_said(
     "settings",
     [{"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}],
 )
-def test_without_the_hub_a_pull_is_exit_7(mlx: Run, settings: dict[str, str]) -> None:
+def test_pull_exits_with_7_if_the_hub_is_unreachable(mlx: Run, settings: dict[str, str]) -> None:
     done = mlx("models", "pull", REPO, **settings)
     assert done.returncode == 7, done.stderr
     assert f"mlx models pull {REPO}" in done.stderr
 
 
-def test_a_damaged_download_is_exit_7(mlx: Run, hub: Hub) -> None:
+def test_pull_exits_with_7_if_the_download_is_damaged(mlx: Run, hub: Hub) -> None:
     hub.damaged.add(WEIGHTS)
     try:
         done = mlx("models", "pull", REPO)
@@ -187,7 +189,7 @@ def test_a_damaged_download_is_exit_7(mlx: Run, hub: Hub) -> None:
     assert mlx("models", "rm", "-y", REPO).returncode == 0
 
 
-def test_convert_writes_fewer_bits_and_the_result_answers(own: Daemon, mlx: Run) -> None:
+def test_convert_quantises_a_model_and_the_result_answers(own_daemon: Daemon, mlx: Run) -> None:
     done = mlx("models", "convert", "pocket", "--bits", "8", "--group-size", "32")
     assert done.returncode == 0, done.stderr
     shown = json.loads(mlx("models", "show", "--json", "pocket-8bit").stdout)
@@ -226,13 +228,15 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
-def test_convert_knows_every_width(own: Daemon, mlx: Run, converted: Path, bits: int) -> None:
+def test_convert_supports_every_bit_width(
+    own_daemon: Daemon, mlx: Run, converted: Path, bits: int
+) -> None:
     out = str(converted / str(bits))
     assert json.loads(mlx("models", "show", "--json", out).stdout)["bits"] == bits
-    assert own.ask("chat", model=out, messages=user("hello"), max_tokens=2)["choices"]
+    assert own_daemon.ask("chat", model=out, messages=user("hello"), max_tokens=2)["choices"]
 
 
-def test_a_conversion_that_fails_leaves_nothing(mlx: Run, tmp_path: Path) -> None:
+def test_a_failed_conversion_leaves_no_files(mlx: Run, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     done = mlx("models", "convert", "pocket", "-o", out, "-b", "4", "--mode", "mxfp4",
                "--group-size", "128")  # fmt: skip
@@ -241,9 +245,11 @@ def test_a_conversion_that_fails_leaves_nothing(mlx: Run, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_load_unload_and_evictions_are_reported(own: Daemon, mlx: Run, tmp_path: Path) -> None:
+def test_load_unload_and_eviction_are_reported(
+    own_daemon: Daemon, mlx: Run, tmp_path: Path
+) -> None:
     mlx("unload", "--all")
-    own.wait_idle()
+    own_daemon.wait_idle()
     copy = tmp_path / "copy"
     shutil.copytree(BUILTIN_DIR, copy)
     assert "stays pinned" in mlx("load", "pocket", "--pin").stdout
@@ -251,14 +257,16 @@ def test_load_unload_and_evictions_are_reported(own: Daemon, mlx: Run, tmp_path:
     unpinned = mlx("load", "pocket", "--no-pin", "--keep-alive", "30m").stdout
     assert "was already in memory. It stays for 30 minutes after its last use." in unpinned
     mlx("load", str(copy), "--keep-alive", "0")
-    until(lambda: len(own.ask("ps")["models"]) == 1, "the copy is evicted")
+    until(lambda: len(own_daemon.ask("ps")["models"]) == 1, "the copy is evicted")
     shown = mlx("ps")
     assert "in 30 minutes" in shown.stdout
     assert f"{copy} was evicted" in shown.stderr
     assert "its keep-alive time ended" in shown.stderr
-    [*_, evicted] = own.ask("status")["evicted"]
+    [*_, evicted] = own_daemon.ask("status")["evicted"]
     assert (evicted["model"], evicted["reason"]) == (str(copy), "its keep-alive time ended")
-    assert own.logged(event="evicted", model=str(copy), reason="its keep-alive time ended") == 1
+    assert (
+        own_daemon.logged(event="evicted", model=str(copy), reason="its keep-alive time ended") == 1
+    )
     assert mlx("unload", "--all").stdout == "Unloaded pocket.\n"
     assert mlx("unload", "--all").stdout == "Not in memory. List the loaded models: mlx ps\n"
     assert mlx("unload", "--all", "pocket").returncode == 2
@@ -266,7 +274,7 @@ def test_load_unload_and_evictions_are_reported(own: Daemon, mlx: Run, tmp_path:
 
 @pytest.fixture
 def searchable(hub: Hub) -> Iterator[None]:
-    """More repositories: one that is too large, one without MLX weights, one that is closed."""
+    """Add repositories: one that fits, one too large, one without MLX weights, one gated."""
     hub.add("mlx-community/Huge-4bit", BUILTIN_DIR)
     hub.add("mlx-community/Tiny-4bit", BUILTIN_DIR)
     hub.repos["mlx-community/Huge-4bit"]["model-2.safetensors"] = b"huge"
@@ -283,7 +291,7 @@ def searchable(hub: Hub) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("searchable")
-def test_search_shows_sizes_and_what_fits(mlx: Run, hub: Hub) -> None:
+def test_search_shows_sizes_and_which_models_fit(mlx: Run, hub: Hub) -> None:
     done = mlx("models", "search", "4bit", "mlx-community")
     assert done.returncode == 0, done.stderr
     [header, huge, tiny] = [line.split() for line in done.stdout.splitlines()]
@@ -298,7 +306,7 @@ def test_search_shows_sizes_and_what_fits(mlx: Run, hub: Hub) -> None:
 
 
 @pytest.mark.usefixtures("searchable")
-def test_suggest_lists_what_fits(mlx: Run) -> None:
+def test_suggest_lists_models_that_fit_into_memory(mlx: Run) -> None:
     done = mlx("models", "suggest", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -310,7 +318,7 @@ def test_suggest_lists_what_fits(mlx: Run) -> None:
 @pytest.mark.parametrize(
     "settings", [{"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}]
 )
-def test_without_the_hub_a_search_is_exit_7(
+def test_search_exits_with_7_if_the_hub_is_unreachable(
     mlx: Run, settings: dict[str, str], command: list[str]
 ) -> None:
     done = mlx("models", *command, **settings)
@@ -318,9 +326,7 @@ def test_without_the_hub_a_search_is_exit_7(
     assert f"mlx models {' '.join(command)}" in done.stderr
 
 
-def test_an_imported_model_answers_and_its_removal_leaves_the_files(
-    mlx: Run, tmp_path: Path
-) -> None:
+def test_removing_an_imported_model_keeps_its_files(mlx: Run, tmp_path: Path) -> None:
     theirs = tmp_path / "models" / "acme" / "Small-8bit"
     shutil.copytree(BUILTIN_DIR, theirs)
     done = mlx("models", "import", str(tmp_path / "models"))
@@ -340,7 +346,7 @@ def test_an_imported_model_answers_and_its_removal_leaves_the_files(
 
 
 @pytest.mark.parametrize("command", [["models", "import"], ["ask", "hi", "-m"]])
-def test_a_gguf_file_is_refused_with_what_to_get_instead(
+def test_a_gguf_file_is_refused_with_a_search_command(
     mlx: Run, tmp_path: Path, command: list[str]
 ) -> None:
     file = tmp_path / "Llama-3.2-1B-Instruct-Q4_K_M.gguf"
@@ -350,15 +356,17 @@ def test_a_gguf_file_is_refused_with_what_to_get_instead(
     assert "mlx models search Llama-3.2-1B-Instruct" in done.stderr
 
 
-def test_what_mlxd_did_not_put_there_is_not_deleted(mlx: Run) -> None:
+def test_rm_refuses_models_that_mlxd_did_not_store(mlx: Run) -> None:
     for name in ("pocket", str(BUILTIN_DIR)):
         done = mlx("models", "rm", "-y", name)
         assert done.returncode == 6
         assert (BUILTIN_DIR / WEIGHTS).exists()
 
 
-def test_an_alias_and_the_default_apply_at_once_and_stay(own: Daemon, mlx: Run) -> None:
-    config = Path(own.environ["MLXD_CONFIG_DIR"]) / "config.toml"
+def test_an_alias_and_the_default_apply_at_once_and_survive_a_restart(
+    own_daemon: Daemon, mlx: Run
+) -> None:
+    config = Path(own_daemon.environ["MLXD_CONFIG_DIR"]) / "config.toml"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("# mine\n")
     assert mlx("models", "alias", "tiny", "pocket").returncode == 0
@@ -366,11 +374,11 @@ def test_an_alias_and_the_default_apply_at_once_and_stay(own: Daemon, mlx: Run) 
     assert mlx("models", "alias").stdout == "tiny → pocket\n"
     assert mlx("models", "default", "tiny").returncode == 0
     assert "# mine" in config.read_text()
-    assert own.ask("status")["default_model"] == "pocket", "stored by its full name"
+    assert own_daemon.ask("status")["default_model"] == "pocket", "stored by its full name"
     assert mlx("models", "default").stdout == "pocket\n"
-    own.stop()
-    own.start()
-    assert own.ask("status")["default_model"] == "pocket"
+    own_daemon.stop()
+    own_daemon.start()
+    assert own_daemon.ask("status")["default_model"] == "pocket"
     assert mlx("models", "default", "pocket").returncode == 0
     assert mlx("models", "alias", "--delete", "tiny").returncode == 0
     assert mlx("models", "alias", "--delete", "tiny").returncode == 6

@@ -1,4 +1,4 @@
-"""Real processes of both programs, in odd surroundings: a code of the table, never a traceback."""
+"""Both programs in unusual environments: a documented exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stdin=st.sampled_from([b"", b"hi", b"\xff\xfe\0", b"/help\n/quit\n"]),
     with_daemon=st.booleans(),
 )
-def test_a_real_process_ends_with_a_code_of_the_table(
+def test_any_command_line_exits_with_a_documented_code(
     command: tuple[str, ...],
     words: list[str],
     redirect: str,
@@ -72,11 +72,13 @@ def test_a_real_process_ends_with_a_code_of_the_table(
         cwd=folder, input=stdin, capture_output=True, timeout=LONGEST_S, check=False,
     )  # fmt: skip
     assert done.returncode in EXITS, done.stderr
-    for words_of_the_interpreter in (b"Traceback", b"Exception ignored", b"Unexpected"):
-        assert words_of_the_interpreter not in done.stderr
+    for traceback_marker in (b"Traceback", b"Exception ignored", b"Unexpected"):
+        assert traceback_marker not in done.stderr
 
 
-def test_copy_puts_the_answer_on_the_clipboard(mlx: Run, daemon: Daemon, tmp_path: Path) -> None:
+def test_ask_copy_puts_the_answer_on_the_clipboard(
+    mlx: Run, daemon: Daemon, tmp_path: Path
+) -> None:
     program = tmp_path / "xclip"
     program.write_text(f"#!/bin/sh\necho noise\ncat > {tmp_path}/clipboard\n")
     program.chmod(0o700)
@@ -92,7 +94,7 @@ def test_copy_puts_the_answer_on_the_clipboard(mlx: Run, daemon: Daemon, tmp_pat
     ("mark", "encoding"),
     [(codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")],
 )
-def test_a_file_in_utf_16_is_read_like_one_in_utf_8(
+def test_a_utf_16_file_is_decoded(
     mlx: Run, daemon: Daemon, tmp_path: Path, mark: bytes, encoding: str
 ) -> None:
     file = tmp_path / "note.txt"

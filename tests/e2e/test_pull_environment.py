@@ -1,4 +1,4 @@
-"""Endpoint, token and proxy of the shell in which `mlx models pull` is typed hold for that pull."""
+"""`mlx models pull` uses the endpoint, token and proxy of the shell that runs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Daemon]:
+def own_daemon() -> Iterator[Daemon]:
     with running_daemon(MLXD_PRELOAD="0", MLXD_LOG_LEVEL="debug") as running:
         yield running
         kept = b"".join(one.read_bytes() for one in running.folder.rglob("*") if one.is_file())
@@ -35,20 +35,20 @@ def own() -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def mlx(own: Daemon) -> Iterator[Run]:
-    run = runner(own.environ)
+def mlx(own_daemon: Daemon) -> Iterator[Run]:
+    run = runner(own_daemon.environ)
     yield run
     run("models", "rm", "-y", REPO)
 
 
-def test_endpoint_and_token_of_the_shell_are_used_for_the_pull(mlx: Run, hub: Hub) -> None:
+def test_pull_uses_the_endpoint_and_token_of_the_shell(mlx: Run, hub: Hub) -> None:
     hub.credentials.clear()
     done = mlx("models", "pull", REPO, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr
     assert f"Bearer {TOKEN}" in hub.credentials
 
 
-def test_a_proxy_of_the_shell_is_used_and_its_password_said_nowhere(mlx: Run, hub: Hub) -> None:
+def test_pull_uses_the_proxy_of_the_shell_and_stores_no_password(mlx: Run, hub: Hub) -> None:
     hub.credentials.clear()
     proxy = hub.url.replace("//", f"//me:{PASSWORD}@")
     settings = {"HF_ENDPOINT": "http://hub.example", "http_proxy": proxy, "HF_TOKEN": TOKEN}
@@ -69,20 +69,20 @@ def test_a_proxy_of_the_shell_is_used_and_its_password_said_nowhere(mlx: Run, hu
         ({"http_proxy": f"nonsense://me:{PASSWORD}@x", "HF_ENDPOINT": "http://hub.x"}, 5),
     ],
 )
-def test_a_pull_that_fails_says_no_secret(mlx: Run, settings: dict[str, str], code: int) -> None:
+def test_a_failed_pull_prints_no_secrets(mlx: Run, settings: dict[str, str], code: int) -> None:
     done = mlx("models", "pull", "acme/none", HF_TOKEN=TOKEN, **settings)
     assert done.returncode == code, done.stderr
     assert TOKEN not in done.stderr
     assert PASSWORD not in done.stderr
 
 
-def test_other_variables_are_refused_by_name(own: Daemon) -> None:
-    answer = own.ask("models.pull", model=REPO, environment={"LD_PRELOAD": PASSWORD})
+def test_pull_refuses_other_environment_variables_by_name(own_daemon: Daemon) -> None:
+    answer = own_daemon.ask("models.pull", model=REPO, environment={"LD_PRELOAD": PASSWORD})
     assert answer["error"]["code"] == "invalid_params"
     assert "LD_PRELOAD" in answer["error"]["message"]
     assert PASSWORD not in str(answer)
-    assert own.ask("models.pull", model=REPO, environment={"HF_HUB_CACHE": "/x"})["error"]
+    assert own_daemon.ask("models.pull", model=REPO, environment={"HF_HUB_CACHE": "/x"})["error"]
 
 
-def test_tests_look_where_secrets_could_lie(own: Daemon) -> None:
-    assert any(Path(own.folder).rglob("*.log"))
+def test_the_secret_scan_covers_log_files(own_daemon: Daemon) -> None:
+    assert any(Path(own_daemon.folder).rglob("*.log"))

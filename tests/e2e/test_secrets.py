@@ -1,4 +1,4 @@
-"""What is asked and answered stays where it belongs: with the caller, and in the database."""
+"""Prompts and answers are stored in the database only, never in logs, metrics or errors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DATABASE = "conversations.db"
 
 
 @pytest.fixture(scope="module")
-def used() -> Iterator[Daemon]:
-    """A daemon that has answered, refused, cancelled and lost requests with a secret in them."""
+def used_daemon() -> Iterator[Daemon]:
+    """A daemon that answered, refused, cancelled and lost requests containing a secret."""
     with running_daemon(MLXD_LOG_LEVEL="debug") as daemon:
-        use(daemon)
+        send_secrets(daemon)
         yield daemon
 
 
-def use(daemon: Daemon) -> None:
+def send_secrets(daemon: Daemon) -> None:
     answer = daemon.ask("chat", messages=user(f"Repeat: {SECRET}"), temperature=0, scope="here",
                         conversation="new")  # fmt: skip
     assert SECRET in answer["choices"][0]["text"]
@@ -53,33 +53,33 @@ def use(daemon: Daemon) -> None:
         peer.wait_event("delta")
         os.kill(daemon.engine_pid(), signal.SIGABRT)
         assert peer.answer(running)["error"]["code"] == "engine_died"
-    daemon.ask("unload")  # remembered prompts are written to the disk
+    daemon.ask("unload")  # cached prompts are written to the disk
 
 
 def files(daemon: Daemon) -> list[Path]:
     return [path for path in daemon.folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
-def test_no_file_but_the_database_has_what_was_said(used: Daemon) -> None:
-    having = {path.name for path in files(used) if SECRET.encode() in path.read_bytes()}
+def test_only_the_database_contains_prompts_and_answers(used_daemon: Daemon) -> None:
+    having = {path.name for path in files(used_daemon) if SECRET.encode() in path.read_bytes()}
     assert {name for name in having if not name.startswith(DATABASE)} == set()
-    assert having  # the database has: the search can find what it looks for
-    log = (used.folder / "log" / "mlxd.log").read_text()
+    assert having  # the database contains it, so the scan works
+    log = (used_daemon.folder / "log" / "mlxd.log").read_text()
     assert "engine died" in log
     assert '"outcome": "ok"' in log
 
 
-def test_neither_metrics_nor_status_have_what_was_said(used: Daemon) -> None:
+def test_metrics_and_status_contain_no_prompts(used_daemon: Daemon) -> None:
     for method in ("metrics", "status", "ps"):
-        assert SECRET not in str(used.ask(method))
+        assert SECRET not in str(used_daemon.ask(method))
 
 
-def test_process_titles_do_not_have_what_was_said(used: Daemon) -> None:
+def test_process_titles_contain_no_prompts(used_daemon: Daemon) -> None:
     needs.proc()
-    with used.peer() as peer:
+    with used_daemon.peer() as peer:
         running = peer.send("generate", prompt=SECRET, max_tokens=400, ignore_eos=True, stream=True)
         peer.wait_event("delta")
-        for pid in processes(used):
+        for pid in processes(used_daemon):
             for name in ("cmdline", "comm", "environ"):
                 assert SECRET.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
         peer.notify("cancel", id=running)
@@ -91,18 +91,18 @@ def processes(daemon: Daemon) -> list[int]:
     return [daemon.process.pid, daemon.engine_pid()]
 
 
-def test_a_crash_leaves_no_core(used: Daemon) -> None:
+def test_core_dumps_are_disabled_in_daemon_and_engine(used_daemon: Daemon) -> None:
     needs.proc()
-    for pid in processes(used):
+    for pid in processes(used_daemon):
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
         (core,) = [line.split() for line in limits if line.startswith("Max core file size")]
         assert core[4] == "0"
 
 
-def test_every_file_and_folder_is_its_owners_alone(used: Daemon) -> None:
-    places = [path for path in used.folder.rglob("*") if not path.is_symlink()]
+def test_every_stored_file_and_folder_is_private(used_daemon: Daemon) -> None:
+    places = [path for path in used_daemon.folder.rglob("*") if not path.is_symlink()]
     open_to_others = {
-        str(path.relative_to(used.folder)): oct(stat.S_IMODE(path.stat().st_mode))
+        str(path.relative_to(used_daemon.folder)): oct(stat.S_IMODE(path.stat().st_mode))
         for path in places
         if path.stat().st_mode & 0o077
     }
@@ -110,7 +110,7 @@ def test_every_file_and_folder_is_its_owners_alone(used: Daemon) -> None:
     assert open_to_others == {}
 
 
-def test_the_log_has_the_words_where_that_is_asked_for() -> None:
+def test_the_log_contains_prompts_and_answers_if_log_text_is_on() -> None:
     with running_daemon(MLXD_LOG_TEXT="true") as daemon:
         answer = daemon.ask("chat", messages=user(f"Repeat: {SECRET}"), temperature=0)
         daemon.ask("fill", prefix=SECRET, suffix="", deadline_s=0.001)
@@ -120,7 +120,7 @@ def test_the_log_has_the_words_where_that_is_asked_for() -> None:
     assert late["prefix"] == SECRET
 
 
-def test_an_error_is_outlined_without_its_words() -> None:
+def test_an_error_outline_contains_no_message_text() -> None:
     with pytest.raises(UnicodeEncodeError) as caught:
         f"{SECRET}\udc80".encode()
     said = error_summary(caught.value)
@@ -129,7 +129,7 @@ def test_an_error_is_outlined_without_its_words() -> None:
 
 
 @pytest.mark.parametrize("where", ["fail()", "threading.Thread(target=fail).start()"])
-def test_a_process_with_prompts_fails_without_telling_them(where: str) -> None:
+def test_an_uncaught_exception_prints_type_and_location_only(where: str) -> None:
     program = (
         "import threading\n"
         "from mlxd.daemon.stderr import hide_error_messages\n"

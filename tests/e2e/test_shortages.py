@@ -1,4 +1,4 @@
-"""A real daemon that gets no more memory, threads or descriptors: every caller is answered."""
+"""A real daemon without memory, threads or descriptors: every caller gets an answer."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from support.model_folders import copy_of_pocket
 
 MIB = 2**20
 ANSWERED_WITHIN_S = 60.0
-"""The engine dies, and the next one starts and loads, on a machine whose cores are all taken."""
+"""Time for an engine to die and the next one to start and load while all cores are busy."""
 pytestmark = [needs.linux_only, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def own_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with running_daemon(with_second_model(tmp_path_factory.mktemp("home"))) as daemon:
         yield daemon
 
@@ -79,24 +79,24 @@ CASES = {
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_an_engine_without_memory_leaves_no_caller_without_an_answer(
-    own: Daemon, what: str
+def test_every_caller_is_answered_if_the_engine_runs_out_of_memory(
+    own_daemon: Daemon, what: str
 ) -> None:
-    assert own.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
-    pid = own.engine_pid()
-    with own.peer() as peer:
+    assert own_daemon.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
+    pid = own_daemon.engine_pid()
+    with own_daemon.peer() as peer:
         asked_s = time.monotonic()
         assert_answered(CASES[what](peer, pid), what, asked_s)
         asked_s = time.monotonic()
         following = peer.call("chat", messages=user("hello"), max_tokens=2)
         assert following["choices"]
         assert time.monotonic() - asked_s < ANSWERED_WITHIN_S
-    if own.engine_pid() == pid:
+    if own_daemon.engine_pid() == pid:
         lift(pid, resource.RLIMIT_AS)
 
 
 def assert_answered(answer: Any, what: str, asked_s: float) -> None:
-    """A result, or an error that a caller understands, in time."""
+    """Check that the answer is a result or a documented error, and arrived in time."""
     seconds = time.monotonic() - asked_s
     code = answer["error"]["code"] if "error" in answer else "a result"
     print(f"{what}: {code} after {seconds:.1f} s")
@@ -104,36 +104,36 @@ def assert_answered(answer: Any, what: str, asked_s: float) -> None:
     assert seconds < ANSWERED_WITHIN_S
 
 
-def test_an_engine_without_descriptors_says_so_and_serves_the_next_caller(own: Daemon) -> None:
-    assert own.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
-    own.ask("unload", model="other")
-    pid = own.engine_pid()
+def test_an_engine_without_descriptors_reports_it_and_continues(own_daemon: Daemon) -> None:
+    assert own_daemon.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
+    own_daemon.ask("unload", model="other")
+    pid = own_daemon.engine_pid()
     limit_descriptors(pid)
-    error = own.ask("chat", model="other", messages=user("hello"), max_tokens=2)["error"]
+    error = own_daemon.ask("chat", model="other", messages=user("hello"), max_tokens=2)["error"]
     assert error["code"] == "out_of_memory", error
     assert "Too many open files" in error["message"]
-    assert own.ask("chat", messages=user("word " * 500), max_tokens=2)["choices"]
+    assert own_daemon.ask("chat", messages=user("word " * 500), max_tokens=2)["choices"]
     lift(pid, resource.RLIMIT_NOFILE)
-    assert own.ask("chat", model="other", messages=user("hello"), max_tokens=2)["choices"]
-    assert own.engine_pid() == pid
+    assert own_daemon.ask("chat", model="other", messages=user("hello"), max_tokens=2)["choices"]
+    assert own_daemon.engine_pid() == pid
 
 
-def test_a_front_without_descriptors_answers_and_logs(own: Daemon) -> None:
-    assert own.process is not None
-    assert own.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
-    with own.peer() as peer:
+def test_a_front_without_descriptors_answers_and_logs_the_shortage(own_daemon: Daemon) -> None:
+    assert own_daemon.process is not None
+    assert own_daemon.ask("chat", messages=user("hello"), max_tokens=2)["choices"]
+    with own_daemon.peer() as peer:
         assert peer.call("ping")
-        limit_descriptors(own.process.pid)
-        error = peer.call("models.show", model=str(own.folder / "data" / "models" / "other"))
+        limit_descriptors(own_daemon.process.pid)
+        error = peer.call("models.show", model=str(own_daemon.folder / "data" / "models" / "other"))
         assert error["error"]["code"] == "overloaded", error
         assert "open files" in error["error"]["message"]
         assert peer.call("chat", messages=user("hello"), max_tokens=2)["choices"]
-        own.wait_event("resources exhausted")
-        lift(own.process.pid, resource.RLIMIT_NOFILE)
-        assert own.ask("models.list")["models"]
+        own_daemon.wait_event("resources exhausted")
+        lift(own_daemon.process.pid, resource.RLIMIT_NOFILE)
+        assert own_daemon.ask("models.list")["models"]
 
 
-def test_a_daemon_that_can_start_no_threads_answers_and_logs() -> None:
+def test_a_daemon_that_cannot_start_threads_answers_and_logs_the_shortage() -> None:
     with unprivileged_daemon() as (daemon, peer):
         with_second_model(daemon.folder)
         assert daemon.process is not None
@@ -154,7 +154,7 @@ def test_a_daemon_that_can_start_no_threads_answers_and_logs() -> None:
         assert peer.call("load", model="other")["model"] == "other"
 
 
-def test_an_engine_that_cannot_be_started_for_want_of_processes_is_an_answer() -> None:
+def test_engine_died_is_returned_if_the_process_limit_prevents_a_start() -> None:
     with unprivileged_daemon(MLXD_PRELOAD="false") as (daemon, peer):
         assert daemon.process is not None
         start_no_threads(daemon.process.pid)

@@ -1,4 +1,4 @@
-"""Client and daemon of different versions understand each other, and say so in one line."""
+"""Client and daemon of different versions work together; one line advises an upgrade."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COUNT = "Count from 3 to 5."
 FAST: list[str] = []
 FULL = ["--template", "plain"]
 
-# What a later version may do within a protocol number: new keys, events and notifications.
-SAYS_MORE = '''
+# What a later version may add within one protocol number: keys, events and notifications.
+NEWER_ENCODER = '''
 
 def _more(value):
-    """Return maps with a key that nobody knows yet, at every depth."""
+    """Return maps with an unknown key, at every depth."""
     if isinstance(value, dict):
         return {**{key: _more(one) for key, one in value.items()}, "later": {"a": [1, None]}}
     return [_more(one) for one in value] if isinstance(value, list) else value
@@ -57,8 +57,8 @@ def change(folder: Path, file: str, pattern: str, replacement: str) -> None:
     path.write_text(text)
 
 
-def become(folder: Path, version: str) -> str:
-    """Copy the program, as another version; returns its PYTHONPATH."""
+def copy_program(folder: Path, version: str) -> str:
+    """Copy the sources with another version number; return their PYTHONPATH."""
     place = copy_sources(folder)
     (folder / "daemon" / "mlxd" / "daemon" / "version.py").write_text(
         f'"""Another version."""\n\n\ndef version() -> str:\n    return "{version}"\n'
@@ -76,21 +76,23 @@ def with_template(daemon: Daemon) -> Run:
 @pytest.fixture(params=[("9.9.9", "Upgrade this one when convenient."), ("0.0.1", "mlxd restart")])
 def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run, str, str]]:
     version, step = request.param
-    place = become(tmp_path, version)
+    place = copy_program(tmp_path, version)
     home = tmp_path / "home"
     home.mkdir()
     with running_daemon(home, PYTHONPATH=place) as daemon:
         yield with_template(daemon), version, step
 
 
-def test_the_advice_fits_the_direction() -> None:
+def test_the_version_advice_depends_on_which_side_is_older() -> None:
     assert skew(VERSION) == ""
     assert skew("999.0").endswith("Upgrade this one when convenient.")
     assert skew("0.0.99").endswith("mlxd restart")
     assert skew(f"{VERSION}.dev1").endswith("mlxd restart")
 
 
-def test_another_daemon_answers_and_the_client_advises(other: tuple[Run, str, str]) -> None:
+def test_requests_work_across_versions_and_the_client_prints_advice_once(
+    other: tuple[Run, str, str],
+) -> None:
     mlx, version, step = other
     for options in (FAST, FULL):
         done = mlx("ask", *options, COUNT)
@@ -102,8 +104,8 @@ def test_another_daemon_answers_and_the_client_advises(other: tuple[Run, str, st
     assert done.stderr.count(version) == 1, "once is enough"
 
 
-def test_an_option_that_an_older_daemon_does_not_know(tmp_path: Path) -> None:
-    place = become(tmp_path, "0.0.1")
+def test_an_option_unknown_to_an_older_daemon_is_reported_with_advice(tmp_path: Path) -> None:
+    place = copy_program(tmp_path, "0.0.1")
     min_p = r'    Param\(\s*"min_p".*?\),\n'
     change(tmp_path, "protocol/mlxd/protocol/parameters.py", min_p, "")
     home = tmp_path / "home"
@@ -121,8 +123,8 @@ def test_an_option_that_an_older_daemon_does_not_know(tmp_path: Path) -> None:
         assert mlx("ask", "3 tokens").stdout == "w0 w1 w2 \n"
 
 
-def test_a_method_that_an_older_daemon_does_not_have(tmp_path: Path) -> None:
-    place = become(tmp_path, "0.0.1")
+def test_a_method_unknown_to_an_older_daemon_is_reported_with_advice(tmp_path: Path) -> None:
+    place = copy_program(tmp_path, "0.0.1")
     change(tmp_path, "protocol/mlxd/protocol/methods.py", r'"models\.show"', '"models.other"')
     handlers = "daemon/mlxd/daemon/front/handlers/models.py"
     change(tmp_path, handlers, r'"models\.show"', '"models.other"')
@@ -135,10 +137,10 @@ def test_a_method_that_an_older_daemon_does_not_have(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].endswith("mlxd restart")
 
 
-def test_what_a_newer_daemon_says_more_is_ignored(tmp_path: Path) -> None:
-    place = become(tmp_path, VERSION)
+def test_clients_ignore_unknown_fields_and_events_of_a_newer_daemon(tmp_path: Path) -> None:
+    place = copy_program(tmp_path, VERSION)
     codec = tmp_path / "protocol" / "mlxd" / "protocol" / "codec.py"
-    codec.write_text(codec.read_text() + SAYS_MORE)
+    codec.write_text(codec.read_text() + NEWER_ENCODER)
     home = tmp_path / "home"
     home.mkdir()
     with running_daemon(home, PYTHONPATH=place) as daemon:

@@ -1,4 +1,4 @@
-"""Hostile surroundings: what a shell, a cron job or a careless parent hands down."""
+"""Hostile environments: variables, files and limits inherited from a shell or a cron job."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BAD_NUMBERS = {"OMP_NUM_THREADS": "many", "MKL_NUM_THREADS": "-1", "MLX_DISABLE_
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """As a user's: the program is found where it is installed, not by PYTHONPATH."""
+    """Return a user's environment, in which Python finds mlxd without PYTHONPATH."""
     environ = own_environ(tmp_path)
     del environ["PYTHONPATH"]
     return environ
@@ -51,7 +51,7 @@ def evil(tmp_path: Path) -> Path:
 
 
 def run(script: str, environ: Mapping[str, str], folder: Path) -> str:
-    """Run a line of shell; returns what it wrote to stdout."""
+    """Run a line of shell; return its stdout."""
     done = subprocess.run(
         ["/bin/sh", "-c", script], env=environ, cwd=folder, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=120, check=False,
@@ -65,7 +65,7 @@ def stop(environ: Mapping[str, str]) -> None:
 
 
 @pytest.mark.parametrize("start", ["umask 0777; ", f"{BIN}/mlxd start && "])
-def test_neither_variables_nor_files_nor_limits_of_a_shell_change_an_answer(
+def test_a_hostile_shell_environment_does_not_change_an_answer(
     start: str, environ: dict[str, str], evil: Path
 ) -> None:
     (evil / "file").touch()
@@ -94,7 +94,7 @@ OPENBLAS = "/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0"
     [(OPENBLAS, "libopenblas"), ("/nowhere/libopenblas.so:/nowhere/libmkl_rt.so", "libblis")],
     ids=["a second BLAS", "missing ones"],
 )
-def test_a_blas_that_the_shell_preloads_is_used_if_it_exists(
+def test_a_preloaded_blas_is_used_if_it_exists(
     preloaded: str, loaded: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     hostile = {**environ, "LD_PRELOAD": preloaded}
@@ -110,10 +110,10 @@ def test_a_blas_that_the_shell_preloads_is_used_if_it_exists(
 
 
 @needs.linux_only
-def test_a_home_that_is_read_only_costs_what_is_stored_and_no_answer(
+def test_a_read_only_home_prevents_storage_but_no_answer(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
-    # Short: the path of a socket below it must fit.
+    # A short path: the socket below it must fit into sun_path.
     home, runtime = Path(tempfile.mkdtemp(prefix="mlxd-")), tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     places = ("MLXD_", "XDG_")
@@ -126,7 +126,7 @@ def test_a_home_that_is_read_only_costs_what_is_stored_and_no_answer(
             assert run(f"{BIN}/mlxd logs", plain, tmp_path) == ""
         finally:
             stop(plain)
-        # Without a folder for the socket there is no daemon, and the message says why.
+        # Without a folder for the socket the daemon cannot start, and the message says why.
         del plain["XDG_RUNTIME_DIR"]
         done = subprocess.run(
             ["/bin/sh", "-c", ask], env=plain, capture_output=True, text=True, check=False
@@ -137,7 +137,7 @@ def test_a_home_that_is_read_only_costs_what_is_stored_and_no_answer(
     assert "MLXD_SOCKET" in done.stderr
 
 
-def test_closed_streams_and_a_deleted_working_folder_are_no_obstacle(
+def test_the_daemon_starts_with_closed_streams_and_a_deleted_folder(
     environ: dict[str, str], evil: Path
 ) -> None:
     hostile = {**environ, "LC_ALL": "C", "TMPDIR": str(evil / "missing")}
@@ -145,7 +145,7 @@ def test_closed_streams_and_a_deleted_working_folder_are_no_obstacle(
     (evil / "gone").mkdir()
     with subprocess.Popen(["/bin/sh", "-c", f"{begin} wait", str(evil)], env=hostile, cwd=evil):
         try:
-            # `start` waits for the one that is starting, or starts one itself.
+            # `start` waits for a daemon that is starting, or starts one itself.
             said = run(f'{BIN}/mlxd start; {BIN}/mlx ask --temp 0 "Count from 3 to 7."',
                        hostile, evil)  # fmt: skip
             assert said.strip() == "3, 4, 5, 6, 7"
@@ -161,12 +161,14 @@ def test_closed_streams_and_a_deleted_working_folder_are_no_obstacle(
         ("/src/daemon/mlxd", "/home/ada:/src/daemon", WITH_PYTHONPATH),
     ],
 )
-def test_python_is_isolated_as_far_as_it_still_finds_the_program(
+def test_python_runs_isolated_unless_pythonpath_contains_mlxd(
     place: str, pythonpath: str, expected: tuple[str, ...]
 ) -> None:
     assert flags([Path(place)], {"PYTHONPATH": pythonpath}) == expected
 
 
-def test_what_was_installed_for_one_user_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_site_packages_stay_enabled_if_mlxd_is_installed_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("site.getusersitepackages", lambda: "/home/ada/.local/lib")
     assert "-s" not in flags([Path("/home/ada/.local/lib/mlxd")], os.environ | {"PYTHONPATH": ""})

@@ -19,17 +19,17 @@ def folder(daemon: Daemon) -> Path:
     return path
 
 
-def test_some_come_with_it(mlx: Run) -> None:
+def test_templates_list_starts_with_the_shipped_templates(mlx: Run) -> None:
     listed = mlx("templates", "list").stdout
     assert [line.split()[0] for line in listed.splitlines()[1:]][: len(SHIPPED)] == list(SHIPPED)
 
 
-def test_the_shell_template_gives_a_command(mlx: Run) -> None:
+def test_the_shell_template_answers_with_a_command(mlx: Run) -> None:
     done = mlx("ask", "-t", "shell", "list files by size")
     assert done.stdout == "ls -lS\n"
 
 
-def test_fields_system_and_options_of_ones_own(mlx: Run, folder: Path) -> None:
+def test_a_user_template_sets_fields_system_prompt_and_options(mlx: Run, folder: Path) -> None:
     (folder / "loud.toml").write_text(
         'prompt = "Repeat after me: the {colour} {input}"\n'
         'system = "Answer in upper case."\n[options]\ntemperature = 0.0\n'
@@ -58,7 +58,7 @@ def test_fields_system_and_options_of_ones_own(mlx: Run, folder: Path) -> None:
         (["-t", "explain"], "needs input"),
     ],
 )
-def test_mistakes_are_said_with_the_next_step(
+def test_template_mistakes_are_reported_with_the_next_step(
     mlx: Run, folder: Path, arguments: tuple[str, ...], word: str
 ) -> None:
     (folder / "bad.toml").write_text("prompt = \n")
@@ -71,7 +71,7 @@ def test_mistakes_are_said_with_the_next_step(
     assert done.stdout == ""
 
 
-def test_a_field_is_not_filled_twice(mlx: Run, folder: Path) -> None:
+def test_a_placeholder_inside_a_field_value_is_not_expanded(mlx: Run, folder: Path) -> None:
     (folder / "echo.toml").write_text(
         'prompt = "Repeat after me: {a} fox"\n[options]\ntemperature = 0.0\n'
     )
@@ -80,7 +80,7 @@ def test_a_field_is_not_filled_twice(mlx: Run, folder: Path) -> None:
     assert done.returncode == 0
 
 
-def test_edit_opens_the_editor_with_what_is_there(mlx: Run, tmp_path: Path) -> None:
+def test_ask_edit_opens_the_prompt_in_the_editor(mlx: Run, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nsed -i "s/green/red/" "$1"\n')
     editor.chmod(0o755)
@@ -88,7 +88,9 @@ def test_edit_opens_the_editor_with_what_is_there(mlx: Run, tmp_path: Path) -> N
     assert done.stdout == "the red fox\n"
 
 
-def test_templates_edit_makes_a_copy_of_ones_own(mlx: Run, folder: Path, tmp_path: Path) -> None:
+def test_templates_edit_copies_a_shipped_template_for_the_user(
+    mlx: Run, folder: Path, tmp_path: Path
+) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nsed -i "s/^description.*/description = \\"mine\\"/" "$1"\n')
     editor.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What every editor's tests share: the real daemon, and its programs in the path."""
+"""Fixtures of all editor tests: the real daemon, and its programs on the PATH."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def environ(daemon: Daemon) -> dict[str, str]:
 
 @pytest.fixture(params=list(neovims()) or ["none"])
 def program(request: pytest.FixtureRequest) -> str | None:
-    """The oldest and the newest Neovim there is: every test runs in both."""
+    """The oldest and the newest installed Neovim: every test runs in both."""
     return neovims().get(request.param)
 
 

@@ -1,4 +1,4 @@
-"""The Emacs package's own tests, in the real Emacs against the real daemon."""
+"""The Emacs package's own tests, in the real Emacs with the real daemon."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def emacs(*arguments: str, environ: dict[str, str]) -> str:
     return done.stderr
 
 
-def test_the_package_passes_its_own_tests(environ: dict[str, str]) -> None:
+def test_the_emacs_package_passes_its_own_tests(environ: dict[str, str]) -> None:
     said = emacs("-l", "mlxd-tests.el", "-f", "ert-run-tests-batch-and-exit", environ=environ)
     assert "0 unexpected" in said
     assert "Ran 0 tests" not in said
 
 
-def test_it_compiles_without_a_warning(environ: dict[str, str]) -> None:
+def test_the_emacs_package_compiles_without_warnings(environ: dict[str, str]) -> None:
     code = f"""(progn (setq byte-compile-error-on-warn t byte-compile-dest-file-function
                  (lambda (_) (expand-file-name "mlxd.elc" "{environ["HOME"]}")))
                  (unless (byte-compile-file "{PACKAGE / "mlxd.el"}") (kill-emacs 1)))"""

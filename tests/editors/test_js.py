@@ -1,4 +1,4 @@
-"""The JavaScript client's own tests, in the real Node against the real daemon."""
+"""The JavaScript client's own tests, in the real Node with the real daemon."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 
 def npm(*arguments: str, folder: Path = CLIENT, environ: dict[str, str] | None = None) -> str:
-    """Run npm and return what it said."""
+    """Run npm; return its stdout."""
     program, node = needs.program("npm"), needs.program("node")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     if int(version[1:].split(".")[0]) < NODE_MAJOR:
@@ -34,28 +34,28 @@ def npm(*arguments: str, folder: Path = CLIENT, environ: dict[str, str] | None =
 
 
 @pytest.fixture(autouse=True)
-def own_turn() -> Iterator[None]:
-    """What npm installs and builds lies in the checkout, where all find it."""
+def npm_lock() -> Iterator[None]:
+    """Run one test at a time: npm installs and builds in the checkout, which all tests share."""
     with turn("npm"):
         yield
 
 
-def installed(folder: Path) -> None:
+def npm_install(folder: Path) -> None:
     if not (folder / "node_modules" / "typescript").is_dir():
         npm("ci", "--no-audit", "--no-fund", "--prefer-offline", folder=folder)
 
 
 def client_built() -> None:
     """Install and build the client, unless it was built after the last change."""
-    installed(CLIENT)
+    npm_install(CLIENT)
     built = [path.stat().st_mtime for path in (CLIENT / "dist").glob("*.js")]
     changed = [path.stat().st_mtime for path in (CLIENT / "src").iterdir()]
     if not built or min(built) < max(changed):
         npm("run", "build", folder=CLIENT)
 
 
-def test_the_client_passes_its_own_tests(environ: dict[str, str]) -> None:
-    installed(CLIENT)
+def test_the_js_client_passes_its_own_tests(environ: dict[str, str]) -> None:
+    npm_install(CLIENT)
     faulty = json.dumps([sys.executable, str(SUPPORT / "faulty_daemon.py")])
     paths = os.pathsep.join(map(os.path.abspath, sys.path))
     said = npm("test", environ={**environ, "FAULTY_DAEMON": faulty, "PYTHONPATH": paths})
@@ -67,7 +67,7 @@ def test_the_client_passes_its_own_tests(environ: dict[str, str]) -> None:
 def test_the_vs_code_extension_passes_its_own_tests(environ: dict[str, str]) -> None:
     folder = CLIENT.parent / "editors" / "vscode"
     client_built()
-    installed(folder)
+    npm_install(folder)
     said = npm("test", folder=folder, environ=environ)
     assert "# fail 0" in said
     assert "# pass 0" not in said
@@ -77,7 +77,7 @@ def test_the_vs_code_extension_passes_its_own_tests(environ: dict[str, str]) -> 
 def test_the_vs_code_extension_works_in_a_real_editor(environ: dict[str, str]) -> None:
     folder = CLIENT.parent / "editors" / "vscode"
     client_built()
-    installed(folder)
+    npm_install(folder)
     said = npm("run", "test:host", folder=folder, environ=environ)
     assert "# fail 0" in said
     assert "# pass 6" in said

@@ -1,4 +1,4 @@
-"""The Neovim plugin in a real Neovim, against a real daemon."""
+"""The Neovim plugin in a real Neovim, with a real daemon."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ VECTORS = Path(__file__).parents[2] / "protocol" / "golden" / "valid.json"
 
 
 def other_buffer(vim: Neovim) -> int:
-    """Return the buffer that the answer came into."""
+    """Return the buffer that contains the answer."""
     found: int = vim.lua("return vim.api.nvim_list_bufs()[#vim.api.nvim_list_bufs()]")
     return found
 
 
-def test_an_answer_comes_into_a_split_and_the_window_stays(vim: Neovim) -> None:
+def test_an_answer_opens_in_a_split_and_the_current_window_stays(vim: Neovim) -> None:
     window = vim.lua("return vim.api.nvim_get_current_win()")
     vim.command("Mlx Count from 3 to 7.")
     wait_idle(vim)
@@ -31,7 +31,7 @@ def test_an_answer_comes_into_a_split_and_the_window_stays(vim: Neovim) -> None:
     assert vim.lines() == [""]
 
 
-def test_the_selection_and_nothing_else_is_sent(vim: Neovim, daemon: Daemon) -> None:
+def test_only_the_selection_is_sent(vim: Neovim, daemon: Daemon) -> None:
     vim.fill("one", "two", "three")
     spy(vim)
     vim.command("2,3Mlx hello")
@@ -44,7 +44,7 @@ FENCED = "```lua\nlocal a = 1\n\nlocal b = '```'\n```\n"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-def test_the_fence_around_an_answer_goes_whatever_the_pieces(vim: Neovim, size: int) -> None:
+def test_the_code_fence_of_an_answer_is_removed_for_any_chunking(vim: Neovim, size: int) -> None:
     code = """
       local text, size = ...
       local fence, found = require('mlxd.fence').new(), ''
@@ -56,7 +56,7 @@ def test_the_fence_around_an_answer_goes_whatever_the_pieces(vim: Neovim, size: 
         assert vim.lua(code, plain, size) == plain
 
 
-def test_an_answer_in_place_has_no_fence(vim: Neovim) -> None:
+def test_an_answer_in_place_has_no_code_fence(vim: Neovim) -> None:
     vim.fill("keep", "old", "keep too")
     spy(vim, answers=True)
     vim.command("2Mlx! shorter")
@@ -67,7 +67,7 @@ def test_an_answer_in_place_has_no_fence(vim: Neovim) -> None:
     assert vim.lines() == ["keep", "old", "keep too"]
 
 
-def test_a_selection_that_was_changed_meanwhile_is_left_alone(vim: Neovim) -> None:
+def test_a_selection_changed_meanwhile_is_not_replaced(vim: Neovim) -> None:
     vim.fill("keep", "old", "keep too")
     spy(vim, answers=True)
     vim.command("2Mlx! shorter")
@@ -83,13 +83,13 @@ def test_an_answer_in_place_is_one_undo_step(vim: Neovim) -> None:
     vim.lua("vim.api.nvim_win_set_cursor(0, { 2, 0 })")
     vim.command("Mlx! Count from 3 to 7.")
     wait_idle(vim)
-    # The buffer is no part of the question where there is no range.
+    # Without a range, the buffer is not part of the question.
     assert vim.lines() == ["first", "3, 4, 5, 6, 7", "last"]
     vim.command("undo")
     assert vim.lines() == ["first", "", "last"]
 
 
-def test_a_selection_is_replaced_when_the_answer_comes_and_undone_in_one(vim: Neovim) -> None:
+def test_a_replaced_selection_is_one_undo_step(vim: Neovim) -> None:
     vim.fill("keep", "old", "older", "keep too")
     vim.command("2,3Mlx! hello")
     wait_idle(vim)
@@ -101,7 +101,7 @@ def test_a_selection_is_replaced_when_the_answer_comes_and_undone_in_one(vim: Ne
     assert vim.lines() == ["keep", "old", "older", "keep too"]
 
 
-def test_what_is_typed_meanwhile_stays(vim: Neovim) -> None:
+def test_text_typed_while_an_answer_streams_is_kept(vim: Neovim) -> None:
     vim.fill("a", "", "z")
     vim.lua("vim.api.nvim_win_set_cursor(0, { 2, 0 })")
     vim.command("Mlx! Count from 1 to 60.")
@@ -112,7 +112,7 @@ def test_what_is_typed_meanwhile_stays(vim: Neovim) -> None:
     assert vim.lines() == ["typed above", "a", counted, "z"]
 
 
-def test_stopping_stops_the_work(vim: Neovim, daemon: Daemon) -> None:
+def test_mlxstop_cancels_the_request(vim: Neovim, daemon: Daemon) -> None:
     vim.lua(SETUP, {"params": {"ignore_eos": True, "max_tokens": 9000}})
     vim.command("Mlx Count from 1 to 99.")
     vim.wait("require('mlxd').statusline():find('%d')")
@@ -121,7 +121,7 @@ def test_stopping_stops_the_work(vim: Neovim, daemon: Daemon) -> None:
     daemon.wait_idle()
 
 
-def test_an_error_is_said_with_the_next_step(vim: Neovim) -> None:
+def test_neovim_shows_an_error_with_the_next_step(vim: Neovim) -> None:
     vim.lua(SETUP, {"model": "no-such"})
     vim.command("Mlx hello")
     wait_idle(vim)
@@ -129,7 +129,7 @@ def test_an_error_is_said_with_the_next_step(vim: Neovim) -> None:
     assert "mlx models list" in vim.messages()
 
 
-def test_a_chat_remembers_and_what_the_buffer_says_counts(vim: Neovim) -> None:
+def test_a_chat_buffer_is_the_conversation_history(vim: Neovim) -> None:
     vim.command("MlxChat My name is Ada.")
     wait_idle(vim)
     vim.wait("vim.api.nvim_buf_get_lines(0, -4, -3, false)[1] == '## You'")
@@ -140,7 +140,7 @@ def test_a_chat_remembers_and_what_the_buffer_says_counts(vim: Neovim) -> None:
     assert any(line == "Your name is Ada." for line in vim.lines())
 
 
-def test_typing_in_a_chat_warms_the_prompt(vim: Neovim, daemon: Daemon) -> None:
+def test_typing_in_a_chat_prefills_the_prompt(vim: Neovim, daemon: Daemon) -> None:
     before = daemon.logged(method="prefill")
     vim.command("MlxChat")
     vim.keys("iRepeat after me: the purple fox")
@@ -152,9 +152,7 @@ def test_typing_in_a_chat_warms_the_prompt(vim: Neovim, daemon: Daemon) -> None:
     until(warmed, "the prompt is computed")
 
 
-def test_typing_a_question_about_a_selection_warms_what_goes_before_it(
-    vim: Neovim, daemon: Daemon
-) -> None:
+def test_typing_a_command_with_a_range_prefills_the_selection(vim: Neovim, daemon: Daemon) -> None:
     vim.fill("one", "two", "three")
     spy(vim)
     vim.keys(":2,3Mlx ")
@@ -170,7 +168,7 @@ def test_typing_a_question_about_a_selection_warms_what_goes_before_it(
     assert warmed["params"]["supersede"]
 
 
-def test_warming_can_be_turned_off(vim: Neovim) -> None:
+def test_prefill_while_typing_can_be_turned_off(vim: Neovim) -> None:
     vim.lua(SETUP, {"prefill": False})
     vim.fill("one", "two")
     spy(vim)
@@ -180,7 +178,7 @@ def test_warming_can_be_turned_off(vim: Neovim) -> None:
     assert vim.lua("return _G.sent[1].method") == "chat"
 
 
-def test_checkhealth_says_what_is_there(vim: Neovim) -> None:
+def test_checkhealth_reports_the_daemon_and_its_models(vim: Neovim) -> None:
     vim.command("checkhealth mlxd")
     said = "\n".join(vim.lines())
     assert "answers at" in said
@@ -188,7 +186,7 @@ def test_checkhealth_says_what_is_there(vim: Neovim) -> None:
     assert "ERROR" not in said
 
 
-def test_the_help_has_its_tags(vim: Neovim, tmp_path: Path) -> None:
+def test_the_neovim_help_defines_its_tags(vim: Neovim, tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "client" / "editors" / "nvim" / "doc"
     copy = tmp_path / "doc"
     copy.mkdir()
@@ -199,7 +197,7 @@ def test_the_help_has_its_tags(vim: Neovim, tmp_path: Path) -> None:
         assert f"\n{name}\t" in "\n" + tags
 
 
-def test_a_daemon_is_started_where_none_runs(
+def test_neovim_starts_the_daemon_if_none_is_running(
     environ: dict[str, str], tmp_path: Path, program: str | None
 ) -> None:
     own = {"MLXD_SOCKET": str(tmp_path / "mlxd" / "mlxd.sock")}
@@ -213,7 +211,7 @@ def test_a_daemon_is_started_where_none_runs(
         editor.lua("vim.fn.system({ 'mlxd', 'stop' })")
 
 
-def test_without_a_daemon_the_next_step_is_said(
+def test_neovim_shows_the_next_step_without_a_daemon(
     environ: dict[str, str], tmp_path: Path, program: str | None
 ) -> None:
     with neovim({**environ, "MLXD_SOCKET": str(tmp_path / "s"), "MLXD_AUTOSTART": "0"},
@@ -222,7 +220,7 @@ def test_without_a_daemon_the_next_step_is_said(
         editor.wait("vim.api.nvim_exec('messages', true):find('mlxd start')")
 
 
-def test_a_request_withdrawn_before_the_daemon_runs_is_not_sent(
+def test_a_request_cancelled_before_the_daemon_runs_is_not_sent(
     environ: dict[str, str], tmp_path: Path, program: str | None
 ) -> None:
     path, go = tmp_path / "s", tmp_path / "go"
@@ -230,7 +228,7 @@ def test_a_request_withdrawn_before_the_daemon_runs_is_not_sent(
         neovim({**environ, "MLXD_SOCKET": str(path)}, tmp_path, program) as editor,
         socket.socket(socket.AF_UNIX) as listener,
     ):
-        # What "starts the daemon" ends once this test listens in its place.
+        # The command that should start the daemon ends once this test listens in its place.
         editor.lua(SETUP, {"command": ["sh", "-c", f"until test -e {go}; do sleep 0.05; done"]})
         editor.lua("""
           local request = require('mlxd.client').request
@@ -246,14 +244,14 @@ def test_a_request_withdrawn_before_the_daemon_runs_is_not_sent(
             assert peer.recv(1000) == msgpack.packb([0, 2, "ping", []])
 
 
-def test_a_socket_that_cannot_be_is_said(vim: Neovim) -> None:
+def test_an_invalid_socket_path_is_reported(vim: Neovim) -> None:
     vim.lua(SETUP, {"socket": "/tmp/" + "x" * 200, "command": False})
     vim.command("Mlx hello")
     vim.wait("vim.api.nvim_exec('messages', true):find('mlxd:')")
     wait_idle(vim)
 
 
-def test_the_golden_vectors_are_understood_whatever_the_pieces(vim: Neovim) -> None:
+def test_the_neovim_codec_reads_the_golden_vectors_in_any_chunking(vim: Neovim) -> None:
     read = """
       local data, size = ...
       data = data:gsub('..', function(two) return string.char(tonumber(two, 16)) end)
@@ -284,12 +282,12 @@ AS_HEX = """
 """
 
 
-def test_what_is_sent_are_the_bytes_of_the_golden_vectors(vim: Neovim) -> None:
+def test_the_neovim_codec_writes_the_golden_vectors(vim: Neovim) -> None:
     compared = 0
     for vector in json.loads(VECTORS.read_text()):
         meaning = vector["meaning"]
         params = meaning.get("params")
-        # The order of a Lua table's members is not fixed: those with one member can be compared.
+        # The order of a Lua table's keys is undefined, so only tables with one key are compared.
         if not params or len(params) > 1 or not str(meaning.get("id", 1)).isdigit():
             continue
         if meaning["kind"] == "request":

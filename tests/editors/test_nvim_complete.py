@@ -1,4 +1,4 @@
-"""Completion as one types, in a real Neovim against a real daemon."""
+"""Completion while typing, in a real Neovim with a real daemon."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def start_typing(vim: Neovim, text: str = "def add(a, b):<CR>    return ") -> No
     vim.wait("not require('mlxd.complete').busy()")
 
 
-def test_a_completion_is_shown_behind_the_cursor_and_accepted_whole(vim: Neovim) -> None:
+def test_a_completion_is_shown_after_the_cursor_and_accepted_completely(vim: Neovim) -> None:
     start_typing(vim)
     marks = vim.lua("""
       local space = vim.api.nvim_get_namespaces()['mlxd.complete']
@@ -37,7 +37,7 @@ def test_a_completion_is_shown_behind_the_cursor_and_accepted_whole(vim: Neovim)
     vim.wait("vim.api.nvim_get_current_line() == '    return '")
 
 
-def test_a_word_is_accepted_and_the_rest_stays(vim: Neovim) -> None:
+def test_accepting_a_word_keeps_the_rest(vim: Neovim) -> None:
     start_typing(vim)
     vim.keys("<M-w>")
     vim.wait("vim.api.nvim_get_current_line() == '    return a'")
@@ -47,7 +47,9 @@ def test_a_word_is_accepted_and_the_rest_stays(vim: Neovim) -> None:
     assert vim.lua(f"return {SHOWN}") is None
 
 
-def test_typing_what_it_says_keeps_it_and_anything_else_drops_it(vim: Neovim) -> None:
+def test_typing_the_suggested_text_keeps_the_completion_and_other_text_drops_it(
+    vim: Neovim,
+) -> None:
     start_typing(vim)
     asked = vim.lua("return require('mlxd.complete').counts.asked")
     vim.keys("a ")
@@ -57,13 +59,13 @@ def test_typing_what_it_says_keeps_it_and_anything_else_drops_it(vim: Neovim) ->
     vim.wait(f"not ({SHOWN} or ''):find('^%+ b')")
 
 
-def test_leaving_insert_mode_shows_nothing_and_cancels(vim: Neovim) -> None:
+def test_leaving_insert_mode_hides_the_completion(vim: Neovim) -> None:
     start_typing(vim)
     vim.keys("<Esc>")
     vim.wait(f"{SHOWN} == nil")
 
 
-def test_a_late_answer_is_never_shown(vim: Neovim) -> None:
+def test_a_late_completion_is_never_shown(vim: Neovim) -> None:
     vim.lua(SETUP, COMPLETE)
     spy(vim, answers=True)
     vim.keys("ix = ")
@@ -75,14 +77,14 @@ def test_a_late_answer_is_never_shown(vim: Neovim) -> None:
     assert vim.lua("return require('mlxd.complete').counts.stale") == 1
 
 
-def test_a_key_that_is_taken_is_left_alone(vim: Neovim) -> None:
+def test_an_existing_key_mapping_is_kept(vim: Neovim) -> None:
     vim.command("inoremap <M-l> mine")
     vim.lua(SETUP, COMPLETE)
     vim.keys("i<M-l>")
     vim.wait("vim.api.nvim_get_current_line() == 'mine'")
 
 
-def test_the_prefix_moves_in_jumps(vim: Neovim) -> None:
+def test_the_start_of_the_prefix_moves_in_large_steps(vim: Neovim) -> None:
     vim.lua(SETUP, {"complete": {"prefix_chars": 400}})
     starts = set()
     for count in range(60, 90):
@@ -95,8 +97,8 @@ def test_the_prefix_moves_in_jumps(vim: Neovim) -> None:
     assert len(starts) <= 3
 
 
-def offered(vim: Neovim, text: str, typed: str = "x = ") -> None:
-    """Type, and let this be what could follow."""
+def type_and_complete(vim: Neovim, text: str, typed: str = "x = ") -> None:
+    """Type `typed`, and let the daemon suggest `text`."""
     vim.lua(SETUP, COMPLETE)
     spy(vim, answers=True)
     vim.keys("i" + typed)
@@ -106,15 +108,15 @@ def offered(vim: Neovim, text: str, typed: str = "x = ") -> None:
 
 
 @pytest.mark.parametrize("word", ["größe", "漢字", "((", "\n\tif"])
-def test_a_word_is_what_the_buffer_says(vim: Neovim, word: str) -> None:
-    offered(vim, word + " = 1")
+def test_a_word_can_be_unicode_punctuation_or_start_with_a_newline(vim: Neovim, word: str) -> None:
+    type_and_complete(vim, word + " = 1")
     vim.keys("<M-w>")
     vim.wait(f"{SHOWN} == ' = 1'")
     assert "\n".join(vim.lines()) == "x = " + word
 
 
-def test_a_line_is_accepted_and_the_rest_stays(vim: Neovim) -> None:
-    offered(vim, "1\ny = 2\nz = 3")
+def test_accepting_a_line_keeps_the_rest(vim: Neovim) -> None:
+    type_and_complete(vim, "1\ny = 2\nz = 3")
     for lines, rest in ((["x = 1"], "\ny = 2\nz = 3"), (["x = 1", "y = 2"], "\nz = 3")):
         vim.keys("<M-j>")
         vim.wait(f"{SHOWN} == a[1]", rest)
@@ -122,14 +124,14 @@ def test_a_line_is_accepted_and_the_rest_stays(vim: Neovim) -> None:
 
 
 @pytest.mark.parametrize("key", ["<C-c>", "<Esc>", "<C-n>", "<Left>", "<CR>"])
-def test_what_no_longer_fits_goes(vim: Neovim, key: str) -> None:
+def test_a_completion_that_no_longer_fits_is_hidden(vim: Neovim, key: str) -> None:
     vim.command("set complete=.")
-    offered(vim, "1 + 2", "xylophone<CR>xylem<CR>xy")
+    type_and_complete(vim, "1 + 2", "xylophone<CR>xylem<CR>xy")
     vim.keys(key)
     vim.wait(f"{SHOWN} == nil")
 
 
-def test_one_request_for_each_buffer_counts_and_the_time_is_limited(vim: Neovim) -> None:
+def test_completion_has_one_request_per_buffer_and_a_time_limit(vim: Neovim) -> None:
     vim.lua(SETUP, {"complete": {"auto": True, "debounce_ms": 0, "budget_ms": 50}})
     spy(vim, answers=True)
     vim.keys("ia = ")
@@ -147,7 +149,7 @@ def test_one_request_for_each_buffer_counts_and_the_time_is_limited(vim: Neovim)
     assert len({key for _, key in keys}) == len(keys) == 2
 
 
-def test_the_daemon_reads_the_text_when_one_begins_to_type(vim: Neovim, daemon: Daemon) -> None:
+def test_entering_insert_mode_prefills_the_buffer(vim: Neovim, daemon: Daemon) -> None:
     before = daemon.logged(method="prefill")
     vim.lua(SETUP, COMPLETE)
     vim.fill("def add(a, b):", "    return")
@@ -156,19 +158,19 @@ def test_the_daemon_reads_the_text_when_one_begins_to_type(vim: Neovim, daemon: 
     until(lambda: daemon.logged(method="prefill") > before, "the prompt is computed")
 
 
-def test_half_a_character_is_never_sent(vim: Neovim) -> None:
+def test_the_context_is_never_cut_inside_a_character(vim: Neovim) -> None:
     vim.lua(SETUP, {"complete": {"prefix_chars": 100, "suffix_chars": 21}})
     for count in range(40, 120):
         vim.fill("é" * count + "z" + "漢" * 40)
         vim.lua("vim.api.nvim_win_set_cursor(0, { 1, ... })", 2 * count + 1)
-        # Decoding what came over the wire fails where it is no text.
+        # Decoding the RPC message fails if a string is not valid UTF-8.
         prefix, suffix = vim.lua("return { require('mlxd.complete').context() }")
         assert len(prefix.encode()) <= 100
         assert prefix.endswith("éz")
         assert suffix == "漢" * 7
 
 
-def test_completion_is_turned_off_and_on(vim: Neovim) -> None:
+def test_mlxcomplete_turns_completion_off_and_on(vim: Neovim) -> None:
     vim.lua(SETUP, COMPLETE)
     spy(vim)
     vim.command("MlxComplete off")
@@ -181,7 +183,7 @@ def test_completion_is_turned_off_and_on(vim: Neovim) -> None:
     assert vim.lua("return _G.sent[1].params.prefix")[0] == "y"
 
 
-def test_a_daemon_that_cannot_be_is_tried_once_and_said_once(
+def test_an_unreachable_daemon_is_tried_and_reported_once(
     environ: dict[str, str], tmp_path: Path, program: str | None
 ) -> None:
     with neovim({**environ, "MLXD_SOCKET": str(tmp_path / "s"), "MLXD_AUTOSTART": "0"},
@@ -192,7 +194,7 @@ def test_a_daemon_that_cannot_be_is_tried_once_and_said_once(
         for letter in "abc":
             editor.keys(letter)
             editor.wait("vim.api.nvim_get_current_line():sub(-1) == a[1]", letter)
-            # Longer than the pause after which it would ask.
+            # Longer than the debounce time, after which it would send a request.
             editor.lua("vim.wait(40)")
         assert editor.lua(f"return {COUNTS}.asked") == 1
         assert editor.messages().count("mlxd start") == 1

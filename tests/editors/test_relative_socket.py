@@ -1,4 +1,4 @@
-"""A relative MLXD_SOCKET names another socket in every folder: every client refuses it alike."""
+"""Every client refuses a relative MLXD_SOCKET, which would depend on the working folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.neovim import neovim, neovims
 from support.shells import KEYS, PROMPT, shell
 
 RELATIVE = "run/mlxd.sock"
-SAID = f'MLXD_SOCKET must be an absolute path, not "{RELATIVE}".'
+MESSAGE = f'MLXD_SOCKET must be an absolute path, not "{RELATIVE}".'
 NEXT_STEP = "Set it to the whole path of the socket, or unset it."
 EMACS = Path(__file__).resolve().parents[2] / "client" / "editors" / "emacs"
 Environ = Mapping[str, str]
@@ -41,7 +41,7 @@ def library(environ: dict[str, str], folder: Path) -> str:
     return done.stdout
 
 
-def pressed(name: str) -> Callable[[dict[str, str], Path], str]:
+def shell_key(name: str) -> Callable[[dict[str, str], Path], str]:
     def refused(environ: dict[str, str], folder: Path) -> str:
         with shell(name, environ, folder) as screen:
             screen.wait_prompt(PROMPT)
@@ -77,19 +77,19 @@ CLIENTS = {
     "mlxd": command("mlxd", "status"),
     "mlxd start": command("mlxd", "start"),
     "the Python library": library,
-    "zsh": pressed("zsh"),
-    "bash": pressed("bash"),
-    "fish": pressed("fish"),
+    "zsh": shell_key("zsh"),
+    "bash": shell_key("bash"),
+    "fish": shell_key("fish"),
     "Emacs": emacs,
     "Neovim": nvim,
 }
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_relative_socket_is_refused_by_every_client_alike(
+def test_every_client_refuses_a_relative_socket_with_the_same_message(
     client: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     said = CLIENTS[client]({**environ, "MLXD_SOCKET": RELATIVE}, tmp_path)
     words = " ".join(said.split())
-    assert SAID in words
+    assert MESSAGE in words
     assert NEXT_STEP in words

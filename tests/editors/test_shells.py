@@ -1,4 +1,4 @@
-"""The keys of `mlx shell-init`, pressed in the real shells on a terminal."""
+"""The key bindings of `mlx shell-init`, in real shells on a terminal."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ LINUX = sys.platform == "linux"
 def channels(pid: int) -> list[str]:
     """Return the sockets and pipes that a process has open.
 
-    Its other files come and go: a shell keeps its own descriptors elsewhere while it runs a hook,
-    so that their number says nothing.
+    Other files are not counted: a shell duplicates its own descriptors while it runs a hook.
     """
     return sorted(
         link
@@ -39,11 +38,11 @@ def read_link(file: Path) -> str:
     try:
         return os.readlink(file)
     except FileNotFoundError:
-        return ""  # closed since it was listed
+        return ""  # closed meanwhile
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_words_become_a_command_that_is_not_run(
+def test_the_command_key_inserts_a_command_without_running_it(
     name: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     with shell(name, environ, tmp_path) as screen:
@@ -52,14 +51,14 @@ def test_words_become_a_command_that_is_not_run(
         screen.wait("list files by size")
         screen.send(KEYS[name][0])
         screen.wait(f"{PROMPT}ls -lS")
-        # Enter runs it, as any other line: until then nothing has been.
+        # The command does not run before Enter is pressed.
         screen.send("\x15echo still\\ here\r")
         screen.wait("\nstill here")
         assert "total" not in screen.text()
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_a_command_is_explained_and_stays(
+def test_the_explain_key_explains_a_command_and_keeps_the_line(
     name: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     with shell(name, environ, tmp_path) as screen:
@@ -75,7 +74,7 @@ FAILS = "sh -c 'exit 7'"
 
 
 @pytest.mark.parametrize("name", ["bash", "fish"])
-def test_the_last_failed_command_is_sent_with_its_status(
+def test_the_fix_key_sends_the_last_failed_command_with_its_status(
     name: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     asked = tmp_path / "asked"
@@ -115,11 +114,11 @@ def test_zsh_sends_the_last_failed_command_with_its_status(
 
 
 @pytest.mark.parametrize("name", ["zsh", "fish"])
-def test_a_second_press_stops_the_work(
+def test_pressing_the_key_again_cancels_the_request(
     name: str, daemon: Daemon, environ: dict[str, str], tmp_path: Path
 ) -> None:
     with daemon.peer() as busy:
-        # A long prompt ahead of it keeps the answer away until it is cancelled.
+        # A long-running request delays the answer until it is cancelled.
         one = busy.send("chat", messages=[{"role": "user", "content": "Count from 0 to 99."}],
                         ignore_eos=True, max_tokens=16_000, stream=True)  # fmt: skip
         busy.wait_event("delta")
@@ -137,7 +136,7 @@ def test_a_second_press_stops_the_work(
 
 
 @pytest.mark.parametrize("name", ["bash", "fish"])
-def test_ctrl_c_stops_the_work_and_the_shell_goes_on(
+def test_ctrl_c_cancels_the_request_and_the_shell_continues(
     name: str, daemon: Daemon, environ: dict[str, str], tmp_path: Path
 ) -> None:
     with shell(name, environ, tmp_path) as screen:
@@ -152,7 +151,7 @@ def test_ctrl_c_stops_the_work_and_the_shell_goes_on(
         screen.wait("\nstill here")
 
 
-def test_zsh_takes_keys_while_it_waits(
+def test_zsh_accepts_input_while_a_request_runs(
     daemon: Daemon, environ: dict[str, str], tmp_path: Path
 ) -> None:
     with shell("zsh", environ, tmp_path) as screen:
@@ -169,12 +168,12 @@ def test_zsh_takes_keys_while_it_waits(
 
 
 @pytest.mark.parametrize("pieces", [None, *range(4)])
-def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
+def test_one_ctrl_c_at_any_moment_gives_a_new_prompt(
     pieces: int | None, daemon: Daemon, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """It may hit the line editor while it waits, a handler of ours, or the moment before one.
+    """Ctrl-C may interrupt the line editor, one of our handlers, or the moment before one.
 
-    Promised: one Ctrl-C is enough, the daemon's work ends, and the shell keeps nothing open.
+    One Ctrl-C is enough, the request is cancelled, and the shell leaves nothing open.
     """
     with shell("zsh", environ, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
@@ -189,7 +188,7 @@ def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
                 begun = "\n0, 1, 2"[: 2 * pieces]
                 screen.wait(begun, timeout_s=WAIT_S)
             elif pieces is None and LINUX:
-                # In the midst of making the request.
+                # While the request is being sent.
                 until(lambda: channels(screen.pid) != before, "the work begins", WAIT_S)
             screen.send("\x03")
             screen.wait_prompt(PROMPT)
@@ -200,7 +199,7 @@ def test_one_ctrl_c_gives_a_fresh_line_wherever_it_hits(
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_a_key_that_is_taken_is_left_alone_and_another_can_be_chosen(
+def test_an_existing_key_binding_is_kept_and_another_key_can_be_set(
     name: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     before = {
@@ -221,7 +220,7 @@ def test_a_key_that_is_taken_is_left_alone_and_another_can_be_chosen(
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_without_a_daemon_the_next_step_is_said(
+def test_shell_keys_print_the_next_step_without_a_daemon(
     name: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     nobody = {**environ, "MLXD_SOCKET": str(tmp_path / "s"), "MLXD_AUTOSTART": "0"}
@@ -234,7 +233,7 @@ def test_without_a_daemon_the_next_step_is_said(
         screen.wait_for(lambda: f"{PROMPT}list files by size" in screen.text(), "the line", WAIT_S)
 
 
-def test_zsh_starts_a_daemon_where_none_runs(environ: dict[str, str], tmp_path: Path) -> None:
+def test_zsh_starts_the_daemon_if_none_is_running(environ: dict[str, str], tmp_path: Path) -> None:
     own = {
         **environ,
         "MLXD_SOCKET": str(tmp_path / "mlxd" / "m"),
@@ -244,7 +243,7 @@ def test_zsh_starts_a_daemon_where_none_runs(environ: dict[str, str], tmp_path: 
     with shell("zsh", own, tmp_path) as screen:
         screen.wait_prompt(PROMPT)
         screen.send("list files by size\x18k")
-        # A whole daemon starts and loads a model.
+        # The daemon has to start and load a model.
         screen.wait(f"{PROMPT}ls -lS", timeout_s=2 * WAIT_S)
         screen.send("\x15mlxd stop\r")
         screen.wait("has stopped")
@@ -280,19 +279,19 @@ def message(folder: Path, environ: dict[str, str]) -> str:
     return git(folder, "log", "-1", "--format=%B", **environ).stdout.strip()
 
 
-def test_a_commit_message_is_proposed(repository: Path, environ: dict[str, str]) -> None:
+def test_the_git_hook_proposes_a_commit_message(repository: Path, environ: dict[str, str]) -> None:
     done = git(repository, "commit", **{**environ, "GIT_EDITOR": "true"})
     assert done.returncode == 0, done.stderr
     assert message(repository, environ)
     assert not (repository / ".git" / "COMMIT_EDITMSG.mlxd").exists()
 
 
-def test_a_message_that_was_given_is_left_alone(repository: Path, environ: dict[str, str]) -> None:
+def test_the_git_hook_keeps_a_given_message(repository: Path, environ: dict[str, str]) -> None:
     assert git(repository, "commit", "-m", "mine", **environ).returncode == 0
     assert message(repository, environ) == "mine"
 
 
-def test_no_daemon_blocks_no_commit(
+def test_a_missing_daemon_does_not_block_a_commit(
     repository: Path, environ: dict[str, str], tmp_path: Path
 ) -> None:
     alone = {**environ, "MLXD_SOCKET": str(tmp_path / "nobody")}
@@ -305,7 +304,7 @@ def test_no_daemon_blocks_no_commit(
     assert not (tmp_path / "nobody").exists()
 
 
-def test_a_daemon_that_says_nothing_blocks_no_commit(
+def test_a_daemon_that_never_answers_does_not_block_a_commit(
     repository: Path, environ: dict[str, str], tmp_path: Path
 ) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
@@ -320,7 +319,7 @@ def test_a_daemon_that_says_nothing_blocks_no_commit(
     assert message(repository, environ) == "by hand"
 
 
-def test_the_hook_sends_the_diff_to_standard_input(
+def test_the_git_hook_passes_the_diff_on_stdin(
     repository: Path, environ: dict[str, str], tmp_path: Path
 ) -> None:
     asked = tmp_path / "asked"

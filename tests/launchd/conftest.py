@@ -1,4 +1,4 @@
-"""A home of its own for every test."""
+"""Give every test its own home folder."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ def listener(tmp_path: Path) -> socket.socket:
     return listener
 
 
-def test_without_a_service_manager_there_are_no_sockets() -> None:
+def test_no_sockets_are_adopted_without_a_service_manager() -> None:
     assert adopt_sockets({}, activate=never) == []
     assert adopt_sockets({"XPC_SERVICE_NAME": "0"}, activate=never) == []
 
 
-def test_launchd_s_socket_is_adopted(listener: socket.socket) -> None:
+def test_the_socket_of_launchd_is_adopted(listener: socket.socket) -> None:
     asked = []
 
     def activate(name: str) -> list[int]:
@@ -50,7 +50,7 @@ def test_launchd_s_socket_is_adopted(listener: socket.socket) -> None:
     (adopted,) = adopt_sockets(environ, activate=activate)
     with adopted:
         assert asked == ["Listener"]
-        assert environ == {}, "what this process starts must not ask again"
+        assert environ == {}, "child processes must not adopt the socket again"
         assert not os.get_inheritable(adopted.fileno())
 
 
@@ -58,7 +58,7 @@ def test_launchd_s_socket_is_adopted(listener: socket.socket) -> None:
     ("code", "reason"),
     [(2, "no socket named"), (3, "not started by launchd"), (37, "already"), (99, "error 99")],
 )
-def test_launchd_s_refusal_is_put_into_words(code: int, reason: str) -> None:
+def test_an_error_of_launchd_is_reported_with_its_reason(code: int, reason: str) -> None:
     def activate(_name: str) -> list[int]:
         raise OSError(code, "refused")
 
@@ -66,7 +66,7 @@ def test_launchd_s_refusal_is_put_into_words(code: int, reason: str) -> None:
         launchd_descriptors({"XPC_SERVICE_NAME": LABEL}, activate)
 
 
-def test_systemd_s_sockets_start_at_three_and_the_variables_go() -> None:
+def test_systemd_sockets_start_at_descriptor_3_and_variables_are_removed() -> None:
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b", "HOME": "/"}
     environ["LISTEN_PIDFDID"] = "1"
     assert systemd_descriptors(environ, 7) == [3, 4]
@@ -82,7 +82,7 @@ def test_systemd_s_sockets_start_at_three_and_the_variables_go() -> None:
         {"LISTEN_PID": "7", "LISTEN_FDS": "many"},
     ],
 )
-def test_what_is_meant_for_others_or_malformed_is_ignored(environ: dict[str, str]) -> None:
+def test_foreign_or_malformed_listen_variables_are_ignored(environ: dict[str, str]) -> None:
     assert systemd_descriptors(environ, 7) == []
     assert environ == {}
 
@@ -99,7 +99,7 @@ def test_a_descriptor_that_is_no_socket_is_refused() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/", pytest.param("@", marks=needs.linux_only)])
-def test_readiness_is_one_datagram(tmp_path: Path, prefix: str) -> None:
+def test_notify_sends_one_datagram(tmp_path: Path, prefix: str) -> None:
     address = str(tmp_path / "n") if prefix == "/" else f"@mlxd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("\0" + address[1:] if prefix == "@" else address)
@@ -107,7 +107,7 @@ def test_readiness_is_one_datagram(tmp_path: Path, prefix: str) -> None:
         assert receiver.recv(64) == b"READY=1"
 
 
-def test_nobody_to_notify_is_no_error(tmp_path: Path) -> None:
+def test_notify_without_a_receiver_is_no_error(tmp_path: Path) -> None:
     assert not notify("READY=1", {})
     assert not notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "gone")})
 
@@ -126,12 +126,12 @@ connection.sendall(connection.recv(100).upper() + " ".join(["", *kept]).encode()
 @pytest.mark.parametrize(
     ("names", "open_ones"),
     [
-        ("", b" 3 4"),  # somebody's own unit: all are ours
-        ("somebody-s:Listener", b" 4"),  # mlxd.socket, to which somebody added one
+        ("", b" 3 4"),  # a unit without names: all sockets are adopted
+        ("somebody-s:Listener", b" 4"),  # mlxd.socket, to which the user added a socket
         ("one:other", b" 3 4"),
     ],
 )
-def test_the_real_systemd_socket_activate_hands_over_its_sockets(
+def test_sockets_of_the_real_systemd_socket_activate_are_adopted(
     tmp_path: Path, names: str, open_ones: bytes
 ) -> None:
     address = tmp_path / "s"
@@ -144,7 +144,7 @@ def test_the_real_systemd_socket_activate_hands_over_its_sockets(
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        for _ in range(2):  # its way to say that one may connect
+        for _ in range(2):  # one line for each socket that is ready
             assert "Listening" in process.stderr.readline()
         with socket.socket(socket.AF_UNIX) as caller:
             caller.settimeout(30)
@@ -188,17 +188,17 @@ def adopt(libxpc: Path | None, *descriptors: int) -> str:
     return done.stdout.strip()
 
 
-def test_launchd_s_function_is_called_by_its_c_signature(
+def test_launch_activate_socket_is_called_with_its_c_signature(
     libxpc: Path, listener: socket.socket
 ) -> None:
     with listener:
         assert adopt(libxpc, listener.fileno()) == f"[{listener.fileno()}]"
 
 
-def test_launchd_s_error_code_is_its_result(libxpc: Path) -> None:
+def test_an_error_code_of_launch_activate_socket_is_reported(libxpc: Path) -> None:
     assert "already handed over" in adopt(libxpc)
 
 
 @needs.linux_only
-def test_a_system_without_launchd_has_no_such_function() -> None:
+def test_activation_without_launch_activate_socket_is_an_error() -> None:
     assert "not started by launchd" in adopt(None)

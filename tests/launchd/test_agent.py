@@ -1,4 +1,4 @@
-"""The launchd agent against a stand-in launchctl that answers as the real one."""
+"""The launchd agent with a fake launchctl."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from mlxd.launchd.agent import GIVE_UP_S, INPUT_OUTPUT_GIVE_UP_S, RETRY_S, Launc
 from mlxd.launchd.service import ManagerUnreachable, Outcome, ServiceError, run_command
 from mlxd.launchd.spec import ServiceSpec
 
-STAND_IN = Path(__file__).with_name("launchctl")
+FAKE_LAUNCHCTL = Path(__file__).with_name("launchctl")
 JOB = "gui/501/mlxd.daemon"
 
 
 @cache
 def stand_in() -> Any:
     """Return the stand-in launchctl as a module: a process for each of its answers is slow."""
-    loader = SourceFileLoader("stand_in_launchctl", str(STAND_IN))
+    loader = SourceFileLoader("stand_in_launchctl", str(FAKE_LAUNCHCTL))
     module = ModuleType(loader.name)
     loader.exec_module(module)
     return module
 
 
 class FakeLaunchd:
-    """The stand-in's state, and a clock that moves only when somebody sleeps."""
+    """The state of the fake launchctl, and a clock that advances only in `sleep`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,7 +52,7 @@ class FakeLaunchd:
 
     def run_program(self, command: Sequence[str]) -> Outcome:
         """Run the stand-in as a program, as the agent runs launchctl."""
-        return run_command([sys.executable, "-I", "-S", str(STAND_IN), *command[1:]])
+        return run_command([sys.executable, "-I", "-S", str(FAKE_LAUNCHCTL), *command[1:]])
 
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
@@ -98,7 +98,7 @@ def everything_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
-def test_install_loads_a_job_that_waits_for_a_caller(
+def test_install_loads_a_job_that_starts_on_demand(
     agent: LaunchdService, launchd: FakeLaunchd
 ) -> None:
     assert agent.install()
@@ -118,7 +118,7 @@ def test_the_stand_in_answers_alike_as_a_program(
     assert launchd.state["jobs"][JOB]["leaving"] == 0
 
 
-def test_at_login_starts_at_once(spec: ServiceSpec, launchd: FakeLaunchd) -> None:
+def test_install_at_login_starts_the_job_at_once(spec: ServiceSpec, launchd: FakeLaunchd) -> None:
     agent = service(dataclasses.replace(spec, at_login=True), launchd)
     agent.install()
     assert launchd.state["jobs"][JOB]["runs"] == 1
@@ -133,7 +133,7 @@ def test_a_second_install_changes_nothing(agent: LaunchdService, launchd: FakeLa
     assert len([call for call in launchd.calls() if call.startswith("bootstrap")]) == 1
 
 
-def test_an_upgrade_waits_until_the_old_job_has_left(
+def test_an_upgrade_waits_until_the_old_job_has_ended(
     agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
 ) -> None:
     agent.install()
@@ -145,7 +145,7 @@ def test_an_upgrade_waits_until_the_old_job_has_left(
 
 
 @pytest.mark.parametrize("status", [5, 36, 37])
-def test_bootstrap_is_tried_again_while_the_old_job_leaves(
+def test_bootstrap_is_retried_while_the_old_job_ends(
     agent: LaunchdService, launchd: FakeLaunchd, status: int
 ) -> None:
     launchd.set(lingers=[status, status])
@@ -156,7 +156,7 @@ def test_bootstrap_is_tried_again_while_the_old_job_leaves(
 
 
 @pytest.mark.parametrize("status", [36, 37])
-def test_bootstrap_is_not_tried_for_ever(
+def test_bootstrap_is_given_up_after_30_seconds(
     agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd, status: int
 ) -> None:
     launchd.set(lingers=[status] * 100)
@@ -190,7 +190,7 @@ def test_where_nothing_loads_the_agent_the_next_step_is_told(
     assert everything_below(spec.paths.state_dir.parent) == set()
 
 
-def test_what_bootstrap_refuses_for_good_is_told_at_once(
+def test_a_permanent_bootstrap_error_is_reported_at_once(
     agent: LaunchdService, launchd: FakeLaunchd
 ) -> None:
     launchd.set(lingers=[22])
@@ -199,7 +199,7 @@ def test_what_bootstrap_refuses_for_good_is_told_at_once(
     assert launchd.now_s == 0
 
 
-def test_a_bootout_that_somebody_else_began_is_waited_for(
+def test_uninstall_waits_for_a_bootout_already_in_progress(
     agent: LaunchdService, launchd: FakeLaunchd
 ) -> None:
     agent.install()
@@ -210,7 +210,7 @@ def test_a_bootout_that_somebody_else_began_is_waited_for(
 
 
 @pytest.mark.parametrize("verb", ["bootout", "kill"])
-def test_a_job_that_went_a_moment_ago_is_no_error(
+def test_uninstall_and_stop_ignore_a_job_that_disappeared(
     agent: LaunchdService, launchd: FakeLaunchd, verb: str
 ) -> None:
     agent.install()
@@ -223,16 +223,14 @@ def test_a_job_that_went_a_moment_ago_is_no_error(
     assert [call for call in launchd.calls() if call.startswith(verb)]
 
 
-def test_a_job_that_went_before_it_could_be_started_is_loaded_again(
-    agent: LaunchdService, launchd: FakeLaunchd
-) -> None:
+def test_start_reloads_a_job_that_disappeared(agent: LaunchdService, launchd: FakeLaunchd) -> None:
     agent.install()
     launchd.set(vanishing=True)  # kickstart answers 113
     agent.start()
     assert launchd.state["jobs"][JOB]["runs"] == 1
 
 
-def test_a_job_that_never_leaves_is_reported_in_the_end(
+def test_a_job_that_never_ends_is_reported_after_the_timeout(
     agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
 ) -> None:
     agent.install()
@@ -246,7 +244,7 @@ def test_a_job_that_never_leaves_is_reported_in_the_end(
 
 
 @pytest.mark.parametrize("status", [5, 119])
-def test_a_job_switched_off_by_the_user_stays_off(
+def test_install_does_not_enable_a_job_disabled_by_the_user(
     agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd, status: int
 ) -> None:
     launchd.set(disabled=[JOB], switched_off_in_settings=True, disabled_status=status)
@@ -257,7 +255,7 @@ def test_a_job_switched_off_by_the_user_stays_off(
 
 
 @pytest.mark.parametrize("status", [5, 119])
-def test_start_respects_that_the_job_was_disabled(
+def test_start_does_not_enable_a_job_disabled_by_the_user(
     agent: LaunchdService, launchd: FakeLaunchd, status: int
 ) -> None:
     agent.install()
@@ -280,7 +278,7 @@ def test_an_agent_that_somebody_loaded_a_moment_ago_counts_as_loaded(
 
 
 @pytest.mark.parametrize("status", [113, 125, 1])
-def test_without_a_desktop_the_user_s_own_domain_is_used(
+def test_the_user_domain_is_used_without_a_desktop(
     agent: LaunchdService, launchd: FakeLaunchd, status: int
 ) -> None:
     launchd.set(domains=["user"], session="user", no_domain_status=status)
@@ -305,7 +303,7 @@ def test_an_agent_installed_over_ssh_starts_at_the_desktop_and_back(
     assert list(launchd.state["jobs"]) == ["user/501/mlxd.daemon"]
 
 
-def test_without_any_domain_nothing_is_changed_and_the_next_step_told(
+def test_without_a_domain_nothing_is_changed_and_the_error_has_a_hint(
     agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
 ) -> None:
     agent.check()
@@ -318,7 +316,7 @@ def test_without_any_domain_nothing_is_changed_and_the_next_step_told(
     assert not agent.uninstall()
 
 
-def test_start_runs_the_job_and_says_nothing_when_it_runs(
+def test_start_runs_the_job_unless_it_is_running(
     agent: LaunchdService, launchd: FakeLaunchd
 ) -> None:
     agent.install()
@@ -327,7 +325,7 @@ def test_start_runs_the_job_and_says_nothing_when_it_runs(
     assert launchd.state["jobs"][JOB]["runs"] == 1
 
 
-def test_start_registers_a_job_that_is_not(agent: LaunchdService, launchd: FakeLaunchd) -> None:
+def test_start_loads_a_job_that_is_not_loaded(agent: LaunchdService, launchd: FakeLaunchd) -> None:
     agent.install()
     launchd.set(jobs={})
     agent.start()
@@ -346,7 +344,7 @@ def test_stop_ends_the_process_and_keeps_the_job(
     agent.stop()
 
 
-def test_uninstall_waits_and_leaves_nothing_behind(
+def test_uninstall_waits_for_the_job_and_removes_all_files(
     agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
 ) -> None:
     agent.install()
@@ -358,24 +356,24 @@ def test_uninstall_waits_and_leaves_nothing_behind(
     assert everything_below(spec.paths.state_dir.parent) == set()
 
 
-def test_uninstall_keeps_what_is_the_user_s(agent: LaunchdService, spec: ServiceSpec) -> None:
+def test_uninstall_keeps_the_users_data(agent: LaunchdService, spec: ServiceSpec) -> None:
     agent.install()
     spec.paths.conversations_db.touch()
     agent.uninstall()
     assert spec.paths.conversations_db.exists()
 
 
-def test_uninstall_of_nothing_is_no_error(agent: LaunchdService) -> None:
+def test_uninstall_without_an_installation_is_no_error(agent: LaunchdService) -> None:
     assert not agent.uninstall()
 
 
-def test_a_machine_without_launchctl_is_told(spec: ServiceSpec, tmp_path: Path) -> None:
+def test_a_missing_launchctl_is_reported(spec: ServiceSpec, tmp_path: Path) -> None:
     agent = LaunchdService(spec, tmp_path / "agents", os.getuid(), run_command)
     with pytest.raises(ServiceError, match="launchctl does not exist"):
         agent.install()
 
 
-def test_files_of_another_installation_are_noticed(
+def test_files_of_another_installation_are_detected(
     agent: LaunchdService, spec: ServiceSpec, launchd: FakeLaunchd
 ) -> None:
     agent.install()

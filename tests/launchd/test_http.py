@@ -48,7 +48,7 @@ def test_the_bridge_is_started_by_the_daemons_launcher(spec: ServiceSpec) -> Non
     assert "RunAtLoad" not in agent
 
 
-def test_systemd_itself_finds_no_fault(spec: ServiceSpec, tmp_path: Path) -> None:
+def test_systemd_analyze_verifies_the_units(spec: ServiceSpec, tmp_path: Path) -> None:
     prepare(spec)
     files = [tmp_path / "mlxd-http.socket", tmp_path / "mlxd-http.service"]
     files[0].write_text(http_socket_unit(6593))

@@ -16,7 +16,7 @@ from mlxd.launchd.spec import ServiceSpec, stable_python
 
 GUI, USER = "gui/501", "user/501"
 
-# launchd.plist(5): every key that is used, with the type that it must have.
+# launchd.plist(5): every key in use, with its type.
 KEYS: dict[str, type] = {
     "Label": str,
     "ProgramArguments": list,
@@ -46,16 +46,16 @@ def about(spec: ServiceSpec) -> dict[str, Any]:
     return agent(spec, GUI)
 
 
-def test_every_key_is_known_and_of_its_type(spec: ServiceSpec) -> None:
+def test_every_plist_key_is_known_and_has_its_type(spec: ServiceSpec) -> None:
     for key, value in agent(dataclasses.replace(spec, at_login=True), USER).items():
         assert type(value) is KEYS[key]
 
 
-def test_it_survives_the_way_through_xml(spec: ServiceSpec) -> None:
+def test_the_plist_survives_xml_serialisation(spec: ServiceSpec) -> None:
     assert plistlib.loads(agent_bytes(spec, USER)) == agent(spec, USER)
 
 
-def test_it_holds_these_keys_with_these_values_and_no_others(spec: ServiceSpec) -> None:
+def test_the_plist_contains_exactly_the_expected_keys_and_values(spec: ServiceSpec) -> None:
     state, log = spec.paths.state_dir, spec.paths.log_dir
     assert plistlib.loads(agent_bytes(spec, GUI)) == {
         "Label": "mlxd.daemon",
@@ -78,30 +78,30 @@ def test_it_holds_these_keys_with_these_values_and_no_others(spec: ServiceSpec) 
     }
 
 
-def test_the_process_is_not_throttled(about: dict[str, Any]) -> None:
+def test_the_job_is_not_throttled(about: dict[str, Any]) -> None:
     assert about["ProcessType"] == "Interactive"
 
 
-def test_nothing_keeps_it_alive_or_starts_it_before_it_is_asked(about: dict[str, Any]) -> None:
+def test_the_job_is_neither_kept_alive_nor_run_at_load(about: dict[str, Any]) -> None:
     assert "KeepAlive" not in about
     assert "RunAtLoad" not in about
 
 
-def test_at_login_starts_it_at_load(spec: ServiceSpec) -> None:
+def test_at_login_sets_run_at_load(spec: ServiceSpec) -> None:
     assert agent(dataclasses.replace(spec, at_login=True), GUI)["RunAtLoad"] is True
 
 
-def test_launchd_listens_for_the_user_alone(spec: ServiceSpec, about: dict[str, Any]) -> None:
+def test_the_socket_of_launchd_is_private(spec: ServiceSpec, about: dict[str, Any]) -> None:
     listener = {"SockPathName": str(spec.paths.socket), "SockPathMode": 384}
     assert about["Sockets"] == {"Listener": listener}
     assert about["Umask"] == "077"
 
 
-def test_it_may_take_its_time_to_stop(about: dict[str, Any]) -> None:
+def test_the_job_has_20_seconds_to_stop(about: dict[str, Any]) -> None:
     assert about["ExitTimeOut"] == 20
 
 
-def test_login_items_reads_mlxd(about: dict[str, Any]) -> None:
+def test_login_items_shows_the_name_mlxd(about: dict[str, Any]) -> None:
     assert Path(about["ProgramArguments"][0]).name == "mlxd"
     assert about["ProgramArguments"][1:] == ["run"]
 
@@ -117,17 +117,17 @@ def test_a_list_moves_between_domains_and_keeps_the_rest(spec: ServiceSpec) -> N
     assert moved(agent_bytes(at_login, USER), GUI) == agent_bytes(at_login, GUI)
 
 
-def test_no_value_waits_to_be_expanded(about: dict[str, Any]) -> None:
+def test_no_plist_value_needs_expansion(about: dict[str, Any]) -> None:
     assert not [text for text in strings(about) if text.startswith("~") or "$" in text]
 
 
-def test_the_environment_holds_places_only(about: dict[str, Any]) -> None:
+def test_the_plist_environment_contains_only_paths(about: dict[str, Any]) -> None:
     names = {"SOCKET", "CONFIG_DIR", "STATE_DIR", "DATA_DIR", "CACHE_DIR", "LOG_DIR"}
     assert set(about["EnvironmentVariables"]) == {f"MLXD_{name}" for name in names}
     assert all(Path(value).is_absolute() for value in about["EnvironmentVariables"].values())
 
 
-def test_the_launcher_becomes_the_interpreter(spec: ServiceSpec, tmp_path: Path) -> None:
+def test_the_launcher_execs_the_interpreter(spec: ServiceSpec, tmp_path: Path) -> None:
     python = tmp_path / "odd 'name"
     python.write_text('#!/bin/sh\necho "$$ $@"\n')
     python.chmod(0o755)
@@ -138,7 +138,7 @@ def test_the_launcher_becomes_the_interpreter(spec: ServiceSpec, tmp_path: Path)
     assert said == f"{process.pid} -I -m mlxd.daemon.cli run\n"
 
 
-def test_the_launcher_says_so_when_python_is_gone(spec: ServiceSpec) -> None:
+def test_the_launcher_reports_a_missing_interpreter(spec: ServiceSpec) -> None:
     gone = dataclasses.replace(spec, python="/nowhere/python")
     prepare(gone)
     done = subprocess.run([gone.launcher], capture_output=True, text=True, check=False)
@@ -161,10 +161,12 @@ def test_the_launcher_says_so_when_python_is_gone(spec: ServiceSpec) -> None:
         ("/home/a/.venv/bin/python", "/home/a/.venv/bin/python"),
     ],
 )
-def test_the_interpreter_s_path_outlives_upgrades(executable: str, stable: str) -> None:
+def test_homebrew_interpreters_get_a_path_that_survives_upgrades(
+    executable: str, stable: str
+) -> None:
     assert stable_python(executable, lambda path: True) == stable
 
 
-def test_a_cellar_without_its_stable_link_is_kept() -> None:
+def test_a_cellar_path_without_a_stable_symlink_is_kept() -> None:
     executable = "/opt/homebrew/Cellar/x/1/bin/python"
     assert stable_python(executable, lambda path: False) == executable

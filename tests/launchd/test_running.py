@@ -1,4 +1,4 @@
-"""The daemon as it is installed: launcher, property list and units run by nothing else."""
+"""The daemon as installed, started through its launcher, property list and units."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from support.libxpc import build_libxpc
 from support.waiting import until
 
 
-def settle(spec: ServiceSpec, settings: str = "") -> dict[str, str]:
-    """Install the files and a configuration; returns what a service manager says of the user."""
+def prepare_home(spec: ServiceSpec, settings: str = "") -> dict[str, str]:
+    """Install the files and a configuration; return the variables that a service manager sets."""
     prepare(spec)
     spec.paths.config_dir.mkdir(parents=True)
     spec.paths.config_file.write_text(settings)
@@ -42,7 +42,7 @@ def launchd(
     started = []
 
     def load(spec: ServiceSpec, settings: str = "") -> Launchd:
-        environ = settle(spec, settings)
+        environ = prepare_home(spec, settings)
         plist = tmp_path / "mlxd.daemon.plist"
         write_file(plist, agent_bytes(spec, "gui/501"), 0o644)
         started.append(Launchd(plist, libxpc, environ))
@@ -59,7 +59,7 @@ def libxpc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask_while(path: Path, serve: Callable[[], None], method: str) -> Any:
-    """Ask a daemon that is started by this very question."""
+    """Send a request that starts the daemon; return the result."""
     answers: list[Any] = []
     caller = threading.Thread(
         target=lambda: answers.append(control.request(path, method, timeout_s=TIMEOUT_S))
@@ -67,28 +67,28 @@ def ask_while(path: Path, serve: Callable[[], None], method: str) -> Any:
     caller.start()
     serve()
     caller.join(TIMEOUT_S)
-    assert answers, "nobody has answered"
+    assert answers, "no answer"
     return answers[0]
 
 
-def test_launchd_s_first_caller_is_answered_by_what_the_property_list_says(
+def test_the_daemon_started_from_the_plist_answers_its_first_client(
     spec: ServiceSpec, launchd: Callable[..., Launchd]
 ) -> None:
     with launchd(spec, "preload = false\n") as job:
         about = ask_while(spec.paths.socket, job.serve_first_caller, "status")
         assert job.process is not None
-        assert about["pid"] == job.process.pid, "the launcher became another process"
+        assert about["pid"] == job.process.pid, "the launcher must exec the interpreter"
         variables = Path(f"/proc/{about['pid']}/environ").read_text().split("\0")
         assert f"PATH={SYSTEM_PATH}" in variables
         for made in (spec.paths.log_file, spec.paths.lock_file, spec.paths.log_dir):
             assert made.stat().st_mode & 0o077 == 0, made
-        assert spec.crash_log.read_text() == "", "it said something outside of its log"
+        assert spec.crash_log.read_text() == "", "the daemon wrote outside of its log"
         job.process.send_signal(signal.SIGTERM)
-        assert job.process.wait(TIMEOUT_S) == 0, "launchd would take it for a crash"
-        assert spec.paths.socket.exists(), "the socket is launchd's"
+        assert job.process.wait(TIMEOUT_S) == 0, "launchd would consider it a crash"
+        assert spec.paths.socket.exists(), "the socket belongs to launchd"
 
 
-def test_at_login_warms_the_default_model_before_anybody_asks(
+def test_the_daemon_started_at_login_preloads_the_default_model(
     spec: ServiceSpec, launchd: Callable[..., Launchd]
 ) -> None:
     with launchd(dataclasses.replace(spec, at_login=True)):
@@ -97,7 +97,7 @@ def test_at_login_warms_the_default_model_before_anybody_asks(
         assert [one["model"] for one in models] == ["pocket"]
 
 
-def test_a_damaged_configuration_ends_up_in_the_crash_log(
+def test_a_damaged_configuration_is_reported_in_the_crash_log(
     spec: ServiceSpec, launchd: Callable[..., Launchd]
 ) -> None:
     with launchd(dataclasses.replace(spec, at_login=True), "preload = maybe\n") as job:
@@ -107,10 +107,10 @@ def test_a_damaged_configuration_ends_up_in_the_crash_log(
     assert not lock.is_held(spec.paths.lock_file)
 
 
-def test_systemd_s_first_caller_is_answered_by_what_the_units_say(
+def test_the_daemon_started_from_systemd_units_answers_its_first_client(
     spec: ServiceSpec, tmp_path: Path
 ) -> None:
-    environ = {**settle(spec, "preload = false\n"), "PATH": SYSTEM_PATH}
+    environ = {**prepare_home(spec, "preload = false\n"), "PATH": SYSTEM_PATH}
     socket_keys, service = (
         section(socket_unit(spec), "Socket"),
         section(service_unit(spec), "Service"),
@@ -131,18 +131,18 @@ def test_systemd_s_first_caller_is_answered_by_what_the_units_say(
             command, env=environ, stderr=subprocess.PIPE, umask=int(service["UMask"][0], 8)
         ) as process:
             assert process.stderr is not None
-            process.stderr.readline()  # says that it listens
+            process.stderr.readline()  # the line that announces the socket
             about = control.request(spec.paths.socket, "status", timeout_s=TIMEOUT_S)
             assert about["pid"] == process.pid
             assert systemd.recv(64) == b"READY=1"
             process.send_signal(signal.SIGTERM)
             process.stderr.read()
             assert process.wait(TIMEOUT_S) == 0
-    assert spec.paths.socket.exists(), "the socket is systemd's"
+    assert spec.paths.socket.exists(), "the socket belongs to systemd"
 
 
 def section(text: str, name: str) -> dict[str, list[str]]:
-    """Return a unit's keys; one may be there several times."""
+    """Return the keys of a unit's section, each with all its values."""
     found: dict[str, list[str]] = {}
     _, _, rest = text.partition(f"[{name}]\n")
     for line in rest.partition("\n\n")[0].splitlines():

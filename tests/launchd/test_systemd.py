@@ -1,4 +1,4 @@
-"""The systemd units: what is in them, what systemd itself says of them, and the verbs."""
+"""The systemd units: their content, their check by systemd, and install, start, stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlxd.launchd.units import HARDENING, service_unit, socket_unit
 from support import needs
 
 
-def parsed(text: str) -> configparser.RawConfigParser:
+def parse_unit(text: str) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(text)
@@ -27,7 +27,7 @@ def parsed(text: str) -> configparser.RawConfigParser:
 
 
 class FakeSystemd:
-    """Keeps which units are active and enabled; `broken` is what every call fails with."""
+    """Records active and enabled units. If `broken` is set, every call fails with it."""
 
     def __init__(self) -> None:
         self.active: set[str] = set()
@@ -85,25 +85,25 @@ def service(spec: ServiceSpec, systemd: FakeSystemd) -> SystemdService:
     return SystemdService(spec, spec.paths.config_dir.parent / "units", systemd.run)
 
 
-def test_the_socket_is_for_the_user_alone(spec: ServiceSpec) -> None:
-    unit = parsed(socket_unit(spec))["Socket"]
+def test_the_socket_unit_is_private(spec: ServiceSpec) -> None:
+    unit = parse_unit(socket_unit(spec))["Socket"]
     assert unit["ListenStream"] == str(spec.paths.socket)
     assert (unit["SocketMode"], unit["DirectoryMode"]) == ("0600", "0700")
 
 
-def test_the_service_is_hardened_and_says_when_it_is_ready(spec: ServiceSpec) -> None:
-    unit = parsed(service_unit(spec))["Service"]
+def test_the_service_unit_is_hardened_and_of_type_notify(spec: ServiceSpec) -> None:
+    unit = parse_unit(service_unit(spec))["Service"]
     assert unit["Type"] == "notify"
     assert all(unit[key] == value for key, value in HARDENING)
     assert "MemoryDenyWriteExecute" not in unit
 
 
-def test_an_engine_killed_for_memory_does_not_take_the_service_along(spec: ServiceSpec) -> None:
-    assert parsed(service_unit(spec))["Service"]["OOMPolicy"] == "continue"
+def test_the_service_continues_if_the_engine_is_killed_for_memory(spec: ServiceSpec) -> None:
+    assert parse_unit(service_unit(spec))["Service"]["OOMPolicy"] == "continue"
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "50% off"])
-def test_systemd_itself_finds_no_fault(spec: ServiceSpec, tmp_path: Path, folder: str) -> None:
+def test_systemd_analyze_verifies_the_units(spec: ServiceSpec, tmp_path: Path, folder: str) -> None:
     base = tmp_path / folder
     base.mkdir()
     paths = dataclasses.replace(
@@ -133,7 +133,7 @@ def test_systemd_itself_finds_no_fault(spec: ServiceSpec, tmp_path: Path, folder
     assert done.returncode == 0, done.stderr
 
 
-def test_install_listens_and_does_not_start_at_login(
+def test_install_enables_the_socket_but_not_the_service(
     spec: ServiceSpec, systemd: FakeSystemd
 ) -> None:
     units = service(spec, systemd)
@@ -143,7 +143,7 @@ def test_install_listens_and_does_not_start_at_login(
     assert (state.installed, state.loaded, state.at_login) == (True, True, False)
 
 
-def test_at_login_starts_the_service_too(spec: ServiceSpec, systemd: FakeSystemd) -> None:
+def test_install_at_login_enables_the_service_too(spec: ServiceSpec, systemd: FakeSystemd) -> None:
     units = service(dataclasses.replace(spec, at_login=True), systemd)
     units.install()
     assert systemd.active == systemd.enabled == {"mlxd.socket", "mlxd.service"}
@@ -158,7 +158,9 @@ def test_a_second_install_changes_nothing(spec: ServiceSpec, systemd: FakeSystem
     assert all(call.startswith("is-") for call in systemd.calls)
 
 
-def test_a_socket_that_moved_is_listened_on_anew(spec: ServiceSpec, systemd: FakeSystemd) -> None:
+def test_install_restarts_a_socket_whose_path_changed(
+    spec: ServiceSpec, systemd: FakeSystemd
+) -> None:
     service(spec, systemd).install()
     moved = dataclasses.replace(
         spec, paths=dataclasses.replace(spec.paths, socket=spec.paths.state_dir / "new.sock")
@@ -169,7 +171,7 @@ def test_a_socket_that_moved_is_listened_on_anew(spec: ServiceSpec, systemd: Fak
     assert "mlxd.socket" in systemd.active
 
 
-def test_without_a_session_install_leaves_nothing_and_says_what_to_do(
+def test_install_without_a_session_leaves_no_files_and_gives_a_hint(
     spec: ServiceSpec, systemd: FakeSystemd
 ) -> None:
     units = service(spec, systemd)
@@ -183,7 +185,7 @@ def test_without_a_session_install_leaves_nothing_and_says_what_to_do(
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 
-def test_uninstall_leaves_nothing_behind_even_without_a_session(
+def test_uninstall_removes_all_files_even_without_a_session(
     spec: ServiceSpec, systemd: FakeSystemd
 ) -> None:
     units = service(spec, systemd)
@@ -199,7 +201,7 @@ def test_uninstall_leaves_nothing_behind_even_without_a_session(
     assert not units.uninstall()
 
 
-def test_start_and_stop_leave_the_socket_listening(spec: ServiceSpec, systemd: FakeSystemd) -> None:
+def test_start_and_stop_keep_the_socket_active(spec: ServiceSpec, systemd: FakeSystemd) -> None:
     units = service(spec, systemd)
     units.install()
     units.start()
@@ -208,7 +210,7 @@ def test_start_and_stop_leave_the_socket_listening(spec: ServiceSpec, systemd: F
     assert systemd.active == {"mlxd.socket"}
 
 
-def test_the_platform_chooses_the_manager(spec: ServiceSpec) -> None:
+def test_the_service_manager_is_chosen_by_platform(spec: ServiceSpec) -> None:
     environ = {"HOME": "/home/a", "XDG_CONFIG_HOME": "/home/a/conf"}
     assert service_for(spec, environ, platform="darwin").manager == "launchd"
     chosen = service_for(spec, environ, platform="linux")
@@ -216,7 +218,9 @@ def test_the_platform_chooses_the_manager(spec: ServiceSpec) -> None:
     assert chosen.unit_paths[0] == Path("/home/a/conf/systemd/user/mlxd.socket")
 
 
-def test_files_of_another_installation_are_noticed(spec: ServiceSpec, systemd: FakeSystemd) -> None:
+def test_files_of_another_installation_are_detected(
+    spec: ServiceSpec, systemd: FakeSystemd
+) -> None:
     service(spec, systemd).install()
     newer = service(dataclasses.replace(spec, python="/new/python"), systemd)
     assert not newer.state().current

@@ -1,4 +1,4 @@
-"""The constraints files lock what `pyproject.toml` declares, with hashes and without addresses."""
+"""The constraints files lock the dependencies in `pyproject.toml`, with hashes, without URLs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def locked(name: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_declared_dependency_is_locked_to_a_version_that_fits(name: str) -> None:
+def test_every_dependency_is_locked_to_a_matching_version(name: str) -> None:
     versions = locked(name)
     for line in FILES[name]:
         requirement = Requirement(line)
@@ -39,7 +39,7 @@ def test_every_declared_dependency_is_locked_to_a_version_that_fits(name: str) -
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
+def test_every_locked_package_has_hashes_and_no_url(name: str) -> None:
     text = (ROOT / "packaging" / name).read_text(encoding="utf-8")
     assert "://" not in text
     blocks = re.split(r"\n(?=\S)", text.strip())
@@ -48,5 +48,5 @@ def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
         assert "--hash=sha256:" in block, block
 
 
-def test_tests_run_with_the_versions_that_users_get() -> None:
+def test_the_dev_constraints_contain_the_same_versions() -> None:
     assert locked("constraints.txt").items() <= locked("constraints-dev.txt").items()

@@ -1,4 +1,4 @@
-"""The Homebrew formula: from the constraints file and an index, valid Ruby, nothing unlocked."""
+"""The Homebrew formula: valid Ruby, made from the constraints file, locked files only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
 class Index:
-    """A package index that offers one archive per version; `changed` gives other hashes."""
+    """A package index with one archive per version. A test may change the hashes."""
 
     def __init__(self) -> None:
         self.hashes: dict[tuple[str, str], str] = {}
@@ -79,7 +79,7 @@ def formula(index: Index, sdist: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_formula_is_valid_ruby_and_has_every_package(
+def test_the_formula_is_valid_ruby_and_contains_every_package(
     index: Index, sdist: Path, tmp_path: Path
 ) -> None:
     done = formula(index, sdist)

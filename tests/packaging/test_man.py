@@ -1,4 +1,4 @@
-"""Manual pages and completions: made from the commands, and complete."""
+"""Manual pages and completions are generated from the commands."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SHARE = ROOT / "packaging" / "share"
 MAN = SHARE / "man" / "man1"
 
 
-def test_the_committed_files_say_what_the_commands_say() -> None:
-    # In a process of its own: click keeps the help option of whoever asked first.
+def test_manual_pages_and_completions_are_generated_from_the_commands() -> None:
+    # In a separate process, because click caches the help option of the first caller.
     command = [sys.executable, str(ROOT / "tools" / "man.py"), "--check"]
     check = subprocess.run(command, capture_output=True, text=True, check=False)
     assert check.returncode == 0, f"Run: python tools/man.py\n{check.stderr}"
 
 
 @pytest.mark.parametrize("name", ["mlx.1", "mlx-ask.1", "mlx-models-pull.1", "mlxd-logs.1"])
-def test_a_page_is_formatted_without_a_warning(name: str) -> None:
+def test_a_manual_page_is_formatted_without_a_warning(name: str) -> None:
     groff = [needs.program("groff"), "-man", "-Tutf8", "-ww", "-z", str(MAN / name)]
     done = subprocess.run(groff, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -37,7 +37,7 @@ def test_a_page_is_formatted_without_a_warning(name: str) -> None:
         ("fish", "fish/vendor_completions.d/mlxd.fish"),
     ],
 )
-def test_mlxd_prints_the_completion_that_is_installed(shell: str, installed: str) -> None:
+def test_mlxd_completion_prints_the_installed_script(shell: str, installed: str) -> None:
     command = [sys.executable, "-m", "mlxd.daemon.cli", "completion", shell]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == (SHARE / installed).read_text(encoding="utf-8").strip()

@@ -40,7 +40,7 @@ def test_a_node_package_and_its_lock_have_the_same_version(package: str) -> None
     assert lock["version"] == lock["packages"][""]["version"] == VERSION
 
 
-def test_the_client_library_has_the_same_version_in_the_extension_s_lock() -> None:
+def test_the_client_library_has_the_same_version_in_the_extensions_lock() -> None:
     lock = read_json("client/editors/vscode/package-lock.json")["packages"]
     assert {entry["version"] for name, entry in lock.items() if name == "../../js"} == {VERSION}
 

@@ -1,4 +1,4 @@
-"""What the built distributions contain: everything that runs, nothing that does not belong."""
+"""The wheel and the sdist contain everything needed and no other files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(folder: Path) -> tuple[set[str], set[str]]:
-    """Return the names in the wheel and in the sdist, without the leading folder of the latter."""
+    """Return the file names in the wheel and in the sdist, relative to its top folder."""
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -35,7 +35,7 @@ def built(folder: Path) -> tuple[set[str], set[str]]:
     return names, sources
 
 
-def test_the_index_page_links_by_whole_addresses(folder: Path) -> None:
+def test_links_on_the_package_index_page_are_absolute(folder: Path) -> None:
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
@@ -69,7 +69,7 @@ def test_the_wheel_has_manual_pages_completions_and_shell_keys(
     assert "mlxd/client/shell/mlxd.zsh" in names
 
 
-def test_nothing_is_packed_that_does_not_belong(built: tuple[set[str], set[str]]) -> None:
+def test_the_distributions_contain_no_unwanted_files(built: tuple[set[str], set[str]]) -> None:
     names, sources = built
     for name in names | sources:
         assert not name.endswith((".pyc", ".log", ".tmp", "~")), name

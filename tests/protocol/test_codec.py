@@ -40,7 +40,7 @@ MESSAGES = (
 )
 
 
-def decoded(data: bytes, sizes: list[int], limits: Limits | None = None) -> list[Any]:
+def decode(data: bytes, sizes: list[int], limits: Limits | None = None) -> list[Any]:
     decoder, out = Decoder(limits), []
     at = 0
     for size in [*sizes, len(data)]:
@@ -60,14 +60,12 @@ def test_messages_survive_any_chunking(
     messages: list[Message], encoding: Encoding, sizes: list[int]
 ) -> None:
     data = b"".join(encode(message, encoding) for message in messages)
-    assert decoded(data, sizes) == messages
+    assert decode(data, sizes) == messages
 
 
 @settings(deadline=None, max_examples=400)
 @given(start=st.sampled_from([b"\x93", b"\x94", b"{", b""]), data=st.binary(max_size=200))
-def test_garbage_gives_messages_or_a_parse_error_and_nothing_else(
-    start: bytes, data: bytes
-) -> None:
+def test_garbage_gives_messages_or_a_parse_error(start: bytes, data: bytes) -> None:
     decoder = Decoder(Limits(max_message_bytes=1000, max_depth=8))
     try:
         decoder.feed(start + data)
@@ -75,36 +73,34 @@ def test_garbage_gives_messages_or_a_parse_error_and_nothing_else(
             assert isinstance(message, (Request, Response, Notification, BadRequest))
     except ParseError:
         decoder.feed(b"\x94\x00\x01\xa4ping\x90")
-        assert list(decoder) == [], "after an error nothing comes out any more"
+        assert list(decoder) == [], "after an error no message is decoded"
 
 
 @settings(deadline=None)
 @given(message=MESSAGES, at=st.integers(0, 200), byte=st.integers(0, 255))
-def test_a_damaged_byte_never_brings_anything_else_down(
-    message: Message, at: int, byte: int
-) -> None:
+def test_a_damaged_byte_raises_only_parse_errors(message: Message, at: int, byte: int) -> None:
     data = bytearray(encode(message, Encoding.MSGPACK))
     data[at % len(data)] = byte
     try:
-        decoded(bytes(data), [])
+        decode(bytes(data), [])
     except ParseError:
         return
 
 
 @pytest.mark.parametrize("vector", golden.INVALID, ids=str)
-def test_bombs_are_refused_before_memory_is_spent(vector: str) -> None:
+def test_oversized_headers_are_refused_before_memory_is_allocated(vector: str) -> None:
     tracemalloc.start()
     with pytest.raises(ParseError):
-        decoded(golden.INVALID[vector], [])
+        decode(golden.INVALID[vector], [])
     assert tracemalloc.get_traced_memory()[1] < 500_000
     tracemalloc.stop()
 
 
 def test_the_size_limit_is_exact() -> None:
     data = encode(Request(1, "ping", {"x": "a" * 500}), Encoding.MSGPACK)
-    assert decoded(data, [], Limits(max_message_bytes=len(data)))
+    assert decode(data, [], Limits(max_message_bytes=len(data)))
     with pytest.raises(ParseError):
-        decoded(data, [], Limits(max_message_bytes=len(data) - 1))
+        decode(data, [], Limits(max_message_bytes=len(data) - 1))
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
@@ -114,9 +110,9 @@ def test_the_depth_limit_is_exact(encoding: Encoding) -> None:
         inner = [inner]
     data = encode(Request(1, "ping", {"x": inner}), encoding)
     depth = 5 + (3 if encoding is Encoding.MSGPACK else 2)
-    assert decoded(data, [], Limits(max_depth=depth))
+    assert decode(data, [], Limits(max_depth=depth))
     with pytest.raises(ParseError):
-        decoded(data, [], Limits(max_depth=depth - 1))
+        decode(data, [], Limits(max_depth=depth - 1))
 
 
 @pytest.mark.parametrize("encoding", Encoding)
@@ -138,16 +134,16 @@ def test_the_number_of_values_and_of_containers_is_limited(
     for value in (fits, exceeds):
         data = encode(Request(1, "ping", {"value": value, "text": text}), encoding)
         if value is fits:
-            assert decoded(data, [], limits)[0].params["value"] == value
+            assert decode(data, [], limits)[0].params["value"] == value
         else:
             with pytest.raises(ParseError, match="more than"):
-                decoded(data, [], limits)
+                decode(data, [], limits)
 
 
 def test_an_array_of_too_many_values_is_refused_at_its_header() -> None:
     header = b"\x94\x00\x01\xa4ping\x91\x81\xa1a\xdd" + (2**20 + 1).to_bytes(4, "big")
     with pytest.raises(ParseError, match="more than 1048576 values"):
-        decoded(header, [])
+        decode(header, [])
 
 
 @given(
@@ -158,7 +154,7 @@ def test_json_numbers_are_exact_or_refused(value: float, form: str) -> None:
     line = '{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":'
     line += form.format(value) + "}}\n"
     try:
-        found = decoded(line.encode(), [])[0].params
+        found = decode(line.encode(), [])[0].params
     except ParseError:
         assert not -(2**63) <= value < 2**64
     else:
@@ -167,42 +163,42 @@ def test_json_numbers_are_exact_or_refused(value: float, form: str) -> None:
 
 def test_a_lone_surrogate_is_refused_and_an_escaped_backslash_is_not_one() -> None:
     line = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":"%s"}}\n'
-    assert decoded(line % rb"\\ud83d", [])[0].params == {"a": r"\ud83d"}
-    assert decoded(line % rb"\ud83d\uDE00", [])[0].params == {"a": "\U0001f600"}
+    assert decode(line % rb"\\ud83d", [])[0].params == {"a": r"\ud83d"}
+    assert decode(line % rb"\ud83d\uDE00", [])[0].params == {"a": "\U0001f600"}
     with pytest.raises(ParseError, match="not JSON"):
-        decoded(line % rb"\ud83d", [])
+        decode(line % rb"\ud83d", [])
 
 
-def test_a_long_message_in_small_pieces_is_not_scanned_again_and_again() -> None:
+def test_a_long_message_in_small_chunks_is_scanned_once() -> None:
     data = encode(Request(1, "generate", {"prompt": list(range(300)) * 20}), Encoding.MSGPACK)
-    assert len(decoded(data, [7] * (len(data) // 7))) == 1
+    assert len(decode(data, [7] * (len(data) // 7))) == 1
 
 
 @pytest.mark.parametrize("params", [[], [{}], [[]], None])
-def test_no_parameters_may_be_said_in_several_ways(params: Any) -> None:
+def test_empty_parameters_are_accepted_in_several_forms(params: Any) -> None:
     raw = msgpack.packb([0, 1, "ping", params])
-    assert decoded(raw, []) == [Request(1, "ping", {})]
+    assert decode(raw, []) == [Request(1, "ping", {})]
 
 
-def test_wrong_parameters_can_be_answered() -> None:
-    (bad,) = decoded(msgpack.packb([0, 9, "ping", [1, 2]]), [])
+def test_malformed_parameters_keep_the_request_id() -> None:
+    (bad,) = decode(msgpack.packb([0, 9, "ping", [1, 2]]), [])
     assert isinstance(bad, BadRequest)
     assert bad.id == 9
 
 
-def test_a_string_that_never_ends_costs_no_more_than_its_length() -> None:
+def test_an_unterminated_string_is_scanned_in_linear_time() -> None:
     line = b'{"a":"' + b'\\"' * 500_000 + b"\n"
     with pytest.raises(ParseError):
-        decoded(line, [])  # backtracking would take hours
+        decode(line, [])  # backtracking would take hours
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 30, "-" + "9" * 20])
-def test_numbers_that_cannot_be_passed_on_are_refused(number: str) -> None:
+def test_numbers_out_of_range_are_refused(number: str) -> None:
     with pytest.raises(ParseError):
-        decoded(b'{"id":1,"method":"ping","params":{"x":%s}}\n' % number.encode(), [])
+        decode(b'{"id":1,"method":"ping","params":{"x":%s}}\n' % number.encode(), [])
 
 
-def test_a_trusted_peer_is_read_without_a_scan() -> None:
+def test_a_trusted_decoder_reads_messages_in_chunks() -> None:
     decoder = Decoder(trusted=True)
     message = Notification("step", {"events": [[1, "delta", {"text": "x"}]]})
     data = encode(message, Encoding.MSGPACK) * 3
@@ -212,19 +208,19 @@ def test_a_trusted_peer_is_read_without_a_scan() -> None:
     assert list(decoder) == [message] * 3
 
 
-def test_a_message_that_cannot_be_written_spoils_no_other() -> None:
+def test_a_message_that_cannot_be_encoded_does_not_affect_others() -> None:
     good = Notification("event", {"text": "x"})
     before = encode(good, Encoding.MSGPACK)
     with pytest.raises(TypeError):
         encode(Notification("event", {"text": "y" * 100, "bad": object()}), Encoding.MSGPACK)
     assert encode(good, Encoding.MSGPACK) == before
-    # Nor does a long one leave its room behind.
+    # The buffer of a long message is released.
     encode(Notification("event", {"text": "y" * (PACKER_KEEPS_BYTES + 1)}), Encoding.MSGPACK)
     assert not codec.spare_packers
     assert encode(good, Encoding.MSGPACK) == before
 
 
-def test_errors_come_back_as_what_they_were() -> None:
+def test_errors_round_trip_through_maps() -> None:
     for kind in ERRORS.values():
         error = kind.__new__(kind)
         MlxdError.__init__(error, "what")
@@ -234,22 +230,22 @@ def test_errors_come_back_as_what_they_were() -> None:
         assert again.hint
 
 
-def test_the_golden_vectors_are_what_the_codec_writes_and_reads() -> None:
+def test_the_codec_reads_and_writes_the_golden_vectors() -> None:
     valid = json.loads((golden.GOLDEN / "valid.json").read_text(encoding="utf-8"))
     assert valid == json.loads(golden.as_text(golden.valid_vectors()))
     for vector, message in zip(valid, golden.VALID.values(), strict=True):
-        assert decoded(bytes.fromhex(vector["msgpack_hex"]), [1] * 9) == [message]
-        assert decoded(vector["json_line"].encode(), [1] * 9) == [message]
+        assert decode(bytes.fromhex(vector["msgpack_hex"]), [1] * 9) == [message]
+        assert decode(vector["json_line"].encode(), [1] * 9) == [message]
     invalid = json.loads((golden.GOLDEN / "invalid.json").read_text(encoding="utf-8"))
     assert invalid == golden.invalid_vectors()
 
 
-def test_the_tables_of_the_specification_are_those_of_the_code() -> None:
+def test_the_specification_tables_are_generated_from_the_code() -> None:
     text = spec.SPEC.read_text(encoding="utf-8")
     assert spec.rendered(text) == text
 
 
-def test_the_session_in_the_specification_is_one_that_validates() -> None:
+def test_the_example_session_in_the_specification_is_valid() -> None:
     sent = [message for who, message in spec.session() if who == "→"]
     asked = [message for message in sent if isinstance(message, Request) and message.id != 3]
     assert asked

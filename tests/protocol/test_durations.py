@@ -17,7 +17,7 @@ from mlxd.protocol.durations import seconds
         ("1H30M", 5400), (" 5m ", 300), ("1m30s", 90), ("forever", -1), ("Forever", -1),
     ],
 )  # fmt: skip
-def test_spans_as_people_write_them(text: str, expected: float) -> None:
+def test_durations_are_parsed_in_common_formats(text: str, expected: float) -> None:
     assert seconds(text) == expected
 
 
@@ -26,12 +26,12 @@ def test_spans_as_people_write_them(text: str, expected: float) -> None:
     ["", " ", "m", "5x", "30m1h", "1h30", "1h1h", "-5", "-1m", "1e3", "inf", "nan", "1_000", "٣",
      "1..5h", ".", "1h-30m", "5 minutes ago", "forever1", "9" * 400],
 )  # fmt: skip
-def test_anything_else_is_refused_with_examples(text: str) -> None:
+def test_invalid_durations_are_refused_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match="Use 90, 30s, 1h30m"):
         seconds(text)
 
 
 @given(st.text())
-def test_no_text_breaks_it(text: str) -> None:
+def test_parsing_any_text_as_a_duration_is_safe(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert seconds(text) >= 0 or seconds(text) == -1

@@ -1,4 +1,4 @@
-"""The examples of the protocol's page: short, and they work where their runtime is installed."""
+"""The examples of the protocol's specification are short, and work if their runtime exists."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def daemon() -> Iterator[Daemon]:
         yield running
 
 
-def test_every_example_is_run_here_and_named_in_the_specification() -> None:
+def test_every_example_is_tested_and_named_in_the_specification() -> None:
     assert {path.name for path in EXAMPLES.iterdir()} == set(RUN)
     text = SPEC.read_text(encoding="utf-8")
     for name in RUN:
@@ -57,13 +57,13 @@ def run(name: str, daemon: Daemon, question: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("name", list(RUN))
-def test_an_answer_is_streamed(name: str, daemon: Daemon) -> None:
+def test_every_example_prints_the_answer(name: str, daemon: Daemon) -> None:
     done = run(name, daemon, "Count from 3 to 7.")
     assert (done.returncode, done.stdout) == (0, "3, 4, 5, 6, 7\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", list(RUN))
-def test_an_error_is_said_with_the_next_step(name: str, daemon: Daemon) -> None:
+def test_every_example_prints_errors_with_the_next_step(name: str, daemon: Daemon) -> None:
     done = run(name, daemon, "word " * 17_000)
     assert done.returncode != 0
     assert "tokens" in done.stderr

@@ -14,7 +14,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
-def test_every_default_is_a_value_that_is_allowed(method: Method) -> None:
+def test_every_default_of_a_parameter_is_valid(method: Method) -> None:
     for param in method.params:
         if param.default is not REQUIRED and param.default is not None:
             assert param.check(param.default) == param.default
@@ -39,13 +39,13 @@ def test_every_default_is_a_value_that_is_allowed(method: Method) -> None:
         ({"messages": MESSAGES, "temprature": 1}, "temprature"),
     ],
 )
-def test_a_bad_parameter_is_refused_by_name(params: dict[str, Any], named: str) -> None:
+def test_an_invalid_parameter_is_refused_by_name(params: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidParams) as caught:
         validate("chat", params)
     assert caught.value.data["param"] == named
 
 
-def test_the_nearest_name_is_offered() -> None:
+def test_a_misspelled_parameter_or_method_gets_a_suggestion() -> None:
     with pytest.raises(InvalidParams) as caught:
         validate("chat", {"messages": MESSAGES, "temprature": 1})
     assert "temperature" in caught.value.hint
@@ -54,7 +54,7 @@ def test_the_nearest_name_is_offered() -> None:
     assert "chat" in missing.value.hint
 
 
-def test_defaults_are_filled_in_and_fill_is_of_a_lower_class() -> None:
+def test_defaults_are_filled_in_and_fill_has_a_lower_priority() -> None:
     assert validate("chat", {"messages": MESSAGES})["priority"] == "interactive"
     assert validate("fill", {"prefix": "x"})["priority"] == "completion"
     assert validate("chat", {"messages": MESSAGES, "logit_bias": {"5": 1}})["logit_bias"] == {
@@ -62,14 +62,14 @@ def test_defaults_are_filled_in_and_fill_is_of_a_lower_class() -> None:
     }
 
 
-def test_a_socket_path_holds_103_bytes_and_no_more() -> None:
+def test_a_socket_path_over_103_bytes_is_refused() -> None:
     room = "/" + "s" * (SOCKET_PATH_MAX_BYTES - 1)
     assert str(resolve_paths({"MLXD_SOCKET": room}).socket) == room
     with pytest.raises(SocketPathTooLong, match="104"):
         resolve_paths({"MLXD_SOCKET": room + "s"})
 
 
-def test_the_socket_follows_the_environment(tmp_path: Path) -> None:
+def test_the_socket_path_follows_the_environment(tmp_path: Path) -> None:
     assert str(resolve_paths({"XDG_RUNTIME_DIR": "/run/u"}).socket) == "/run/u/mlxd/mlxd.sock"
     state = resolve_paths({"MLXD_STATE_DIR": str(tmp_path)})
     assert state.socket == tmp_path / "mlxd.sock"

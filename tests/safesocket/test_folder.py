@@ -47,9 +47,7 @@ def test_the_parents_of_a_folder_that_somebody_chose_are_not_created(tmp_path: P
 
 
 @pytest.mark.parametrize(("mode", "refused"), [(0o755, False), (0o770, True), (0o707, True)])
-def test_a_folder_that_others_may_write_into_is_refused(
-    tmp_path: Path, mode: int, refused: bool
-) -> None:
+def test_a_folder_writable_by_others_is_refused(tmp_path: Path, mode: int, refused: bool) -> None:
     tmp_path.chmod(mode)
     found = problem(tmp_path, os.geteuid())
     tmp_path.chmod(0o700)
@@ -64,7 +62,7 @@ def test_a_folder_of_another_user_or_a_link_is_refused(tmp_path: Path) -> None:
         prepare_folder(paths_in(tmp_path, tmp_path / "mlxd"))
 
 
-def test_nobody_is_advised_to_close_a_folder_that_others_share(tmp_path: Path) -> None:
+def test_chmod_is_suggested_only_for_mlxds_own_folder(tmp_path: Path) -> None:
     for name, advised in (("shared", "MLXD_SOCKET"), ("mlxd", "chmod 700")):
         folder = tmp_path / name
         folder.mkdir()

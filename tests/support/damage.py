@@ -58,7 +58,7 @@ def a_folder(name: str) -> Damage:
 
 
 def a_pipe(name: str) -> Damage:
-    """Make a FIFO, which blocks whoever opens it."""
+    """Make a FIFO, which blocks a process that opens it."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)

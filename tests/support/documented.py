@@ -1,4 +1,4 @@
-"""What documents, help and error texts name: commands, options, variables, files, advice."""
+"""Finds the commands, options, variables, files and advice named in pages, help and messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _QUOTED = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
 
 @cache
 def tracked() -> frozenset[str]:
-    """Return every file of the repository, and every folder with a slash at its end."""
+    """Return every file of the repository, and every folder with a trailing slash."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     files = [name for name in done.stdout.splitlines() if (ROOT / name).exists()]
@@ -59,7 +59,7 @@ def toml_blocks(text: str) -> list[str]:
 def unknown_parts(text: str, *, prose: bool = False) -> Iterator[str]:
     """Yield each command line in `text` whose command or option does not exist.
 
-    Prose may begin with the name of a program, so that its first words are no command.
+    Prose may begin with the name of a program. Its first words are then not checked.
     """
     for match in _COMMAND.finditer(_QUOTED.sub("X", text)):
         program, words = match[2], match[3].split()
@@ -98,7 +98,7 @@ def _options(command: click.Command) -> frozenset[str]:
 
 
 def all_options(command: click.Command) -> Iterator[str]:
-    """Yield every option of a command and of those below it."""
+    """Yield every option of a command and its subcommands."""
     yield from _options(command)
     if isinstance(command, click.Group):
         context = click.Context(command)
@@ -109,9 +109,9 @@ def all_options(command: click.Command) -> Iterator[str]:
 
 
 def messages() -> Iterator[tuple[str, str]]:
-    """Yield (place, text) of every string in the programs, but for docstrings.
+    """Yield (place, text) of every string in the programs except docstrings.
 
-    In formatted strings, X stands for what is filled in.
+    In formatted strings, X replaces the expressions.
     """
     for package in PACKAGES:
         for file in sorted((ROOT / package / "mlxd").rglob("*.py")):
@@ -153,9 +153,9 @@ FORBIDDEN: dict[str, str] = {
     r"verify\s*=\s*False|--insecure\b|curl\s+-k|SSL_NO_VERIFY|TLS_REJECT": "trusts anybody",
     r"kill\s+-9|killall|pkill": "kills by force or by name",
 }
-"""Patterns that no advice may have, and why."""
+"""Patterns of unsafe advice, and why it is unsafe."""
 
 
 def weakens(text: str) -> list[str]:
-    """Return why advice would weaken or damage a system; empty where it does not."""
+    """Return why advice would weaken or damage a system, or an empty list."""
     return [why for pattern, why in FORBIDDEN.items() if re.search(pattern, text)]

@@ -12,11 +12,11 @@ The last message of a `chat` (or the prompt of `generate`) selects the answer:
     poison         the process dies
 
 `--script` selects a fault of the process: `crash-once FILE`, `crash-at-submit`, `exit-now`,
-`hang` (at a submit), `dead-after-sleep` (answers no canary), `say-bye FILE` (once, instead of an
-answer), `slow-start SECONDS` (before it says hello), `deaf` (answers cancel with an event
-`prefill`, and goes on), `halfway` (answers cancel with an early `stopping`, and with no end),
-`brief` (a few deltas at most, whatever the message says), `never-load FILE` (writes down each
-`load` and does not answer), `die-of-stats FILE` (dies of each `stats`).
+`hang` (at a submit), `dead-after-sleep` (does not answer the canary), `say-bye FILE` (once, instead
+of an answer), `slow-start SECONDS` (before its `hello`), `deaf` (answers cancel with an event
+`prefill`, and continues), `halfway` (answers cancel with an early `stopping`, but never ends the
+request), `brief` (a few deltas at most, whatever the message), `never-load FILE` (records each
+`load` and does not answer), `die-of-stats FILE` (crashes at each `stats`).
 """
 
 from __future__ import annotations

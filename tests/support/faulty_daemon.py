@@ -60,10 +60,10 @@ class FaultyDaemon:
         self.next_step.set()
 
     def wait_cancelled(self) -> None:
-        until(lambda: bool(self.cancelled), "no cancel came", PATIENCE_S)
+        until(lambda: bool(self.cancelled), "no cancel received", PATIENCE_S)
 
     def wait_requests(self, count: int) -> None:
-        until(lambda: len(self.requests) >= count, "too few requests came", PATIENCE_S)
+        until(lambda: len(self.requests) >= count, "too few requests received", PATIENCE_S)
 
     def join(self) -> None:
         """Wait until all steps are done."""

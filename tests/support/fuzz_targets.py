@@ -51,7 +51,7 @@ def codec(data: bytes) -> None:
     whole = decoded(data[1:], len(data) or 1)
     # Compared as text, because errors and NaN are not equal to copies of themselves.
     assert repr(decoded(data[1:], step)) == repr(whole), (
-        "the pieces said something else than the whole"
+        "the chunks decode to something else than the whole"
     )
     for message in whole[0]:
         assert isinstance(message, KINDS)
@@ -60,7 +60,7 @@ def codec(data: bytes) -> None:
 
 
 def decoded(data: bytes, step: int) -> tuple[list[Any], bool]:
-    """Return the messages decoded in chunks of `step` bytes, and whether a ParseError came."""
+    """Return the messages decoded in chunks of `step` bytes, and whether a ParseError occurred."""
     decoder = Decoder(LIMITS)
     found: list[Any] = []
     try:
@@ -70,7 +70,7 @@ def decoded(data: bytes, step: int) -> tuple[list[Any], bool]:
             assert decoder.buffered_bytes <= LIMITS.max_message_bytes + step
     except ParseError:
         decoder.feed(b'{"id":1,"method":"ping"}\n\x94\x00\x01\xa4ping\x90')
-        assert list(decoder) == [], "after an error nothing comes out any more"
+        assert list(decoder) == [], "after an error no message is decoded"
         return found, True
     return found, False
 

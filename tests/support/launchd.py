@@ -47,7 +47,7 @@ class Launchd:
 
     def serve_first_caller(self) -> None:
         """Wait for a connection, then start the job, which accepts it."""
-        assert select.select([self.listener], [], [], TIMEOUT_S)[0], "nobody has connected"
+        assert select.select([self.listener], [], [], TIMEOUT_S)[0], "no client has connected"
         self.run()
 
     def run(self) -> None:

@@ -11,7 +11,7 @@ SOURCE = """
 #include <stdlib.h>
 #include <string.h>
 
-/* Hands FAKE_XPC_FD over, once where FAKE_XPC_ONCE names a file to remember it by. */
+/* Returns FAKE_XPC_FD; only once if FAKE_XPC_ONCE names a file. */
 int launch_activate_socket(const char *name, int **fds, size_t *count) {
     const char *fd = getenv("FAKE_XPC_FD"), *once = getenv("FAKE_XPC_ONCE");
     if (strcmp(name, "Listener")) return 2;

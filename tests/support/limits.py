@@ -1,4 +1,4 @@
-"""Takes memory, threads and descriptors away from a process that runs. Linux only."""
+"""Limits the memory, threads and descriptors of a running process. Linux only."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ OTHER_USER = 54321
 
 
 def limit_memory(pid: int, room_bytes: int) -> None:
-    """Let a process map so many bytes more than it has mapped now."""
+    """Let a process map at most `room_bytes` more than it has mapped now."""
     status = Path(f"/proc/{pid}/status").read_text()
     mapped = int(status.split("VmSize:")[1].split()[0]) * 1024
     _set(pid, resource.RLIMIT_AS, mapped + room_bytes)
 
 
 def limit_descriptors(pid: int) -> None:
-    """Let a process open no more descriptors. A new one gets the lowest number that is free."""
+    """Let a process open no more descriptors. A new one would get the lowest free number."""
     used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
     _set(pid, resource.RLIMIT_NOFILE, next(n for n in itertools.count() if n not in used))
 
@@ -38,21 +38,21 @@ def lift(pid: int, which: int) -> None:
 
 
 def _set(pid: int, which: int, value: int) -> None:
-    # The soft limit only, or it could not be lifted again.
+    # Only the soft limit, which can be lifted again.
     resource.prlimit(pid, which, (value, resource.prlimit(pid, which)[1]))
 
 
 def start_no_threads(pid: int, *, may: bool = False) -> None:
     """Let a process start no more threads and processes, or let it start them again."""
     hard = Path(f"/proc/{pid}/limits").read_text().split("Max processes")[1].split()[1]
-    value = f"{hard if may else 1}:"  # The soft limit only, or it could not be lifted again.
+    value = f"{hard if may else 1}:"  # Only the soft limit, which can be lifted again.
     subprocess.run([*_wrapper(), "prlimit", f"--pid={pid}", f"--nproc={value}"], check=True)
 
 
 @contextmanager
 def unprivileged_daemon(**settings: str) -> Iterator[tuple[Daemon, Peer]]:
-    """A daemon of a user whose threads the kernel limits, and a connection of the same user."""
-    # Not below pytest's folder, which the other user cannot enter.
+    """Run a daemon as a user whose threads the kernel limits; yield it and a connection."""
+    # Outside of pytest's folder, which the other user cannot enter.
     with tempfile.TemporaryDirectory(prefix="mlxd-") as temporary:
         if _wrapper():
             os.chown(temporary, OTHER_USER, OTHER_USER)
@@ -65,7 +65,7 @@ def unprivileged_daemon(**settings: str) -> Iterator[tuple[Daemon, Peer]]:
 
 
 def _wrapper() -> list[str]:
-    """Return the command that runs another one as the other user, who may read all files."""
+    """Return the command prefix that runs a command as the other user, who may read all files."""
     if os.geteuid() != 0:
         return []
     program("setpriv")
@@ -78,7 +78,7 @@ def _wrapper() -> list[str]:
 
 @contextmanager
 def _acting_as_other_user() -> Iterator[None]:
-    """The kernel tells a daemon the user that connected."""
+    """Connect as the other user, because the daemon checks the uid of its peer."""
     if os.geteuid() != 0:
         yield
         return

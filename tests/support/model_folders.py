@@ -1,4 +1,4 @@
-"""Makes model folders from the built-in model: copies, adapters and other weights."""
+"""Creates model folders from the built-in model: copies, adapters and other weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def copy_of_pocket(folder: Path) -> dict[str, Any]:
 
 
 def bare_model(folder: Path) -> Path:
-    """Make a folder that is complete as far as its file list tells."""
+    """Create a folder with the files of a complete model, but without tensors."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
     header = json.dumps({"__metadata__": {"format": "mlx"}}).encode()

@@ -53,4 +53,4 @@ def preloaded(source: str, library: Path) -> Path:
 
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run as another user")

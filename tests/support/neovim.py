@@ -52,7 +52,7 @@ class Neovim:
                     assert message[2] is None, message[2]
                     return message[3]
             data = self._sock.recv(65536)
-            assert data, "Neovim has gone"
+            assert data, "Neovim has exited"
             self._unpacker.feed(data)
 
     def command(self, text: str) -> None:

@@ -1,6 +1,6 @@
-"""Runs many processes that do the same at the same moment.
+"""Runs the same code in many processes at the same moment.
 
-They are forks of one process that has done the imports. They start closer together, and without
+They are forks of one process that has done the imports, so they start closer together and without
 fifty starts of Python.
 """
 
@@ -22,7 +22,7 @@ for _ in range({count}):
     if pid == 0:
         os.close(gate)
         os.dup2(end, 2)
-        os.read(go, 1)  # ends for all racers at once
+        os.read(go, 1)  # returns in all racers at once
         try:
             {act}
             code = 0

@@ -19,7 +19,7 @@ def real_model_folder() -> Path:
     with turn("real-model"):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        missing(f"the real model could not be made: {done.stderr.strip()}")
+        missing(f"the real model could not be downloaded: {done.stderr.strip()}")
     return Path(done.stdout.strip())
 
 

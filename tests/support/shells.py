@@ -32,7 +32,7 @@ def shell(name: str, environ: dict[str, str], home: Path, before: str = "") -> I
     file, text = RC[name]
     (home / file).parent.mkdir(parents=True, exist_ok=True)
     (home / file).write_text(text.replace("{before}", before))
-    # Without it, a first fish reads all manual pages in the background, for minutes.
+    # Without this folder, fish parses all manual pages in the background at its first start.
     (home / ".local/share/fish/generated_completions").mkdir(parents=True, exist_ok=True)
     own = {key: value for key, value in environ.items() if not key.startswith("XDG_")}
     with terminal([program, "-i"], {**own, "HOME": str(home)}, columns=100) as screen:

@@ -88,7 +88,7 @@ class Terminal:
         """Read the output of the program. Return False if it has exited."""
         left = deadline - time.monotonic()
         ready = select.select([self._fd], [], [], max(0.0, left))[0]
-        assert ready, f"nothing more comes:\n{self.text()}"
+        assert ready, f"no more output:\n{self.text()}"
         try:
             data = os.read(self._fd, 1 << 16)
         except OSError:

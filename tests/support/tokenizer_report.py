@@ -1,4 +1,4 @@
-"""Reports what the engine sees of tokenizers: `python tokenizer_report.py FOLDER…`.
+"""Reports the properties of tokenizers that the engine uses: `python tokenizer_report.py FOLDER…`.
 
 If imported, it uses mlx-lm and transformers of the importing process.
 """
@@ -39,8 +39,8 @@ def report(folder: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     import_without_transformers()
-    import mlx_lm.tuner.utils  # noqa: F401 - what loads adapters
+    import mlx_lm.tuner.utils  # noqa: F401 - loads adapters
 
-    import mlxd.daemon.engine.start  # noqa: F401 - all that an engine imports
+    import mlxd.daemon.engine.start  # noqa: F401 - imports everything that an engine imports
 
     print(json.dumps({folder: report(folder) for folder in sys.argv[1:]}))

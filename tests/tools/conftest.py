@@ -1,4 +1,4 @@
-"""Makes the recipe of the built-in model importable; it is a folder of scripts, not a package."""
+"""Make the scripts of the built-in model's recipe importable: they are not a package."""
 
 from __future__ import annotations
 

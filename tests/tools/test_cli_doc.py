@@ -1,4 +1,4 @@
-"""The page of commands says what the commands say."""
+"""The page of commands is generated from their help."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 TOOL = Path(__file__).parents[2] / "tools" / "cli_doc.py"
 
 
-def test_the_page_of_commands_is_the_commands_help() -> None:
-    # In a process of its own: click keeps the help option of whoever asked first.
+def test_the_cli_page_is_generated_from_the_help() -> None:
+    # In a separate process, because click caches the help option of the first caller.
     check = subprocess.run([sys.executable, str(TOOL), "--check"], check=False)
     assert check.returncode == 0, "python tools/cli_doc.py"

@@ -1,4 +1,4 @@
-"""What the pages name exists: tests, files, other pages."""
+"""Tests, files, links and options named in the pages exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TESTS = {
 
 
 @pytest.mark.parametrize("page", ["reliability.md", "security.md"])
-def test_every_test_that_is_named_exists(page: str) -> None:
+def test_every_test_named_in_a_page_exists(page: str) -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text(encoding="utf-8"))
     assert named
     assert set(named) <= TESTS
@@ -53,13 +53,13 @@ FILES = {
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target and not target.startswith("#"):
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
-def test_every_file_of_the_architecture_exists() -> None:
+def test_every_file_named_in_the_architecture_page_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w/.]+(?:\.py|/))`", text)
     assert len(named) > 20
@@ -81,7 +81,7 @@ def test_every_decision_is_in_the_index() -> None:
 
 
 @pytest.mark.parametrize("name", ["ask", "chat"])
-def test_a_picture_shows_what_a_session_says_today(name: str) -> None:
+def test_pictures_show_the_current_note_of_the_built_in_model(name: str) -> None:
     drawn = ElementTree.parse(ROOT / "docs" / "pictures" / f"{name}.svg")
     ended = [
         element.text
@@ -93,12 +93,12 @@ def test_a_picture_shows_what_a_session_says_today(name: str) -> None:
 
 FOREIGN = {"--staged", "--minutes", "--user", "--oneline", "--since", "--dry-run"}
 """Options of git, systemctl, the soak test and `scripts/verify-mac`."""
-NOT_OURS = ("CONTRIBUTING.md", "docs/coming-from.md", "docs/benchmarks/", "tools/")
-"""Pages about other programs' options, or for those who work on this one."""
+FOREIGN_PAGES = ("CONTRIBUTING.md", "docs/coming-from.md", "docs/benchmarks/", "tools/")
+"""Pages that name options of other programs, or are for contributors."""
 
 
 def options(command: click.Command) -> Iterator[str]:
-    """Yield every option of a command and of those below it."""
+    """Yield every option of a command and its subcommands."""
     context = click.Context(command)
     for parameter in command.get_params(context):
         yield from (*parameter.opts, *parameter.secondary_opts)
@@ -112,10 +112,10 @@ def options(command: click.Command) -> Iterator[str]:
 def pages() -> list[str]:
     command = ["git", "ls-files", "*.md"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [name for name in listed.split() if not name.startswith(NOT_OURS)]
+    return [name for name in listed.split() if not name.startswith(FOREIGN_PAGES)]
 
 
-def test_every_option_that_a_page_names_exists() -> None:
+def test_every_option_named_in_a_page_exists() -> None:
     known = {*options(mlx), *options(mlxd), *FOREIGN}
     strange = {
         f"{page}: {named}"

@@ -1,4 +1,4 @@
-"""A run of the tests that leaves a process behind fails, and names it."""
+"""A test run that leaves a process behind fails and names the process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_that_passes():
     child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     print("left", child.pid)
 """
-TIDY = """
+LEAVES_NOTHING = """
 def test_that_passes():
     pass
 """
@@ -28,7 +28,7 @@ def test_that_passes():
 def run(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(text)
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LEFTOVERS_GRACE_S": "0"}
-    environ.pop(MARK, None)  # a run of its own
+    environ.pop(MARK, None)  # independent of this test run
     arguments = ["-q", "-s", "-p", "support.leftovers", "-p", "no:cacheprovider", "test_it.py"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
@@ -37,8 +37,10 @@ def run(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs.linux_only
-@pytest.mark.parametrize(("text", "status"), [(LEAVES, 1), (TIDY, 0)])
-def test_a_run_fails_by_what_it_leaves_behind(tmp_path: Path, text: str, status: int) -> None:
+@pytest.mark.parametrize(("text", "status"), [(LEAVES, 1), (LEAVES_NOTHING, 0)])
+def test_a_test_run_that_leaves_a_process_behind_fails(
+    tmp_path: Path, text: str, status: int
+) -> None:
     done = run(tmp_path, text)
     assert done.returncode == status, done.stdout + done.stderr
     assert ("sleep 1000" in done.stdout) == bool(status)

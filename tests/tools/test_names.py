@@ -1,4 +1,4 @@
-"""What documents, help and error texts name exists, and what they advise is safe."""
+"""Names in pages, help and messages exist, and their advice is safe."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from support.documented import (
 )
 
 HISTORY = ("CHANGELOG.md", "docs/decisions/", "docs/benchmarks/")
-"""Pages that name what there was at their time."""
+"""Pages about the past, which may name things that no longer exist."""
 
 TEMPLATE_KEYS = {"prompt", "system", "options", "description", "model", "schema"}
 ELSEWHERE = re.compile(
     r"[~$<.{(/@*-]|https?:|(gui|user)/UID|bsd/|.*[\s*<>|$(){}=…]|(config|conversations|tokenizer|valid|invalid|package)"
     r"\.(toml|db|json)$|mlxd\.(sock|err|log)$|bin/mlxd$|share/$|build/|(utils/)?inference\.py|host/node_modules"
 )
-"""Spans that are no file of this repository: files of a user, patterns, code."""
+"""Spans that are not files of this repository: a user's files, patterns, code."""
 
 ASSIGNMENT = re.compile(r"([a-z]+(?:_[a-z]+)+) = \S.*")
 PATH = re.compile(r"[\w.-]+(/[\w.-]+)*/|[\w.-]+(/[\w.-]+)+|[\w-]+\.(py|md|toml|json|lua|el|js|sh)")
 
 
 @pytest.mark.parametrize("page", pages())
-def test_every_command_that_a_page_shows_exists_with_its_options(page: str) -> None:
+def test_every_command_in_a_page_exists_with_its_options(page: str) -> None:
     assert [part for span in code(text_of(page)) for part in unknown_parts(span)] == []
 
 
-def test_every_command_that_a_message_or_help_shows_exists_with_its_options() -> None:
+def test_every_command_in_a_message_or_help_exists_with_its_options() -> None:
     found = {
         f"{place}: {part}" for place, text in messages() for part in unknown_parts(text, prose=True)
     }
@@ -60,7 +60,7 @@ def test_every_command_that_a_message_or_help_shows_exists_with_its_options() ->
         ('mlx ask "what --does this mean" -m pocket', []),
     ],
 )
-def test_an_option_counts_only_for_its_own_command(text: str, found: list[str]) -> None:
+def test_options_are_checked_against_their_own_command(text: str, found: list[str]) -> None:
     assert [*unknown_parts(text)] == found
 
 
@@ -77,7 +77,7 @@ def variables_of_the_code() -> set[str]:
     return found
 
 
-def test_every_variable_that_a_page_names_is_read_by_the_code() -> None:
+def test_every_variable_named_in_a_page_is_read_by_the_code() -> None:
     named = {
         variable for page in pages() for variable in re.findall(r"\bMLXD?_[A-Z_]+\b", text_of(page))
     }
@@ -85,12 +85,12 @@ def test_every_variable_that_a_page_names_is_read_by_the_code() -> None:
     assert named <= variables_of_the_code()
 
 
-def test_every_setting_that_a_page_shows_exists() -> None:
+def test_every_setting_in_a_page_exists() -> None:
     strange = set()
     for page in (page for page in pages() if not page.startswith(HISTORY)):
         for block in toml_blocks(text_of(page)):
             strange |= {f"{page}: {key}" for key in _unknown_settings(tomllib.loads(block))}
-        # As in the file: `name = value`.
+        # Settings written as `name = value`.
         written = [ASSIGNMENT.fullmatch(span) for span in code(text_of(page))]
         names = {match[1] for match in written if match}
         strange |= {f"{page}: {name}" for name in names - {*SETTINGS, *MODEL_SETTINGS}}
@@ -108,7 +108,7 @@ def _unknown_settings(table: dict[str, object]) -> set[str]:
     return unknown
 
 
-def test_every_method_that_a_page_calls_exists() -> None:
+def test_every_method_in_a_page_exists() -> None:
     groups = {name.partition(".")[0] for name in METHODS if "." in name}
     dotted = re.compile(rf"(?:{'|'.join(sorted(groups))})\.[a-z_]+")
     named = {
@@ -128,7 +128,7 @@ def test_every_method_that_a_page_calls_exists() -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if not page.startswith(HISTORY)])
-def test_every_file_that_a_page_names_exists(page: str) -> None:
+def test_every_file_named_in_a_page_exists(page: str) -> None:
     known = tracked()
     endings = {name[at + 1 :] for name in known for at in _slashes(name)}
     here = str(Path(page).parent)
@@ -153,8 +153,8 @@ REPOSITORY_PATH = re.compile(
 )
 
 
-def test_no_message_names_a_file_that_an_installation_lacks() -> None:
-    """A wheel has the packages, but no documents and no tools."""
+def test_no_message_names_a_file_missing_in_an_installation() -> None:
+    """A wheel contains the packages, but no docs and no tools."""
     named = {
         f"{place}: {path}"
         for place, text in messages()
@@ -184,17 +184,17 @@ def test_no_advice_weakens_a_system() -> None:
      "spctl --master-disable", "ulimit -c unlimited", "umask 000", "kill -9 1", "sudo chown x",
      "pip install --break-system-packages mlx", "setenforce 0", "export SSL_NO_VERIFY=1"],
 )  # fmt: skip
-def test_such_advice_is_recognised(advice: str) -> None:
+def test_unsafe_advice_is_recognised(advice: str) -> None:
     assert weakens(f"Try this: {advice}")
 
 
-def test_advice_that_protects_is_not_refused() -> None:
+def test_safe_advice_is_accepted() -> None:
     for advice in ("chmod 600 X", "chmod 700 X/mlxd", "sudo apt install libblis4-pthread",
                    "chmod +x .git/hooks/prepare-commit-msg", "ulimit -n 4096"):  # fmt: skip
         assert weakens(advice) == []
 
 
-def test_the_examples_of_json_in_pages_can_be_read() -> None:
+def test_json_examples_in_pages_are_valid() -> None:
     found = [
         (page, example)
         for page in pages()

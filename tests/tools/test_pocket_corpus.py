@@ -1,4 +1,4 @@
-"""The corpus of the built-in model: the same every time, checked, and apart from the evaluation."""
+"""The built-in model's corpus is reproducible, checked and separate from the evaluation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def chat_template() -> str:
 
 @pytest.fixture
 def evaluate(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The evaluation script. Its checks need no model, so MLX is not loaded for them."""
+    """The evaluation script, with a stub for mlx_lm: its checks need no model."""
     stand_in: Any = types.ModuleType("mlx_lm")
     stand_in.batch_generate = stand_in.load = None
     monkeypatch.setitem(sys.modules, "mlx_lm", stand_in)
@@ -92,21 +92,21 @@ def right_answer(question: Question) -> str:
     return question.answer
 
 
-def test_the_same_seed_makes_the_same_corpus() -> None:
+def test_the_same_seed_gives_the_same_corpus() -> None:
     first = list(islice(samples(5), 200))
     assert first == list(islice(samples(5), 200))
     assert first != list(islice(samples(6), 200))
 
 
-def test_held_out_questions_are_the_same_every_time() -> None:
+def test_held_out_questions_are_reproducible() -> None:
     assert held_out_questions(3, 5) == held_out_questions(3, 5)
 
 
-def test_every_skill_is_asked() -> None:
+def test_the_evaluation_covers_every_skill() -> None:
     assert {question.skill for question in some_questions()} == set(SKILLS)
 
 
-def test_the_last_question_of_a_training_sample_is_never_a_held_out_one() -> None:
+def test_training_samples_never_end_with_a_held_out_question() -> None:
     for sample in some_samples():
         asked = [text for text, _ in sample.parts if text.startswith("<|im_start|>user\n")]
         if asked and sample.skill not in ("greeting", "about", "name", "tools"):
@@ -114,7 +114,7 @@ def test_the_last_question_of_a_training_sample_is_never_a_held_out_one() -> Non
             assert not held_out(last)
 
 
-def test_the_questions_of_the_evaluation_are_held_out() -> None:
+def test_evaluation_questions_are_held_out() -> None:
     for question in some_questions():
         users = [m["content"] for m in question.messages if m["role"] == "user"]
         if question.skill == "fim":
@@ -125,7 +125,7 @@ def test_the_questions_of_the_evaluation_are_held_out() -> None:
 
 
 @pytest.mark.parametrize("skill", SKILLS)
-def test_every_skill_has_a_check_that_tells_right_from_wrong(skill: str, evaluate: Any) -> None:
+def test_every_skill_has_a_check_that_rejects_wrong_answers(skill: str, evaluate: Any) -> None:
     asked = [question for question in some_questions() if question.skill == skill]
     assert asked
     for question in asked:
@@ -135,13 +135,13 @@ def test_every_skill_has_a_check_that_tells_right_from_wrong(skill: str, evaluat
         assert not evaluate.is_right(question, "")
 
 
-def test_a_thinking_answer_is_what_comes_after_the_thought(evaluate: Any) -> None:
+def test_a_thinking_answer_is_checked_after_its_reasoning(evaluate: Any) -> None:
     question = Question("thinking", answer="3, 4", thinking=True)
     assert evaluate.is_right(question, "I start at 3.\n</think>\n\n3, 4")
     assert not evaluate.is_right(question, "I start at 3, 4")
 
 
-def test_a_call_may_be_spaced_in_any_way_but_must_be_the_only_one(evaluate: Any) -> None:
+def test_a_tool_call_may_have_any_whitespace_but_no_other_text(evaluate: Any) -> None:
     question = Question("tool call", call={"name": "f", "arguments": {"a": "x"}})
     call = '<tool_call>{"arguments":{"a":"x"},"name":"f"}</tool_call>'
     assert evaluate.is_right(question, call)
@@ -150,7 +150,7 @@ def test_a_call_may_be_spaced_in_any_way_but_must_be_the_only_one(evaluate: Any)
     assert not evaluate.is_right(question, f"Sure. {call}")
 
 
-def test_a_story_is_about_its_hero_and_comes_to_an_end(evaluate: Any) -> None:
+def test_a_story_names_its_hero_and_ends(evaluate: Any) -> None:
     asked = {"role": "user", "content": "Tell me a story about a fox."}
     question = Question("story", (asked,))
     text = stories.story(random.Random(2), "fox", named=False)
@@ -161,20 +161,20 @@ def test_a_story_is_about_its_hero_and_comes_to_an_end(evaluate: Any) -> None:
     assert not evaluate.is_right(replace(question, messages=(other,)), text)
 
 
-def test_the_table_names_every_skill_once(evaluate: Any) -> None:
+def test_the_evaluation_table_has_one_line_per_skill(evaluate: Any) -> None:
     table = evaluate.table({"count": (19, 20), "json": (20, 20)})
     assert "| count | 19 | 20 | 95 % |" in table
     assert table.count("\n") == 3
 
 
-def test_the_template_writes_the_conversations_that_the_training_shows() -> None:
+def test_the_chat_template_renders_conversations_as_in_training() -> None:
     rng = random.Random(9)
     for _ in range(100):
         _, messages, _ = conversation(rng, keep=False)
         assert templated(messages) == "".join(text for text, _ in render(messages))
 
 
-def test_the_template_writes_the_tool_calls_that_the_training_shows() -> None:
+def test_the_chat_template_renders_tool_calls_as_in_training() -> None:
     rng = random.Random(9)
     for _ in range(50):
         messages, tools = tool_exchange(rng, keep=False)
@@ -183,13 +183,13 @@ def test_the_template_writes_the_tool_calls_that_the_training_shows() -> None:
 
 
 @pytest.mark.parametrize("thinking", [False, True])
-def test_the_template_opens_the_answer_as_the_training_does(thinking: bool) -> None:
+def test_the_chat_template_opens_the_answer_as_in_training(thinking: bool) -> None:
     messages = [{"role": "user", "content": "hi"}]
     trained = "".join(text for text, _ in render(messages, thinking=thinking, generate=True))
     assert templated(messages, add_generation_prompt=True, enable_thinking=thinking) == trained
 
 
-def test_a_thought_follows_what_the_template_opens() -> None:
+def test_reasoning_follows_the_opening_of_the_chat_template() -> None:
     answer = {"role": "assistant", "content": "Hello!", "thought": "A greeting."}
     messages = [{"role": "user", "content": "hi"}, answer]
     opened = templated(messages[:1], add_generation_prompt=True, enable_thinking=True)
@@ -197,13 +197,13 @@ def test_a_thought_follows_what_the_template_opens() -> None:
     assert whole == f"{opened}A greeting.\n</think>\n\nHello!<|im_end|>\n"
 
 
-def test_the_next_turn_begins_with_the_text_of_the_turn_before() -> None:
+def test_the_prompt_of_a_turn_starts_with_the_previous_turn() -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello!"}]
     first = templated(messages[:1], add_generation_prompt=True)
     assert templated(messages).startswith(f"{first}Hello!<|im_end|>")
 
 
-def test_the_template_takes_calls_as_clients_write_them() -> None:
+def test_the_chat_template_accepts_tool_calls_in_client_formats() -> None:
     arguments = {"city": "Oslo"}
     function = {"name": "get_weather", "arguments": arguments}
     user = {"role": "user", "content": "weather in Oslo"}
@@ -214,13 +214,13 @@ def test_the_template_takes_calls_as_clients_write_them() -> None:
     assert '{"name": "get_weather", "arguments": {"city": "Oslo"}}' in templated([user, wrapped])
 
 
-def test_an_answer_is_learned_up_to_its_end() -> None:
+def test_training_includes_the_end_token_of_an_answer() -> None:
     for sample in some_samples():
         last = [text for text, learned in sample.parts if learned][-1]
         assert last.endswith(("<|im_end|>", "<|endoftext|>")), sample
 
 
-def test_filling_the_gap_gives_code_that_compiles() -> None:
+def test_fill_in_the_middle_samples_compile() -> None:
     rng = random.Random(3)
     gaps = [fim.gap(rng) for _ in range(300)]
     # Without a suffix the code may stop in the middle of a line.
@@ -230,7 +230,7 @@ def test_filling_the_gap_gives_code_that_compiles() -> None:
         compile(code, "gap", "exec")
 
 
-def test_there_are_sixty_shell_tasks_and_no_wording_means_two() -> None:
+def test_there_are_sixty_shell_tasks_with_unique_wordings() -> None:
     wordings = [wording for _, said in shell_tasks.TASKS for wording in said.split("|")]
     assert len(shell_tasks.TASKS) >= 60
     assert len(set(wordings)) == len(wordings)

@@ -1,4 +1,4 @@
-"""The page of the Python API is made from the docstrings, and every public name has one."""
+"""The Python API page is generated from the docstrings, and every public name has one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import mlxd.client
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_is_made_from_the_docstrings() -> None:
+def test_the_python_api_page_is_generated_from_the_docstrings() -> None:
     tool = ROOT / "tools" / "python_api.py"
     check = subprocess.run([sys.executable, str(tool), "--check"], check=False)
     assert check.returncode == 0, "python tools/python_api.py"

@@ -21,7 +21,7 @@ def tokenizer(real_model: Path) -> TokenizerWrapper:
     return load_tokenizer(real_model)
 
 
-def test_it_knows_the_capital_of_france(real_model: Path) -> None:
+def test_the_real_model_answers_a_question(real_model: Path) -> None:
     engine = EngineProcess(timeout_s=110)
     try:
         ref = as_ref(real_model)
@@ -33,9 +33,9 @@ def test_it_knows_the_capital_of_france(real_model: Path) -> None:
         engine.close()
 
 
-def test_tokens_of_any_text_are_that_text(tokenizer: TokenizerWrapper) -> None:
-    # Its vocabulary lacks some control characters and the planes that nobody uses. Lone surrogates
-    # are no text: they have no UTF-8 form, which is what the tokenizer takes.
+def test_tokenizing_and_decoding_returns_the_text(tokenizer: TokenizerWrapper) -> None:
+    # The vocabulary lacks some control characters and rarely used planes. Lone surrogates have no
+    # UTF-8 form, which the tokenizer needs.
     letters = st.characters(min_codepoint=0x20, max_codepoint=0x1FFFF, exclude_categories=["Cs"])
 
     @given(st.text(letters | st.just("\n")))
@@ -47,7 +47,7 @@ def test_tokens_of_any_text_are_that_text(tokenizer: TokenizerWrapper) -> None:
     check()
 
 
-def test_digits_stand_alone_and_control_tokens_are_single(tokenizer: TokenizerWrapper) -> None:
+def test_every_digit_and_every_control_token_is_one_token(tokenizer: TokenizerWrapper) -> None:
     tokens = tokenizer.encode("<|im_start|>user\n2026<|im_end|>", add_special_tokens=False)
     assert [tokenizer.decode([token]) for token in tokens] == [
         "<|im_start|>", "user", "\n", "2", "0", "2", "6", "<|im_end|>",
@@ -55,7 +55,7 @@ def test_digits_stand_alone_and_control_tokens_are_single(tokenizer: TokenizerWr
     assert tokenizer.eos_token == "<|im_end|>"
 
 
-def test_making_it_again_changes_nothing(real_model: Path) -> None:
+def test_downloading_the_real_model_again_changes_nothing(real_model: Path) -> None:
     before = (real_model / "model.safetensors").stat().st_mtime_ns
     done = subprocess.run([sys.executable, TOOL], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(real_model)

@@ -1,4 +1,4 @@
-"""The documentation site: it builds, every page is in its menu, every command in a guide exists."""
+"""The documentation site builds, its menu is complete, and every command in a guide exists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GUIDES = ("index", "install", "quick-start", "choose-a-model", "recipes", "comin
 
 
 def segments(line: str) -> list[list[str]]:
-    """Return the commands of a pipeline, as words, without redirections and comments."""
+    """Return the commands of a pipeline as lists of words, without redirections and comments."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|>&;")
     lexer.whitespace_split = True
     found: list[list[str]] = [[]]
@@ -70,7 +70,7 @@ def leaves(menu: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(("guide", "line"), commands())
-def test_every_command_in_a_guide_is_understood(guide: str, line: list[str]) -> None:
+def test_every_command_in_a_guide_is_valid(guide: str, line: list[str]) -> None:
     words = list(line)
     command: click.Command = PROGRAMS[words.pop(0)]
     ctx = click.Context(command)
@@ -81,5 +81,5 @@ def test_every_command_in_a_guide_is_understood(guide: str, line: list[str]) -> 
     command.make_parser(ctx).parse_args(words)
 
 
-def test_the_guides_have_commands() -> None:
+def test_the_guides_contain_commands() -> None:
     assert len(commands()) > 60

@@ -1,4 +1,4 @@
-"""What a search finds, on a real database."""
+"""Search in stored conversations, on a real database."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         ("answer 机器", ["chinese"]),
     ],
 )
-def test_words_and_parts_of_words_are_found(store: Store, query: str, found: list[str]) -> None:
+def test_search_finds_words_and_parts_of_words(store: Store, query: str, found: list[str]) -> None:
     assert [record["id"] for record in store.search(query, 9)] == found
 
 
 @pytest.mark.parametrize("query", ["", "  ", "\0", "\ufe0f", "a" * 60_000, "机" * 60_000])
-def test_what_is_nothing_or_too_long_for_any_text_finds_nothing(store: Store, query: str) -> None:
+def test_empty_and_overlong_queries_find_nothing(store: Store, query: str) -> None:
     assert store.search(query, 9) == []
 
 
@@ -77,19 +77,19 @@ OPERATORS = ['"', "*", "(", ")", "AND", "OR", "NOT", "NEAR(a b)", "question:", "
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(terms=st.lists(st.one_of(st.sampled_from(OPERATORS), st.text(max_size=8)), max_size=12))
-def test_no_words_of_a_user_are_operators(store: Store, terms: list[str]) -> None:
+def test_search_terms_are_never_parsed_as_fts_operators(store: Store, terms: list[str]) -> None:
     text = " ".join(terms)
     if len(text.split()) <= MAX_TERMS:
         store.search(text, 9)
 
 
-def test_as_many_words_as_are_allowed_and_one_more(store: Store) -> None:
+def test_a_search_with_too_many_words_is_refused(store: Store) -> None:
     assert store.search(" ".join(["answer"] * MAX_TERMS), 99)
     with pytest.raises(InvalidParams, match="33 words; at most 32"):
         store.search(" ".join(["answer"] * (MAX_TERMS + 1)), 9)
 
 
-def test_the_best_turn_is_quoted_around_what_was_found(tmp_path: Path) -> None:
+def test_the_snippet_quotes_the_matching_turn_around_the_match(tmp_path: Path) -> None:
     store = Store(tmp_path / "conversations.db")
     for text in ("Nothing here.", f"{'词' * 200}目标{'语' * 200}"):
         turn = Turn("chat", "one", "", None, "pocket", [{"role": "user", "content": text}])
@@ -101,6 +101,6 @@ def test_the_best_turn_is_quoted_around_what_was_found(tmp_path: Path) -> None:
     assert len(record["snippet"]) < 100
 
 
-def test_a_snippet_of_nothing_is_nothing() -> None:
+def test_a_snippet_of_no_text_is_empty() -> None:
     assert snippet([], "x") == ""
     assert snippet(["\n a \n b"], "x") == "a b"

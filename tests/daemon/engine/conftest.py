@@ -38,8 +38,8 @@ def tiny_model() -> Any:
 
 
 @pytest.fixture
-def own_exponentials() -> Iterator[None]:
-    """Whatever a test installs of `exp` is taken out again, from all models."""
+def restore_exponentials() -> Iterator[None]:
+    """Remove from all models the functions of `exp` that a test installs."""
     yield
     mx.fast.scaled_dot_product_attention = exp._attention
     for name, module in list(sys.modules.items()):

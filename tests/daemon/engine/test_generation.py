@@ -1,4 +1,4 @@
-"""Parameters from the wire become typed ones, once."""
+"""Parameters of a request are converted to typed ones, once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-def test_every_parameter_of_a_validated_request_arrives() -> None:
+def test_generation_params_contain_every_validated_parameter() -> None:
     given = validate(
         "chat", {"messages": MESSAGES, "n": 3, "top_k": 7, "stop": ["END"], "temperature": 0.5}
     )
@@ -73,7 +73,7 @@ def test_a_tool_call_of_an_unknown_form_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required", "look"])
-def test_a_tool_is_forced_where_the_model_may_not_choose(choice: str) -> None:
+def test_required_and_named_tool_choices_force_a_tool(choice: str) -> None:
     given = validate("chat", {"messages": MESSAGES, "tools": [TOOL], "tool_choice": choice})
     forced = GenerationParams.from_map(given).tools.forced
     assert bool(forced) == (choice in ("required", "look"))

@@ -60,25 +60,25 @@ def test_a_tool_call_is_an_event_and_not_text() -> None:
     assert choice.finish_reason == "tool_calls"
 
 
-def test_several_tool_calls_have_ids_of_their_own() -> None:
+def test_every_tool_call_has_its_own_id() -> None:
     choice, _ = run('<tool_call>{"name": "f", "arguments": {}}</tool_call>' * 2)
     assert [call["id"] for call in choice.tool_calls] == ["call_0_0", "call_0_1"]
 
 
-def test_a_tool_call_that_is_no_json_is_given_as_text_with_a_note() -> None:
+def test_a_tool_call_that_is_no_json_becomes_text_with_a_note() -> None:
     choice, _ = run("<tool_call>oops</tool_call>")
     assert choice.to_map()["text"] == "oops"
     assert choice.notes
     assert choice.finish_reason == "stop"
 
 
-def test_a_tool_call_cut_by_the_token_limit_is_said_to_be_cut() -> None:
+def test_a_tool_call_truncated_by_max_tokens_has_a_note() -> None:
     choice, _ = run('<tool_call>{"name"', reason="length")
     assert choice.finish_reason == "length"
     assert "max_tokens" in choice.notes[0]
 
 
-def test_a_tool_call_without_its_end_marker_is_taken_at_the_end_token() -> None:
+def test_a_tool_call_without_an_end_marker_ends_at_the_end_token() -> None:
     choice, _ = run('<tool_call>{"name": "f", "arguments": {}}')
     assert choice.tool_calls[0]["name"] == "f"
 
@@ -96,13 +96,13 @@ def test_usage_counts_every_choice() -> None:
     assert [choice["text"] for choice in result["choices"]] == ["ab", "cde"]
 
 
-def test_the_same_weights_with_an_adapter_are_another_model() -> None:
+def test_a_model_with_an_adapter_has_another_key() -> None:
     base = ModelRef("m", "/m")
     assert base.key != ModelRef("m", "/m", adapter="/a").key
     assert ModelRef.from_map({"name": "m", "path": "/m", "unknown": 1}) == base
 
 
-def test_a_choice_in_reasoning_counts_its_tokens_until_the_end_marker() -> None:
+def test_reasoning_tokens_are_counted_until_the_end_marker() -> None:
     choice = Choice(0, TextSplitter(MARKERS, (), Channel.REASONING), CharDetokenizer())
     for char in "x</think>yz":
         choice.accept(ord(char), ends=False)

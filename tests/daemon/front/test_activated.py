@@ -1,4 +1,4 @@
-"""The real daemon on a socket of launchd or systemd, which becomes another program and keeps it."""
+"""The real daemon on a socket of launchd or systemd, which it keeps over an upgrade."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         daemon.process.wait()
 
 
-def becomes_another_and_answers(daemon: Daemon) -> None:
+def check_upgrade_keeps_socket(daemon: Daemon) -> None:
     inode = os.stat(daemon.socket_path).st_ino
     pid = daemon.ask("status")["pid"]
     touch(daemon.folder, "daemon/mlxd/daemon/version.py")
@@ -38,10 +38,10 @@ def becomes_another_and_answers(daemon: Daemon) -> None:
     os.kill(pid, signal.SIGTERM)
     assert daemon.process is not None
     assert daemon.process.wait(TIMEOUT_S) == 0
-    assert os.stat(daemon.socket_path).st_ino == inode, "the socket is not ours to remove"
+    assert os.stat(daemon.socket_path).st_ino == inode, "the daemon must not remove the socket"
 
 
-def test_launchd_hands_its_socket_over_once(daemon: Daemon, tmp_path: Path) -> None:
+def test_the_socket_of_launchd_is_kept_over_an_upgrade(daemon: Daemon, tmp_path: Path) -> None:
     daemon.environ |= {
         "LD_PRELOAD": str(build_libxpc(tmp_path)),
         "XPC_SERVICE_NAME": LABEL,
@@ -52,10 +52,10 @@ def test_launchd_hands_its_socket_over_once(daemon: Daemon, tmp_path: Path) -> N
         launchd.listen()
         daemon.environ["FAKE_XPC_FD"] = str(launchd.fileno())
         daemon.start(pass_fds=[launchd.fileno()])
-        becomes_another_and_answers(daemon)
+        check_upgrade_keeps_socket(daemon)
 
 
-def test_systemd_s_socket_is_kept_over_an_upgrade(daemon: Daemon) -> None:
+def test_the_socket_of_systemd_is_kept_over_an_upgrade(daemon: Daemon) -> None:
     address = daemon.folder / "notify"
     daemon.environ["NOTIFY_SOCKET"] = str(address)
     passed = [f"--setenv={name}" for name in daemon.environ]
@@ -67,5 +67,5 @@ def test_systemd_s_socket_is_kept_over_an_upgrade(daemon: Daemon) -> None:
         waiting.until(Path(daemon.socket_path).exists, "no socket", TIMEOUT_S)
         assert daemon.ask("ping") == {"pong": True}
         assert systemd.recv(64) == b"READY=1"
-        becomes_another_and_answers(daemon)
+        check_upgrade_keeps_socket(daemon)
         assert systemd.recv(64) == b"READY=1", "it reports readiness again"

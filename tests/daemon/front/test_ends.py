@@ -1,4 +1,4 @@
-"""How requests end when callers, engines and clocks interfere."""
+"""The end of requests: cancel, deadline, engine crash, refusal and shutdown."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from support.waiting import until
 STUCK = user("stuck")
 
 
-def engine_becomes(daemon: Daemon, **wanted: Any) -> dict[str, Any]:
-    """Wait until `status` says this of the engine; return all of what it says."""
+def wait_engine(daemon: Daemon, **wanted: Any) -> dict[str, Any]:
+    """Wait until the engine in `status` has these values; return the whole entry."""
     engine: dict[str, Any] = {}
 
     def met() -> bool:
@@ -31,7 +31,7 @@ def engine_becomes(daemon: Daemon, **wanted: Any) -> dict[str, Any]:
     return engine
 
 
-def test_cancel_does_not_wait_for_an_engine_that_is_stuck() -> None:
+def test_cancel_does_not_wait_for_a_stuck_engine() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         stuck = peer.send("chat", messages=STUCK, stream=True)
         peer.wait_event("queued")
@@ -41,7 +41,7 @@ def test_cancel_does_not_wait_for_an_engine_that_is_stuck() -> None:
 
 
 @pytest.mark.parametrize("script", ["", "halfway"])
-def test_an_engine_that_never_confirms_an_end_is_replaced(script: str) -> None:
+def test_an_engine_that_never_confirms_a_cancel_is_replaced(script: str) -> None:
     timeout = {"MLXD_ENGINE_PROGRESS_TIMEOUT_S": "3"}
     with daemon_with_fake_engine(script, **timeout) as daemon, daemon.peer() as peer:
         pid = daemon.engine_pid()
@@ -51,13 +51,13 @@ def test_an_engine_that_never_confirms_an_end_is_replaced(script: str) -> None:
         error = peer.answer(stuck)["error"]
         assert error["code"] == "deadline_exceeded"
         if script:
-            assert error["data"]["usage"]["completion_tokens"] > 0, "the engine's word, said early"
-        assert engine_becomes(daemon, restarts=1)["last_exit"].startswith("no progress")
+            assert error["data"]["usage"]["completion_tokens"] > 0, "reported early by the engine"
+        assert wait_engine(daemon, restarts=1)["last_exit"].startswith("no progress")
         assert daemon.engine_pid() != pid
 
 
 @pytest.mark.parametrize("code", ["cancelled", "superseded", "deadline_exceeded"])
-def test_an_end_under_way_keeps_its_reason_when_the_engine_dies(code: str) -> None:
+def test_a_request_being_ended_keeps_its_error_code_if_the_engine_dies(code: str) -> None:
     with daemon_with_fake_engine("deaf") as daemon, daemon.peer() as peer:
         pid = daemon.engine_pid()
         limit = {"deadline_s": 1} if code == "deadline_exceeded" else {}
@@ -72,7 +72,7 @@ def test_an_end_under_way_keeps_its_reason_when_the_engine_dies(code: str) -> No
         assert peer.answer(running)["error"]["code"] == code
 
 
-def test_callers_are_told_at_once_while_the_engine_keeps_dying() -> None:
+def test_callers_get_an_error_at_once_while_restarts_back_off() -> None:
     with daemon_with_fake_engine("exit-now") as daemon:
         for _ in range(2):
             assert daemon.ask("load")["error"]["code"] == "engine_died"
@@ -113,7 +113,7 @@ def test_a_full_connection_can_still_cancel() -> None:
 
 
 @pytest.mark.parametrize("encoding", [*Encoding])
-def test_one_connection_too_many_is_refused_in_its_own_encoding(encoding: Encoding) -> None:
+def test_a_connection_over_the_limit_is_refused_in_its_own_encoding(encoding: Encoding) -> None:
     with daemon_with_fake_engine(MLXD_MAX_CONNECTIONS="1") as daemon, daemon.peer() as first:
         assert first.call("ping") == {"pong": True}
         with daemon.peer(encoding) as second:
@@ -123,18 +123,18 @@ def test_one_connection_too_many_is_refused_in_its_own_encoding(encoding: Encodi
         assert first.call("ping") == {"pong": True}
 
 
-def test_a_caller_that_never_reads_is_not_read_from_for_ever() -> None:
+def test_the_daemon_stops_reading_from_a_client_that_never_reads() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as greedy:
         greedy.sock.setblocking(False)
         sent = 0
         line = b'{"jsonrpc":"2.0","id":1,"method":"hello"}\n' * 1000
         while select.select([], [greedy.sock], [], 1.0)[1] and sent < 200_000_000:
             sent += greedy.sock.send(line)
-        assert sent < 50_000_000, "requests were taken though no answer was read"
+        assert sent < 50_000_000, "requests were read although no answer was"
         assert daemon.ask("ping") == {"pong": True}
 
 
-def test_mixed_channels_and_tool_calls_come_in_order() -> None:
+def test_reasoning_tool_calls_and_text_arrive_in_order() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         peer.call("chat", messages=user("mixed"), stream=True)
         kinds = [(event["type"], event.get("channel")) for event in peer.events]
@@ -146,7 +146,7 @@ def test_mixed_channels_and_tool_calls_come_in_order() -> None:
     ]
 
 
-def test_models_and_tokens_are_asked_of_the_engine() -> None:
+def test_model_and_token_methods_are_forwarded_to_the_engine() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer(Encoding.JSON) as peer:
         assert peer.call("ps")["models"] == []
         assert peer.call("load", pin=True)["model"] == "pocket"
@@ -164,7 +164,7 @@ def _tokens(answer: dict[str, Any]) -> dict[str, Any]:
     return {"tokens": answer["tokens"]}
 
 
-def test_sighup_opens_the_log_anew() -> None:
+def test_sighup_reopens_the_log() -> None:
     with daemon_with_fake_engine() as daemon:
         log = daemon.folder / "log" / "mlxd.log"
         log.rename(log.with_name("moved"))
@@ -174,7 +174,7 @@ def test_sighup_opens_the_log_anew() -> None:
         assert [line["event"] for line in daemon.log_lines()][-1] == "request"
 
 
-def test_last_answers_are_read_before_the_daemon_goes() -> None:
+def test_shutdown_waits_until_the_last_answers_are_sent() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         running = peer.send("chat", messages=user("flood 3000"))
         until(daemon.running, "the request runs")
@@ -183,7 +183,7 @@ def test_last_answers_are_read_before_the_daemon_goes() -> None:
         assert len(text) == 3000 * 1024
 
 
-def test_the_front_never_loads_what_only_the_engine_needs() -> None:
+def test_the_front_imports_no_libraries_of_the_engine() -> None:
     heavy = "{'mlx', 'mlx_lm', 'transformers', 'huggingface_hub', 'numpy', 'torch', 'tokenizers'}"
     program = f"import mlxd.daemon.front.app, sys; print(*{heavy} & set(sys.modules))"
     command = [sys.executable, "-c", program]

@@ -1,4 +1,4 @@
-"""What a daemon's surroundings may do to it: clocks, descriptors, a poor environment."""
+"""A daemon in a difficult environment: clock jumps, few descriptors, missing variables."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from support.fakeclock import FakeClock
 from support.places import MLXD, own_environ
 from support.waiting import until
 
-YEAR_S = 400 * 24 * 3600  # and some: it must show in the date
+YEAR_S = 400 * 24 * 3600  # more than a year, so that the year of a date changes
 
 
 @pytest.mark.parametrize("jump_s", [YEAR_S, -YEAR_S])
-def test_a_clock_that_jumps_is_of_no_matter(tmp_path: Path, jump_s: int) -> None:
+def test_clock_jumps_do_not_affect_requests_models_or_conversations(
+    tmp_path: Path, jump_s: int
+) -> None:
     clock = FakeClock(tmp_path)
     with (
         running_daemon(**clock.environ, MLXD_UPGRADE_CHECK_S="0.1") as daemon,
@@ -50,7 +52,7 @@ def test_a_clock_that_jumps_is_of_no_matter(tmp_path: Path, jump_s: int) -> None
         assert last != result["conversation"]
         again = peer.call("generate", prompt=" on", max_tokens=1, conversation="last",
                           scope="dir:/x")  # fmt: skip
-        assert again["conversation"] == last, "the newest is the newest"
+        assert again["conversation"] == last, "the newest conversation is continued"
         status = daemon.ask("status")
         assert status["uptime_s"] < 600
         assert (status["engine"]["pid"], status["engine"]["restarts"]) == (pid, 0)
@@ -59,7 +61,9 @@ def test_a_clock_that_jumps_is_of_no_matter(tmp_path: Path, jump_s: int) -> None
         assert peer.call("generate", prompt="Count", max_tokens=2)["choices"]
 
 
-def test_connections_leave_descriptors_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_connection_limit_leaves_descriptors_for_engine_and_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for hard, wanted, served in [(100_000, 2048, 2048), (256, 2048, 176), (40, 2048, 1)]:
         limits = (hard, hard)
         monkeypatch.setattr(resource, "getrlimit", lambda _what, limits=limits: limits)
@@ -67,8 +71,8 @@ def test_connections_leave_descriptors_for_the_rest(monkeypatch: pytest.MonkeyPa
         assert connections_that_fit(wanted) == served
 
 
-def limited(daemon: Daemon, descriptors: int) -> None:
-    """Start a daemon that may have so many files open."""
+def start_with_descriptors(daemon: Daemon, descriptors: int) -> None:
+    """Start a daemon with a limit on file descriptors."""
     command = f'ulimit -n {descriptors}; exec "$@"'
     ready, tell = os.pipe()
     daemon.spawn(["sh", "-c", command, "sh", *MLXD, "run"], [tell], MLXD_READY_FD=str(tell))
@@ -77,16 +81,16 @@ def limited(daemon: Daemon, descriptors: int) -> None:
     os.close(ready)
 
 
-def test_when_descriptors_run_out_the_others_are_served(tmp_path: Path) -> None:
+def test_connections_over_the_descriptor_limit_are_refused(tmp_path: Path) -> None:
     descriptors = RESERVED_DESCRIPTORS + 12
     daemon = Daemon(tmp_path, fake_engine_settings())
-    limited(daemon, descriptors)
+    start_with_descriptors(daemon, descriptors)
     crowd: list[Peer] = []
     try:
         with daemon.peer() as first:
             assert first.call("hello")["limits"]["max_connections"] == 12
             crowd = [daemon.peer() for _ in range(4 * REFUSED_AT_ONCE + 12)]
-            # An engine and a database are begun in the middle of it.
+            # The engine and the database are opened while all descriptors are in use.
             answer = first.call("chat", messages=user("3 tokens"), conversation="new")
             assert answer["usage"]["completion_tokens"] == 3
             assert answer["conversation"]
@@ -110,7 +114,7 @@ def test_when_descriptors_run_out_the_others_are_served(tmp_path: Path) -> None:
 
 
 def outcome(peer: Peer) -> str:
-    """Return the code of the refusal: the answer to a request, or what is said unasked."""
+    """Return the error code of a refused connection, or "hung up"."""
     with contextlib.suppress(ConnectionError):
         peer.send("ping")
     try:
@@ -121,8 +125,8 @@ def outcome(peer: Peer) -> str:
     return str(message.error["code"])
 
 
-def as_a_stranger(script: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a script as a user that has no entry, in the C locale, with no other variables."""
+def run_as_unknown_user(script: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a script as a user without a passwd entry, in the C locale, without other variables."""
     namespace = ["unshare", "--user", "--map-user=12345"]
     if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
         needs.not_permitted("may not make a user namespace")
@@ -138,8 +142,8 @@ def as_a_stranger(script: str, environ: dict[str, str]) -> subprocess.CompletedP
     )
 
 
-def test_a_poor_environment_is_enough(tmp_path: Path) -> None:
-    """No HOME, no entry among the users, no locale: the places are given, and that will do."""
+def test_mlxd_works_without_home_user_entry_and_locale(tmp_path: Path) -> None:
+    """Without HOME, a passwd entry and a locale, mlxd works if its folders are configured."""
     places = {name: text for name, text in own_environ(tmp_path).items() if name[:5] == "MLXD_"}
     script = """
         mlxd start
@@ -153,7 +157,7 @@ def test_a_poor_environment_is_enough(tmp_path: Path) -> None:
         mlxd stop
     """
     try:
-        done = as_a_stranger(script, places)
+        done = run_as_unknown_user(script, places)
     finally:
         left = lock.holder(resolve_paths(places).lock_file)
         if left is not None:
@@ -170,8 +174,8 @@ def test_a_poor_environment_is_enough(tmp_path: Path) -> None:
     ["mlxd status", "mlxd start", "mlxd run", "mlxd doctor", "mlxd install", "mlxd stop",
      "mlxd logs", "mlx ask hi", "mlx ps", "mlx models list"],
 )  # fmt: skip
-def test_where_nobody_has_a_home_it_is_said(command: str) -> None:
-    done = as_a_stranger(command, {})
+def test_commands_report_a_missing_home_directory(command: str) -> None:
+    done = run_as_unknown_user(command, {})
     assert done.returncode == 6
     assert "HOME is not set, and user 12345 has no home directory" in done.stderr
     assert "Set HOME" in done.stderr

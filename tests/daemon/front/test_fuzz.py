@@ -1,4 +1,4 @@
-"""Any parameters to any method, and what coverage-guided searches (`tools/fuzz`) have kept."""
+"""Arbitrary parameters for every method, and the corpus of the fuzzer (`tools/fuzz`)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ MESSAGES = st.lists(
     min_size=1,
     max_size=3,
 )
-# What is nearly right gets further than what is not right at all.
-NEARLY = {
+# Nearly valid values reach more code than random ones.
+NEARLY_VALID = {
     "integer": st.integers(-2, 2**20) | st.floats(),
     "number": NUMBERS,
     "boolean": st.booleans(),
@@ -48,11 +48,11 @@ NEARLY = {
 
 @st.composite
 def parameters(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
-    """A method with some of its parameters, and now and then one that it does not have."""
+    """A method with some of its parameters, and sometimes an unknown one."""
     method = METHODS[draw(st.sampled_from(sorted(METHODS)))]
     chosen = [param for param in method.params if param.required or draw(st.booleans())]
     given: dict[str, object] = {
-        param.name: draw(NEARLY.get(param.kind, VALUES) | VALUES) for param in chosen
+        param.name: draw(NEARLY_VALID.get(param.kind, VALUES) | VALUES) for param in chosen
     }
     if draw(st.integers(0, 9)) == 0:
         given[draw(st.text(max_size=8))] = draw(VALUES)
@@ -61,14 +61,14 @@ def parameters(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
 
 @settings(deadline=None, max_examples=400)
 @given(parameters())
-def test_any_parameters_become_normal_or_are_refused_by_name(
+def test_arbitrary_parameters_are_normalised_or_refused_by_name(
     call: tuple[str, dict[str, object]],
 ) -> None:
     fuzz_targets.check_method(*call)
 
 
 @pytest.mark.parametrize("name", ["codec", "methods"])
-def test_what_searches_have_kept_breaks_neither_codec_nor_methods(name: str) -> None:
+def test_the_fuzz_corpus_does_not_break_codec_or_methods(name: str) -> None:
     inputs = fuzz_targets.kept(name)
     assert len(inputs) > 30
     for data in inputs:
@@ -85,11 +85,13 @@ def front(tmp_path: Path) -> Iterator[FrontTarget]:
     os.environ.update(before)
 
 
-def test_what_searches_have_kept_leaves_a_front_well(front: FrontTarget) -> None:
+def test_the_fuzz_corpus_leaves_the_front_working_and_leaks_no_descriptors(
+    front: FrontTarget,
+) -> None:
     inputs = fuzz_targets.kept("front")
     assert len(inputs) > 30
     held = []
-    for _ in range(2):  # the first time it opens what it keeps: the engine's link, the database
+    for _ in range(2):  # the first round opens what stays open: the engine's link, the database
         for data in inputs:
             front(data)
         held.append(open_files(os.getpid()))

@@ -1,4 +1,4 @@
-"""Hub workers are bounded, and one that cannot be started is an answer."""
+"""The number of hub workers is limited, and a failed start is reported to the caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def outcome(workers: HubWorkers) -> Any:
     return asyncio.run(workers.run(job, lambda _progress: None))
 
 
-def test_so_many_run_at_once(tmp_path: Path) -> None:
+def test_too_many_hub_workers_are_refused(tmp_path: Path) -> None:
     workers = HubWorkers(tmp_path / "err", lambda *_given, **_named: None)
     workers.running = WORKERS_MAX
     with pytest.raises(Overloaded, match="downloads and conversions are running"):
@@ -26,7 +26,7 @@ def test_so_many_run_at_once(tmp_path: Path) -> None:
     assert workers.running == WORKERS_MAX
 
 
-def test_one_that_cannot_be_started_is_told(
+def test_a_hub_worker_that_cannot_start_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))

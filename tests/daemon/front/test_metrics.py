@@ -1,4 +1,4 @@
-"""The metrics as Prometheus' own parser reads them, from a real daemon with a real engine."""
+"""Metrics of a real daemon and engine, read by Prometheus' own parser."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ RESULT = {
 }
 
 
-def parsed(text: str) -> dict[str, Metric]:
+def parse_metrics(text: str) -> dict[str, Metric]:
     families = list(text_string_to_metric_families(text))
-    assert len({one.name for one in families}) == len(families), "a family is told once"
+    assert len({one.name for one in families}) == len(families), "every family occurs once"
     assert all(one.type in ("counter", "gauge", "histogram") for one in families)
     return {one.name: one for one in families}
 
@@ -50,13 +50,13 @@ def daemon() -> Iterator[Daemon]:
         yield running
 
 
-def test_types_fit_what_the_engine_counts(daemon: Daemon) -> None:
+def test_engine_metrics_have_the_right_types_and_values(daemon: Daemon) -> None:
     messages = user("Repeat after me: " + "grey stone bridge " * 8)
-    before = parsed(daemon.ask("metrics")["text"])
+    before = parse_metrics(daemon.ask("metrics")["text"])
     for _ in range(2):
         result = daemon.ask("chat", messages=messages, temperature=0, max_tokens=5)
     daemon.ask("chat", messages=user("x"), schema={"allOf": [{"type": "null"}, {"const": 1}]})
-    after = parsed(daemon.ask("metrics")["text"])
+    after = parse_metrics(daemon.ask("metrics")["text"])
 
     cached = result["usage"]["cached_tokens"]
     assert cached == result["usage"]["prompt_tokens"] - 1
@@ -81,16 +81,16 @@ def test_types_fit_what_the_engine_counts(daemon: Daemon) -> None:
     assert value(after, "mlxd_tokens", kind="cached_tokens") >= cached
 
 
-def test_a_counter_never_goes_down_while_requests_come_and_go(daemon: Daemon) -> None:
-    seen = [parsed(daemon.ask("metrics")["text"])]
+def test_counters_never_decrease(daemon: Daemon) -> None:
+    seen = [parse_metrics(daemon.ask("metrics")["text"])]
     with daemon.peer() as peer:
         running = peer.send("generate", prompt="A", max_tokens=300, ignore_eos=True, stream=True)
         peer.wait_event("delta")
-        seen.append(parsed(daemon.ask("metrics")["text"]))
+        seen.append(parse_metrics(daemon.ask("metrics")["text"]))
         assert value(seen[-1], "mlxd_requests_running") == 1
         peer.notify("cancel", id=running)
         assert peer.answer(running)["error"]["code"] == "cancelled"
-    seen.append(parsed(daemon.ask("metrics")["text"]))
+    seen.append(parse_metrics(daemon.ask("metrics")["text"]))
     assert value(seen[-1], "mlxd_requests_running") == 0
     for before, after in pairwise(seen):
         for name, family in before.items():
@@ -101,11 +101,11 @@ def test_a_counter_never_goes_down_while_requests_come_and_go(daemon: Daemon) ->
                     assert later[key] >= sample.value, key
 
 
-def test_latencies_are_histograms_that_count_every_answer() -> None:
+def test_latency_histograms_count_every_answer() -> None:
     metrics = Metrics()
     metrics.finished(RESULT)
     metrics.finished({**RESULT, "usage": {"prompt_tokens": 5, "completion_tokens": 0}})
-    families = parsed(metrics.text({}, {}))
+    families = parse_metrics(metrics.text({}, {}))
     counts = {}
     for name, family in families.items():
         if family.type == "histogram":
@@ -121,7 +121,7 @@ def test_latencies_are_histograms_that_count_every_answer() -> None:
     }
 
 
-def test_a_bucket_counts_what_is_at_most_its_edge() -> None:
+def test_a_histogram_bucket_includes_its_upper_bound() -> None:
     histogram = Histogram((0.1, 1.0))
     for seconds in (0.05, 0.1, 0.5, 7.0):
         histogram.observe(seconds)
@@ -130,7 +130,7 @@ def test_a_bucket_counts_what_is_at_most_its_edge() -> None:
     assert lines[4:] == ["x_sum 7.650000", "x_count 4"]
 
 
-def test_the_record_of_a_status_is_whole_and_json(daemon: Daemon) -> None:
+def test_status_json_contains_requests_models_and_engine(daemon: Daemon) -> None:
     done = subprocess.run(
         [*MLXD, "status", "--json"],
         env=daemon.environ, capture_output=True, text=True, timeout=60, check=True,
@@ -143,7 +143,7 @@ def test_the_record_of_a_status_is_whole_and_json(daemon: Daemon) -> None:
     assert record["engine"]["pid"] == daemon.engine_pid()
 
 
-def test_the_log_has_one_line_per_request_with_its_counts_and_no_text(daemon: Daemon) -> None:
+def test_the_log_has_one_line_per_request_with_counts_and_no_text(daemon: Daemon) -> None:
     def requests() -> list[dict[str, Any]]:
         return [line for line in daemon.log_lines() if line["event"] == "request"]
 

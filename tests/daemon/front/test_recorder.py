@@ -1,4 +1,4 @@
-"""The recorder, a real database, and another program that has it."""
+"""The recorder with a real database that another program has locked."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mlxd.daemon.front.recorder import Recorder, Recording
 NAME = "c-1"
 
 
-class Lines:
-    """A log that is kept."""
+class EventLog:
+    """A log that keeps its events."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -34,7 +34,7 @@ def brief_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "BUSY_S", 0.01)
 
 
-async def begun(one: Recorder, question: str) -> Recording:
+async def begin(one: Recorder, question: str) -> Recording:
     messages = [{"role": "user", "content": question}]
     recording = one.begin(store.Turn("chat", NAME, "", None, "pocket", messages))
     await asyncio.wrap_future(recording.begun)
@@ -53,11 +53,11 @@ async def answers(one: Recorder) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("how", ["read", "close"])
-def test_an_answer_that_cannot_be_written_now_is_written_later(how: str, tmp_path: Path) -> None:
+def test_an_answer_is_written_later_if_the_database_is_locked(how: str, tmp_path: Path) -> None:
     async def session() -> None:
         path = tmp_path / "conversations.db"
-        one = Recorder(path, Lines())
-        whole, broken = await begun(one, "whole"), await begun(one, "broken")
+        one = Recorder(path, EventLog())
+        whole, broken = await begin(one, "whole"), await begin(one, "broken")
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         assert finish(one, whole, "all of it")["conversation"] == NAME
@@ -82,14 +82,16 @@ def test_an_answer_that_cannot_be_written_now_is_written_later(how: str, tmp_pat
     asyncio.run(session())
 
 
-def test_so_many_answers_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_unwritten_answers_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recorder, "UNWRITTEN_MOST", 2)
-    log = Lines()
+    log = EventLog()
 
     async def session() -> None:
         path = tmp_path / "conversations.db"
         one = Recorder(path, log)
-        turns = [await begun(one, f"question {at}") for at in range(3)]
+        turns = [await begin(one, f"question {at}") for at in range(3)]
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         for at, turn in enumerate(turns):

@@ -1,4 +1,4 @@
-"""Which requests are retried after an engine's death, and which seem to be its cause."""
+"""Which requests are retried after an engine crash, and which are suspected as its cause."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def request(rid: int, **state: Any) -> Completion:
     return one
 
 
-def test_what_was_under_way_is_suspect_and_what_only_waited_is_not() -> None:
+def test_only_requests_being_computed_are_suspected_of_a_crash() -> None:
     under_way, waiting, answering = request(1, begun=True), request(2), request(3, output=True)
     assert suspects([under_way, waiting, answering], ready=True) == [under_way]
     assert suspects([waiting, answering], ready=True) == []
 
 
-def test_where_nothing_was_under_way_everything_is_suspect() -> None:
+def test_all_requests_are_suspected_if_none_was_being_computed() -> None:
     both = [request(1), request(2)]
     assert suspects(both, ready=True) == both
 
 
-def test_an_engine_that_never_got_ready_died_of_something_else() -> None:
+def test_no_request_is_suspected_if_the_engine_was_never_ready() -> None:
     assert suspects([request(1, begun=True)], ready=False) == []
 
 
-def test_the_second_death_under_a_request_is_its_last() -> None:
+def test_a_request_is_refused_after_two_crashes_while_alone() -> None:
     assert refusal(request(1, suspect_deaths=1), "x", alone=True) is None
     assert refusal(request(1, suspect_deaths=2), "x", alone=False) is None, (
         "it may have been another"
@@ -41,13 +41,13 @@ def test_the_second_death_under_a_request_is_its_last() -> None:
     assert "is probably the cause" in error.message
 
 
-def test_suspects_are_tried_one_after_the_other() -> None:
+def test_suspected_requests_are_retried_one_at_a_time() -> None:
     tried: list[Completion] = []
     probation = Probation(tried.append)
     one, two, three = request(1), request(2), request(3)
     assert probation.begin([one, two, three]) is one
     probation.passed(three)
-    assert tried == [], "another one's output does not end the trial"
+    assert tried == [], "output of another request does not end the trial"
     assert probation.drop(two)
     probation.passed(one)
     assert tried == [three]
@@ -56,7 +56,7 @@ def test_suspects_are_tried_one_after_the_other() -> None:
     assert tried == [three]
 
 
-def test_what_is_held_is_given_back() -> None:
+def test_clearing_the_probation_returns_the_held_requests() -> None:
     probation = Probation(lambda _one: None)
     one, two = request(1), request(2)
     probation.begin([one, two])

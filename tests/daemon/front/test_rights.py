@@ -1,4 +1,4 @@
-"""Deadlines, newer requests and a full queue, with the real engine and the built-in model."""
+"""Deadlines, superseding requests and a full queue, with the real engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def daemon() -> Iterator[Daemon]:
         yield running
 
 
-def test_a_deadline_ends_the_work_and_tells_what_it_came_to(daemon: Daemon) -> None:
+def test_a_request_ended_by_its_deadline_reports_its_usage(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         asked = peer.send("generate", **ENDLESS, deadline_s=1.5, stream=True)
         peer.wait_event("delta")
@@ -28,7 +28,7 @@ def test_a_deadline_ends_the_work_and_tells_what_it_came_to(daemon: Daemon) -> N
     assert daemon.ask("status")["requests"] == {"running": 0, "queued": 0}
 
 
-def test_the_newest_of_a_key_takes_over_what_was_computed(daemon: Daemon) -> None:
+def test_a_superseding_request_reuses_the_computed_prefix(daemon: Daemon) -> None:
     text = "river stone " * 700
     with daemon.peer() as peer:
         older = peer.send("generate", prompt=text, supersede="buffer", max_tokens=1, stream=True)
@@ -40,7 +40,7 @@ def test_the_newest_of_a_key_takes_over_what_was_computed(daemon: Daemon) -> Non
     assert seen["done"] - 1 <= usage["cached_tokens"] < usage["prompt_tokens"]
 
 
-def test_a_full_queue_says_when_to_come_again(daemon: Daemon) -> None:
+def test_a_full_queue_refuses_requests_with_a_retry_time(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         for _ in range(3):
             peer.send("generate", **ENDLESS, stream=True)

@@ -1,4 +1,4 @@
-"""The front over real sockets, with an engine process that does what it is told."""
+"""The front over real sockets, with a fake engine process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def daemon() -> Iterator[Daemon]:
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_a_stream_is_events_and_then_the_whole_result(daemon: Daemon, encoding: Encoding) -> None:
+def test_a_stream_sends_events_and_then_the_complete_result(
+    daemon: Daemon, encoding: Encoding
+) -> None:
     with daemon.peer(encoding) as peer:
         result = peer.call("chat", messages=user("5 tokens"), stream=True)
         kinds = [event["type"] for event in peer.events]
@@ -35,13 +37,13 @@ def test_a_stream_is_events_and_then_the_whole_result(daemon: Daemon, encoding: 
     assert {event["id"] for event in peer.events} == {1}
 
 
-def test_without_stream_only_the_response_comes(daemon: Daemon) -> None:
+def test_without_stream_only_the_response_is_sent(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         assert peer.call("chat", messages=user("3 tokens"))["usage"]["completion_tokens"] == 3
         assert peer.events == []
 
 
-def test_a_tag_takes_the_place_of_the_id_in_events(daemon: Daemon) -> None:
+def test_a_tag_replaces_the_id_in_events(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         peer.call("chat", messages=user("2 tokens"), stream=True, tag="mine")
     assert {event["id"] for event in peer.events} == {"mine"}
@@ -57,7 +59,7 @@ def test_requests_of_one_connection_are_answered_in_any_order(daemon: Daemon) ->
 
 
 @pytest.mark.parametrize("by", ["id", "tag"])
-def test_cancel_stops_the_work_and_answers_with_the_usage(daemon: Daemon, by: str) -> None:
+def test_cancel_stops_the_request_and_reports_its_usage(daemon: Daemon, by: str) -> None:
     with daemon.peer() as peer:
         running = peer.send("chat", messages=user("endless"), stream=True, tag="t")
         peer.wait_event("delta")
@@ -69,11 +71,11 @@ def test_cancel_stops_the_work_and_answers_with_the_usage(daemon: Daemon, by: st
     daemon.wait_idle()
 
 
-def test_cancel_of_nothing_says_so(daemon: Daemon) -> None:
+def test_cancelling_an_unknown_request_returns_false(daemon: Daemon) -> None:
     assert daemon.ask("cancel", id=99) == {"cancelled": False}
 
 
-def test_closing_the_connection_stops_the_work(daemon: Daemon) -> None:
+def test_closing_the_connection_cancels_its_requests(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         peer.send("chat", messages=user("endless"), stream=True)
         peer.wait_event("delta")
@@ -81,7 +83,7 @@ def test_closing_the_connection_stops_the_work(daemon: Daemon) -> None:
     daemon.wait_idle()
 
 
-def test_a_peer_that_only_shut_its_writing_side_is_answered(daemon: Daemon) -> None:
+def test_a_client_that_shut_down_its_writing_side_is_answered(daemon: Daemon) -> None:
     line = (
         b'{"id":1,"method":"chat","params":{"messages":[{"role":"user","content":"4 tokens"}]}}\n'
     )
@@ -95,7 +97,7 @@ def test_a_peer_that_only_shut_its_writing_side_is_answered(daemon: Daemon) -> N
     assert b'"completion_tokens":4' in done.stdout
 
 
-def test_a_half_closed_peer_that_goes_away_is_noticed(daemon: Daemon) -> None:
+def test_requests_of_a_half_closed_client_are_cancelled_when_it_disconnects(daemon: Daemon) -> None:
     peer = daemon.peer()
     peer.send("chat", messages=user("endless"), stream=True)
     peer.wait_event("delta")
@@ -105,7 +107,7 @@ def test_a_half_closed_peer_that_goes_away_is_noticed(daemon: Daemon) -> None:
     daemon.wait_idle()
 
 
-def test_a_slow_reader_gets_everything_and_holds_nobody_up(daemon: Daemon) -> None:
+def test_a_slow_reader_gets_its_complete_answer_and_delays_no_other(daemon: Daemon) -> None:
     with daemon.peer() as slow, daemon.peer() as quick:
         big = slow.send("chat", messages=user("flood 2000"), stream=True)
         many = slow.send("chat", messages=user("3000 tokens"), stream=True)
@@ -121,7 +123,7 @@ def test_a_slow_reader_gets_everything_and_holds_nobody_up(daemon: Daemon) -> No
     "garbage",
     [b"GET / HTTP/1.1\r\n\r\n", b"\x93\xc1\xc1", b"{nonsense}\n", b"\xff\xff", b"\x93\x05"],
 )
-def test_garbage_is_answered_then_hung_up_on_and_others_go_on(
+def test_garbage_gets_an_error_and_closes_only_its_own_connection(
     daemon: Daemon, garbage: bytes
 ) -> None:
     with daemon.peer() as other, daemon.peer() as bad:
@@ -135,7 +137,7 @@ def test_garbage_is_answered_then_hung_up_on_and_others_go_on(
         other.answer(running)
 
 
-def test_a_request_with_a_wrong_shape_is_answered_and_the_connection_lives(daemon: Daemon) -> None:
+def test_a_malformed_request_gets_an_error_and_keeps_the_connection_open(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         peer.raw(msgpack.packb([0, 7, "ping", ["not a map"]]))
         assert peer.answer(7)["error"]["code"] == "invalid_request"
@@ -169,14 +171,14 @@ def test_errors_are_typed_and_end_with_the_next_step(
     assert error["hint"]
 
 
-def test_hello_tells_versions_methods_and_limits(daemon: Daemon) -> None:
+def test_hello_returns_versions_methods_and_limits(daemon: Daemon) -> None:
     hello = daemon.ask("hello", client="test", version="1", protocol=1)
     assert hello["protocol"] == 1
     assert "chat" in hello["capabilities"]
     assert hello["limits"]["max_requests_per_connection"] == 64
 
 
-def test_an_id_in_flight_is_not_taken_twice(daemon: Daemon) -> None:
+def test_an_id_that_is_in_use_is_refused(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         first = peer.send("chat", messages=user("endless"), stream=True)
         peer.wait_event("delta")
@@ -184,7 +186,7 @@ def test_an_id_in_flight_is_not_taken_twice(daemon: Daemon) -> None:
         assert peer.answer(first)["error"]["code"] == "invalid_request"
 
 
-def test_the_newest_request_of_a_key_supersedes_the_older(daemon: Daemon) -> None:
+def test_a_newer_request_of_the_same_key_supersedes_the_older(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         old = peer.send("chat", messages=user("endless"), supersede="buffer 1", stream=True)
         peer.wait_event("delta")
@@ -209,14 +211,14 @@ def test_requests_per_connection_are_limited(daemon: Daemon) -> None:
     daemon.wait_idle()
 
 
-def test_the_queue_is_limited() -> None:
+def test_the_request_queue_is_limited() -> None:
     with daemon_with_fake_engine(MLXD_MAX_QUEUE="2") as daemon, daemon.peer() as peer:
         for _ in range(2):
             peer.send("chat", messages=user("endless"), stream=True)
         assert daemon.ask("chat", messages=user("1 tokens"))["error"]["code"] == "overloaded"
 
 
-def test_metrics_are_prometheus_text_without_anybodys_words(daemon: Daemon) -> None:
+def test_metrics_are_prometheus_text_without_prompts(daemon: Daemon) -> None:
     daemon.ask("chat", messages=user("3 tokens"))
     text = daemon.ask("metrics")["text"]
     assert 'mlxd_requests_total{method="chat"}' in text
@@ -233,7 +235,7 @@ def test_the_log_has_a_line_per_request_and_no_text(daemon: Daemon) -> None:
     assert (daemon.folder / "log" / "mlxd.log").stat().st_mode & 0o777 == 0o600
 
 
-def test_idle_connections_cost_little(daemon: Daemon) -> None:
+def test_an_idle_connection_needs_less_than_30_kib(daemon: Daemon) -> None:
     def resident_kib() -> int:
         assert daemon.process is not None
         status = Path(f"/proc/{daemon.process.pid}/status").read_text()
@@ -249,16 +251,16 @@ def test_idle_connections_cost_little(daemon: Daemon) -> None:
     assert grown / 300 < 30, f"{grown / 300:.1f} KiB per idle connection"
 
 
-# ---- daemons of their own
+# ---- with a daemon of their own
 
 
-def test_the_socket_is_its_owners_alone(daemon: Daemon) -> None:
+def test_the_socket_and_its_folder_are_private(daemon: Daemon) -> None:
     path = Path(daemon.socket_path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_second_daemon_finds_the_first_and_says_so(daemon: Daemon) -> None:
+def test_a_second_daemon_exits_and_names_the_first(daemon: Daemon) -> None:
     done = mlxd(daemon.environ, "run")
     assert done.returncode == 1
     assert daemon.process is not None
@@ -273,7 +275,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
         assert daemon.ask("ping") == {"pong": True}
 
 
-def test_a_socket_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+def test_a_symlinked_socket_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     environ = {"MLXD_SOCKET": str(tmp_path / "link" / "s")}
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
@@ -294,7 +296,7 @@ def test_sigterm_lets_running_requests_finish_and_exits_0() -> None:
         assert not Path(daemon.socket_path).exists()
 
 
-def test_shutdown_ends_what_takes_longer_than_the_drain() -> None:
+def test_shutdown_ends_requests_that_exceed_the_drain_time() -> None:
     with daemon_with_fake_engine() as daemon, daemon.peer() as peer:
         running = peer.send("chat", messages=user("endless"), stream=True)
         peer.wait_event("delta")
@@ -304,7 +306,7 @@ def test_shutdown_ends_what_takes_longer_than_the_drain() -> None:
         assert daemon.process.wait(20) == 0
 
 
-def test_a_message_that_never_gets_complete_is_given_up() -> None:
+def test_an_incomplete_message_closes_the_connection_after_the_timeout() -> None:
     with daemon_with_fake_engine(MLXD_MESSAGE_TIMEOUT_S="0.3") as daemon, daemon.peer() as peer:
         peer.raw(b"\x94\x00\x01\xa4pi")
         with pytest.raises((EOFError, ConnectionError)):

@@ -1,4 +1,4 @@
-"""The socket's files are removed while the daemon runs: nobody is left out, nothing orphaned."""
+"""The socket or its lock is removed while the daemon runs: it is recreated, or the daemon exits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from support.daemon_process import (
 from support.places import MLXD, mlxd
 from support.waiting import until
 
-OFTEN = {"MLXD_UPGRADE_CHECK_S": "0.05"}
+CHECK_OFTEN = {"MLXD_UPGRADE_CHECK_S": "0.05"}
 
 
 def answers_again(daemon: Daemon) -> bool:
-    """Wait until a new caller is answered."""
+    """Wait until a new connection is answered."""
 
     def answered() -> bool:
         try:
@@ -36,8 +36,8 @@ def answers_again(daemon: Daemon) -> bool:
     return True
 
 
-def test_a_removed_runtime_folder_is_made_again() -> None:
-    with daemon_with_fake_engine(**OFTEN) as daemon, daemon.peer() as before:
+def test_a_removed_runtime_folder_is_recreated() -> None:
+    with daemon_with_fake_engine(**CHECK_OFTEN) as daemon, daemon.peer() as before:
         running = before.send("chat", messages=user("endless"), stream=True)
         before.wait_event("delta")
         shutil.rmtree(Path(daemon.socket_path).parent)
@@ -54,8 +54,8 @@ def test_a_removed_runtime_folder_is_made_again() -> None:
         assert not paths.socket.exists()
 
 
-def test_a_removed_lock_is_taken_again_and_callers_notice_nothing() -> None:
-    with daemon_with_fake_engine(**OFTEN) as daemon:
+def test_a_removed_lock_file_is_recreated_and_the_socket_stays() -> None:
+    with daemon_with_fake_engine(**CHECK_OFTEN) as daemon:
         paths = resolve_paths(daemon.environ)
         inode = paths.socket.stat().st_ino
         paths.lock_file.unlink()
@@ -65,8 +65,8 @@ def test_a_removed_lock_is_taken_again_and_callers_notice_nothing() -> None:
         assert mlxd(daemon.environ, "status").returncode == 0
 
 
-def test_a_daemon_whose_place_was_taken_finishes_and_goes() -> None:
-    with daemon_with_fake_engine(**OFTEN) as daemon, daemon.peer() as peer:
+def test_a_daemon_replaced_at_its_socket_finishes_its_requests_and_exits() -> None:
+    with daemon_with_fake_engine(**CHECK_OFTEN) as daemon, daemon.peer() as peer:
         running = peer.send("chat", messages=user("300 tokens"), stream=True)
         peer.wait_event("delta")
         assert daemon.process is not None
@@ -83,8 +83,8 @@ def test_a_daemon_whose_place_was_taken_finishes_and_goes() -> None:
             assert mlxd(daemon.environ, "stop").returncode == 0
 
 
-def test_a_place_that_cannot_be_made_is_tried_again_and_said_once() -> None:
-    with daemon_with_fake_engine(**OFTEN) as daemon:
+def test_a_socket_that_cannot_be_recreated_is_retried_and_logged_once() -> None:
+    with daemon_with_fake_engine(**CHECK_OFTEN) as daemon:
         folder = Path(daemon.socket_path).parent
         shutil.rmtree(folder)
         folder.write_text("a file is in the way")
@@ -94,8 +94,8 @@ def test_a_place_that_cannot_be_made_is_tried_again_and_said_once() -> None:
         assert sum(line["event"] == "socket gone" for line in daemon.log_lines()) == 1
 
 
-def test_a_daemon_whose_adopted_socket_was_removed_ends(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, {**fake_engine_settings(), **OFTEN})
+def test_a_daemon_whose_adopted_socket_was_removed_exits(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, {**fake_engine_settings(), **CHECK_OFTEN})
     socket = Path(daemon.socket_path)
     socket.parent.mkdir(mode=0o700)
     passed = [f"--setenv={name}" for name in [*daemon.environ, "MLXD_READY_FD"]]

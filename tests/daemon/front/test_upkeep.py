@@ -1,4 +1,4 @@
-"""The daemon looks after itself: new code on the disk, models over a restart, sleep."""
+"""Upkeep of the daemon: new code on disk, models over a restart, sleep of the machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.sources import PARTS, copy_sources, touch
 from support.waiting import PATIENCE_S, until
 
 
-def test_a_change_is_taken_once_it_has_settled() -> None:
+def test_an_upgrade_is_due_once_the_code_has_stopped_changing() -> None:
     states = iter(["old", "old", "half", "new", "new", "new", "newer", "newer"])
     watch = UpgradeWatch(lambda: next(states))
     assert [watch.due() for _ in range(4)] == [False, False, False, True]
@@ -29,7 +29,7 @@ def test_a_change_is_taken_once_it_has_settled() -> None:
     assert [watch.due() for _ in range(3)] == [False, False, True]
 
 
-def test_every_file_of_the_program_counts(tmp_path: Path) -> None:
+def test_code_state_covers_every_source_file(tmp_path: Path) -> None:
     names = {folder.parent.name for folder in code_folders()}
     assert set(PARTS) <= names
     (tmp_path / "deep").mkdir()
@@ -41,7 +41,7 @@ def test_every_file_of_the_program_counts(tmp_path: Path) -> None:
     assert code_state([tmp_path]) != before
 
 
-def test_a_sleep_is_noticed_once() -> None:
+def test_a_machine_sleep_is_detected_once() -> None:
     readings = iter([5.0, 5.0, 5.5, 5.5 + ASLEEP_S + 1, 5.5 + ASLEEP_S + 1, 0.0])
     watch = SleepWatch(lambda: next(readings))
     assert [watch.woke() for _ in range(5)] == [False, False, True, False, False]
@@ -62,7 +62,7 @@ def test_new_code_replaces_the_daemon_when_it_is_idle(tmp_path: Path) -> None:
         answers = 0
 
         def again() -> bool:
-            # Nobody is refused while the daemon becomes another: every caller gets an answer.
+            # No request is refused during the upgrade: every one gets an answer.
             nonlocal answers
             assert ask_patiently(daemon)
             answers += 1
@@ -71,14 +71,14 @@ def test_new_code_replaces_the_daemon_when_it_is_idle(tmp_path: Path) -> None:
         until(again, "the daemon becomes another")
         until(lambda: daemon.ask("status")["models"], "the model is loaded again")
         after = daemon.ask("status")
-        assert after["pid"] == before["pid"], "the service manager sees one process"
+        assert after["pid"] == before["pid"], "the service manager must see the same process"
         assert after["engine"]["pid"] != engine
         assert [one["model"] for one in after["models"]] == ["pocket"]
         assert daemon.stop() == 0
         assert not Path(daemon.socket_path).exists()
 
 
-def test_a_configuration_that_new_code_refuses_keeps_the_old_running(tmp_path: Path) -> None:
+def test_an_upgrade_that_rejects_the_configuration_is_not_applied(tmp_path: Path) -> None:
     settings = {"PYTHONPATH": copy_sources(tmp_path), "MLXD_UPGRADE_CHECK_S": "0.1"}
     with daemon_with_fake_engine(**settings) as daemon:
         config = Path(daemon.environ["MLXD_CONFIG_DIR"]) / "config.toml"
@@ -95,7 +95,7 @@ def test_a_configuration_that_new_code_refuses_keeps_the_old_running(tmp_path: P
 
 
 def ask_patiently(daemon: Daemon) -> bool:
-    """A connection that was open as the daemon changed is closed; connecting never fails."""
+    """Ping, once more if the upgrade closed the connection. Connecting never fails."""
     try:
         return bool(daemon.ask("ping")["pong"])
     except (EOFError, ConnectionError):
@@ -118,7 +118,7 @@ def test_a_busy_daemon_is_not_replaced(tmp_path: Path) -> None:
         )
 
 
-def test_a_restart_loads_what_was_in_memory(tmp_path: Path) -> None:
+def test_a_restart_loads_the_same_models(tmp_path: Path) -> None:
     with running_daemon(tmp_path, MLXD_PRELOAD="false") as daemon:
         daemon.ask("load", model="pocket", keep_alive_s=77.0, pin=True)
         assert mlxd(daemon.environ, "restart").returncode == 0
@@ -133,11 +133,11 @@ def test_a_restart_loads_what_was_in_memory(tmp_path: Path) -> None:
         finally:
             assert mlxd(daemon.environ, "stop").returncode == 0
         daemon.start()
-        assert daemon.ask("ps")["models"] == [], "a plain stop leaves nothing to load"
+        assert daemon.ask("ps")["models"] == [], "only a restart loads models again"
 
 
 def front_that_slept(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Run a front whose machine sleeps once; returns the engine's state before and after."""
+    """Run a front whose machine sleeps once; return the engine's pids and the states seen."""
     environ = own_environ(tmp_path)
     (tmp_path / "config").mkdir()
     command = [*FAKE_ENGINE, "--script", script]
@@ -177,7 +177,7 @@ def front_that_slept(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatc
     return seen
 
 
-def test_after_a_sleep_a_token_is_computed_before_it_is_ready(
+def test_after_a_sleep_the_engine_computes_a_token_before_it_is_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, during, after, state = front_that_slept(tmp_path, "", monkeypatch)
@@ -185,7 +185,7 @@ def test_after_a_sleep_a_token_is_computed_before_it_is_ready(
     assert after == before
 
 
-def test_an_engine_that_does_not_come_back_from_sleep_is_replaced(
+def test_an_engine_that_fails_after_a_sleep_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, during, after, state = front_that_slept(tmp_path, "dead-after-sleep", monkeypatch)
@@ -193,7 +193,9 @@ def test_an_engine_that_does_not_come_back_from_sleep_is_replaced(
     assert after != before
 
 
-def test_the_real_engine_computes_a_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_engine_computes_the_canary_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = resolve_paths(own_environ(tmp_path))
     listener = open_listener(paths)
 
@@ -211,7 +213,7 @@ def test_the_real_engine_computes_a_canary(tmp_path: Path, monkeypatch: pytest.M
     listener.close()
 
 
-def test_a_duty_that_fails_does_not_end_the_others() -> None:
+def test_a_failing_upkeep_task_does_not_stop_the_others() -> None:
     done: list[str] = []
     failed: list[Exception] = []
 

@@ -1,4 +1,4 @@
-"""The path that a Mac takes: everything of the engine, without the CPU's backend."""
+"""The engine as on a Mac: the GPU backend, without the CPU backend."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(*(name for name in sys.modules if name.startswith("mlxd.daemon.engine.back
 """
 
 
-def test_an_engine_on_a_gpu_imports_nothing_of_the_cpu() -> None:
+def test_the_gpu_backend_imports_no_cpu_backend() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", ALL_OF_AN_ENGINE],
         capture_output=True, text=True, check=True, timeout=120,
@@ -36,7 +36,7 @@ def test_an_engine_on_a_gpu_imports_nothing_of_the_cpu() -> None:
     assert not [name for name in imported if ".backend.cpu" in name]
 
 
-def test_the_backend_is_that_of_the_default_device() -> None:
+def test_the_backend_matches_the_default_device() -> None:
     device = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
     assert choose_backend(None).describe()["device"] == device
 

@@ -1,4 +1,4 @@
-"""What MLX compiles lies where nobody else can put something in its place."""
+"""MLX compiles kernels into a private folder, which other users cannot write to."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from support.waiting import until
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A folder like `/tmp`: everybody may write."""
+    """A folder like `/tmp`, writable by everybody."""
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o1777)
     return folder
 
 
-def test_a_folder_for_everybody_is_not_used(tmp_path: Path, shared: Path) -> None:
+def test_a_world_writable_tmpdir_is_replaced_by_a_private_folder(
+    tmp_path: Path, shared: Path
+) -> None:
     environ = {"TMPDIR": str(shared)}
     assert keep_kernels(str(tmp_path / "own" / "kernels"), environ, "linux")
     assert environ["TMPDIR"] == str(tmp_path / "own" / "kernels")
     assert is_own(Path(environ["TMPDIR"]))
 
 
-def test_a_temporary_folder_of_ones_own_stays(tmp_path: Path) -> None:
+def test_a_private_tmpdir_is_kept(tmp_path: Path) -> None:
     environ = {"TMPDIR": str(tmp_path)}
     assert keep_kernels("/nowhere", environ, "linux")
     assert environ == {"TMPDIR": str(tmp_path)}
 
 
-def test_macos_has_one_for_everybody(shared: Path) -> None:
+def test_tmpdir_is_unchanged_on_macos(shared: Path) -> None:
     environ = {"TMPDIR": str(shared)}
     assert keep_kernels(None, environ, "darwin")
     assert environ == {"TMPDIR": str(shared)}
 
 
-def test_where_no_folder_can_be_had_it_is_said(tmp_path: Path, shared: Path) -> None:
+def test_keep_kernels_returns_false_without_a_private_folder(tmp_path: Path, shared: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
     for place in (None, str(shared), str(tmp_path / "file"), str(tmp_path / "link")):
@@ -49,19 +51,19 @@ def test_where_no_folder_can_be_had_it_is_said(tmp_path: Path, shared: Path) -> 
         assert environ == {}
 
 
-def test_an_engine_compiles_into_its_own_folder(shared: Path) -> None:
+def test_the_engine_compiles_into_its_private_cache_folder(shared: Path) -> None:
     with running_daemon(TMPDIR=str(shared)) as daemon:
         answer = daemon.ask("chat", messages=user("hello"), max_tokens=4)
         assert "error" not in answer, answer
         assert answer["usage"]["completion_tokens"] > 0
         own = daemon.folder / "cache" / "kernels"
-        # Compiling takes long on a busy machine: what counts is where the builder is to put it.
+        # Compiling takes long on a busy machine, so the folder given to the builder counts too.
         assert [*own.rglob("*.so")] or builders_of(daemon.engine_pid()) == [str(own)]
     assert not [*shared.iterdir()]
 
 
 def builders_of(engine: int) -> list[str]:
-    """Return the folder for temporary files of each builder of an engine."""
+    """Return TMPDIR of each kernel builder of an engine."""
     found = []
     for pid in Path(f"/proc/{engine}/task/{engine}/children").read_text().split():
         if b"rope_norm" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -70,18 +72,20 @@ def builders_of(engine: int) -> list[str]:
     return found
 
 
-def test_a_cache_that_is_cleared_under_a_running_engine_is_made_again(shared: Path) -> None:
+def test_a_cache_folder_deleted_under_a_running_engine_is_recreated(shared: Path) -> None:
     with running_daemon(TMPDIR=str(shared)) as daemon:
         assert "error" not in daemon.ask("load", model="pocket")
         shutil.rmtree(daemon.folder / "cache")
         answer = daemon.ask("chat", messages=user("hello"), max_tokens=4)
         assert "error" not in answer, answer
-        until(lambda: is_own(daemon.folder / "cache" / "kernels"), "the folder is made again")
+        until(lambda: is_own(daemon.folder / "cache" / "kernels"), "the folder is created again")
     assert not [*shared.iterdir()]
 
 
-def test_without_such_a_folder_it_computes_without_compiling(tmp_path: Path, shared: Path) -> None:
-    (tmp_path / "cache").touch()  # no folder can be made there
+def test_without_a_private_folder_the_engine_answers_without_compiling(
+    tmp_path: Path, shared: Path
+) -> None:
+    (tmp_path / "cache").touch()  # no folder can be created there
     blocked = {"TMPDIR": str(shared), "MLXD_CACHE_DIR": str(tmp_path / "cache")}
     with running_daemon(**blocked) as daemon:
         answer = daemon.ask("chat", messages=user("hello"), max_tokens=4)

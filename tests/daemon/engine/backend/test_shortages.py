@@ -1,4 +1,4 @@
-"""Want of memory, threads and descriptors is told from mistakes."""
+"""Shortages of memory, threads and descriptors are distinguished from other errors."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mlxd.protocol.errors import InvalidParams, ModelLoadFailed
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_what_the_machine_denies_is_out_of_memory(exc: Exception) -> None:
+def test_resource_shortages_become_out_of_memory(exc: Exception) -> None:
     assert as_error(exc).code == "out_of_memory"
 
 
-def test_what_fails_otherwise_is_internal_and_what_is_known_stays() -> None:
+def test_other_exceptions_become_internal_and_known_errors_are_kept() -> None:
     assert as_error(KeyError("layers")).code == "internal"
     assert as_error(OSError(2, "No such file")).code == "internal"
     assert as_error(InvalidParams("n", "must be 1")).code == "invalid_params"
 
 
-def test_a_file_that_is_unreadable_for_want_of_descriptors_is_a_shortage() -> None:
+def test_a_load_error_caused_by_missing_descriptors_is_out_of_memory() -> None:
     error = ModelLoadFailed("config.json cannot be read.")
     error.__cause__ = OSError(24, "Too many open files")
     assert as_error(error).code == "out_of_memory"

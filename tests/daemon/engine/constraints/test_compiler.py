@@ -1,4 +1,4 @@
-"""Grammars on the built-in model's tokenizer: random walks make only what they say."""
+"""Grammars on the built-in model's tokenizer: random walks produce only valid text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.engine_process import POCKET
 from support.waiting import until
 
 SLOW = {"type": "integer", "multipleOf": 19_997}
-"""A few bytes that take llguidance seconds: an automaton with as many states."""
+"""A short schema that takes llguidance seconds to compile: it needs 19,997 states."""
 
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -68,9 +68,9 @@ def compiler(tokenizer: Tokenizer) -> Any:
 
 
 def walk(tokenizer: Tokenizer, constraint: Constraint, seed: int, most: int = 400) -> str | None:
-    """Choose among the allowed tokens at random, whatever a model thinks of them.
+    """Choose among the allowed tokens at random, without a model.
 
-    Returns the text, or None where it found no end in time.
+    Return the text, or None if it did not end within `most` tokens.
     """
     rng = random.Random(seed)
     state = constraint.start()
@@ -78,7 +78,7 @@ def walk(tokenizer: Tokenizer, constraint: Constraint, seed: int, most: int = 40
     ends = tokenizer.wrapper.eos_token_ids
     while len(tokens) < most:
         allowed = state.mask().nonzero()[0].tolist()
-        assert allowed, "there is always a way on, if only the end"
+        assert allowed, "at least the end token is always allowed"
         token = rng.choice(allowed)
         if token in ends:
             assert state.accepting
@@ -140,7 +140,7 @@ def test_random_walks_follow_a_lark_grammar(tokenizer: Tokenizer, compiler: Any)
         ("grammar", "begin: NOTHING\n"),
     ],
 )
-def test_what_cannot_be_or_is_not_supported_is_refused(
+def test_impossible_and_unsupported_constraints_are_refused(
     compiler: Any, kind: str, source: Any
 ) -> None:
     with pytest.raises(ConstraintInvalid) as refused:
@@ -148,7 +148,7 @@ def test_what_cannot_be_or_is_not_supported_is_refused(
     assert kind in refused.value.message
 
 
-def test_a_deep_schema_is_refused_and_ends_no_thread(compiler: Any) -> None:
+def test_a_deeply_nested_schema_is_refused_and_the_thread_survives(compiler: Any) -> None:
     schema: Any = {"type": "string"}
     for _ in range(400):
         schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
@@ -157,14 +157,14 @@ def test_a_deep_schema_is_refused_and_ends_no_thread(compiler: Any) -> None:
     assert compiler.compile("schema", {"type": "null"}).possible
 
 
-def test_equal_constraints_are_compiled_once_and_refused_once(compiler: Any) -> None:
+def test_equal_constraints_share_one_compilation_or_refusal(compiler: Any) -> None:
     assert compiler.begin("schema", PERSON) is compiler.begin("schema", dict(PERSON))
     assert compiler.begin("regex", "x(") is compiler.begin("regex", "x(")
     other_order = {**PERSON, "properties": dict(reversed(PERSON["properties"].items()))}
     assert compiler.begin("schema", PERSON) is not compiler.begin("schema", other_order)
 
 
-def test_the_oldest_constraint_is_forgotten_first(tokenizer: Tokenizer) -> None:
+def test_the_least_recently_used_constraint_is_evicted(tokenizer: Tokenizer) -> None:
     compiler = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool()).constraints.compiler()
     compiler._entries = 2
     first, second = compiler.begin("regex", "a"), compiler.begin("regex", "b")
@@ -174,7 +174,7 @@ def test_the_oldest_constraint_is_forgotten_first(tokenizer: Tokenizer) -> None:
     assert compiler.begin("regex", "b") is not second
 
 
-def test_one_that_takes_long_holds_up_no_other(compiler: Any) -> None:
+def test_a_slow_compilation_does_not_delay_others(compiler: Any) -> None:
     slow = compiler.begin("schema", SLOW)
     assert compiler.compile("schema", {"type": "boolean"}).possible
     assert not slow.done()
@@ -195,7 +195,7 @@ def outcome(future: Any, limit_s: float) -> tuple[Constraint | None, MlxdError |
     return results[0]
 
 
-def test_compiling_has_a_time_limit_and_a_second_try_finds_it_done(compiler: Any) -> None:
+def test_a_compilation_past_its_time_limit_is_ready_on_retry(compiler: Any) -> None:
     schema = {"type": "integer", "multipleOf": 19_993}
     future = compiler.begin("schema", schema)
     constraint, error = outcome(future, 0.05)
@@ -207,7 +207,7 @@ def test_compiling_has_a_time_limit_and_a_second_try_finds_it_done(compiler: Any
     assert error is None
 
 
-def test_while_all_threads_compile_the_next_is_told_to_come_again() -> None:
+def test_overloaded_is_returned_while_all_compile_threads_are_busy() -> None:
     compiler = Tokenizer(
         ModelRef("pocket", str(POCKET)), compile_pool(threads=1)
     ).constraints.compiler()
@@ -218,13 +218,15 @@ def test_while_all_threads_compile_the_next_is_told_to_come_again() -> None:
     assert waiting.result().possible
 
 
-def test_a_refusal_is_delivered_as_it_is(compiler: Any) -> None:
+def test_a_refused_constraint_delivers_its_error(compiler: Any) -> None:
     constraint, error = outcome(compiler.begin("regex", "("), 10)
     assert constraint is None
     assert isinstance(error, ConstraintInvalid)
 
 
-def test_only_the_end_may_follow_a_complete_text(tokenizer: Tokenizer, compiler: Any) -> None:
+def test_only_the_end_token_may_follow_a_complete_match(
+    tokenizer: Tokenizer, compiler: Any
+) -> None:
     state = compiler.compile("regex", "[0-9]{2}").start()
     for token in tokenizer.wrapper.encode("42", add_special_tokens=False):
         assert not state.accepting
@@ -233,14 +235,14 @@ def test_only_the_end_may_follow_a_complete_text(tokenizer: Tokenizer, compiler:
     assert set(state.mask().nonzero()[0].tolist()) <= set(tokenizer.wrapper.eos_token_ids)
 
 
-def test_a_forbidden_token_leaves_the_state_as_it_is(tokenizer: Tokenizer, compiler: Any) -> None:
+def test_a_forbidden_token_does_not_change_the_state(tokenizer: Tokenizer, compiler: Any) -> None:
     state = compiler.compile("regex", "[0-9]{2}").start()
     before = state.mask().tolist()
     state.advance(tokenizer.wrapper.encode("x", add_special_tokens=False)[0])
     assert state.mask().tolist() == before
 
 
-def test_sequences_of_one_constraint_know_nothing_of_each_other(
+def test_sequences_with_the_same_constraint_have_separate_states(
     tokenizer: Tokenizer, compiler: Any
 ) -> None:
     constraint = compiler.compile("regex", "[0-9]{2}")
@@ -250,10 +252,10 @@ def test_sequences_of_one_constraint_know_nothing_of_each_other(
 
 
 COMPLEX = "(a?){1,300}(a){300}b"
-"""Compiles, and is too much for the lexer after a token or two."""
+"""Compiles, but exceeds the limits of the lexer after one or two tokens."""
 
 
-def test_a_grammar_that_becomes_too_complex_ends_the_text_and_says_so(
+def test_a_grammar_that_exceeds_the_lexer_limit_ends_the_text_with_a_note(
     tokenizer: Tokenizer, compiler: Any
 ) -> None:
     guide = Guide(compiler.compile("regex", COMPLEX).start())
@@ -269,13 +271,13 @@ def test_a_grammar_that_becomes_too_complex_ends_the_text_and_says_so(
     assert "aaa" not in guide.verdict()
 
 
-def test_a_guide_leaves_reasoning_free_and_begins_behind_its_end(
+def test_a_guide_constrains_only_the_text_after_the_reasoning(
     tokenizer: Tokenizer, compiler: Any
 ) -> None:
     end = tuple(tokenizer.wrapper.think_end_tokens)
     guide = Guide(compiler.compile("regex", "[0-9]{2}").start(), think_end=end)
     four = tokenizer.wrapper.encode("4", add_special_tokens=False)[0]
-    assert guide.next_mask(end[-1]) is None, "the prompt's last token is no part of the answer"
+    assert guide.next_mask(end[-1]) is None, "the prompt's last token is not part of the answer"
     assert guide.next_mask(four) is None
     assert guide.verdict()
     for token in end[:-1]:
@@ -288,7 +290,7 @@ def test_a_guide_leaves_reasoning_free_and_begins_behind_its_end(
     assert guide.verdict() == ""
 
 
-def test_a_model_that_opens_its_reasoning_itself_may_do_so_once(
+def test_a_model_may_open_its_reasoning_once_before_the_answer(
     tokenizer: Tokenizer, compiler: Any
 ) -> None:
     (opens,) = tokenizer.wrapper.think_start_tokens
@@ -316,10 +318,10 @@ def test_a_model_that_opens_its_reasoning_itself_may_do_so_once(
     assert not constraint.start().mask()[opens], "a shared first mask was written to"
 
 
-def test_more_than_one_blank_only_where_it_is_asked_for(
+def test_whitespace_is_flexible_only_if_the_schema_requests_it(
     tokenizer: Tokenizer, compiler: Any
 ) -> None:
-    def takes(schema: dict[str, Any], text: str) -> bool:
+    def accepts(schema: dict[str, Any], text: str) -> bool:
         state = compiler.compile("schema", schema).start()
         for token in tokenizer.wrapper.encode(text, add_special_tokens=False):
             if not state.mask()[token]:
@@ -328,17 +330,17 @@ def test_more_than_one_blank_only_where_it_is_asked_for(
         return bool(state.accepting)
 
     schema = {"type": "array", "items": {"const": 1}, "minItems": 2}
-    assert takes(schema, "[1,1]")
-    assert takes(schema, "[1, 1]")
-    assert not takes(schema, "[1,  1]")
-    assert takes({**schema, "x-guidance": {"whitespace_flexible": True}}, "[1,  1]")
+    assert accepts(schema, "[1,1]")
+    assert accepts(schema, "[1, 1]")
+    assert not accepts(schema, "[1,  1]")
+    assert accepts({**schema, "x-guidance": {"whitespace_flexible": True}}, "[1,  1]")
 
 
 @pytest.mark.parametrize(
     "text", ["<think>", "<|im_end|>", "x<tool_call>y</tool_call>", "<|im_start|>"]
 )
 @pytest.mark.parametrize("kind", ["schema", "regex", "grammar"])
-def test_inside_a_constraint_a_control_text_is_text(
+def test_a_constrained_control_token_text_is_written_as_characters(
     tokenizer: Tokenizer, compiler: Any, kind: str, text: str
 ) -> None:
     source = {"schema": {"const": text}, "regex": re.escape(text), "grammar": f'start: "{text}"'}
@@ -346,7 +348,7 @@ def test_inside_a_constraint_a_control_text_is_text(
     assert written == (json.dumps(text) if kind == "schema" else text)
 
 
-def test_a_grammar_may_name_a_control_token(tokenizer: Tokenizer, compiler: Any) -> None:
+def test_a_grammar_can_reference_control_tokens(tokenizer: Tokenizer, compiler: Any) -> None:
     source = 'start: <think> "a/<think>" <[8]> /<th[i]nk>/ // <think>'
     state, tokens = compiler.compile("grammar", source).start(), []
     while not state.finished:
@@ -393,11 +395,11 @@ INSTANCES: list[Any] = [
 ]  # fmt: skip
 
 
-def some_schema(rng: random.Random, depth: int) -> dict[str, Any]:
+def random_schema(rng: random.Random, depth: int) -> dict[str, Any]:
     if depth and rng.random() < 0.4:
         word = rng.choice(["anyOf", "allOf", "oneOf"])
-        beside = some_schema(rng, 0) if rng.random() < 0.3 and word != "oneOf" else {}
-        return {**beside, word: [some_schema(rng, depth - 1) for _ in range(2)]}
+        beside = random_schema(rng, 0) if rng.random() < 0.3 and word != "oneOf" else {}
+        return {**beside, word: [random_schema(rng, depth - 1) for _ in range(2)]}
     kind = rng.choice(list(KEYWORDS))
     schema: dict[str, Any] = {"type": kind} if rng.random() < 0.7 else {}
     if rng.random() < 0.1:
@@ -405,24 +407,24 @@ def some_schema(rng: random.Random, depth: int) -> dict[str, Any]:
     for name, values in rng.sample(KEYWORDS[kind], rng.choice([1, 2, 3])):
         value = rng.choice(values)
         if value == "schema":
-            value = some_schema(rng, max(0, depth - 1))
+            value = random_schema(rng, max(0, depth - 1))
         elif value == "schemas":
-            value = [some_schema(rng, max(0, depth - 1))]
+            value = [random_schema(rng, max(0, depth - 1))]
         elif value == "named":
             key = "^a" if name == "patternProperties" else rng.choice("abc")
-            value = {key: some_schema(rng, max(0, depth - 1))}
+            value = {key: random_schema(rng, max(0, depth - 1))}
         schema[name] = value
     return schema
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_a_schema_forbids_is_never_written(
+def test_a_text_accepted_by_the_grammar_satisfies_the_schema(
     tokenizer: Tokenizer, compiler: Any, seed: int
 ) -> None:
-    """Every keyword against jsonschema: an instance that the grammar takes is valid."""
+    """Compare every keyword with jsonschema: an instance that the grammar accepts is valid."""
     rng, accepted = random.Random(seed), 0
     for _ in range(60):
-        schema = some_schema(rng, 2)
+        schema = random_schema(rng, 2)
         try:
             constraint = compiler.compile("schema", schema)
         except ConstraintInvalid:
@@ -443,7 +445,7 @@ NUMBERS = ["-5", "-0.5", "-0", "0", "0.0", "0.1", "0.5", "5", "5.0", "5.0005", "
 
 @pytest.mark.parametrize("low", ["minimum", "exclusiveMinimum"])
 @pytest.mark.parametrize("high", ["maximum", "exclusiveMaximum"])
-def test_a_number_that_its_bounds_exclude_is_never_written(
+def test_a_number_outside_its_bounds_is_never_accepted(
     tokenizer: Tokenizer, compiler: Any, low: str, high: str
 ) -> None:
     for lower, upper in itertools.combinations(BOUNDS, 2):

@@ -28,7 +28,7 @@ from mlxd.daemon.engine.constraints.schema_audit import exact, unenforced
         ),
     ],
 )
-def test_exclusive_integers_beside_a_fraction_become_inclusive_with_a_note(
+def test_exclusive_integer_bounds_beside_a_fraction_become_inclusive(
     schema: Any, held: Any
 ) -> None:
     narrowed, notes = exact(schema)
@@ -44,13 +44,13 @@ def test_exclusive_integers_beside_a_fraction_become_inclusive_with_a_note(
         ({"maximum": 0.12345678901234567}, {"maximum": 0.12345678901234}),
     ],
 )
-def test_bounds_of_many_decimals_are_narrowed_with_a_note(schema: Any, held: Any) -> None:
+def test_bounds_with_many_decimals_are_narrowed_with_a_note(schema: Any, held: Any) -> None:
     narrowed, notes = exact(schema)
     assert narrowed == held
     assert len(notes) == 1
 
 
-def test_other_bounds_stay_as_they_are() -> None:
+def test_exact_bounds_are_unchanged() -> None:
     for schema in (
         {"exclusiveMinimum": 0, "maximum": 1},
         {"minimum": 0.5, "maximum": 1e9},
@@ -72,7 +72,7 @@ def test_other_bounds_stay_as_they_are() -> None:
         ({"items": {"$ref": "#/x", "$id": "y"}}, "$id"),
     ],
 )
-def test_what_is_not_held_is_said(schema: Any, word: str) -> None:
+def test_unenforced_keywords_are_listed_in_notes(schema: Any, word: str) -> None:
     assert [word in note for note in unenforced(schema)] == [True]
 
 
@@ -91,11 +91,11 @@ def test_what_is_not_held_is_said(schema: Any, word: str) -> None:
         {"format": {"not": "a string"}},
     ],
 )
-def test_what_is_held_or_is_data_is_not_complained_about(schema: Any) -> None:
+def test_enforced_keywords_and_data_produce_no_note(schema: Any) -> None:
     assert unenforced(schema) == []
 
 
-def test_each_thing_is_said_once() -> None:
+def test_each_unenforced_keyword_is_noted_once() -> None:
     schema = {"properties": {name: {"format": "date"} for name in "abc"}}
     assert len(unenforced(schema)) == 1
 
@@ -112,9 +112,7 @@ def test_each_thing_is_said_once() -> None:
         ),
     ],
 )  # fmt: skip
-def test_bounds_that_a_float_cannot_tell_apart_are_narrowed_and_it_is_said(
-    schema: Any, held: Any
-) -> None:
+def test_bounds_beyond_float_precision_are_narrowed_with_a_note(schema: Any, held: Any) -> None:
     narrowed, notes = exact(schema)
     assert narrowed == held
     assert len(notes) == 1
@@ -133,7 +131,7 @@ def test_bounds_that_a_float_cannot_tell_apart_are_narrowed_and_it_is_said(
         ({"enum": [1, {"a": [-(2**64)]}]}, "enum"),
     ],
 )
-def test_what_cannot_be_held_is_refused_by_name(schema: Any, named: str) -> None:
+def test_unenforceable_bounds_are_refused_by_name(schema: Any, named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named} "):
         exact(schema)
 
@@ -146,5 +144,5 @@ def test_what_cannot_be_held_is_refused_by_name(schema: Any, named: str) -> None
         {"items": [{}], "additionalItems": False},
     ],
 )
-def test_all_else_stays_as_it_is(schema: Any) -> None:
+def test_other_keywords_are_unchanged(schema: Any) -> None:
     assert exact(schema) == (schema, [])

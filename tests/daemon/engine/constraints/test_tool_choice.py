@@ -1,4 +1,4 @@
-"""A forced call is a call: of that tool, in the model's own form, with arguments that fit."""
+"""A forced call names the tool, uses the model's own format and has valid arguments."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def engine() -> Iterator[EngineProcess]:
 
 @pytest.mark.parametrize("thinking", [None, True])
 @pytest.mark.parametrize("choice", ["required", "get_weather", {"function": {"name": "get_time"}}])
-def test_a_call_is_forced_though_nothing_asks_for_one(
+def test_tool_choice_forces_a_valid_call_even_if_the_prompt_needs_none(
     engine: EngineProcess, choice: Any, thinking: bool | None
 ) -> None:
     result = engine.ask(COUNT, tools=TOOLS, tool_choice=choice, thinking=thinking, max_tokens=400)
@@ -65,7 +65,7 @@ def test_a_call_is_forced_though_nothing_asks_for_one(
     assert not any("no tool can be called" in note for note in result["applied"]["notes"])
 
 
-def test_auto_and_none_leave_the_answer_free_and_none_hides_the_tools(
+def test_auto_and_none_do_not_force_a_call_and_none_hides_the_tools(
     engine: EngineProcess,
 ) -> None:
     ask = "Get the weather for Paris."
@@ -88,20 +88,20 @@ def test_auto_and_none_leave_the_answer_free_and_none_hides_the_tools(
         ({"tool_choice": {"function": {}}, "tools": TOOLS}, "name of a tool"),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused_by_name(params: dict[str, Any], word: str) -> None:
+def test_an_invalid_tool_choice_is_refused_by_name(params: dict[str, Any], word: str) -> None:
     with pytest.raises(InvalidParams, match=word) as refusal:
         validate("chat", {"messages": USER, **params})
     assert refusal.value.data["param"] == "tool_choice"
 
 
-def test_only_what_must_be_called_is_forced() -> None:
+def test_forced_tools_lists_only_tools_that_must_be_called() -> None:
     for choice, names in (("auto", []), ("none", []), ("required", TOOLS), ("get_time", [CLOCK])):
         params = validate("chat", {"messages": USER, "tools": TOOLS, "tool_choice": choice})
         assert list(ToolUse.from_map(params).forced) == names
 
 
 @pytest.mark.parametrize("parser", ["", "pythonic", "glm47", "gemma4"])
-def test_a_form_that_is_unknown_is_an_error_by_name(parser: str) -> None:
+def test_an_unknown_tool_call_format_is_refused_by_name(parser: str) -> None:
     with pytest.raises(InvalidParams, match=parser or "unknown format") as refusal:
         call_source(CallForm(parser, "<a>", "</a>", {}), TOOLS)
     assert refusal.value.data["param"] == "tool_choice"
@@ -122,7 +122,9 @@ WITH_ARGS = Family(MISTRAL.build, ("[ARGS]", *MISTRAL.special), MISTRAL.template
 
 
 @pytest.mark.parametrize("kind", [MISTRAL, WITH_ARGS], ids=["list", "args"])
-def test_mistrals_forms_are_read_by_mistrals_parser(kind: Family, tmp_path: Path) -> None:
+def test_forced_calls_in_mistral_format_are_parsed_by_mistrals_parser(
+    kind: Family, tmp_path: Path
+) -> None:
     tokenizer = Tokenizer(ModelRef("mistral", str(write(kind, tmp_path))), compile_pool())
     params = {"tools": TOOLS, "tool_choice": "required"}
     future = tokenizer.constraints.begin(GenerationParams.from_map(params))
@@ -146,7 +148,7 @@ def test_mistrals_forms_are_read_by_mistrals_parser(kind: Family, tmp_path: Path
     assert seen == {"get_weather", "get_time"}
 
 
-def test_what_a_tools_schema_leaves_open_is_said() -> None:
+def test_unenforced_keywords_of_a_tool_schema_are_noted() -> None:
     day = {"type": "object", "properties": {"on": {"type": "string", "format": "date"}}}
     tool = {"function": {"name": "book", "parameters": day}}
     tokenizer = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())

@@ -48,17 +48,17 @@ def start(
     prefill = Prefill(batch.model, prompt)
     while prefill.left:
         prefill.run(chunk)
-    return told(batch.start([Start(sequence, prefill)]), out)
+    return record_tokens(batch.start([Start(sequence, prefill)]), out)
 
 
-def told(emitted: list[Emitted], out: Out) -> list[Emitted]:
+def record_tokens(emitted: list[Emitted], out: Out) -> list[Emitted]:
     for one in emitted:
         out.setdefault(one.uid, []).append(one.token)
     return emitted
 
 
-def either(batch: DecodeBatch) -> list[Emitted]:
-    """Bring the batch forward in the one way or the other."""
+def random_step(batch: DecodeBatch) -> list[Emitted]:
+    """Run one step with `step` or `step_alone`, chosen at random."""
     return batch.step() if RNG.random() < 0.5 else batch.step_alone()
 
 
@@ -66,7 +66,7 @@ def finish(
     batch: DecodeBatch, out: Out, length: int = LENGTH, step: Step = DecodeBatch.step
 ) -> None:
     while len(batch):
-        told(step(batch), out)
+        record_tokens(step(batch), out)
         batch.remove(
             [sequence.uid for sequence in batch.sequences if len(out[sequence.uid]) >= length]
         )
@@ -97,7 +97,7 @@ def test_greedy_text_equals_mlx_lm_alone_and_in_a_batch(
     assert [out[uid] for uid in range(8)] == expected
 
 
-def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(
+def test_a_seeded_sequence_is_the_same_alone_and_in_a_batch(
     tiny_model: Any, batch: DecodeBatch
 ) -> None:
     out: Out = {}
@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_text_alone_and_among_seven_others(
     assert len({tuple(tokens) for tokens in out.values()}) == 8
 
 
-@pytest.mark.parametrize("step", [DecodeBatch.step, DecodeBatch.step_alone, either])
+@pytest.mark.parametrize("step", [DecodeBatch.step, DecodeBatch.step_alone, random_step])
 def test_sequences_that_join_leave_and_are_preempted_at_odd_moments_lose_nothing(
     tiny_model: Any, batch: DecodeBatch, step: Callable[[DecodeBatch], list[Emitted]]
 ) -> None:
@@ -117,7 +117,7 @@ def test_sequences_that_join_leave_and_are_preempted_at_odd_moments_lose_nothing
     preempted: list[Any] = []
     for uid, prompt in enumerate(PROMPTS):
         start(batch, prompt, sampled(uid), out, chunk=3)
-        told(step(batch), out)
+        record_tokens(step(batch), out)
         if uid in (2, 5):
             preempted.append(batch.preempt(uid - 1))
         if uid in (4, 7):
@@ -132,7 +132,7 @@ def test_a_single_sequence_can_be_preempted_and_resumed(
 ) -> None:
     out: Out = {0: []}
     start(batch, PROMPTS[0], greedy(0), out)
-    told(batch.step(), out)
+    record_tokens(batch.step(), out)
     preempted = batch.preempt(0)
     assert len(batch) == 0
     batch.resume(preempted)
@@ -148,33 +148,33 @@ def test_the_cache_of_a_sequence_covers_its_prompt_and_the_emitted_tokens(
         start(batch, PROMPTS[uid], greedy(uid), out)
     for _ in range(3):
         assert batch.caches_of([1])[0][0].offset == len(PROMPTS[1]) + len(out[1]) - batch.lag(1)
-        told(batch.step(), out)
+        record_tokens(batch.step(), out)
     assert batch.lag(1) == 0
 
 
-def test_alone_a_step_s_tokens_are_told_before_they_are_fed(
+def test_step_alone_emits_tokens_before_feeding_them_to_the_model(
     tiny_model: Any, batch: DecodeBatch
 ) -> None:
     out: Out = {}
     for uid in range(2):
         start(batch, PROMPTS[uid], greedy(uid), out)
-    told(batch.step(), out)
+    record_tokens(batch.step(), out)
     for tokens in range(2, LENGTH + 1):
-        assert {one.uid for one in told(batch.step_alone(), out)} == {0, 1}
+        assert {one.uid for one in record_tokens(batch.step_alone(), out)} == {0, 1}
         assert batch.lag(1) == 1
         assert batch.caches_of([1])[0][0].offset == len(PROMPTS[1]) + tokens - 1
     assert [out[uid] for uid in range(2)] == [reference(tiny_model, PROMPTS[uid]) for uid in (0, 1)]
 
 
-def test_a_last_token_is_told_without_computing_another(
+def test_the_last_step_emits_a_token_without_computing_another(
     tiny_model: Any, batch: DecodeBatch
 ) -> None:
     out: Out = {}
     for uid in range(2):
         start(batch, PROMPTS[uid], greedy(uid), out)
     for _ in range(LENGTH - 1):
-        told(batch.step(), out)
-    told(batch.step(last=True), out)
+        record_tokens(batch.step(), out)
+    record_tokens(batch.step(last=True), out)
     for uid in range(2):
         assert out[uid] == reference(tiny_model, PROMPTS[uid])
         assert batch.lag(uid) == 1
@@ -182,12 +182,12 @@ def test_a_last_token_is_told_without_computing_another(
         assert batch.caches_of([uid])[0][0].offset == covered
 
 
-def test_several_answers_share_one_prefill(tiny_model: Any, batch: DecodeBatch) -> None:
+def test_several_choices_share_one_prefill(tiny_model: Any, batch: DecodeBatch) -> None:
     out: Out = {}
     prefill = Prefill(tiny_model, PROMPTS[0])
     prefill.run(1000)
     sequences = [DecodeSequence(uid=uid, sampling=sampled(uid).sampling) for uid in range(3)]
-    told(batch.start([Start(sequence, prefill) for sequence in sequences]), out)
+    record_tokens(batch.start([Start(sequence, prefill) for sequence in sequences]), out)
     finish(batch, out)
     assert out[0] == alone(tiny_model, 0, sampled)
     assert len({tuple(tokens) for tokens in out.values()}) == 3
@@ -239,7 +239,7 @@ def test_log_probabilities_are_reported_only_for_sequences_that_ask(
 
 
 class OnlyEven:
-    """A constraint: even tokens, and token 94 ends it."""
+    """A constraint that allows even tokens only."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -265,7 +265,7 @@ def test_a_constraint_masks_its_own_sequence_and_sees_every_token(
     assert out[0] == alone(tiny_model, 0, sampled)
 
 
-def test_a_constraint_waits_for_the_end_of_reasoning(tiny_model: Any, batch: DecodeBatch) -> None:
+def test_a_constraint_applies_only_after_the_reasoning(tiny_model: Any, batch: DecodeBatch) -> None:
     free = alone(tiny_model, 1, sampled)
     marker = (free[4],)
     first = free.index(marker[0])

@@ -20,7 +20,7 @@ def logprobs(rows: int, seed: int = 0) -> mx.array:
 
 
 def support(params: SequenceSampling, row: mx.array, draws: int = 3000) -> Counter[int]:
-    """Return what `params` draws from one row, many times."""
+    """Return how often `params` draws each token from one distribution."""
     sampler = BatchSampler([params] * draws)
     tiled = mx.broadcast_to(row, (draws, VOCABULARY))
     return Counter(ids(sampler(tiled, list(range(draws)))))
@@ -55,7 +55,7 @@ def test_filters_keep_the_tokens_mlx_lms_keep(params: SequenceSampling, referenc
     assert likely <= set(drawn)
 
 
-def test_frequencies_follow_the_probabilities() -> None:
+def test_sampled_frequencies_follow_the_probabilities() -> None:
     row = logprobs(1, seed=3)
     draws = 6000
     drawn = support(SequenceSampling(1.0), row, draws)
@@ -64,7 +64,7 @@ def test_frequencies_follow_the_probabilities() -> None:
     assert np.abs(observed - probabilities).max() < 0.03
 
 
-def test_temperature_zero_takes_the_best_in_a_mixed_batch() -> None:
+def test_temperature_zero_picks_the_most_likely_token_in_a_mixed_batch() -> None:
     rows = logprobs(3)
     sampler = BatchSampler([SequenceSampling(), SequenceSampling(1.0, seed=1), SequenceSampling()])
     picked = ids(sampler(rows, [0, 0, 0]))
@@ -88,7 +88,7 @@ def test_a_row_draws_the_same_whatever_the_others_ask_for() -> None:
         assert ids(together)[2] == alone
 
 
-def test_xtc_excludes_the_top_choices_but_not_the_exempt() -> None:
+def test_xtc_excludes_the_top_tokens_except_exempt_ones() -> None:
     row = mx.log(mx.array([[0.4, 0.3, 0.2, 0.1]]))
     params = SequenceSampling(1.0, xtc_probability=1.0, xtc_threshold=0.15)
     sampler = BatchSampler([params] * 500)
@@ -99,7 +99,7 @@ def test_xtc_excludes_the_top_choices_but_not_the_exempt() -> None:
     assert set(ids(sampler(tiled, list(range(500))))) == {0, 2, 3}
 
 
-def test_choices_have_seeds_of_their_own_and_the_first_has_the_requests() -> None:
+def test_every_choice_has_its_own_seed_and_the_first_uses_the_requests() -> None:
     seeds = [choice_seed(42, index) for index in range(64)]
     assert seeds[0] == 42
     assert len(set(seeds)) == 64

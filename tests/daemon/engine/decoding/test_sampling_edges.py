@@ -1,4 +1,4 @@
-"""The table of edge values in the protocol's specification, row by row."""
+"""The table of edge values in the protocol's specification, line by line."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from mlxd.protocol.parameters import SAMPLING
 SPEC = Path(__file__).parents[4] / "protocol" / "SPEC.md"
 WIDTH, DRAWS = 12, 2000
 LOGITS = np.linspace(0, 0.6, WIDTH, dtype=np.float32)
-"""Close to each other, so that every token is drawn, and with one that is the most likely."""
+"""Close to each other, so that every token is drawn. The last one is the most likely."""
 
 
-def table() -> list[tuple[str, Any, str]]:
+def specified_edge_values() -> list[tuple[str, Any, str]]:
     section = SPEC.read_text(encoding="utf-8").partition("## Edge values of sampling")[2]
     rows = []
     for line in section.partition("\n## ")[0].splitlines():
@@ -34,7 +34,7 @@ def table() -> list[tuple[str, Any, str]]:
     return rows
 
 
-def drawn(params: dict[str, Any]) -> set[int]:
+def drawn_tokens(params: dict[str, Any]) -> set[int]:
     known = {field.name for field in fields(SequenceSampling)} - {"seed"}
     sampling = SequenceSampling(**{name: params[name] for name in known & params.keys()}, seed=3)
     logits = mx.array(LOGITS)[None]
@@ -46,11 +46,11 @@ def drawn(params: dict[str, Any]) -> set[int]:
     return {int(token) for token in np.array(tokens)}
 
 
-@pytest.mark.parametrize(("name", "value", "effect"), table(), ids=str)
-def test_an_edge_value_does_what_the_table_says(name: str, value: Any, effect: str) -> None:
+@pytest.mark.parametrize(("name", "value", "effect"), specified_edge_values(), ids=str)
+def test_edge_values_of_sampling_act_as_specified(name: str, value: Any, effect: str) -> None:
     neutral = {"temperature": 1, "top_p": 1}
     helpers = {
-        # What these two change is seen only where their companions are on.
+        # These two have an effect only together with the given parameter.
         "min_tokens_to_keep": {"min_p": 1},
         "xtc_threshold": {"xtc_probability": 1},
     }
@@ -65,16 +65,18 @@ def test_an_edge_value_does_what_the_table_says(name: str, value: Any, effect: s
         assert params[name] is None
         return
     everything = set(range(WIDTH))
-    assert drawn(params) == {"all tokens": everything, "most likely token": {WIDTH - 1}}[effect]
+    assert (
+        drawn_tokens(params) == {"all tokens": everything, "most likely token": {WIDTH - 1}}[effect]
+    )
 
 
-def test_the_table_has_every_number_of_sampling() -> None:
+def test_the_specification_lists_every_numeric_sampling_parameter() -> None:
     numbers = {p.name for p in SAMPLING if p.kind in ("number", "integer", "logit bias")}
-    assert numbers <= {name for name, _, _ in table()}
+    assert numbers <= {name for name, _, _ in specified_edge_values()}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), "0.5", True, [], {}])
-def test_what_is_no_number_is_refused_by_name(bad: Any) -> None:
+def test_a_sampling_parameter_that_is_no_number_is_refused_by_name(bad: Any) -> None:
     for param in SAMPLING:
         if param.kind in ("number", "integer"):
             with pytest.raises(InvalidParams) as refusal:

@@ -1,4 +1,4 @@
-"""Speculative decoding: the same text, fewer steps, and an honest count."""
+"""Speculative decoding: the same text in fewer steps, with correct counts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def text(result: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("draft", ["twin", "fool"])
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 7, "top_p": 0.9}])
-def test_the_text_is_the_same_with_any_draft_at_any_temperature(
+def test_speculative_decoding_does_not_change_the_text(
     engine: EngineProcess, drafts: Path, draft: str, sampling: dict[str, Any]
 ) -> None:
     alone = engine.ask(STORY, max_tokens=120, **sampling)
@@ -60,7 +60,7 @@ def test_the_text_is_the_same_with_any_draft_at_any_temperature(
         assert report["accepted"] < report["proposed"] / 3
 
 
-def test_a_draft_that_is_never_right_is_given_up_and_the_result_says_so(
+def test_a_draft_model_that_is_never_right_is_disabled_with_a_note(
     engine: EngineProcess,
     drafts: Path,
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_draft_that_is_never_right_is_given_up_and_the_result_says_so(
     assert result["applied"]["draft"]["proposed"] < 100
 
 
-def test_an_answer_ends_at_its_end_token_stop_text_and_limit(
+def test_a_drafted_answer_ends_at_end_token_stop_sequence_and_limit(
     engine: EngineProcess, drafts: Path
 ) -> None:
     ref = with_draft(drafts, "twin")
@@ -84,7 +84,7 @@ def test_an_answer_ends_at_its_end_token_stop_text_and_limit(
         assert text(cut) == text(engine.ask("Count from 3 to 30.", max_tokens=limit))
 
 
-def test_what_is_remembered_of_a_drafted_answer_is_right(
+def test_the_cached_prefix_of_a_drafted_answer_is_correct(
     engine: EngineProcess, drafts: Path
 ) -> None:
     ref = with_draft(drafts, "twin")
@@ -119,7 +119,7 @@ def test_in_a_batch_everybody_decodes_together_and_the_draft_catches_up_afterwar
     "params",
     [{"regex": "[0-9, ]+"}, {"n": 2}, {"logprobs": 2}, {"repetition_penalty": 1.1}],
 )
-def test_what_does_not_go_with_a_draft_is_decoded_without_and_said(
+def test_options_incompatible_with_a_draft_model_disable_it_with_a_note(
     engine: EngineProcess, drafts: Path, params: dict[str, Any]
 ) -> None:
     result = engine.ask("Count from 3 to 7.", model=with_draft(drafts, "twin"), **params)
@@ -127,13 +127,13 @@ def test_what_does_not_go_with_a_draft_is_decoded_without_and_said(
     assert any("draft model twin was not used" in note for note in result["applied"]["notes"])
 
 
-def test_a_draft_folder_that_is_no_model_is_refused(engine: EngineProcess, drafts: Path) -> None:
+def test_a_draft_folder_without_a_model_is_refused(engine: EngineProcess, drafts: Path) -> None:
     ref = {**with_draft(drafts, "twin"), "draft": str(drafts), "draft_name": "nothing"}
     answer = engine.ask("Count from 3 to 7.", model=ref)
     assert answer["error"]["code"] == "model_load_failed"
 
 
-def test_a_draft_that_does_not_fit_is_done_without_and_said(
+def test_a_draft_model_over_the_memory_budget_is_skipped_with_a_note(
     engine: EngineProcess, drafts: Path
 ) -> None:
     one_and_a_half = int(1.5 * estimate_resident_bytes(POCKET)) + kv_room_bytes(POCKET)

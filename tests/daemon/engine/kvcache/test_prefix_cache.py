@@ -1,4 +1,4 @@
-"""Nothing is computed twice, and what is taken from a cache gives the text that computing gives."""
+"""Cached prefixes are not computed again, and give the same text as computing them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ WORDS = [
 @pytest.fixture(scope="module")
 def engine() -> Iterator[EngineProcess]:
     with running_engine() as running:
-        running.call("load", model=BUILTIN)  # an engine without a model ends after a while
+        running.call("load", model=BUILTIN)  # an engine without a model exits after a while
         yield running
 
 
 @pytest.fixture(scope="module")
 def uncached() -> Iterator[EngineProcess]:
-    """An engine that remembers nothing."""
+    """An engine without a prefix cache."""
     options = EngineOptions(prefix_cache_memory_bytes=0, prefix_cache_disk_bytes=0)
     with running_engine(options) as running:
         running.call("load", model=BUILTIN)
@@ -64,34 +64,34 @@ def chat(engine: EngineProcess, messages: list[dict[str, str]], **params: Any) -
     return result
 
 
-def computed(engine: EngineProcess) -> int:
+def computed_prompt_tokens(engine: EngineProcess) -> int:
     return int(engine.call("stats")["prompt_tokens_computed"])
 
 
 def cached_and_new(engine: EngineProcess, result: dict[str, Any], before: int) -> tuple[int, int]:
-    """Return what usage says was cached, and what the engine counted that it computed."""
-    return result["usage"]["cached_tokens"], computed(engine) - before
+    """Return the cached tokens by `usage`, and the computed tokens by the engine's counter."""
+    return result["usage"]["cached_tokens"], computed_prompt_tokens(engine) - before
 
 
-def fresh(rng: random.Random, words: int = 12) -> str:
+def random_text(rng: random.Random, words: int = 12) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(words))
 
 
-def test_a_second_turn_computes_its_new_tokens_only(engine: EngineProcess) -> None:
-    messages = [user("Count from 2 to 5. " + fresh(random.Random(1)))]
+def test_a_second_turn_computes_only_its_new_tokens(engine: EngineProcess) -> None:
+    messages = [user("Count from 2 to 5. " + random_text(random.Random(1)))]
     first = chat(engine, messages)
     messages += [assistant(first), user("And now from 4 to 8.")]
-    before = computed(engine)
+    before = computed_prompt_tokens(engine)
     second = chat(engine, messages)
     cached, new = cached_and_new(engine, second, before)
     covered = first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
-    assert cached >= covered - 2  # the last token, and the end that the template writes itself
+    assert cached >= covered - 2  # less the last token and the end token, which the template adds
     assert cached + new == second["usage"]["prompt_tokens"] - 1  # one is fed with the first step
 
 
-def test_a_system_prompt_is_shared_by_conversations(engine: EngineProcess) -> None:
+def test_conversations_share_the_kv_cache_of_their_system_prompt(engine: EngineProcess) -> None:
     first = chat(engine, [{"role": "system", "content": SYSTEM}, user("Hello, who are you?")])
-    before = computed(engine)
+    before = computed_prompt_tokens(engine)
     second = chat(engine, [{"role": "system", "content": SYSTEM}, user("Count from 1 to 3.")])
     cached, new = cached_and_new(engine, second, before)
     assert first["usage"]["cached_tokens"] < 20
@@ -99,10 +99,10 @@ def test_a_system_prompt_is_shared_by_conversations(engine: EngineProcess) -> No
     assert new == second["usage"]["prompt_tokens"] - 1 - cached < 25
 
 
-def test_an_editor_buffer_that_grows_by_a_line_costs_a_line(engine: EngineProcess) -> None:
+def test_a_prompt_that_grows_by_a_line_computes_only_that_line(engine: EngineProcess) -> None:
     lines = [f"def function_{number}(a, b):\n    return a + b * {number}\n" for number in range(9)]
     for count in range(3, 9):
-        before = computed(engine)
+        before = computed_prompt_tokens(engine)
         prompt = "".join(lines[:count])
         result = engine.result(engine.submit("generate", prompt=prompt, max_tokens=3))
         cached, new = cached_and_new(engine, result, before)
@@ -111,22 +111,22 @@ def test_an_editor_buffer_that_grows_by_a_line_costs_a_line(engine: EngineProces
             assert new <= result["usage"]["prompt_tokens"] / count + 6
 
 
-def test_prefill_warms_the_cache_and_emits_nothing(engine: EngineProcess) -> None:
-    messages = [user("Warm this: " + fresh(random.Random(2), 40))]
+def test_prefill_warms_the_prefix_cache_and_emits_no_text(engine: EngineProcess) -> None:
+    messages = [user("Warm this: " + random_text(random.Random(2), 40))]
     request_id = engine.submit("prefill", messages=messages)
     warmed = engine.result(request_id)
     assert warmed["usage"]["completion_tokens"] == 0
     assert "delta" not in {kind for kind, _ in engine.events[request_id]}
-    before = computed(engine)
+    before = computed_prompt_tokens(engine)
     result = chat(engine, messages)
     assert result["usage"]["cached_tokens"] == result["usage"]["prompt_tokens"] - 1
-    assert computed(engine) == before
+    assert computed_prompt_tokens(engine) == before
 
 
-def test_a_request_that_takes_another_s_place_inherits_what_was_computed(
+def test_a_superseding_request_reuses_the_prefill_of_its_predecessor(
     engine: EngineProcess,
 ) -> None:
-    text = "A long text to be read: " + fresh(random.Random(3), 700)
+    text = "A long text to be read: " + random_text(random.Random(3), 700)
     older = engine.submit(messages=[user(text)], max_tokens=1)
     progress = engine.wait_event(older, "prefill")
     assert progress["done"] < progress["total"]
@@ -137,17 +137,19 @@ def test_a_request_that_takes_another_s_place_inherits_what_was_computed(
 
 
 def conversations(seed: int, turns: int) -> list[list[str]]:
-    """Return the questions of a few conversations that begin alike and part at some turn."""
+    """Return the questions of three conversations that share their first turns."""
     rng = random.Random(seed)
-    trunk = [fresh(rng, rng.randrange(3, 20)) for _ in range(turns)]
+    trunk = [random_text(rng, rng.randrange(3, 20)) for _ in range(turns)]
     out = []
     for _ in range(3):
         stay = rng.randrange(turns)
-        out.append(trunk[:stay] + [fresh(rng, rng.randrange(3, 20)) for _ in range(turns - stay)])
+        out.append(
+            trunk[:stay] + [random_text(rng, rng.randrange(3, 20)) for _ in range(turns - stay)]
+        )
     return out
 
 
-def played(engine: EngineProcess, questions: list[str], **params: Any) -> list[str]:
+def play_conversation(engine: EngineProcess, questions: list[str], **params: Any) -> list[str]:
     messages: list[dict[str, str]] = [{"role": "system", "content": SYSTEM}]
     said = []
     for question in questions:
@@ -158,29 +160,31 @@ def played(engine: EngineProcess, questions: list[str], **params: Any) -> list[s
 
 
 @pytest.mark.parametrize("kind", ["pocket", "rotating", "hybrid", "chunked"])
-def test_the_text_is_the_same_with_and_without_the_cache(
+def test_the_prefix_cache_does_not_change_the_text(
     engine: EngineProcess, uncached: EngineProcess, tmp_path: Path, kind: str
 ) -> None:
     model = None if kind == "pocket" else small_model(tmp_path / kind, kind)
     before = engine.call("stats").get("prompt_tokens_cached", 0)
-    # Odd lengths, so that snapshots end inside and outside of windows.
+    # Odd lengths, so that snapshots end inside and outside of attention windows.
     for questions, max_tokens in zip(conversations(len(kind), 4), (7, 33, 18), strict=True):
         asked = {"model": model, "max_tokens": max_tokens, "ignore_eos": max_tokens > 20}
-        assert played(engine, questions, **asked) == played(uncached, questions, **asked)
+        assert play_conversation(engine, questions, **asked) == play_conversation(
+            uncached, questions, **asked
+        )
     assert engine.call("stats")["prompt_tokens_cached"] > before + 300
     assert uncached.call("stats")["prompt_tokens_cached"] == 0
 
 
 @pytest.mark.parametrize("kind", ["rotating", "hybrid", "chunked"])
-def test_caches_that_cannot_be_cut_have_snapshots_where_turns_end(
+def test_untrimmable_kv_caches_are_snapshotted_at_the_end_of_each_turn(
     engine: EngineProcess, tmp_path: Path, kind: str
 ) -> None:
     model = small_model(tmp_path / kind, kind)
     messages = [{"role": "system", "content": SYSTEM}, user("Hello, tell me of the river.")]
     first = chat(engine, messages, model=model)
-    # Not what was answered, as when a template tells an answer without its reasoning.
+    # Not the answer itself, as with a template that drops the reasoning.
     messages += [{"role": "assistant", "content": "It is long."}, user("And the birds?")]
-    before = computed(engine)
+    before = computed_prompt_tokens(engine)
     second = chat(engine, messages, model=model)
     cached, new = cached_and_new(engine, second, before)
     assert first["usage"]["prompt_tokens"] - 8 < cached < first["usage"]["prompt_tokens"]
@@ -194,9 +198,7 @@ def on_disk(folder: Path, **more: Any) -> EngineOptions:
 
 
 @pytest.mark.parametrize("kind", ["pocket", "rotating", "hybrid", "chunked"])
-def test_a_prompt_survives_the_engine_s_end_its_crash_and_unloading(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_cached_prompt_survives_engine_exit_crash_and_unload(tmp_path: Path, kind: str) -> None:
     make = copy_of_pocket if kind == "pocket" else lambda folder: small_model(folder, kind)
     model, prompts = make(tmp_path / kind), tmp_path / "prompts"
     messages = [{"role": "system", "content": SYSTEM}, user("Hello, tell me of the river.")]
@@ -205,8 +207,8 @@ def test_a_prompt_survives_the_engine_s_end_its_crash_and_unloading(
         size = first["usage"]["prompt_tokens"]
     said = first["choices"][0]["text"]
     messages[-1] = user("Hello, tell me of the birds.")
-    with running_engine(on_disk(prompts)) as engine:  # after an orderly end
-        engine.call("load", model=BUILTIN)  # so that the engine stays when the other one goes
+    with running_engine(on_disk(prompts)) as engine:  # after a normal exit
+        engine.call("load", model=BUILTIN)  # keeps the engine running after the unload below
         second = chat(engine, messages, model=model)
         assert second["usage"]["cached_tokens"] > 60
         assert engine.call("stats")["prefix_disk_hits"] == 1
@@ -224,7 +226,7 @@ def test_a_prompt_survives_the_engine_s_end_its_crash_and_unloading(
         assert third["usage"]["cached_tokens"] > 60
 
 
-def test_files_belong_to_exactly_these_weights_and_damage_is_never_used(tmp_path: Path) -> None:
+def test_snapshot_files_of_other_weights_or_with_damage_are_not_used(tmp_path: Path) -> None:
     model, prompts = copy_of_pocket(tmp_path / "model"), tmp_path / "prompts"
     messages = [{"role": "system", "content": SYSTEM}, user("Count from 3 to 7.")]
     with running_engine(on_disk(prompts)) as engine:
@@ -246,12 +248,12 @@ def test_files_belong_to_exactly_these_weights_and_damage_is_never_used(tmp_path
         assert engine.call("stats")["prefix_disk_dropped"] >= 1
 
 
-def test_both_tiers_keep_to_their_bytes(tmp_path: Path) -> None:
+def test_memory_and_disk_tiers_stay_within_their_limits(tmp_path: Path) -> None:
     limits = {"prefix_cache_memory_bytes": 2_000_000, "prefix_cache_disk_bytes": 3_000_000}
     with running_engine(on_disk(tmp_path, **limits)) as engine:
         rng = random.Random(5)
         for _ in range(8):
-            chat(engine, [user(fresh(rng, 60))], max_tokens=2)
+            chat(engine, [user(random_text(rng, 60))], max_tokens=2)
             stats = engine.call("stats")
             assert 0 < stats["prefix_memory_bytes"] <= 2_000_000
             assert stats["prefix_disk_bytes"] <= 3_000_000
@@ -259,7 +261,7 @@ def test_both_tiers_keep_to_their_bytes(tmp_path: Path) -> None:
     assert 0 < kept <= 3_000_000
 
 
-def test_a_machine_short_of_memory_gets_idle_models_and_caches_back(tmp_path: Path) -> None:
+def test_memory_pressure_evicts_idle_models_and_cached_prompts(tmp_path: Path) -> None:
     psi = tmp_path / "pressure"
     calm = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
     psi.write_text(calm)
@@ -267,7 +269,9 @@ def test_a_machine_short_of_memory_gets_idle_models_and_caches_back(tmp_path: Pa
     with running_engine(EngineOptions(pressure_file=str(psi))) as engine:
         for ref in refs[1:]:
             engine.call("load", model=ref, pin=ref["name"] == "pinned")
-        chat(engine, [user("Remember this one: " + fresh(random.Random(6), 30))], model=refs[1])
+        chat(
+            engine, [user("Remember this one: " + random_text(random.Random(6), 30))], model=refs[1]
+        )
         assert engine.call("stats")["prefix_memory_bytes"] > 0
         request_id = engine.submit(
             "generate", prompt="A", model=refs[0], max_tokens=16_000, ignore_eos=True

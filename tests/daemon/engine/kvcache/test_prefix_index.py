@@ -1,4 +1,4 @@
-"""The index of known prompts: random histories beside the obvious way of doing it."""
+"""The index of cached prompts, compared with a naive implementation on random histories."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def naive_length(first: list[int], second: list[int]) -> int:
     return count
 
 
-def prompts(rng: random.Random) -> list[int]:
-    """Return a prompt that likely begins as others do."""
+def random_prompt(rng: random.Random) -> list[int]:
+    """Return a short prompt of two tokens, which likely shares a prefix with others."""
     return [rng.randrange(2) for _ in range(rng.randrange(1, 9))]
 
 
@@ -34,12 +34,12 @@ def naive_best(entries: list[Entry], key: str, wanted: list[int], most: int) -> 
 
 @settings(max_examples=1000, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_any_history_keeps_within_the_bytes_and_finds_the_longest_beginning(seed: int) -> None:
+def test_the_index_stays_within_its_limit_and_finds_the_longest_prefix(seed: int) -> None:
     rng = random.Random(seed)
     index = PrefixIndex(max_bytes=rng.randrange(20, 120))
     used: list[Entry] = []  # least recently used first
     for _ in range(rng.randrange(1, 40)):
-        key, tokens = rng.choice("ab"), prompts(rng)
+        key, tokens = rng.choice("ab"), random_prompt(rng)
         deed = rng.random()
         if deed < 0.5:
             used.append(
@@ -48,7 +48,7 @@ def test_any_history_keeps_within_the_bytes_and_finds_the_longest_beginning(seed
                 )
             )
             gone = index.over_budget()
-            assert gone == used[: len(gone)], "what was used longest ago goes first"
+            assert gone == used[: len(gone)], "the least recently used is evicted first"
             for entry in gone:
                 index.remove(entry.id)
             used = used[len(gone) :]
@@ -70,14 +70,14 @@ def test_any_history_keeps_within_the_bytes_and_finds_the_longest_beginning(seed
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_what_a_new_prompt_replaces_it_can_serve_itself(seed: int) -> None:
+def test_entries_replaced_by_a_new_prompt_are_covered_by_it(seed: int) -> None:
     rng = random.Random(seed)
     index = PrefixIndex(10**6)
     entries = [
-        index.add(rng.choice("ab"), as_tokens(prompts(rng)), 1, trimmable=rng.random() < 0.6)
+        index.add(rng.choice("ab"), as_tokens(random_prompt(rng)), 1, trimmable=rng.random() < 0.6)
         for _ in range(rng.randrange(1, 12))
     ]
-    key, tokens = rng.choice("ab"), prompts(rng)
+    key, tokens = rng.choice("ab"), random_prompt(rng)
     for entry in index.contained(key, as_tokens(tokens)):
         assert entry.trimmable
         assert entry.key == key
@@ -94,14 +94,14 @@ def test_what_a_new_prompt_replaces_it_can_serve_itself(seed: int) -> None:
     assert covered is None or covered in able
 
 
-def test_lengths_of_what_two_prompts_share() -> None:
+def test_common_length_counts_the_shared_prefix() -> None:
     assert common_length(as_tokens([]), as_tokens([1])) == 0
     assert common_length(as_tokens([1, 2, 3]), as_tokens([1, 2, 4])) == 2
     assert common_length(as_tokens([1, 2]), as_tokens([1, 2, 3])) == 2
     assert common_length(as_tokens([2]), as_tokens([1])) == 0
 
 
-def test_entries_of_a_model_are_its_own() -> None:
+def test_entries_of_different_models_are_separate() -> None:
     index = PrefixIndex(100)
     mine = index.add("a", as_tokens([1, 2]), 5, trimmable=True)
     index.add("b", as_tokens([1, 2, 3]), 5, trimmable=True)

@@ -1,4 +1,4 @@
-"""Computed prompts on disk: what was written comes back, and nothing else ever does."""
+"""Snapshots of KV caches on disk: a read returns exactly what was written, or nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def snapshot(first: int, length: int = 100, *, key: str = KEY, trimmable: bool =
     return Snapshot(key, tokens, ("KVCache",), leaves, trimmable)
 
 
-def written(folder: Path, *snapshots: Snapshot, max_bytes: int = ROOMY) -> SnapshotStore:
+def store_with(folder: Path, *snapshots: Snapshot, max_bytes: int = ROOMY) -> SnapshotStore:
     store = SnapshotStore(folder, max_bytes, written_by="test")
     for one in snapshots:
         store.put(one)
@@ -39,14 +39,14 @@ def written(folder: Path, *snapshots: Snapshot, max_bytes: int = ROOMY) -> Snaps
     return store
 
 
-def fetched(store: SnapshotStore, wanted: Snapshot) -> Snapshot | None:
+def fetch(store: SnapshotStore, wanted: Snapshot) -> Snapshot | None:
     size = len(wanted.tokens)
     match = store.longest(wanted.key, wanted.tokens, most=size)
     return None if match is None or match.tokens < size else store.read(match)
 
 
-def opened(folder: Path, max_bytes: int = ROOMY, written_by: str = "test") -> SnapshotStore:
-    """Return a store of a later process, once it has seen what is there."""
+def reopen_store(folder: Path, max_bytes: int = ROOMY, written_by: str = "test") -> SnapshotStore:
+    """Return a store as a later process opens it, once it has indexed the files."""
     store = SnapshotStore(folder, max_bytes, written_by=written_by)
     assert store.flush(30)
     return store
@@ -65,17 +65,17 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_was_written_is_there_for_the_next_process(tmp_path: Path) -> None:
+def test_a_written_snapshot_is_read_by_the_next_process(tmp_path: Path) -> None:
     one, two = snapshot(1), snapshot(2, trimmable=False)
-    written(tmp_path, one, two)
-    later = opened(tmp_path)
-    assert same(fetched(later, one), one)
-    assert same(fetched(later, two), two)
+    store_with(tmp_path, one, two)
+    later = reopen_store(tmp_path)
+    assert same(fetch(later, one), one)
+    assert same(fetch(later, two), two)
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in files(tmp_path))
     assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
-def test_files_are_written_by_a_thread_of_their_own(
+def test_snapshot_files_are_written_by_a_separate_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlxd.daemon.engine.kvcache.snapshots as module
@@ -87,12 +87,12 @@ def test_files_are_written_by_a_thread_of_their_own(
         return packed(*args)
 
     monkeypatch.setattr(module, "packed", remember)
-    written(tmp_path, snapshot(1))
+    store_with(tmp_path, snapshot(1))
     assert len(writers) == 1
     assert writers[0] is not threading.current_thread()
 
 
-def test_no_flipped_bit_and_no_cut_ever_gives_a_snapshot(tmp_path: Path) -> None:
+def test_a_flipped_bit_or_truncation_is_always_detected(tmp_path: Path) -> None:
     path = tmp_path / "one.kv"
     head, blobs = packed(snapshot(1, 16), "test")
     whole = head + b"".join(blobs)
@@ -116,66 +116,66 @@ def test_no_flipped_bit_and_no_cut_ever_gives_a_snapshot(tmp_path: Path) -> None
 @pytest.mark.parametrize("before_the_start", [True, False])
 def test_a_damaged_file_is_deleted_and_not_used(tmp_path: Path, before_the_start: bool) -> None:
     good, bad = snapshot(1), snapshot(2)
-    store = written(tmp_path, good, bad)
+    store = store_with(tmp_path, good, bad)
     path = next(path for path in files(tmp_path) if bad.tokens.tobytes() in path.read_bytes())
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) - 9 if not before_the_start else 40] ^= 8
     path.write_bytes(damaged)
     if before_the_start:
-        store = opened(tmp_path)
-    assert fetched(store, bad) is None
+        store = reopen_store(tmp_path)
+    assert fetch(store, bad) is None
     assert store.stats()["disk_dropped"] == 1
     assert not path.exists()
-    assert fetched(store, bad) is None
-    assert same(fetched(store, good), good)
+    assert fetch(store, bad) is None
+    assert same(fetch(store, good), good)
 
 
-def test_what_another_version_wrote_is_dropped(tmp_path: Path) -> None:
-    written(tmp_path, snapshot(1))
-    later = opened(tmp_path, written_by="another")
-    assert fetched(later, snapshot(1)) is None
+def test_snapshots_of_another_version_are_deleted(tmp_path: Path) -> None:
+    store_with(tmp_path, snapshot(1))
+    later = reopen_store(tmp_path, written_by="another")
+    assert fetch(later, snapshot(1)) is None
     assert files(tmp_path) == []
 
 
-def test_files_are_bounded_in_bytes_and_the_oldest_go(tmp_path: Path) -> None:
+def test_snapshot_files_are_limited_in_bytes_and_the_oldest_are_deleted(tmp_path: Path) -> None:
     size = len(b"".join(packed(snapshot(1), "test")[1])) + 1000
     shots = [snapshot(first) for first in range(1, 8)]
-    store = written(tmp_path, *shots, max_bytes=3 * size)
+    store = store_with(tmp_path, *shots, max_bytes=3 * size)
     on_disk = sum(path.stat().st_size for path in files(tmp_path))
     assert on_disk == store.stats()["disk_bytes"] <= 3 * size
-    assert fetched(store, shots[0]) is None
-    assert same(fetched(store, shots[-1]), shots[-1])
-    smaller = opened(tmp_path, max_bytes=size)
+    assert fetch(store, shots[0]) is None
+    assert same(fetch(store, shots[-1]), shots[-1])
+    smaller = reopen_store(tmp_path, max_bytes=size)
     assert smaller.stats()["disk_entries"] == 1
     assert len(files(tmp_path)) == 1
 
 
-def test_a_longer_one_takes_the_place_of_what_it_contains(tmp_path: Path) -> None:
-    store = written(tmp_path, snapshot(1, 100), snapshot(1, 120), snapshot(1, 300))
+def test_a_longer_snapshot_replaces_the_trimmable_ones_it_contains(tmp_path: Path) -> None:
+    store = store_with(tmp_path, snapshot(1, 100), snapshot(1, 120), snapshot(1, 300))
     assert store.stats()["disk_written"] == 2, "20 tokens more are not worth a file"
     assert store.stats()["disk_entries"] == 1
-    exact = written(tmp_path / "x", snapshot(1, 100, trimmable=False), snapshot(1, 300))
+    exact = store_with(tmp_path / "x", snapshot(1, 100, trimmable=False), snapshot(1, 300))
     assert exact.stats()["disk_entries"] == 2
 
 
-def test_models_have_files_of_their_own_that_go_with_them(tmp_path: Path) -> None:
+def test_drop_key_deletes_the_snapshots_of_that_model_only(tmp_path: Path) -> None:
     mine, other = snapshot(1), snapshot(1, key="ffff")
-    store = written(tmp_path, mine, other)
+    store = store_with(tmp_path, mine, other)
     store.drop_key(KEY)
-    assert fetched(store, mine) is None
-    assert same(fetched(store, other), other)
+    assert fetch(store, mine) is None
+    assert same(fetch(store, other), other)
     assert [path.parent.name for path in files(tmp_path)] == ["ffff"]
 
 
-def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
-    written(tmp_path, snapshot(1))
+def test_temporary_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
+    store_with(tmp_path, snapshot(1))
     stray = files(tmp_path)[0].with_suffix(".tmp")
     stray.write_bytes(b"half")
-    opened(tmp_path)
+    reopen_store(tmp_path)
     assert not stray.exists()
 
 
-def test_a_disk_that_takes_nothing_costs_the_cache_and_no_more(
+def test_an_unwritable_disk_turns_the_disk_cache_off_with_a_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "file"
@@ -184,11 +184,11 @@ def test_a_disk_that_takes_nothing_costs_the_cache_and_no_more(
     store.put(snapshot(1))
     assert store.flush(30)
     assert "the prompt cache on disk is off" in store.note
-    assert fetched(store, snapshot(1)) is None
+    assert fetch(store, snapshot(1)) is None
     assert "is off" in capsys.readouterr().err
 
 
-def test_a_disk_that_takes_files_again_is_used_again(
+def test_the_disk_cache_is_retried_after_a_minute(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "file"
@@ -199,10 +199,10 @@ def test_a_disk_that_takes_files_again_is_used_again(
     place.unlink()
     store.put(snapshot(1))
     assert store.flush(30)
-    assert fetched(store, snapshot(1)) is None, "it is not tried at once"
+    assert fetch(store, snapshot(1)) is None, "it is not retried at once"
     now_s[0] += RETRY_S
     store.put(snapshot(1))
     assert store.flush(30)
-    assert same(fetched(store, snapshot(1)), snapshot(1))
+    assert same(fetch(store, snapshot(1)), snapshot(1))
     assert store.note == ""
     assert capsys.readouterr().err.count("is off") == 1

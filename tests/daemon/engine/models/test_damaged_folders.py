@@ -1,4 +1,4 @@
-"""Whatever a model's folder contains, the engine lives and says what is wrong with the folder."""
+"""The engine survives any model folder and reports what is wrong with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.model_folders import copy_of_pocket
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[EngineProcess]:
-    """One engine for all damage: it must survive it."""
+    """One engine for all tests: it must survive every damaged folder."""
     with running_engine() as running:
         running.call("load", model={"name": "pocket", "path": str(POCKET)}, pin=True)
         yield running
@@ -23,7 +23,7 @@ def engine() -> Iterator[EngineProcess]:
 
 
 @pytest.mark.parametrize("name", FATAL)
-def test_a_damaged_folder_is_a_load_error_that_names_it(
+def test_a_damaged_model_folder_is_a_load_error_that_names_it(
     engine: EngineProcess, tmp_path: Path, name: str
 ) -> None:
     ref = copy_of_pocket(tmp_path / "damaged")
@@ -38,7 +38,7 @@ def test_a_damaged_folder_is_a_load_error_that_names_it(
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_damage_beside_the_model_costs_nothing(
+def test_damage_outside_the_model_files_does_not_prevent_a_load(
     engine: EngineProcess, tmp_path: Path, name: str
 ) -> None:
     ref = copy_of_pocket(tmp_path / "damaged")

@@ -1,4 +1,4 @@
-"""The residency policy in simulated time: random worlds against stated invariants."""
+"""The eviction policy in simulated time: random sets of models, checked for invariants."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mlxd.daemon.engine.models.eviction import (
 )
 
 
-def world(seed: int) -> tuple[random.Random, list[ModelState]]:
-    """Return residents of which some share the weights of others."""
+def random_residents(seed: int) -> tuple[random.Random, list[ModelState]]:
+    """Return random residents, some of which share the weights of others."""
     rng = random.Random(seed)
     models: list[ModelState] = []
     for number in range(rng.randrange(0, 9)):
@@ -40,7 +40,7 @@ def world(seed: int) -> tuple[random.Random, list[ModelState]]:
 
 
 def check_evicted(models: list[ModelState], evicted: tuple[str, ...]) -> None:
-    """Nobody who is busy, pinned, or whose weights another one still uses may go."""
+    """Check that no evicted model is busy, pinned or still needed by a remaining one."""
     by_key = {one.key: one for one in models}
     staying = set(by_key)
     for key in evicted:
@@ -51,8 +51,8 @@ def check_evicted(models: list[ModelState], evicted: tuple[str, ...]) -> None:
 
 @settings(max_examples=2000, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_a_load_never_ends_above_the_budget_and_evicts_nobody_in_use(seed: int) -> None:
-    rng, models = world(seed)
+def test_a_load_stays_within_the_budget_and_evicts_no_model_in_use(seed: int) -> None:
+    rng, models = random_residents(seed)
     budget, need = rng.randrange(1, 500), rng.randrange(1, 200)
     beside = tuple(one.key for one in models if rng.random() < 0.1)
     plan = plan_evictions(models, need, budget, beside=beside)
@@ -68,8 +68,8 @@ def test_a_load_never_ends_above_the_budget_and_evicts_nobody_in_use(seed: int) 
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_a_load_that_is_refused_would_not_fit_with_everything_evicted(seed: int) -> None:
-    rng, models = world(seed)
+def test_a_refused_load_would_not_fit_even_if_all_idle_models_were_evicted(seed: int) -> None:
+    rng, models = random_residents(seed)
     budget, need = rng.randrange(1, 300), rng.randrange(1, 200)
     if plan_evictions(models, need, budget).fits:
         return
@@ -80,8 +80,8 @@ def test_a_load_that_is_refused_would_not_fit_with_everything_evicted(seed: int)
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_nothing_goes_that_need_not(seed: int) -> None:
-    rng, models = world(seed)
+def test_no_model_is_evicted_without_need(seed: int) -> None:
+    rng, models = random_residents(seed)
     budget, need = rng.randrange(50, 500), rng.randrange(1, 200)
     plan = plan_evictions(models, need, budget)
     bases = {key for one in models if one.key not in plan.evict for key in one.depends_on}
@@ -93,8 +93,8 @@ def test_nothing_goes_that_need_not(seed: int) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_time_and_pressure_take_only_what_nobody_uses(seed: int) -> None:
-    rng, models = world(seed)
+def test_expiry_and_memory_pressure_evict_only_idle_models(seed: int) -> None:
+    rng, models = random_residents(seed)
     now_s = rng.uniform(0, 200)
     evicted = expired(models, now_s)
     check_evicted(models, evicted)
@@ -117,17 +117,17 @@ def test_a_model_that_is_kept_forever_goes_last_under_pressure() -> None:
         assert under_pressure([pinned], level) == ()
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_the_least_recently_used_model_is_evicted_first() -> None:
     models = [ModelState("a", 10, last_used_s=2), ModelState("b", 10, last_used_s=1)]
     assert plan_evictions(models, 10, 20).evict == ("b",)
 
 
-def test_a_large_model_that_goes_spares_the_smaller_ones_before_it() -> None:
+def test_evicting_one_large_model_spares_smaller_ones() -> None:
     models = [ModelState("small", 10, last_used_s=1), ModelState("large", 90, last_used_s=2)]
     assert plan_evictions(models, 50, 100).evict == ("large",)
 
 
-def test_a_base_goes_after_the_last_adapter_that_rests_on_it() -> None:
+def test_a_base_model_is_evicted_after_its_last_adapter() -> None:
     base = ModelState("base", 90, last_used_s=0, keep_alive_s=0)
     adapter = ModelState("adapter", 5, last_used_s=50, keep_alive_s=10, depends_on=("base",))
     assert expired([base, adapter], now_s=55) == ()

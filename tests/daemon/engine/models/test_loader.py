@@ -13,7 +13,7 @@ from mlxd.daemon.engine.models.probe import Prober
 from support.engine_process import POCKET
 
 
-def test_the_largest_matrix_counts() -> None:
+def test_largest_matrix_counts_only_matrices() -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 64), nn.RMSNorm(1000))
     assert largest_matrix(model) == 256
 

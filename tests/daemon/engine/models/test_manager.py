@@ -1,4 +1,4 @@
-"""Models in a real engine process: together, one after the other, sharing weights, too large."""
+"""Several models in a real engine process: concurrent, evicted, with adapters, too large."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ def with_adapter(folders: dict[str, Any], name: str) -> dict[str, Any]:
     return {**folders["one"], "adapter": folders[name]}
 
 
-def test_several_models_answer_at_once_and_take_turns(
-    roomy: EngineProcess, folders: dict[str, Any]
-) -> None:
+def test_several_models_decode_alternately(roomy: EngineProcess, folders: dict[str, Any]) -> None:
     request_ids = [
         roomy.submit(
             model=folders[name], messages=[{"role": "user", "content": "Count from 1 to 40."}]
@@ -66,10 +64,10 @@ def test_several_models_answer_at_once_and_take_turns(
     assert names(roomy) == ["one", "two"]
     order = [request_id for step in roomy.steps for request_id, kind, _ in step if kind == "delta"]
     switches = sum(a != b for a, b in pairwise(order))
-    assert switches > 10, "neither waited for the other's end"
+    assert switches > 10, "neither waited for the other to finish"
 
 
-def test_two_requests_for_the_same_cold_model_load_it_once(
+def test_two_requests_for_an_unloaded_model_load_it_once(
     roomy: EngineProcess, folders: dict[str, Any]
 ) -> None:
     request_ids = [
@@ -82,7 +80,7 @@ def test_two_requests_for_the_same_cold_model_load_it_once(
     assert roomy.call("stats")["models_loaded_total"] == 1
 
 
-def test_the_least_recently_used_model_makes_room(folders: dict[str, Any]) -> None:
+def test_the_least_recently_used_model_is_evicted_for_another(folders: dict[str, Any]) -> None:
     with running_engine(budget_for(2)) as engine:
         for name in ("one", "two", "one", "three"):
             assert text(engine.ask(QUESTION, model=folders[name])) == "3, 4, 5, 6, 7"
@@ -92,7 +90,7 @@ def test_the_least_recently_used_model_makes_room(folders: dict[str, Any]) -> No
         assert stats["weights_bytes"] <= stats["budget_bytes"]
 
 
-def test_a_pinned_model_stays_and_what_then_does_not_fit_is_refused_with_numbers(
+def test_a_load_that_needs_a_pinned_models_memory_is_refused_with_numbers(
     folders: dict[str, Any],
 ) -> None:
     with running_engine(budget_for(1.5)) as engine:
@@ -106,14 +104,16 @@ def test_a_pinned_model_stays_and_what_then_does_not_fit_is_refused_with_numbers
         assert text(engine.ask(QUESTION, model=folders["one"])) == "3, 4, 5, 6, 7"
 
 
-def test_a_model_that_can_never_fit_is_refused_before_it_is_read(folders: dict[str, Any]) -> None:
+def test_a_model_over_the_memory_budget_is_refused_before_it_is_read(
+    folders: dict[str, Any],
+) -> None:
     with running_engine(EngineOptions(memory_budget_bytes=SIZE // 2)) as engine:
         answer = engine.call("load", model=folders["one"])
         assert answer["error"]["code"] == "out_of_memory"
         assert engine.call("stats")["active_bytes"] < SIZE // 2
 
 
-def test_a_load_waits_for_running_requests_instead_of_going_over_the_budget(
+def test_a_load_over_the_budget_waits_for_running_requests(
     folders: dict[str, Any],
 ) -> None:
     with running_engine(budget_for(1.5)) as engine:
@@ -132,14 +132,16 @@ def test_a_load_waits_for_running_requests_instead_of_going_over_the_budget(
         assert names(engine) == ["two"]
 
 
-def test_keep_alive_of_a_request_and_an_empty_engine_that_ends(folders: dict[str, Any]) -> None:
+def test_keep_alive_zero_unloads_the_model_and_the_empty_engine_exits(
+    folders: dict[str, Any],
+) -> None:
     with running_engine(EngineOptions(keep_alive_s=3600)) as engine:
         engine.ask(QUESTION, model=folders["one"], keep_alive_s=0)
         assert engine.wait_notice("bye")["reason"] == "empty"
         assert engine.process.wait(30) == 0
 
 
-def test_a_model_s_time_runs_out_while_another_one_works(folders: dict[str, Any]) -> None:
+def test_a_keep_alive_time_expires_while_another_model_decodes(folders: dict[str, Any]) -> None:
     with running_engine(EngineOptions(keep_alive_s=3600)) as engine:
         engine.call("load", model=folders["two"], keep_alive_s=0.2)
         story = engine.submit(
@@ -159,7 +161,7 @@ def test_a_model_s_time_runs_out_while_another_one_works(folders: dict[str, Any]
         engine.result(story)
 
 
-def test_adapters_share_one_base_and_say_what_mlx_lm_says(
+def test_adapters_share_one_base_and_their_text_equals_mlx_lm(
     roomy: EngineProcess, folders: dict[str, Any]
 ) -> None:
     texts = {}
@@ -191,7 +193,7 @@ def reference(path: str, adapter: str, tokens: int) -> str:
     return str(generate(model, tokenizer, ids, max_tokens=tokens))
 
 
-def test_a_base_nobody_asked_for_goes_with_its_last_adapter(
+def test_a_base_loaded_only_for_adapters_is_unloaded_with_the_last_one(
     roomy: EngineProcess, folders: dict[str, Any]
 ) -> None:
     roomy.ask(QUESTION, model=folders["two"])
@@ -205,7 +207,7 @@ def test_a_base_nobody_asked_for_goes_with_its_last_adapter(
     until(only_two, "the base is unloaded")
 
 
-def test_unloading_the_base_frees_its_adapters_too(
+def test_unloading_the_base_unloads_its_adapters(
     roomy: EngineProcess, folders: dict[str, Any]
 ) -> None:
     roomy.ask(QUESTION, model=folders["two"])
@@ -220,13 +222,13 @@ def test_a_broken_adapter_is_a_load_error_and_the_base_still_answers(
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{}")
-    roomy.ask(QUESTION, model=folders["one"])  # an engine with no model left would end
+    roomy.ask(QUESTION, model=folders["one"])  # an engine without a model would exit
     error = roomy.ask(QUESTION, model={**folders["one"], "adapter": str(broken)})["error"]
     assert error["code"] == "model_load_failed"
     assert text(roomy.ask(QUESTION, model=folders["one"])) == "3, 4, 5, 6, 7"
 
 
-def test_a_broken_folder_is_refused_and_the_queue_goes_on(
+def test_a_broken_model_folder_does_not_block_the_queue(
     roomy: EngineProcess, folders: dict[str, Any], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
@@ -242,8 +244,8 @@ def test_a_broken_folder_is_refused_and_the_queue_goes_on(
     assert text(roomy.result(good)) == "3, 4, 5, 6, 7"
 
 
-def test_slices_of_weights_get_smaller_where_they_are_read_slowly() -> None:
-    assert next_slice_bytes(2**27, 0.1) == 2**28, "twofold at most, and never more than the largest"
+def test_slices_of_weights_get_smaller_when_reading_is_slow() -> None:
+    assert next_slice_bytes(2**27, 0.1) == 2**28, "at most doubled, up to the maximum"
     assert next_slice_bytes(2**28, 0.1) == 2**28
     assert next_slice_bytes(2**26, 8.0) == 2**23
     assert next_slice_bytes(2**22, 60.0) == 2**22
@@ -259,7 +261,7 @@ def test_an_eviction_reports_its_reason(folders: dict[str, Any]) -> None:
     with running_engine(budget_for(1.5, keep_alive_s=3600)) as engine:
         engine.ask(QUESTION, model=folders["one"])
         engine.ask(QUESTION, model=folders["two"], keep_alive_s=0)
-        engine.wait_notice("bye")  # it ends when its last model is unloaded
+        engine.wait_notice("bye")  # the engine exits when its last model is unloaded
         assert evictions(engine) == [
             ("one", "two needed its memory"), ("two", "its keep-alive time ended")
         ]  # fmt: skip
@@ -290,7 +292,7 @@ def test_load_reports_whether_the_model_was_loaded_and_how_long_it_stays(
         assert engine.call("load", model=folders["one"], keep_alive_s=-1)["keep_alive_s"] == -1
 
 
-def test_pin_false_unpins_also_what_the_configuration_pins(folders: dict[str, Any]) -> None:
+def test_pin_false_unpins_a_model_pinned_by_the_configuration(folders: dict[str, Any]) -> None:
     configured = {**folders["one"], "pin": True}
     with running_engine() as engine:
         assert engine.call("load", model=configured)["pinned"]
@@ -301,10 +303,10 @@ def test_pin_false_unpins_also_what_the_configuration_pins(folders: dict[str, An
         )
 
 
-def test_a_load_that_fails_leaves_nothing_behind(
+def test_a_failed_load_leaves_no_weights_and_no_tokenizer_in_memory(
     roomy: EngineProcess, folders: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Not its weights, not its tokenizer, no entry of `ps`."""
+    """Neither weights nor tokenizer nor an entry in `ps` remain."""
     roomy.ask(QUESTION, model=folders["one"])
     before = roomy.call("stats")["active_bytes"]
     broken = tmp_path / "broken"
@@ -316,10 +318,10 @@ def test_a_load_that_fails_leaves_nothing_behind(
     assert names(roomy) == ["one"]
     assert roomy.call("stats")["active_bytes"] <= before + SIZE / 20
     (broken / "tokenizer.json").write_text(tokenizer)
-    assert text(roomy.ask(QUESTION, model=ref)) == "3, 4, 5, 6, 7", "the broken tokenizer was kept"
+    assert text(roomy.ask(QUESTION, model=ref)) == "3, 4, 5, 6, 7", "the broken tokenizer is gone"
 
 
-def test_an_evicted_model_leaves_nothing_behind(
+def test_an_evicted_model_leaves_no_weights_in_memory(
     roomy: EngineProcess, folders: dict[str, Any]
 ) -> None:
     roomy.ask(QUESTION, model=folders["one"])

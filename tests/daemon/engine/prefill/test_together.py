@@ -1,4 +1,4 @@
-"""Requests that share a batch: whatever they ask for, they get what they would get alone."""
+"""Requests in a batch get the same answers as alone, whatever their options."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def engine() -> Iterator[EngineProcess]:
 
 
 def answers(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what a request got, with log-probabilities as far as kernels reproduce them."""
+    """Return the choices of a result, with logprobs rounded to what kernels reproduce."""
     assert "error" not in result, result
     out = []
     for choice in result["choices"]:
@@ -48,7 +48,7 @@ def answers(result: dict[str, Any]) -> list[dict[str, Any]]:
     return out
 
 
-def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(
+def test_a_seeded_request_is_answered_the_same_alone_and_in_a_batch(
     engine: EngineProcess,
 ) -> None:
     alone = [answers(engine.result(engine.submit(**params))) for params in REQUESTS]
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(
         for events in engine.steps
         if len({request_id for request_id, _, _ in events} & {*request_ids}) > 4
     ]
-    assert mixed, "they did share a batch"
+    assert mixed, "the requests shared a batch"
     penalised, told, stopped, thought, held, several = alone[1:7]
     assert penalised != alone[0]
     assert len(told[0]["logprobs"]) == 24
@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_answer_alone_and_among_seven_others(
     assert len({one["text"] for one in several}) > 1
 
 
-def test_answers_joining_and_leaving_at_odd_moments_change_nobodys_text(
+def test_requests_that_join_and_leave_a_batch_do_not_change_other_answers(
     engine: EngineProcess,
 ) -> None:
     long: dict[str, Any] = {
@@ -96,7 +96,9 @@ def test_answers_joining_and_leaving_at_odd_moments_change_nobodys_text(
 
 
 @pytest.mark.parametrize("kind", ["rotating", "hybrid"])
-def test_other_caches_share_a_batch_too(engine: EngineProcess, tmp_path: Path, kind: str) -> None:
+def test_models_with_other_kv_cache_types_are_batched(
+    engine: EngineProcess, tmp_path: Path, kind: str
+) -> None:
     model = small_model(tmp_path / kind, kind)
     asked: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": "x" * (5 + 40 * index)}], "seed": index,
@@ -110,7 +112,7 @@ def test_other_caches_share_a_batch_too(engine: EngineProcess, tmp_path: Path, k
     assert all(result["applied"]["batched"] for result in results)
 
 
-def test_a_model_whose_cache_cannot_be_merged_is_served_alone_and_says_so(
+def test_a_model_with_unmergeable_kv_caches_is_served_alone_with_a_note(
     engine: EngineProcess, tmp_path: Path
 ) -> None:
     model = small_model(tmp_path / "chunked", "chunked")
@@ -168,7 +170,7 @@ def test_constrained_answers_are_valid_at_a_high_temperature(engine: EngineProce
         assert all(part.isalpha() and part.islower() and len(part) <= 4 for part in parts)
 
 
-def test_a_budget_that_cuts_a_constrained_answer_is_said_plainly(engine: EngineProcess) -> None:
+def test_a_constrained_answer_truncated_by_max_tokens_has_a_note(engine: EngineProcess) -> None:
     for asked in ({"schema": PERSON}, {"regex": "[a-f]{300}"}, {"grammar": LISTS}):
         result = engine.result(engine.submit(messages=OWL, temperature=1.2, max_tokens=2, **asked))
         assert result["choices"][0]["finish_reason"] == "length"
@@ -186,7 +188,7 @@ def test_a_budget_that_cuts_a_constrained_answer_is_said_plainly(engine: EngineP
         {"grammar": "start: nothing_of_that_name"},
     ],
 )
-def test_what_is_impossible_or_not_supported_is_refused_before_any_token(
+def test_impossible_constraints_are_refused_before_any_token(
     engine: EngineProcess, asked: dict[str, Any]
 ) -> None:
     request_id = engine.submit(messages=OWL, **asked)

@@ -1,4 +1,4 @@
-"""What the front is told of the compute thread's work, and that it is told little."""
+"""The announcer reports the compute thread's activity to the front, in few messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from mlxd.daemon.engine.scheduling.announcer import Announcer, rounded
 
 
-def test_only_what_changes_is_said() -> None:
+def test_only_changed_activity_is_announced() -> None:
     said: list[tuple[Any, Any]] = []
     announcer = Announcer(
         lambda _method, params: said.append((params["activity"], params["expected_s"]))
@@ -19,7 +19,7 @@ def test_only_what_changes_is_said() -> None:
     assert said == [("compute", 1.0), ("compute", 4.0), ("compute", 1.0), ("wait", None)]
 
 
-def test_every_slice_of_weights_is_said() -> None:
+def test_every_slice_of_weights_is_announced() -> None:
     said: list[str] = []
     announcer = Announcer(lambda _method, params: said.append(params["activity"]))
     announcer.load()
@@ -28,5 +28,5 @@ def test_every_slice_of_weights_is_said() -> None:
     assert not announcer.waiting
 
 
-def test_expectations_are_rounded_up() -> None:
+def test_expected_durations_are_rounded_up_to_powers_of_two() -> None:
     assert [rounded(value) for value in (0.0, 1.0, 1.1, 5.0)] == [1.0, 1.0, 2.0, 8.0]

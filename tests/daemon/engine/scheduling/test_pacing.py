@@ -17,11 +17,11 @@ from mlxd.daemon.engine.scheduling.pacing import (
 )
 
 
-def test_before_anything_is_measured_the_chunk_is_moderate() -> None:
+def test_the_first_prefill_chunk_has_a_default_size() -> None:
     assert PrefillPacer().chunk_tokens(decoding=True) == CHUNK_FIRST_TOKENS
 
 
-def test_the_chunk_keeps_the_gap_of_running_streams() -> None:
+def test_a_prefill_chunk_respects_the_gap_limit_of_running_streams() -> None:
     pacer = PrefillPacer()
     pacer.observe(1000, 0.5)
     tokens = pacer.chunk_tokens(decoding=True)
@@ -29,7 +29,7 @@ def test_the_chunk_keeps_the_gap_of_running_streams() -> None:
     assert pacer.chunk_tokens(decoding=False) > tokens
 
 
-def test_chunks_stay_within_bounds_at_any_speed() -> None:
+def test_prefill_chunks_stay_within_bounds_at_any_speed() -> None:
     for seconds in (1e-6, 1000.0):
         pacer = PrefillPacer()
         pacer.observe(1000, seconds)
@@ -37,7 +37,7 @@ def test_chunks_stay_within_bounds_at_any_speed() -> None:
             assert least <= pacer.chunk_tokens(decoding=decoding) <= CHUNK_MAX_TOKENS
 
 
-def test_short_chunks_say_nothing_about_speed() -> None:
+def test_short_chunks_are_not_used_to_measure_speed() -> None:
     pacer = PrefillPacer()
     pacer.observe(3, 1.0)
     assert pacer.tokens_per_s == 0.0
@@ -63,29 +63,29 @@ def test_a_short_chunk_makes_no_slowdown() -> None:
     assert pacer.tokens_per_s == 2000
 
 
-def test_a_slowdown_shortens_the_chunk() -> None:
+def test_a_slowdown_shortens_the_next_chunk_at_once() -> None:
     pacer = PrefillPacer()
     pacer.observe(1000, 0.1)
     before = pacer.chunk_tokens(decoding=False)
     pacer.observe(1000, 2.0)
     shorter = pacer.chunk_tokens(decoding=False)
-    assert shorter / 500 <= GAP_ALONE_S, "at once: the next chunk of a long prompt is slower still"
+    assert shorter / 500 <= GAP_ALONE_S, "at once: the next chunk of a long prompt is even slower"
     pacer.observe(1000, 0.1)
     assert shorter < pacer.chunk_tokens(decoding=False) < before
 
 
-def test_what_comes_behind_much_is_expected_to_be_as_slow_as_it_was_before() -> None:
+def test_chunks_behind_a_long_prefix_use_the_speed_measured_there() -> None:
     pacer = PrefillPacer()
     pacer.observe(2000, 0.2)
     pacer.observe(1000, 0.2, behind=5000)
     for _ in range(30):
-        pacer.observe(1000, 0.1)  # other prompts begin, each as fast as the first
+        pacer.observe(1000, 0.1)  # the first chunks of other prompts, each as fast as the first
     assert pacer.chunk_tokens(decoding=False, behind=5100) <= 5000 * GAP_ALONE_S
     assert pacer.chunk_tokens(decoding=False) == CHUNK_MAX_TOKENS
-    assert pacer.chunk_tokens(decoding=False, behind=9000) == CHUNK_MAX_TOKENS, "nothing is known"
+    assert pacer.chunk_tokens(decoding=False, behind=9000) == CHUNK_MAX_TOKENS, "not measured yet"
 
 
-def test_a_chunk_is_at_most_twice_as_long_as_any_before() -> None:
+def test_a_chunk_is_at_most_twice_the_longest_before() -> None:
     pacer = PrefillPacer()
     pacer.observe(CHUNK_FIRST_TOKENS, 0.01)
     lengths = []
@@ -95,7 +95,7 @@ def test_a_chunk_is_at_most_twice_as_long_as_any_before() -> None:
     assert lengths == [2 * CHUNK_FIRST_TOKENS, 4 * CHUNK_FIRST_TOKENS, CHUNK_MAX_TOKENS]
 
 
-def test_where_steps_are_long_the_gap_is_measured_in_steps() -> None:
+def test_the_gap_limit_grows_with_the_duration_of_decode_steps() -> None:
     pacer = PrefillPacer()
     pacer.observe(10_000, 10.0)
     pacer.observe_step(0.001)
@@ -109,14 +109,14 @@ def test_where_steps_are_long_the_gap_is_measured_in_steps() -> None:
     assert pacer.chunk_tokens(decoding=True) <= 1000 * GAP_ALONE_S
 
 
-def test_whoever_comes_alone_waits_for_nobody() -> None:
+def test_a_single_request_does_not_wait_for_others() -> None:
     arrivals = Arrivals()
     for second in range(3):
         arrivals.came(float(second), alone=True)
         assert arrivals.wait_until_s([]) <= second
 
 
-def test_prompts_in_the_making_are_waited_for_a_moment() -> None:
+def test_requests_being_tokenized_are_waited_for_briefly() -> None:
     arrivals = Arrivals()
     arrivals.came(1.0, alone=True)
     arrivals.came(1.001, alone=False)
@@ -124,23 +124,23 @@ def test_prompts_in_the_making_are_waited_for_a_moment() -> None:
     assert arrivals.wait_until_s([]) <= 1.0
 
 
-def test_a_burst_is_expected_after_a_burst_and_not_after_one_alone() -> None:
+def test_a_burst_is_expected_only_after_a_burst() -> None:
     arrivals = Arrivals()
     arrivals.came(1.0, alone=True)
     arrivals.came(1.001, alone=False)
     arrivals.came(5.0, alone=True)
     assert arrivals.wait_until_s([]) == 5.0 + BURST_WINDOW_S
-    arrivals.came(5.5, alone=False)  # too late to be of that burst
+    arrivals.came(5.5, alone=False)  # too late for that burst
     arrivals.came(9.0, alone=True)
     assert arrivals.wait_until_s([]) <= 9.0
 
 
-def test_what_a_turn_may_take_comes_from_the_weights_before_anything_was_measured() -> None:
+def test_the_expected_duration_of_the_first_turn_is_estimated_from_weights() -> None:
     pacer = PrefillPacer()
     assert pacer.expected_s(256, 15_000_000) == pytest.approx(4 * 15e6 * 256 / 3e9)
 
 
-def test_what_a_turn_may_take_follows_from_what_was_measured() -> None:
+def test_the_expected_duration_of_a_turn_follows_measurements() -> None:
     pacer = PrefillPacer()
     pacer.observe(10, 1.0)
     assert pacer.expected_s(200, 15_000_000) == pytest.approx(20)
@@ -148,7 +148,7 @@ def test_what_a_turn_may_take_follows_from_what_was_measured() -> None:
     pacer.observe_step(0.5)
     assert pacer.expected_s(200, 15_000_000) == pytest.approx(1.5)
     pacer.observe_iteration(8.0)
-    assert pacer.expected_s(200, 15_000_000) == 8.0, "as long as a turn of late"
+    assert pacer.expected_s(200, 15_000_000) == 8.0, "as long as a recent turn"
     for _ in range(300):
         pacer.observe_iteration(0.5)
     assert pacer.expected_s(200, 15_000_000) == pytest.approx(1.5)

@@ -1,4 +1,4 @@
-"""Who goes first in the real engine: told by the order of its events, never by the clock."""
+"""Priorities in the real engine, checked by the order of its events, never by the clock."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from support.needs import linux_only
 from support.waiting import until
 
 LONG = "word stone river " * 500
-ROWS = 4
+MAX_SEQUENCES = 4
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[EngineProcess]:
-    # Nothing is remembered, so that what is computed can be counted.
+    # Without a prefix cache, so that computed tokens can be counted.
     options = EngineOptions(
-        max_sequences=ROWS, prefix_cache_memory_bytes=0, prefix_cache_disk_bytes=0
+        max_sequences=MAX_SEQUENCES, prefix_cache_memory_bytes=0, prefix_cache_disk_bytes=0
     )
     with running_engine(options) as running:
         running.ask("hello", max_tokens=1)
@@ -34,8 +34,8 @@ def stream(engine: EngineProcess, tokens: int, prompt: str = "Once", **params: A
     return engine.submit("generate", prompt=prompt, max_tokens=tokens, ignore_eos=True, **params)
 
 
-def told(engine: EngineProcess, *request_ids: int) -> list[tuple[int, str]]:
-    """Return the events of these requests in the order in which they came."""
+def events_of(engine: EngineProcess, *request_ids: int) -> list[tuple[int, str]]:
+    """Return the events of these requests in the order of their arrival."""
     return [
         (request_id, kind)
         for step in engine.steps
@@ -48,12 +48,14 @@ def text(engine: EngineProcess, request_id: int) -> str:
     return str(engine.result(request_id)["choices"][0]["text"])
 
 
-def computed(engine: EngineProcess) -> int:
+def computed_prompt_tokens(engine: EngineProcess) -> int:
     return int(engine.call("stats")["prompt_tokens_computed"])
 
 
-def between(events: list[tuple[int, str]], request_id: int, first: str, last: str) -> list[int]:
-    """Return who else had events between two events of a request."""
+def other_events_between(
+    events: list[tuple[int, str]], request_id: int, first: str, last: str
+) -> list[int]:
+    """Return the other requests that had events between two events of a request."""
     start = events.index((request_id, first))
     return [
         other
@@ -63,54 +65,52 @@ def between(events: list[tuple[int, str]], request_id: int, first: str, last: st
 
 
 @pytest.mark.parametrize("lower", ["completion", "batch"])
-def test_a_lower_class_stands_still_and_goes_on_where_it_was(
-    engine: EngineProcess, lower: str
-) -> None:
+def test_a_preempted_request_resumes_without_recomputing(engine: EngineProcess, lower: str) -> None:
     sampling: dict[str, Any] = {"temperature": 0.8, "seed": 3}
     alone = text(engine, stream(engine, 150, priority=lower, **sampling))
-    before = computed(engine)
+    before = computed_prompt_tokens(engine)
     low = stream(engine, 150, priority=lower, **sampling)
     engine.wait_event(low, "delta")
     high = stream(engine, 30, prompt="A short one")
     result = engine.result(high)
     assert text(engine, low) == alone
-    events = told(engine, low, high)
-    assert between(events, high, "delta", "end") == []
+    events = events_of(engine, low, high)
+    assert other_events_between(events, high, "delta", "end") == []
     assert events[-1] == (low, "end")
     prompts = result["usage"]["prompt_tokens"] + engine.result(low)["usage"]["prompt_tokens"]
-    assert computed(engine) - before == prompts - 2, "nothing was computed again"
+    assert computed_prompt_tokens(engine) - before == prompts - 2, "nothing was computed again"
 
 
-def test_a_long_prompt_of_a_lower_class_waits_chunk_by_chunk(engine: EngineProcess) -> None:
-    before = computed(engine)
+def test_a_low_priority_prefill_is_preempted_between_chunks(engine: EngineProcess) -> None:
+    before = computed_prompt_tokens(engine)
     low = stream(engine, 2, prompt=LONG, priority="batch")
     engine.wait_event(low, "prefill")
     high = stream(engine, 5, prompt="Count")
     first = engine.result(high)
     last = engine.result(low)
-    events = told(engine, low, high)
-    assert between(events, high, "prefill", "end") == []
+    events = events_of(engine, low, high)
+    assert other_events_between(events, high, "prefill", "end") == []
     assert events.index((high, "end")) < events.index((low, "delta"))
     steps = [payload["done"] for kind, payload in engine.events[low] if kind == "prefill"]
     assert steps == sorted(steps)
     prompts = first["usage"]["prompt_tokens"] + last["usage"]["prompt_tokens"]
-    assert computed(engine) - before == prompts - 2
+    assert computed_prompt_tokens(engine) - before == prompts - 2
 
 
-def test_classes_are_served_in_their_order(engine: EngineProcess) -> None:
+def test_queued_requests_are_served_in_order_of_priority(engine: EngineProcess) -> None:
     running = stream(engine, 100, priority="batch")
     engine.wait_event(running, "delta")
     later = [stream(engine, 40, priority=name) for name in ("batch", "completion", "interactive")]
     for request_id in (running, *later):
         engine.result(request_id)
-    ends = [request_id for request_id, kind in told(engine, running, *later) if kind == "end"]
+    ends = [request_id for request_id, kind in events_of(engine, running, *later) if kind == "end"]
     assert ends[:2] == [later[2], later[1]]
 
 
-def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(
+def test_a_running_stream_continues_between_chunks_of_a_long_prefill(
     engine: EngineProcess,
 ) -> None:
-    # Always the same letter: other tokens may hold their text back, and then a step has no delta.
+    # Always the same letter: text of other tokens may be held back, so a step would have no delta.
     model = {"name": "pocket", "path": str(POCKET)}
     (letter,) = engine.call("tokenize", model=model, text="a")["tokens"]
     running = stream(engine, 4000, logit_bias={str(letter): 100.0})
@@ -119,10 +119,10 @@ def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(
     engine.result(long)
     engine.cancel(running)
     assert engine.result(running)["error"]["code"] == "cancelled"
-    events = told(engine, running, long)
+    events = events_of(engine, running, long)
     chunks = [place for place, event in enumerate(events) if event == (long, "prefill")]
     assert len(chunks) > 2
-    # A step that was begun before a chunk reports its token after it: hence of every three.
+    # A step that started before a chunk reports its token after it: hence every three chunks.
     for here, there in zip(chunks, chunks[3:], strict=False):
         assert (running, "delta") in events[here:there], "tokens between chunks"
     assert (
@@ -131,7 +131,7 @@ def test_a_running_stream_goes_on_between_the_chunks_of_a_long_prompt(
     )
 
 
-def test_a_greedy_connection_starves_nobody_and_what_it_gives_up_loses_nothing(
+def test_a_connection_with_many_requests_yields_to_others_without_loss(
     engine: EngineProcess,
 ) -> None:
     asked: list[dict[str, Any]] = [{"seed": seed, "temperature": 0.9} for seed in range(12)]
@@ -143,12 +143,12 @@ def test_a_greedy_connection_starves_nobody_and_what_it_gives_up_loses_nothing(
     engine.result(modest)
     texts = [text(engine, request_id) for request_id in greedy]
     assert texts[:3] == alone
-    ends = [request_id for request_id, kind in told(engine, *greedy, modest) if kind == "end"]
-    assert ends.index(modest) <= ROWS, "it did not wait for the greedy one's queue"
+    ends = [request_id for request_id, kind in events_of(engine, *greedy, modest) if kind == "end"]
+    assert ends.index(modest) <= MAX_SEQUENCES, "it did not wait for the other connection's queue"
     assert engine.call("stats")["parked"] > preempted
 
 
-def test_a_cancel_is_silence_after_one_step(engine: EngineProcess) -> None:
+def test_a_cancelled_request_emits_nothing_after_one_step(engine: EngineProcess) -> None:
     request_id = stream(engine, 4000)
     engine.wait_event(request_id, "delta")
     engine.cancel(request_id)
@@ -166,7 +166,7 @@ def opened_at_both_ends(fifo: Path, engine: EngineProcess) -> Iterator[None]:
     writers = []
 
     def opened() -> list[int]:
-        engine.call("ping")  # answered beside the compute thread; reads what else has come
+        engine.call("ping")  # answered by another thread than compute; also reads other messages
         with suppress(OSError):  # while it has no reader
             writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
         return writers
@@ -179,7 +179,7 @@ def opened_at_both_ends(fifo: Path, engine: EngineProcess) -> Iterator[None]:
 
 
 @linux_only
-def test_a_cancel_is_answered_while_the_compute_thread_is_at_work(tmp_path: Path) -> None:
+def test_a_cancel_is_confirmed_while_the_compute_thread_is_busy(tmp_path: Path) -> None:
     pressure = tmp_path / "pressure"
     pressure.write_text("")
     with running_engine(EngineOptions(pressure_file=str(pressure))) as engine:
@@ -187,7 +187,7 @@ def test_a_cancel_is_answered_while_the_compute_thread_is_at_work(tmp_path: Path
         engine.wait_event(request_id, "delta")
         pressure.unlink()
         os.mkfifo(pressure)
-        # The compute thread opens it too, and waits for what is written.
+        # The compute thread opens the FIFO too, and waits for data.
         with opened_at_both_ends(pressure, engine):
             engine.cancel(request_id)
             early = engine.wait_event(request_id, "stopping")
@@ -196,4 +196,4 @@ def test_a_cancel_is_answered_while_the_compute_thread_is_at_work(tmp_path: Path
             seen = sum(kind == "delta" for kind, _ in engine.events[request_id])
             assert early["data"]["usage"]["completion_tokens"] >= seen > 0
         late = engine.result(request_id)["error"]["data"]["usage"]["completion_tokens"]
-        assert late - early["data"]["usage"]["completion_tokens"] <= 1, "one step, and silence"
+        assert late - early["data"]["usage"]["completion_tokens"] <= 1, "one step at most"

@@ -1,4 +1,4 @@
-"""The scheduler in simulated time: thousands of random schedules against stated invariants."""
+"""The scheduler in simulated time: thousands of random schedules, checked for invariants."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def entry(
 
 
 @dataclass
-class World:
-    """Carries out turns as the engine does, and checks each of them."""
+class SimulatedEngine:
+    """Executes turns as the engine does, and checks each of them."""
 
     scheduler: Scheduler
     to_emit: dict[int, int] = field(default_factory=dict)
@@ -120,7 +120,9 @@ def test_every_request_ends_exactly_once_and_nothing_is_computed_twice(
     seed: int, max_sequences: int, count: int
 ) -> None:
     rng = random.Random(seed)
-    world = World(Scheduler(max_sequences=max_sequences, kv_budget_bytes=rng.choice([1e9, 3000.0])))
+    world = SimulatedEngine(
+        Scheduler(max_sequences=max_sequences, kv_budget_bytes=rng.choice([1e9, 3000.0]))
+    )
     cancelled = set()
     waiting = list(range(count))
     for _ in range(20_000):
@@ -152,7 +154,7 @@ def test_every_request_ends_exactly_once_and_nothing_is_computed_twice(
 
 
 def test_interactive_work_preempts_a_batch_queue_at_once_and_the_batch_resumes_after() -> None:
-    world = World(Scheduler(max_sequences=4))
+    world = SimulatedEngine(Scheduler(max_sequences=4))
     world.add(entry(1, rank=2, prompt=10_000), 50)
     for _ in range(5):
         world.step()
@@ -168,8 +170,8 @@ def test_interactive_work_preempts_a_batch_queue_at_once_and_the_batch_resumes_a
     assert world.prefilled[1] == done + CHUNK
 
 
-def test_models_of_one_class_take_turns() -> None:
-    world = World(Scheduler())
+def test_models_with_equal_priority_alternate() -> None:
+    world = SimulatedEngine(Scheduler())
     for request_id, model in ((1, "a"), (2, "b")):
         world.add(Entry(request_id, RequestQueue(0, model), request_id, 1, 1), 20)
     queues = [output.queue.model for output in (world.step() for _ in range(12)) if output.queue]
@@ -177,7 +179,7 @@ def test_models_of_one_class_take_turns() -> None:
 
 
 def test_a_greedy_connection_gives_a_place_up_for_one_that_has_none() -> None:
-    world = World(Scheduler(max_sequences=4))
+    world = SimulatedEngine(Scheduler(max_sequences=4))
     for request_id in range(10):
         world.add(entry(request_id, conn=1, prompt=1), 1000)
     for _ in range(20):
@@ -192,16 +194,16 @@ def test_a_greedy_connection_gives_a_place_up_for_one_that_has_none() -> None:
     assert len(world.preempted) >= 1
 
 
-def test_a_short_prompt_waits_one_chunk_behind_another_connections_long_one() -> None:
-    world = World(Scheduler())
+def test_a_short_prompt_waits_at_most_one_chunk_of_another_connection() -> None:
+    world = SimulatedEngine(Scheduler())
     world.add(entry(1, conn=1, prompt=8000), 5)
     world.step()
     world.add(entry(2, conn=2, prompt=50), 5)
     assert world.step().prefill[0] == 2
 
 
-def test_short_prompts_of_one_connection_overtake_a_long_one_a_bounded_number_of_times() -> None:
-    world = World(Scheduler(max_sequences=64))
+def test_short_prompts_overtake_a_long_one_a_limited_number_of_times() -> None:
+    world = SimulatedEngine(Scheduler(max_sequences=64))
     world.add(entry(0, conn=1, prompt=1000), 1)
     for request_id in range(1, 40):
         world.add(entry(request_id, conn=1, prompt=10), 1000)
@@ -213,7 +215,7 @@ def test_short_prompts_of_one_connection_overtake_a_long_one_a_bounded_number_of
 
 
 def test_prompts_ahead_of_free_places_are_bounded_so_that_waiting_work_holds_no_memory() -> None:
-    world = World(Scheduler(max_sequences=2))
+    world = SimulatedEngine(Scheduler(max_sequences=2))
     for request_id in range(30):
         world.add(entry(request_id, prompt=10, kv=1), 10_000)
     for _ in range(100):
@@ -228,7 +230,7 @@ def test_a_request_is_admitted_once() -> None:
         scheduler.add(entry(1))
 
 
-def test_connections_that_have_gone_are_forgotten_though_there_is_always_work() -> None:
+def test_closed_connections_are_forgotten_while_work_continues() -> None:
     scheduler = Scheduler()
     scheduler.add(entry(0, conn=0, prompt=10**6))
     for number in range(1, 2000):
@@ -239,10 +241,10 @@ def test_connections_that_have_gone_are_forgotten_though_there_is_always_work() 
     scheduler.prefilled(0, 10**6)
     scheduler.add(entry(1, conn=5000, prompt=8))
     scheduler.remove(1)
-    assert set(scheduler._served) == {0}, "none of them was served more than who is here"
+    assert set(scheduler._served) == {0}, "none was served more than the present connection"
 
 
-def test_who_was_served_much_is_remembered_while_others_wait() -> None:
+def test_served_tokens_of_a_connection_are_remembered_while_others_wait() -> None:
     scheduler = Scheduler()
     scheduler.add(entry(0, conn=0, prompt=100))
     scheduler.add(entry(1, conn=1, prompt=100))

@@ -1,4 +1,4 @@
-"""System messages where a template takes none, and contents in parts."""
+"""System messages with templates that reject them, and content in parts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pocket() -> Tokenizer:
     return Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
 
 
-def test_a_refused_system_message_goes_into_the_first_question_and_the_result_says_so(
+def test_a_rejected_system_message_moves_into_the_first_user_message(
     pocket: Tokenizer,
 ) -> None:
     params = validate(
@@ -47,16 +47,16 @@ def test_a_refused_system_message_goes_into_the_first_question_and_the_result_sa
     text = pocket.wrapper.decode(prepared.tokens)
     assert text.startswith(f"<|im_start|>user\n{SYSTEM['content']}\n\nHi <|im_end|><|im_end|>")
     assert text.count(SYSTEM["content"]) == 1
-    assert len(prepared.cuts) >= 1, "the folded system message is a reusable beginning"
+    assert len(prepared.cuts) >= 1, "the folded system message is a reusable prefix"
 
 
-def test_a_template_that_takes_system_messages_is_left_alone(pocket: Tokenizer) -> None:
+def test_a_supported_system_message_is_not_moved(pocket: Tokenizer) -> None:
     prepared = prepare(pocket, asking("chat", validate("chat", {"messages": [SYSTEM, USER]})))
     assert prepared.notes == ()
     assert "<|im_start|>system\n" in pocket.wrapper.decode(prepared.tokens)
 
 
-def test_folding_keeps_the_order() -> None:
+def test_fold_system_keeps_the_order_of_messages() -> None:
     assert fold_system([USER]) is None
     assert fold_system([SYSTEM]) == [{"role": "user", "content": SYSTEM["content"]}]
     assert fold_system([SYSTEM, ANSWER, USER]) == [
@@ -69,7 +69,7 @@ def parts(*texts: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", ["chat", "prefill", "tokenize"])
-def test_content_in_parts_is_their_text(method: str) -> None:
+def test_text_parts_are_joined(method: str) -> None:
     asked = {"role": "user", "content": parts("Count ", "from 1", "")}
     given = [asked, {**ANSWER, "content": []}]
     messages = validate(method, {"messages": given})["messages"]
@@ -86,18 +86,18 @@ def test_content_in_parts_is_their_text(method: str) -> None:
         ({"type": "text", "text": "a"}, "messages[0].content"),
     ],
 )
-def test_other_parts_are_refused_by_name(content: Any, named: str) -> None:
+def test_unsupported_content_parts_are_refused_by_name(content: Any, named: str) -> None:
     with pytest.raises(InvalidParams) as refusal:
         validate("chat", {"messages": [{"role": "user", "content": content}]})
     assert refusal.value.data["param"] == named
 
 
 @pytest.mark.parametrize("name", ["messages", "tools", "tokenize", "add_generation_prompt"])
-def test_template_variables_do_not_replace_what_the_request_sets(name: str) -> None:
+def test_template_variables_cannot_replace_request_fields(name: str) -> None:
     with pytest.raises(InvalidParams, match=f"'{name}' is already set by the request"):
         check_template_kwargs({"language": "en", name: []})
 
 
-def test_a_reserved_template_variable_is_refused_instead_of_rendered_without_the_template() -> None:
+def test_a_reserved_template_variable_is_refused() -> None:
     with pytest.raises(InvalidParams):
         ChatPrompt.from_map({"messages": [USER], "template_kwargs": {"messages": []}})

@@ -1,4 +1,4 @@
-"""What a template may cost: it comes from a caller, or from a folder that anybody made."""
+"""Limits on time and memory of chat templates, which callers and model folders provide."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_ordinary_products_and_powers_work() -> None:
     )
 
 
-def test_a_template_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_template_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (light_tokenizer, chat_renderer):
         monkeypatch.setattr(module, "RENDER_TIME_LIMIT_S", 0.2)
     tokenizer = Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())

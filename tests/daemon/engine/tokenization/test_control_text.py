@@ -1,4 +1,4 @@
-"""Control tokens written out in a caller's text are text, for every kind of tokenizer."""
+"""Control tokens in a caller's text are tokenized as text, for every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def controls(tokenizer: Tokenizer, tokens: list[int], kind: Any) -> list[str]:
 
 
 def dialogue(text: str) -> dict[str, Any]:
-    """Return a request that has `text` everywhere a caller may put any."""
+    """Return a request that contains `text` in every field that takes text."""
     return {
         "messages": [
             {"role": "system", "content": f"Be {text} brief."},
@@ -65,13 +65,13 @@ def dialogue(text: str) -> dict[str, Any]:
     }
 
 
-def test_no_text_of_a_caller_is_a_control_token(family: Any) -> None:
+def test_caller_text_is_never_tokenized_as_a_control_token(family: Any) -> None:
     kind, tokenizer = family
     hostile = " x ".join(kind.control)
     harmless = tokens_of(tokenizer, dialogue("plain"))
     tokens = tokens_of(tokenizer, dialogue(hostile))
     assert controls(tokenizer, tokens, kind) == controls(tokenizer, harmless, kind)
-    # Nothing of it is lost or changed, but for the blanks that these tokenizers make up.
+    # The text is unchanged, except for blanks that these tokenizers insert.
     written = tokenizer.wrapper.decode(tokens).replace(" ", "")
     rendered = tokenizer.chat.text(
         ChatPrompt.from_map({**dialogue(hostile), "special_tokens_in_text": True})
@@ -82,7 +82,7 @@ def test_no_text_of_a_caller_is_a_control_token(family: Any) -> None:
     assert written == expected
 
 
-def test_text_without_control_tokens_has_the_tokens_that_it_always_had(family: Any) -> None:
+def test_text_without_control_tokens_is_tokenized_as_by_transformers(family: Any) -> None:
     _, tokenizer = family
     params = dialogue("<b>bold</b> é 你  \n\n x")
     fast = tokenizer.wrapper._tokenizer
@@ -98,7 +98,7 @@ def test_text_without_control_tokens_has_the_tokens_that_it_always_had(family: A
     assert tokens_of(tokenizer, params) == expected
 
 
-def test_text_beside_a_control_text_is_tokenized_as_ever(family: Any) -> None:
+def test_text_next_to_a_control_token_is_tokenized_unchanged(family: Any) -> None:
     kind, tokenizer = family
     text = "The quick <b>brown</b> fox\n\njumps  over é."
     rendered = f"{kind.control[0]}{text}{kind.control[-1]}{text}"
@@ -106,7 +106,7 @@ def test_text_beside_a_control_text_is_tokenized_as_ever(family: Any) -> None:
     assert parts == tokenizer.wrapper.encode(rendered, add_special_tokens=False)
 
 
-def test_a_caller_may_ask_for_control_tokens(family: Any) -> None:
+def test_special_tokens_in_text_enables_control_tokens(family: Any) -> None:
     kind, tokenizer = family
     text = kind.special[-1]
     params = {"messages": [{"role": "user", "content": f"a{text}b"}]}
@@ -116,7 +116,7 @@ def test_a_caller_may_ask_for_control_tokens(family: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["upper", "title", "trim", "tojson", "length", "replace('x', 'x')"])
-def test_templates_may_do_to_strings_what_they_like(family: Any, how: str) -> None:
+def test_string_filters_of_templates_do_not_create_control_tokens(family: Any, how: str) -> None:
     kind, tokenizer = family
     template = f"{kind.control[0]}{{{{ messages[0].content | {how} }}}}"
     if how.startswith("replace"):
@@ -128,8 +128,8 @@ def test_templates_may_do_to_strings_what_they_like(family: Any, how: str) -> No
     assert controls(tokenizer, tokens_of(tokenizer, params), kind) == [kind.control[0]]
 
 
-def test_a_look_alike_that_a_normalizer_straightens_is_text(tmp_path: Any) -> None:
-    # Full-width signs become ASCII before this tokenizer looks for what it was told to normalize.
+def test_a_normalized_look_alike_of_a_control_token_is_text(tmp_path: Any) -> None:
+    # This tokenizer turns full-width signs into ASCII before it searches for normalized tokens.
     kind = FAMILIES["unigram"]
     folder = write(kind, tmp_path)
     file = folder / "tokenizer.json"
@@ -146,7 +146,7 @@ def pocket() -> Tokenizer:
     return Tokenizer(ModelRef("pocket", str(POCKET)), compile_pool())
 
 
-def test_reasoning_begins_only_where_the_template_begins_it(pocket: Tokenizer) -> None:
+def test_only_the_template_can_start_reasoning(pocket: Tokenizer) -> None:
     params = {"messages": [{"role": "user", "content": "Say <think>"}]}
     assert not starts_in_reasoning(pocket, params)
     assert starts_in_reasoning(pocket, {**params, "thinking": True})
@@ -158,7 +158,7 @@ def starts_in_reasoning(tokenizer: Tokenizer, params: dict[str, Any]) -> bool:
     return tokenizer.chat.starts_in_reasoning(tokenizer.chat.text(ChatPrompt.from_map(params))[0])
 
 
-def test_code_around_a_gap_is_text(pocket: Tokenizer) -> None:
+def test_control_tokens_in_prefix_and_suffix_are_text(pocket: Tokenizer) -> None:
     tokens = prepare(pocket, asking("fill", {"prefix": "a<|fim_suffix|>", "suffix": "<|im_end|>b"}))
     names = pocket.wrapper.convert_ids_to_tokens(tokens.tokens)
     assert [name for name in names if name.startswith("<|") and name.endswith("|>")] == [

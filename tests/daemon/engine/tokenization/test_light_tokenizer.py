@@ -1,4 +1,4 @@
-"""The light tokenizer gives exactly what transformers gives, or leaves a folder to it."""
+"""The light tokenizer equals that of transformers, or leaves the folder to transformers."""
 
 from __future__ import annotations
 
@@ -81,25 +81,25 @@ HOSTILE = (
 )
 
 
-def configured(folder: Path, **changes: Any) -> None:
-    """Change `tokenizer_config.json`; a value of ... takes a key away."""
+def change_config(folder: Path, **changes: Any) -> None:
+    """Change `tokenizer_config.json`; a value of ... removes the key."""
     path = folder / "tokenizer_config.json"
     config = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: each for key, each in config.items() if each is not ...}))
 
 
-def of_type(folder: Path, model_type: str, **more: Any) -> None:
+def set_model_type(folder: Path, model_type: str, **more: Any) -> None:
     path = folder / "config.json"
     config = {**json.loads(path.read_text()), "model_type": model_type, **more}
     path.write_text(json.dumps(config))
 
 
 def as_shipped(folder: Path) -> None:
-    """Leave the built-in model's tokenizer as it is."""
+    """Keep the built-in model's tokenizer unchanged."""
 
 
 def with_decoder(folder: Path) -> None:
-    """As most folders are: added tokens are listed a second time."""
+    """List the added tokens a second time, as most folders do."""
     added = Tokenizer.from_file(str(folder / "tokenizer.json")).get_added_tokens_decoder()
     listed = {
         index: {"content": token.content, **{
@@ -109,22 +109,22 @@ def with_decoder(folder: Path) -> None:
         for index, token in added.items()
     }  # fmt: skip
     end = {"__type": "AddedToken", **listed[2]}
-    configured(folder, added_tokens_decoder=listed, eos_token=end)
+    change_config(folder, added_tokens_decoder=listed, eos_token=end)
     (folder / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>"}')
     (folder / "chat_template.jinja").write_text(TEMPLATE)
 
 
 def without_template(folder: Path) -> None:
-    configured(folder, chat_template=..., tokenizer_class="TokenizersBackend")
+    change_config(folder, chat_template=..., tokenizer_class="TokenizersBackend")
 
 
-def words() -> list[str]:
+def vocabulary_words() -> list[str]:
     letters = [chr(code) for code in range(33, 127)]
     return [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters, "▁the", "he"]
 
 
-def built(folder: Path, tokenizer: Tokenizer, **more: Any) -> None:
-    """Put another tokenizer into the folder, with special tokens of several kinds."""
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, **more: Any) -> None:
+    """Write another tokenizer into the folder, with special tokens of several kinds."""
     tokenizer.add_special_tokens([*SPECIAL[:3], AddedToken("<|user|>", lstrip=True, rstrip=True)])
     tokenizer.add_tokens([AddedToken("<|assistant|>", normalized=True), "▁▁▁"])
     start = tokenizer.token_to_id("<s>")
@@ -144,12 +144,12 @@ def built(folder: Path, tokenizer: Tokenizer, **more: Any) -> None:
         **more,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    of_type(folder, "llama", bos_token_id=0, eos_token_id=1)
+    set_model_type(folder, "llama", bos_token_id=0, eos_token_id=1)
 
 
 def sentencepiece(folder: Path) -> None:
-    """As Llama 2, Gemma and Mistral are: pieces, and bytes where there is none."""
-    vocabulary = {word: index for index, word in enumerate(words())}
+    """Write a tokenizer like that of Llama 2, Gemma and Mistral, with byte fallback."""
+    vocabulary = {word: index for index, word in enumerate(vocabulary_words())}
     merges = [("h", "e")]
     tokenizer = Tokenizer(
         models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
@@ -161,25 +161,25 @@ def sentencepiece(folder: Path) -> None:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
          decoders.Strip(" ", 1, 0)]
     )  # fmt: skip
-    built(folder, tokenizer, clean_up_tokenization_spaces=True)
+    write_tokenizer(folder, tokenizer, clean_up_tokenization_spaces=True)
 
 
 def unigram(folder: Path) -> None:
-    scored = [(word, -float(index)) for index, word in enumerate(words())]
+    scored = [(word, -float(index)) for index, word in enumerate(vocabulary_words())]
     tokenizer = Tokenizer(models.Unigram(scored, unk_id=2, byte_fallback=True))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    built(folder, tokenizer)
+    write_tokenizer(folder, tokenizer)
 
 
 def wordpiece(folder: Path) -> None:
-    vocabulary = {word: index for index, word in enumerate([*words(), "##e", "##t"])}
+    vocabulary = {word: index for index, word in enumerate([*vocabulary_words(), "##e", "##t"])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    built(folder, tokenizer, clean_up_tokenization_spaces=False)
+    write_tokenizer(folder, tokenizer, clean_up_tokenization_spaces=False)
 
 
 Change = Callable[[Path], object]
@@ -188,8 +188,8 @@ COVERED: list[Change] = [
 ]  # fmt: skip
 
 
-def make(folder: Path, change: Change) -> Path:
-    """Make a model folder without weights, which no tokenizer reads."""
+def model_folder(folder: Path, change: Change) -> Path:
+    """Create a model folder without weights, which no tokenizer reads."""
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((POCKET / name).read_bytes())
@@ -198,15 +198,15 @@ def make(folder: Path, change: Change) -> Path:
 
 
 def refuse() -> Any:
-    raise AssertionError("transformers was asked")
+    raise AssertionError("transformers was used")
 
 
 @pytest.fixture(scope="module", params=COVERED, ids=lambda change: change.__name__)
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[LightTokenizer, Any]:
-    """Return the light tokenizer of a folder, and that of transformers."""
-    folder = make(tmp_path_factory.mktemp("covered") / "model", request.param)
+    """Return the light tokenizer of a folder and that of transformers."""
+    folder = model_folder(tmp_path_factory.mktemp("covered") / "model", request.param)
     light = load(folder, refuse)
     assert light is not None
     return light, AutoTokenizer.from_pretrained(folder)
@@ -228,7 +228,7 @@ def check_text(light: LightTokenizer, whole: Any, text: str) -> None:
             assert light.decode(ids, skip_special_tokens=skip) == decoded
 
 
-def test_ids_and_texts_are_the_same(pair: tuple[LightTokenizer, Any]) -> None:
+def test_encode_and_decode_equal_transformers(pair: tuple[LightTokenizer, Any]) -> None:
     light, whole = pair
     for text in TEXTS:
         check_text(light, whole, text)
@@ -241,7 +241,7 @@ def test_ids_and_texts_are_the_same(pair: tuple[LightTokenizer, Any]) -> None:
     any_text()
 
 
-def test_any_ids_decode_to_the_same(pair: tuple[LightTokenizer, Any]) -> None:
+def test_random_ids_decode_as_in_transformers(pair: tuple[LightTokenizer, Any]) -> None:
     light, whole = pair
     draw = random.Random(5)
     for _ in range(100):
@@ -251,7 +251,7 @@ def test_any_ids_decode_to_the_same(pair: tuple[LightTokenizer, Any]) -> None:
     assert light.decode(3) == whole.decode(3)
 
 
-def test_the_vocabulary_and_the_special_tokens_are_the_same(
+def test_vocabulary_and_special_tokens_equal_transformers(
     pair: tuple[LightTokenizer, Any],
 ) -> None:
     light, whole = pair
@@ -276,9 +276,9 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def test_templates_give_the_same_text_or_the_same_error(tmp_path: Path) -> None:
+def test_chat_templates_give_the_same_text_or_error_as_transformers(tmp_path: Path) -> None:
     for change in (as_shipped, with_decoder, sentencepiece):
-        folder = make(tmp_path / change.__name__, change)
+        folder = model_folder(tmp_path / change.__name__, change)
         whole = AutoTokenizer.from_pretrained(folder)
         light = load(folder, partial(AutoTokenizer.from_pretrained, folder))
         assert light is not None
@@ -293,7 +293,7 @@ def test_templates_give_the_same_text_or_the_same_error(tmp_path: Path) -> None:
                     assert texts[0] == texts[1]
 
 
-def test_ordinary_renderings_do_not_need_transformers() -> None:
+def test_ordinary_chat_templates_render_without_transformers() -> None:
     light = load(POCKET, refuse)
     assert light is not None
     for options in OPTIONS[:3]:
@@ -303,8 +303,10 @@ def test_ordinary_renderings_do_not_need_transformers() -> None:
 
 
 @pytest.mark.parametrize("template", HOSTILE)
-def test_hostile_templates_fail_as_they_do_in_transformers(template: str, tmp_path: Path) -> None:
-    folder = make(tmp_path / "model", lambda path: configured(path, chat_template=template))
+def test_hostile_templates_fail_as_in_transformers(template: str, tmp_path: Path) -> None:
+    folder = model_folder(
+        tmp_path / "model", lambda path: change_config(path, chat_template=template)
+    )
     whole = AutoTokenizer.from_pretrained(folder)
     light = load(folder, refuse)
     assert light is not None
@@ -313,7 +315,7 @@ def test_hostile_templates_fail_as_they_do_in_transformers(template: str, tmp_pa
     assert outcome(lambda: light.apply_chat_template([USER], tokenize=False)) == failed
 
 
-def test_what_is_rare_is_answered_by_transformers() -> None:
+def test_rare_tokenizer_calls_are_delegated_to_transformers() -> None:
     light = load(POCKET, lambda: AutoTokenizer.from_pretrained(POCKET))
     whole = AutoTokenizer.from_pretrained(POCKET)
     assert light is not None
@@ -326,7 +328,7 @@ def test_what_is_rare_is_answered_by_transformers() -> None:
         _ = light.no_such_attribute
 
 
-def json_changed(folder: Path, **changes: Any) -> None:
+def change_tokenizer_json(folder: Path, **changes: Any) -> None:
     path = folder / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -335,7 +337,7 @@ def other_decoder(folder: Path) -> None:
     with_decoder(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config["added_tokens_decoder"]["1"]["lstrip"] = True
-    configured(folder, **config)
+    change_config(folder, **config)
 
 
 def more_templates(folder: Path) -> None:
@@ -344,48 +346,48 @@ def more_templates(folder: Path) -> None:
 
 def cleaned_wordpiece(folder: Path) -> None:
     wordpiece(folder)
-    configured(folder, clean_up_tokenization_spaces=True)
+    change_config(folder, clean_up_tokenization_spaces=True)
 
 
 TRUNCATED = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
 LEFT_TO_TRANSFORMERS: dict[str, Change] = {
-    "another class": lambda path: configured(path, tokenizer_class="Qwen2Tokenizer"),
-    "no class": lambda path: configured(path, tokenizer_class=...),
-    "code of its own": lambda path: configured(path, auto_map={"AutoTokenizer": ["a.B", None]}),
-    "an unknown key": lambda path: configured(path, split_special_tokens=True),
-    "a special token that must be added": lambda path: configured(path, eos_token="<end>"),
-    "an extra token to add": lambda path: configured(path, extra_special_tokens=["<a>"]),
-    "extra tokens with names": lambda path: configured(path, extra_special_tokens={"a": "b"}),
-    "several templates": lambda path: configured(
+    "another class": lambda path: change_config(path, tokenizer_class="Qwen2Tokenizer"),
+    "no class": lambda path: change_config(path, tokenizer_class=...),
+    "code of its own": lambda path: change_config(path, auto_map={"AutoTokenizer": ["a.B", None]}),
+    "an unknown key": lambda path: change_config(path, split_special_tokens=True),
+    "a special token that must be added": lambda path: change_config(path, eos_token="<end>"),
+    "an extra token to add": lambda path: change_config(path, extra_special_tokens=["<a>"]),
+    "extra tokens with names": lambda path: change_config(path, extra_special_tokens={"a": "b"}),
+    "several templates": lambda path: change_config(
         path, chat_template=[{"name": "default", "template": "{{ messages }}"}]
     ),
     "templates in a folder": more_templates,
     "another list of added tokens": other_decoder,
     "a list of special tokens": lambda path: (path / "special_tokens_map.json").write_text("{}"),
-    "a special token in no known form": lambda path: configured(
+    "a special token in no known form": lambda path: change_config(
         path, eos_token={"content": "<|im_end|>"}
     ),
-    "truncation": lambda path: json_changed(path, truncation=TRUNCATED),
+    "truncation": lambda path: change_tokenizer_json(path, truncation=TRUNCATED),
     "spaces that are cleaned up": cleaned_wordpiece,
-    "a model type that replaces the class": lambda path: of_type(path, "qwen2"),
+    "a model type that replaces the class": lambda path: set_model_type(path, "qwen2"),
     "damage": lambda path: (path / "tokenizer.json").write_text('{"version": "1.0"'),
     "no tokenizer": lambda path: (path / "tokenizer.json").unlink(),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", LEFT_TO_TRANSFORMERS)
-def test_folders_that_need_transformers_are_left_to_it(what: str, tmp_path: Path) -> None:
-    folder = make(tmp_path / "model", lambda path: None)
+def test_load_returns_none_for_folders_that_need_transformers(what: str, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", lambda path: None)
     assert load(folder, refuse) is not None
     LEFT_TO_TRANSFORMERS[what](folder)
     assert load(folder, refuse) is None
 
 
 @pytest.mark.parametrize("model_type", sorted(MODEL_TYPES))
-def test_transformers_takes_the_file_as_it_is_for_these_types(
+def test_listed_model_types_use_the_tokenizer_file_in_transformers_too(
     model_type: str, tmp_path: Path
 ) -> None:
-    folder = make(tmp_path / "model", lambda path: of_type(path, model_type))
+    folder = model_folder(tmp_path / "model", lambda path: set_model_type(path, model_type))
     whole = AutoTokenizer.from_pretrained(folder)
     assert type(whole).__name__ == "TokenizersBackend"
     light = load(folder, refuse)
@@ -393,10 +395,10 @@ def test_transformers_takes_the_file_as_it_is_for_these_types(
     check_text(light, whole, TEXTS[2])
 
 
-def test_mlx_lm_sees_the_same_with_and_without_transformers(tmp_path: Path) -> None:
+def test_mlx_lm_gets_the_same_tokenizer_with_and_without_transformers(tmp_path: Path) -> None:
     changes = {change.__name__: change for change in COVERED}
     changes["qwen"] = LEFT_TO_TRANSFORMERS["another class"]
-    folders = [str(make(tmp_path / name, change)) for name, change in changes.items()]
+    folders = [str(model_folder(tmp_path / name, change)) for name, change in changes.items()]
     done = subprocess.run(
         [sys.executable, tokenizer_report.__file__, *folders],
         env=engine_environment(), capture_output=True, text=True, check=True, timeout=100,

@@ -1,4 +1,4 @@
-"""Prompts that cannot fit are refused before they are tokenized; long ones hold up nobody."""
+"""Prompts that cannot fit are refused before tokenization; long ones delay no other request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HUGE = "red green blue " * 540_000
 
 
 class Wrapped:
-    """A backend as the Hugging Face classes have it."""
+    """A tokenizer backend wrapped as in the Hugging Face classes."""
 
     def __init__(self, backend: Tokenizer) -> None:
         self.backend_tokenizer = backend
@@ -70,7 +70,7 @@ TEXTS = st.text(
     [small(), small(without="cĊ"), small(nfc=True), small(strips=True), from_folder(POCKET)],
     ids=["plain", "bytes missing", "NFC", "stripping", "pocket"],
 )
-def test_no_text_has_fewer_tokens_than_the_bound(tokenizer: Wrapped) -> None:
+def test_the_lower_bound_never_exceeds_the_token_count(tokenizer: Wrapped) -> None:
     bound = prompt_bound(tokenizer, 100)
     assert bound is not None
     assert bound.tokens_at_least("ab" * 10_000) > 100
@@ -84,7 +84,7 @@ def test_no_text_has_fewer_tokens_than_the_bound(tokenizer: Wrapped) -> None:
 
 
 @pytest.mark.real
-def test_the_real_models_bound_holds_for_its_longest_tokens(real_model: Path) -> None:
+def test_the_lower_bound_holds_for_the_longest_tokens_of_a_real_model(real_model: Path) -> None:
     tokenizer = from_folder(real_model)
     bound = prompt_bound(tokenizer, 8192)
     assert bound is not None
@@ -92,14 +92,14 @@ def test_the_real_models_bound_holds_for_its_longest_tokens(real_model: Path) ->
         assert bound.tokens_at_least(text) <= tokenizer.count(text)
 
 
-def test_without_a_byte_level_vocabulary_nothing_is_refused_by_size() -> None:
+def test_no_prompt_is_refused_by_size_without_a_byte_level_vocabulary() -> None:
     words = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
     assert prompt_bound(Wrapped(words), 100) is None
     blanks = small()
     blanks.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     assert prompt_bound(blanks, 100) is None
     assert prompt_bound(object(), 100) is None
-    assert prompt_bound(small(), None) is None, "a model of unknown context"
+    assert prompt_bound(small(), None) is None, "a model with an unknown context size"
 
 
 def test_a_huge_prompt_is_refused_before_it_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_huge_prompt_is_refused_before_it_is_tokenized(monkeypatch: pytest.Mon
         assert refused.value.data["prompt_tokens"] >= refused.value.data["context_tokens"]
 
 
-def test_twenty_huge_prompts_are_refused_and_a_small_one_is_answered() -> None:
+def test_huge_prompts_do_not_delay_a_small_one() -> None:
     with running_engine() as engine:
         huge = [submit(engine, HUGE, conn=n + 2) for n in range(20)]
         small = submit(engine, "hello", conn=1)
@@ -139,7 +139,7 @@ def submit(engine: EngineProcess, text: str, conn: int) -> int:
     return engine.submit(messages=messages, max_tokens=1, conn=conn)
 
 
-def test_texts_at_any_depth_count() -> None:
+def test_characters_counts_texts_at_any_depth() -> None:
     value = {"a": [{"content": "four"}, {"content": [{"text": "xy"}]}], "b": [1, 2, 3]}
     assert characters(value) == 4 + 2 + 2 + 1 + 3
     call = {"name": "f", "arguments": {"text": "abc"}}
@@ -147,7 +147,7 @@ def test_texts_at_any_depth_count() -> None:
     assert ChatPrompt.from_map({"messages": said}).characters == 4 + 3
 
 
-def test_short_texts_are_prepared_while_a_long_one_is_and_callers_who_left_are_skipped() -> None:
+def test_a_long_text_does_not_delay_short_ones_and_gone_callers_are_skipped() -> None:
     inbox: Inbox = queue.SimpleQueue()
     preparer, pocket = Preparer(inbox), ModelRef("pocket", str(POCKET))
     free, begun = threading.Event(), threading.Event()

@@ -33,7 +33,7 @@ TEXT = '<think>\nWhy <b?\n</think>\n\nSo: a<b<tool_call>\n{"name": 1}\n</tool_ca
 
 
 @given(sizes=st.lists(st.integers(1, 5), max_size=80))
-def test_any_chunking_splits_alike(sizes: list[int]) -> None:
+def test_the_splitter_gives_the_same_text_for_any_chunking(sizes: list[int]) -> None:
     pieces, _ = split(TEXT, sizes)
     assert joined(pieces, Channel.REASONING) == "Why <b?\n"
     assert joined(pieces, Channel.ANSWER) == "So: a<bend"
@@ -42,18 +42,18 @@ def test_any_chunking_splits_alike(sizes: list[int]) -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 4), max_size=40))
-def test_a_stop_text_ends_the_answer_and_is_left_out(sizes: list[int]) -> None:
+def test_a_stop_sequence_ends_the_answer_and_is_left_out(sizes: list[int]) -> None:
     pieces, splitter = split("one two three STOP four", sizes, ("STOP", "never"))
     assert joined(pieces, Channel.ANSWER) == "one two three "
     assert splitter.stopped
 
 
-def test_the_earliest_of_several_stops_wins() -> None:
+def test_the_earliest_stop_sequence_wins() -> None:
     pieces, _ = split("abcdef", [], ("ef", "cd"))
     assert joined(pieces, Channel.ANSWER) == "ab"
 
 
-def test_a_stop_text_inside_reasoning_does_not_stop() -> None:
+def test_a_stop_sequence_inside_reasoning_is_ignored() -> None:
     pieces, splitter = split("<think>x STOP y</think>z", [], ("STOP",))
     assert not splitter.stopped
     assert joined(pieces, Channel.ANSWER) == "z"
@@ -71,7 +71,7 @@ def test_held_text_is_flushed_at_the_end() -> None:
     assert splitter.flush() == [Piece(Channel.ANSWER, "<")]
 
 
-def test_a_prompt_that_opened_reasoning_starts_there() -> None:
+def test_text_starts_as_reasoning_if_the_prompt_opened_it() -> None:
     pieces, _ = split("because</think>yes", [], channel=Channel.REASONING)
     assert joined(pieces, Channel.REASONING) == "because"
     assert joined(pieces, Channel.ANSWER) == "yes"
@@ -92,7 +92,7 @@ LITERAL = "a<think>b</think>c<tool_call>d</tool_call>"
 
 
 @pytest.mark.parametrize("size", [1, 3, 50])
-def test_inside_a_constraint_text_is_text(size: int) -> None:
+def test_markers_inside_a_constrained_answer_are_text(size: int) -> None:
     splitter = TextSplitter(MARKERS, literal=True)
     chunks = [LITERAL[at : at + size] for at in range(0, len(LITERAL), size)]
     pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)] + splitter.flush()
@@ -102,7 +102,7 @@ def test_inside_a_constraint_text_is_text(size: int) -> None:
 
 @pytest.mark.parametrize("start", ["<think>", ""])
 @pytest.mark.parametrize("size", [1, 3, 50])
-def test_reasoning_before_a_constraint_is_split_off(start: str, size: int) -> None:
+def test_reasoning_before_a_constrained_answer_is_split_off(start: str, size: int) -> None:
     channel = Channel.ANSWER if start else Channel.REASONING
     splitter = TextSplitter(MARKERS, (), channel, literal=True)
     text = f"{start}why <tool_call></think>{LITERAL}"

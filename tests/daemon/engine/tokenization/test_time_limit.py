@@ -13,12 +13,12 @@ def loop_for_ever() -> None:
         pass
 
 
-def test_a_loop_is_interrupted() -> None:
+def test_time_limit_interrupts_an_endless_loop() -> None:
     with pytest.raises(TimeLimitExceeded), time_limit(0.05):
         loop_for_ever()
 
 
-def test_code_that_finishes_is_not_interrupted_later() -> None:
+def test_time_limit_does_not_interrupt_code_after_the_block() -> None:
     for _ in range(200):
         try:
             with time_limit(0.002):

@@ -1,4 +1,4 @@
-"""Token ids are the model's: what its tokenizer has more or less never reaches MLX."""
+"""Token ids that the model does not have are refused, whatever its tokenizer contains."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("token", [512, 99_999, 2**31 - 1])
-def test_a_bias_outside_the_vocabulary_is_refused_and_harms_nobody(
-    engine: EngineProcess, token: int
-) -> None:
+def test_a_logit_bias_outside_the_vocabulary_is_refused(engine: EngineProcess, token: int) -> None:
     neighbour = engine.submit(messages=[{"role": "user", "content": COUNT}])
     error = engine.ask("hi", logit_bias={str(token): 1})["error"]
     assert (error["code"], error["data"]["param"]) == ("invalid_params", "logit_bias")
@@ -67,13 +65,17 @@ def test_a_bias_outside_the_vocabulary_is_refused_and_harms_nobody(
 
 
 @pytest.mark.parametrize("method", ["generate", "prefill"])
-def test_a_prompt_outside_the_vocabulary_is_refused(engine: EngineProcess, method: str) -> None:
+def test_prompt_tokens_outside_the_vocabulary_are_refused(
+    engine: EngineProcess, method: str
+) -> None:
     error = engine.result(engine.submit(method, prompt=[1, 512]))["error"]
     assert (error["code"], error["data"]["param"]) == ("invalid_params", "prompt")
 
 
-def test_the_vocabulary_is_the_models_where_it_is_wider(engine: EngineProcess, wide: Any) -> None:
-    # The padding behind the tokenizer's tokens is the model's own, and has no text.
+def test_token_ids_are_checked_against_a_model_wider_than_its_tokenizer(
+    engine: EngineProcess, wide: Any
+) -> None:
+    # The model's padding tokens after those of the tokenizer are valid, and have no text.
     padding = engine.ask("hi", model=wide, logit_bias={"600": 100}, max_tokens=4)
     assert padding["choices"][0]["text"] == ""
     assert padding["usage"]["completion_tokens"] == 4
@@ -83,7 +85,7 @@ def test_the_vocabulary_is_the_models_where_it_is_wider(engine: EngineProcess, w
     assert refused["data"]["param"] == "tokens"
 
 
-def test_the_vocabulary_is_the_models_where_it_is_narrower(
+def test_token_ids_are_checked_against_a_model_narrower_than_its_tokenizer(
     engine: EngineProcess, narrow: Any
 ) -> None:
     tokens = engine.call("tokenize", model=narrow, text="The story of a turtle.")["tokens"]
@@ -95,7 +97,7 @@ def test_the_vocabulary_is_the_models_where_it_is_narrower(
     assert error["data"]["param"] == "logit_bias"
 
 
-def test_a_draft_with_another_number_of_rows_proposes_only_what_both_have(
+def test_a_draft_with_another_vocabulary_size_proposes_only_shared_tokens(
     engine: EngineProcess, wide: Any
 ) -> None:
     narrower = {"draft": wide["path"], "draft_name": "wide"}
@@ -110,7 +112,7 @@ def test_a_draft_with_another_number_of_rows_proposes_only_what_both_have(
     assert any("lacks a token" in note for note in notes)
 
 
-def test_where_the_configuration_is_silent_the_weights_tell(tmp_path: Path) -> None:
+def test_the_vocabulary_size_is_read_from_weights_if_not_configured(tmp_path: Path) -> None:
     ref = with_rows(tmp_path / "silent", 640, stated=False)
     tokenizer = Tokenizer(ModelRef("silent", ref["path"]), compile_pool())
     assert tokenizer.model_tokens == 640

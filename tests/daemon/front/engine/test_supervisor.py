@@ -1,4 +1,4 @@
-"""What the supervisor does where it cannot start or bury an engine at all."""
+"""The supervisor reports an engine that cannot be started."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def supervisor(folder: Path, command: list[str], logged: list[dict[str, Any]]) -
 
 
 @pytest.mark.parametrize("command", [["/no/such/program"], ["not\0a\0name"]])
-def test_an_engine_that_cannot_be_started_in_whatever_way_is_an_answer(
+def test_an_engine_command_that_cannot_run_raises_engine_died(
     tmp_path: Path, command: list[str]
 ) -> None:
     logged: list[dict[str, Any]] = []

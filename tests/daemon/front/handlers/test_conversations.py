@@ -1,4 +1,4 @@
-"""Conversations over the socket, with an engine process that does what it is told."""
+"""Conversations over the socket, with a fake engine process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def turns(daemon: Daemon, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_an_answer_belongs_to_a_conversation_and_is_continued(daemon: Daemon) -> None:
+def test_a_stored_conversation_is_continued(daemon: Daemon) -> None:
     first = chat(daemon, "2 tokens", scope="tty:7")
     second = chat(daemon, "3 tokens", scope="tty:7", conversation="last")
     assert second["conversation"] == first["conversation"]
@@ -42,7 +42,7 @@ def test_an_answer_belongs_to_a_conversation_and_is_continued(daemon: Daemon) ->
     assert {turn["state"] for turn in found} == {"done"}
 
 
-def test_the_terminal_of_another_boot_is_another(daemon: Daemon) -> None:
+def test_a_terminal_scope_includes_the_boot(daemon: Daemon) -> None:
     chat(daemon, "1 tokens", scope="tty:7")
     (record,) = daemon.ask("conversations.list")["conversations"]
     assert record["scope"].startswith("tty:7:")
@@ -50,18 +50,20 @@ def test_the_terminal_of_another_boot_is_another(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("params", [{}, {"scope": "tty:7", "log": False}])
-def test_what_is_not_to_be_stored_is_not(daemon: Daemon, params: dict[str, Any]) -> None:
+def test_requests_without_scope_or_with_log_false_are_not_stored(
+    daemon: Daemon, params: dict[str, Any]
+) -> None:
     assert "conversation" not in chat(daemon, "1 tokens", **params)
     assert daemon.ask("conversations.list") == {"conversations": []}
 
 
-def test_the_setting_turns_it_off_and_a_request_on() -> None:
+def test_the_setting_disables_storage_and_log_true_enables_it() -> None:
     with daemon_with_fake_engine(MLXD_CONVERSATIONS="false") as daemon:
         assert "conversation" not in chat(daemon, "1 tokens", scope="tty:7")
         assert chat(daemon, "1 tokens", log=True)["conversation"]
 
 
-def test_a_given_history_is_recorded_by_its_last_question_only(daemon: Daemon) -> None:
+def test_a_given_history_stores_only_its_last_user_message(daemon: Daemon) -> None:
     first = chat(daemon, "1 tokens", conversation="new")
     messages = [
         {"role": "system", "content": "s"},
@@ -77,15 +79,15 @@ def test_a_given_history_is_recorded_by_its_last_question_only(daemon: Daemon) -
     ]
 
 
-def test_a_text_goes_on_where_it_ended(daemon: Daemon) -> None:
+def test_generate_continues_the_last_text(daemon: Daemon) -> None:
     first = daemon.ask("generate", prompt="2 tokens ", scope="dir:/x")
-    # The stand-in reads the first word of the whole prompt: it must be the first text's.
+    # The fake engine reads the first word of the whole prompt, so it must be the first text's.
     more = daemon.ask("generate", prompt=" and on", scope="dir:/x", conversation="last")
     assert more["usage"]["completion_tokens"] == 2
     assert more["conversation"] == first["conversation"]
 
 
-def test_nothing_to_continue_is_an_error_with_the_next_step(daemon: Daemon) -> None:
+def test_continuing_a_missing_conversation_is_an_error_with_a_hint(daemon: Daemon) -> None:
     error = chat(daemon, "hi", conversation="last", scope="tty:1")["error"]
     assert error["code"] == "invalid_params"
     assert "mlx log list" in error["hint"]
@@ -93,7 +95,7 @@ def test_nothing_to_continue_is_an_error_with_the_next_step(daemon: Daemon) -> N
     assert chat(daemon, "hi", conversation="nope")["error"]["code"] == "invalid_params"
 
 
-def test_a_cancelled_answer_is_kept_and_marked(daemon: Daemon) -> None:
+def test_a_cancelled_answer_is_stored_as_broken(daemon: Daemon) -> None:
     with daemon.peer() as peer:
         running = peer.send("chat", messages=user("endless"), stream=True, scope="tty:1")
         peer.wait_event("delta")
@@ -105,7 +107,7 @@ def test_a_cancelled_answer_is_kept_and_marked(daemon: Daemon) -> None:
     assert turn["answer"].startswith("on ")
 
 
-def test_a_killed_daemon_leaves_the_finished_turns_intact(tmp_path: Path) -> None:
+def test_a_killed_daemon_keeps_finished_turns(tmp_path: Path) -> None:
     with daemon_with_fake_engine() as daemon:
         name = chat(daemon, "2 tokens", conversation="new")["conversation"]
         with daemon.peer() as peer:
@@ -119,7 +121,7 @@ def test_a_killed_daemon_leaves_the_finished_turns_intact(tmp_path: Path) -> Non
     assert states == [("done", "w0 w1 "), ("broken", "")]
 
 
-def test_a_damaged_database_is_kept_aside_and_the_daemon_goes_on(daemon: Daemon) -> None:
+def test_a_damaged_database_is_renamed_and_the_daemon_continues(daemon: Daemon) -> None:
     state = daemon.folder / "state"
     state.mkdir(parents=True, exist_ok=True)
     (state / "conversations.db").write_bytes(b"no database" * 999)
@@ -128,7 +130,7 @@ def test_a_damaged_database_is_kept_aside_and_the_daemon_goes_on(daemon: Daemon)
     assert any(line["event"] == "conversations damaged" for line in daemon.log_lines())
 
 
-def test_what_cannot_be_stored_is_said_and_answered_all_the_same(daemon: Daemon) -> None:
+def test_an_answer_that_cannot_be_stored_arrives_with_a_note(daemon: Daemon) -> None:
     state = daemon.folder / "state"
     (state / "conversations.db").mkdir(parents=True)
     with daemon.peer() as peer:
@@ -139,11 +141,11 @@ def test_what_cannot_be_stored_is_said_and_answered_all_the_same(daemon: Daemon)
     assert daemon.ask("status")["conversations"]["problem"]
 
 
-def test_a_slow_disk_holds_no_answer_back(daemon: Daemon) -> None:
+def test_a_slow_disk_does_not_delay_an_answer(daemon: Daemon) -> None:
     name = chat(daemon, "1 tokens", conversation="new")["conversation"]
-    assert turns(daemon, name)[0]["answer"] == "w0 "  # read behind the write, which is done
+    assert turns(daemon, name)[0]["answer"] == "w0 "  # read after the write, so it is finished
     with sqlite3.connect(daemon.folder / "state" / "conversations.db") as other:
-        other.execute("BEGIN IMMEDIATE")  # as slow as a disk can be
+        other.execute("BEGIN IMMEDIATE")  # blocks writes, like a very slow disk
         answer = chat(daemon, "2 tokens", conversation=name, history="given")
         assert answer["choices"][0]["text"] == "w0 w1 "
         assert "disk is slow" in answer["applied"]["notes"][0]
@@ -152,7 +154,7 @@ def test_a_slow_disk_holds_no_answer_back(daemon: Daemon) -> None:
     assert [turn["answer"] for turn in turns(daemon, name)] == ["w0 ", "w0 w1 "]
 
 
-def test_truncate_search_and_remove(daemon: Daemon) -> None:
+def test_conversations_can_be_searched_truncated_and_removed(daemon: Daemon) -> None:
     name = chat(daemon, "1 tokens", conversation="new")["conversation"]
     chat(daemon, "2 tokens", conversation=name)
     hits = daemon.ask("conversations.search", query="tokens")["conversations"]
@@ -171,7 +173,7 @@ def test_an_idle_daemon_opens_no_database(daemon: Daemon) -> None:
     assert "conversations.db" not in mapped  # SQLite maps its index file in WAL mode
 
 
-def test_a_stopped_answer_is_continued_before_its_engine_has_confirmed_the_end() -> None:
+def test_a_cancelled_turn_is_stored_before_the_engine_confirms() -> None:
     with daemon_with_fake_engine("deaf") as daemon:
         with daemon.peer() as peer:
             asked = peer.send("chat", messages=user("endless"), stream=True, scope="tty:1")
@@ -183,10 +185,10 @@ def test_a_stopped_answer_is_continued_before_its_engine_has_confirmed_the_end()
         assert turn["answer"].startswith("on ")
 
 
-def test_turns_are_stored_in_the_order_in_which_they_were_asked(daemon: Daemon) -> None:
+def test_turns_are_stored_in_the_order_of_their_requests(daemon: Daemon) -> None:
     name = chat(daemon, "1 tokens", conversation="new")["conversation"]
     with daemon.peer() as peer:
-        # Models that must be looked up on disk, each by another spelling, and one that is known.
+        # Models looked up on disk, each by another spelling, and one that is known already.
         asked = []
         for at in range(12):
             model = {} if at % 3 == 2 else {"model": f"{'/.' * at}{POCKET}"}
@@ -198,7 +200,7 @@ def test_turns_are_stored_in_the_order_in_which_they_were_asked(daemon: Daemon) 
     assert questions == ["1 tokens", *(f"1 tokens {at}" for at in range(12))]
 
 
-def test_a_chat_goes_on_though_its_conversation_was_deleted(daemon: Daemon) -> None:
+def test_a_chat_continues_after_its_conversation_was_deleted(daemon: Daemon) -> None:
     name = chat(daemon, "1 tokens", conversation="new")["conversation"]
     daemon.ask("conversations.remove", id=name)
     answer = chat(daemon, "2 tokens", conversation=name, history="given")
@@ -207,9 +209,11 @@ def test_a_chat_goes_on_though_its_conversation_was_deleted(daemon: Daemon) -> N
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
-def test_a_database_that_goes_is_said_and_a_new_one_begun(daemon: Daemon, how: str) -> None:
+def test_a_removed_or_replaced_database_is_reported_and_a_new_one_used(
+    daemon: Daemon, how: str
+) -> None:
     before = chat(daemon, "1 tokens", conversation="new")["conversation"]
-    # An answer that is still to be written would move into the new database.
+    # Otherwise an answer not yet written would move into the new database.
     until(lambda: turns(daemon, before)[0]["answer"], "stored", 30)
     file = daemon.folder / "state" / "conversations.db"
     if how == "removed":

@@ -1,4 +1,4 @@
-"""What is kept for a slow reader: everything, in order, in few pieces."""
+"""Events queued for a slow reader are merged without loss, in order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DELTAS = st.lists(
 
 
 @given(DELTAS)
-def test_every_answer_keeps_its_text_its_order_and_its_token_count(
+def test_merged_events_keep_text_order_and_token_count(
     events: list[dict[str, Any]],
 ) -> None:
     queue = EventQueue()
@@ -45,7 +45,7 @@ def test_every_answer_keeps_its_text_its_order_and_its_token_count(
     assert len(queue) == queue.nbytes == 0
 
 
-def test_answers_that_alternate_still_become_one_piece_each() -> None:
+def test_alternating_deltas_are_merged_per_choice() -> None:
     queue = EventQueue()
     for number in range(100):
         for index in range(4):
@@ -53,7 +53,7 @@ def test_answers_that_alternate_still_become_one_piece_each() -> None:
     assert len(queue) == 4
 
 
-def test_a_tool_call_stays_between_what_came_before_and_after() -> None:
+def test_a_tool_call_keeps_its_place_between_deltas() -> None:
     queue = EventQueue()
     call = {"id": 1, "type": "tool_call", "index": 0, "name": "f"}
     for event in (delta("a"), delta("b"), call, delta("c")):
@@ -62,14 +62,14 @@ def test_a_tool_call_stays_between_what_came_before_and_after() -> None:
     assert [event.get("text") for event in taken] == ["ab", None, "c"]
 
 
-def test_only_the_latest_progress_is_kept() -> None:
+def test_only_the_latest_prefill_progress_is_kept() -> None:
     queue = EventQueue()
     for done in (1, 2, 3):
         queue.add({"id": 1, "type": "prefill", "done": done, "total": 3})
     assert [event["done"] for event in queue.take()] == [3]
 
 
-def test_log_probabilities_are_joined_and_the_events_of_the_engine_left_alone() -> None:
+def test_merging_joins_logprobs_without_changing_the_original_events() -> None:
     queue = EventQueue()
     first = {**delta("a"), "logprobs": [{"token": 1}]}
     queue.add(first)

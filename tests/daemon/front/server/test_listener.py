@@ -19,7 +19,7 @@ from mlxd.protocol.paths import Paths
 
 @pytest.fixture
 def adopted(own_paths: Paths) -> Iterator[socket.socket]:
-    """A socket that a service manager made."""
+    """A socket created by a service manager."""
     own_paths.socket.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(own_paths.socket))
@@ -27,7 +27,7 @@ def adopted(own_paths: Paths) -> Iterator[socket.socket]:
         yield sock
 
 
-def test_the_socket_is_made_and_removed(own_paths: Paths) -> None:
+def test_the_listener_creates_and_removes_the_socket(own_paths: Paths) -> None:
     listener = open_listener(own_paths)
     assert own_paths.socket.stat().st_mode & 0o777 == 0o600
     assert own_paths.socket.parent.stat().st_mode & 0o777 == 0o700
@@ -35,14 +35,14 @@ def test_the_socket_is_made_and_removed(own_paths: Paths) -> None:
     assert not own_paths.socket.exists()
 
 
-def test_nothing_is_left_of_the_name_it_was_bound_under(own_paths: Paths) -> None:
+def test_the_temporary_name_of_the_socket_is_removed(own_paths: Paths) -> None:
     listener = open_listener(own_paths)
     names = {path.name for path in own_paths.socket.parent.iterdir()}
     listener.close()
     assert names == {own_paths.socket.name, own_paths.lock_file.name}
 
 
-def test_the_file_of_a_successor_is_left_alone(own_paths: Paths) -> None:
+def test_close_does_not_remove_a_file_that_replaced_the_socket(own_paths: Paths) -> None:
     listener = open_listener(own_paths)
     own_paths.socket.unlink()
     own_paths.socket.write_text("of another")
@@ -55,7 +55,7 @@ def test_an_adopted_socket_is_never_removed(own_paths: Paths, adopted: socket.so
     assert own_paths.socket.exists()
 
 
-def test_one_that_answers_without_a_lock_is_left_alone(
+def test_a_socket_that_answers_without_a_lock_is_not_replaced(
     own_paths: Paths, adopted: socket.socket
 ) -> None:
     with pytest.raises(AlreadyRunning):

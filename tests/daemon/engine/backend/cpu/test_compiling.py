@@ -1,4 +1,4 @@
-"""The compute thread never waits for a compiler: a builder beside it has kernels compiled."""
+"""The compute thread never waits for the compiler: a separate builder compiles kernels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ raise SystemExit(1)
 
 @pytest.fixture
 def compiler(tmp_path: Path) -> tuple[dict[str, str], Path]:
-    """Return an environment with a g++ that notes who calls it, and refuses; and the notes."""
+    """Return an environment whose g++ logs its caller and fails, and the path of the log."""
     notes = tmp_path / "calls"
     notes.touch()
     program = tmp_path / "bin" / "g++"
@@ -60,7 +60,7 @@ def engine_with(environ: dict[str, str]) -> Iterator[EngineProcess]:
 
 
 def ask_in_all_shapes(engine: EngineProcess, ref: dict[str, Any]) -> None:
-    """Ask for one row and several, short prompts and long ones, greedy and sampled answers."""
+    """Send one sequence and several, short and long prompts, greedy and sampled requests."""
     long = "red green blue " * 60
     sampled = {"n": 3, "temperature": 0.7, "top_p": 0.9, "min_p": 0.01, "top_k": 9}
     ways: list[dict[str, Any]] = [{}, sampled]
@@ -73,7 +73,7 @@ def ask_in_all_shapes(engine: EngineProcess, ref: dict[str, Any]) -> None:
         assert "error" not in engine.result(request_id)
 
 
-def test_on_a_fresh_home_only_the_builder_calls_the_compiler_and_at_the_lowest_priority(
+def test_only_the_kernel_builder_calls_the_compiler_at_idle_priority(
     compiler: tuple[dict[str, str], Path], tmp_path: Path
 ) -> None:
     environ, notes = compiler
@@ -90,7 +90,7 @@ def test_on_a_fresh_home_only_the_builder_calls_the_compiler_and_at_the_lowest_p
 
 
 @pytest.mark.parametrize("which", ["pocket", pytest.param("real", marks=pytest.mark.real)])
-def test_with_kernels_built_nobody_calls_the_compiler(
+def test_no_process_calls_the_compiler_once_kernels_are_built(
     which: str, compiler: tuple[dict[str, str], Path], request: pytest.FixtureRequest
 ) -> None:
     kernels.main()
@@ -101,7 +101,7 @@ def test_with_kernels_built_nobody_calls_the_compiler(
     assert notes.read_text() == ""
 
 
-def test_a_kernel_is_compiled_whatever_is_said_of_others(tmp_path: Path) -> None:
+def test_kernels_are_compiled_even_if_mlx_compile_is_disabled(tmp_path: Path) -> None:
     def twice(x: mx.array) -> mx.array:
         return mx.abs(x) + mx.abs(x)
 

@@ -1,4 +1,4 @@
-"""The forms with faster exponentials give what MLX's own give."""
+"""The functions with faster exponentials compute the same as MLX's own."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ def same(mine: mx.array, theirs: mx.array, tolerance: float = 5e-6) -> bool:
     return equal and bool(mx.allclose(mine, theirs, rtol=tolerance, atol=tolerance).item())
 
 
-def some_of(shape: tuple[int, ...]) -> mx.array:
-    """Return truth values of which every row has a true one."""
+def random_mask(shape: tuple[int, ...]) -> mx.array:
+    """Return a random boolean mask with at least one true value in every row."""
     return (mx.random.uniform(shape=shape) < 0.7) | (mx.arange(shape[-1]) == 1)
 
 
 MASKS: dict[str, Any] = {
     "none": None,
     "causal": "causal",
-    "of all heads": some_of((2, 1, 40, 300)),
-    "of every head": some_of((2, 4, 40, 300)),
-    "of all rows": some_of((2, 1, 1, 300)),
-    "of all": some_of((40, 300)),
+    "of all heads": random_mask((2, 1, 40, 300)),
+    "of every head": random_mask((2, 4, 40, 300)),
+    "of all rows": random_mask((2, 1, 1, 300)),
+    "of all": random_mask((40, 300)),
 }
 
 
 @pytest.mark.parametrize("block", [1, 8 * 300 * 7, 1 << 19])
 @pytest.mark.parametrize("mask", MASKS)
-def test_attention_is_that_of_mlx(mask: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_attention_equals_mlx_attention(
+    mask: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exp, "BLOCK_SCORES", block)
     q = mx.random.normal((2, 4, 40, 16))
     k, v = mx.random.normal((2, 2, 300, 16)), mx.random.normal((2, 2, 300, 24))
@@ -43,7 +45,7 @@ def test_attention_is_that_of_mlx(mask: str, block: int, monkeypatch: pytest.Mon
     assert same(exp.attention(q, k, v, **given), exp._attention(q, k, v, **given))
 
 
-def test_scores_far_apart_and_rows_that_see_nothing_are_as_with_mlx() -> None:
+def test_extreme_scores_and_fully_masked_rows_equal_mlx() -> None:
     q, k = 40 * mx.random.normal((1, 1, 64, 16)), mx.random.normal((1, 1, 300, 16))
     mask = mx.broadcast_to(mx.arange(64)[:, None] > 0, (64, 300))
     mine = exp.attention(q, k, k, scale=1.0, mask=mask)
@@ -56,7 +58,7 @@ def test_scores_far_apart_and_rows_that_see_nothing_are_as_with_mlx() -> None:
 @pytest.mark.parametrize(
     "given", [{"dtype": mx.float16}, {"mask": mx.zeros((64, 300))}, {"sinks": mx.zeros((4,))}]
 )
-def test_what_has_no_form_here_is_left_to_mlx(given: dict[str, Any]) -> None:
+def test_unsupported_attention_arguments_are_passed_to_mlx(given: dict[str, Any]) -> None:
     dtype = given.pop("dtype", mx.float32)
     q = mx.random.normal((1, 4, 64, 16)).astype(dtype)
     k = mx.random.normal((1, 4, 300, 16)).astype(dtype)
@@ -64,7 +66,7 @@ def test_what_has_no_form_here_is_left_to_mlx(given: dict[str, Any]) -> None:
     assert mx.array_equal(mine, exp._attention(q, k, k, scale=0.25, **given))
 
 
-def test_swiglu_is_that_of_mlx() -> None:
+def test_fast_swiglu_equals_mlx_swiglu() -> None:
     gate = mx.concatenate([mx.linspace(-200, 200, 5000), mx.random.normal((3000,))])[None]
     x = mx.random.normal(gate.shape)
     assert same(exp.swiglu(gate, x), exp._swiglu(gate, x))
@@ -72,7 +74,7 @@ def test_swiglu_is_that_of_mlx() -> None:
     assert mx.array_equal(exp.swiglu(few, few), exp._swiglu(few, few))
 
 
-def test_powers_are_as_exact_as_the_numbers_allow() -> None:
+def test_softmax_weights_are_accurate_to_float32() -> None:
     exponents = -mx.random.uniform(0, 30, (4, 20_000))
     exponents[:, 0] = 0.0
     found = np.array(exp._softmax_weights(exponents)).astype(np.float64)
@@ -80,8 +82,8 @@ def test_powers_are_as_exact_as_the_numbers_allow() -> None:
     assert np.max(np.abs(found / true - 1)) < 3e-7
 
 
-def test_models_use_the_forms_also_those_that_are_loaded(
-    own_exponentials: None, tiny_model: Any
+def test_install_replaces_the_functions_in_loaded_models_too(
+    restore_exponentials: None, tiny_model: Any
 ) -> None:
     tokens = mx.random.randint(0, 96, (1, 700))
     theirs = tiny_model(tokens)

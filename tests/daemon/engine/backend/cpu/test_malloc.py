@@ -1,4 +1,4 @@
-"""Freed memory stays with the process until it is given back."""
+"""Freed memory stays with the process until `give_back` returns it to the system."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print(before, held, kept, resident())
 
 
 @linux_only
-def test_freed_memory_is_kept_and_then_given_back() -> None:
+def test_freed_memory_is_kept_until_give_back() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, timeout=60
     )

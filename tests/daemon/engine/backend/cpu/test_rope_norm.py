@@ -1,4 +1,4 @@
-"""The lean forms give what MLX's own give, and are used when they should be."""
+"""The fused `rope` and `rms_norm` compute the same as MLX's own, and are used when built."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ OFFSETS: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def own_forms(monkeypatch: pytest.MonkeyPatch, own_exponentials: None) -> None:
-    """Whatever a test installs is taken out again."""
+def restore_functions(monkeypatch: pytest.MonkeyPatch, restore_exponentials: None) -> None:
+    """Restore MLX's own functions after each test."""
     monkeypatch.setattr(mx.fast, "rope", rope_norm._rope)
     monkeypatch.setattr(mx.fast, "rms_norm", rope_norm._rms_norm)
 
@@ -44,7 +44,7 @@ def same(mine: mx.array, theirs: mx.array) -> bool:
         {"base": 1e4, "scale": 1.0, "dims": 8},
     ],
 )
-def test_rotary_positions_are_those_of_mlx(form: dict[str, Any], dtype: Any, offset: str) -> None:
+def test_fast_rope_equals_mlx_rope(form: dict[str, Any], dtype: Any, offset: str) -> None:
     arguments = {"traditional": False, "offset": OFFSETS[offset], **form}
     dims = arguments.pop("dims", 16)
     for length in (1, 7):
@@ -52,7 +52,7 @@ def test_rotary_positions_are_those_of_mlx(form: dict[str, Any], dtype: Any, off
         assert same(rope_norm.rope(a, dims, **arguments), rope_norm._rope(a, dims, **arguments))
 
 
-def test_every_position_gets_its_own_waves() -> None:
+def test_rope_is_recomputed_for_every_offset() -> None:
     a = mx.random.normal((2, 1, 1, 16))
     form: dict[str, Any] = {"traditional": False, "base": 1e4, "scale": 1.0}
     shared = mx.array([1, 2])
@@ -61,7 +61,7 @@ def test_every_position_gets_its_own_waves() -> None:
         assert same(mine, rope_norm._rope(a, 16, offset=offset, **form))
 
 
-def test_each_layer_is_begun_while_the_next_is_put_together(
+def test_each_layer_is_evaluated_while_the_next_is_built(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begun: list[mx.array] = []
@@ -72,7 +72,7 @@ def test_each_layer_is_begun_while_the_next_is_put_together(
     assert [id(array) for array in begun] == [id(rotated) for _, rotated in layers]
 
 
-def test_inside_a_transformation_nothing_is_begun() -> None:
+def test_no_evaluation_starts_inside_a_transformation() -> None:
     form: dict[str, Any] = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 3}
     a = mx.random.normal((1, 2, 1, 16))
 
@@ -84,7 +84,7 @@ def test_inside_a_transformation_nothing_is_begun() -> None:
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16])
 @pytest.mark.parametrize("shape", [(1, 1, 32), (4, 1, 32), (2, 9, 32), (2, 5, 4, 32)])
-def test_the_norm_is_that_of_mlx(shape: tuple[int, ...], dtype: Any) -> None:
+def test_fast_rms_norm_equals_mlx_rms_norm(shape: tuple[int, ...], dtype: Any) -> None:
     x = mx.random.normal(shape).astype(dtype)
     for weight in (mx.random.normal((32,)).astype(dtype), mx.random.normal((32,)), None):
         assert same(rope_norm.rms_norm(x, weight, 1e-6), rope_norm._rms_norm(x, weight, 1e-6))
@@ -98,14 +98,14 @@ ONE_KERNEL_BUILDER = (
 import mlx.core as mx
 from mlxd.daemon.engine.backend.cpu import rope_norm
 rope_norm._run_kernels = lambda: mx.eval({ONE_KERNEL})
-rope_norm._give_way = lambda: None  # on a busy machine it would have no time to end by
+rope_norm._give_way = lambda: None  # at idle priority it would not finish on a busy machine
 rope_norm.main()
 """,
 )
-"""The builder with one kernel instead of all, which take seventeen seconds of a processor."""
+"""The builder with one kernel. Building all of them takes 17 s of CPU time."""
 
 
-def test_kernels_are_built_by_a_process_of_their_own_and_used_when_they_are_there(
+def test_kernels_are_built_in_a_separate_process_and_used_once_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -118,7 +118,7 @@ def test_kernels_are_built_by_a_process_of_their_own_and_used_when_they_are_ther
     builder = rope_norm.install(ONE_KERNEL_BUILDER)
     assert builder is not None
     assert mx.fast.rope is rope_norm.rope
-    assert mx.fast.rms_norm is rope_norm._rms_norm, "MLX's own form, until there is a kernel"
+    assert mx.fast.rms_norm is rope_norm._rms_norm, "MLX's own function, until the kernel is built"
     assert builder.wait() == 0
     assert rope_norm.built(builder)
     assert mx.fast.rms_norm is rope_norm.rms_norm
@@ -129,7 +129,7 @@ def test_kernels_are_built_by_a_process_of_their_own_and_used_when_they_are_ther
     assert mx.fast.rms_norm is rope_norm.rms_norm
 
 
-def test_without_kernels_everything_stays_with_mlx_and_the_log_says_so(
+def test_a_failed_kernel_build_is_logged_and_mlx_functions_stay(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     builder = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
@@ -139,7 +139,7 @@ def test_without_kernels_everything_stays_with_mlx_and_the_log_says_so(
     assert "not built (exit status 3" in capfd.readouterr().err
 
 
-def test_without_a_compiler_nothing_is_built_and_the_log_says_so(
+def test_without_a_compiler_no_kernel_is_built_and_the_log_suggests_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
