@@ -92,6 +92,8 @@ def _paragraphs(text: str) -> Iterator[str]:
 def _roff(text: str) -> str:
     """Escape the characters of a text that are special to roff."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    # groff reads Latin-1 unless it is told otherwise, and refuses some bytes of UTF-8.
+    escaped = "".join(c if c.isascii() else f"\\[u{ord(c):04X}]" for c in escaped)
     return re.sub(r"(?m)^([.'])", r"\\&\1", escaped)
 
 
