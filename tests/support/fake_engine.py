@@ -134,8 +134,16 @@ class FakeEngine:
             return
         if request.method == "load":
             model = request.params["model"]["name"]
-            self.residents = [{"model": model, "bytes": 1, "pinned": request.params["pin"],
-                               "keep_alive_s": request.params["keep_alive_s"]}]  # fmt: skip
+            self.residents = [
+                {
+                    "model": model,
+                    "path": request.params["model"]["path"],
+                    "bytes": 1,
+                    "pinned": request.params["pin"],
+                    "keep_alive_s": request.params["keep_alive_s"],
+                    "notes": [],
+                }
+            ]
             self.send(Notification("resident", {"models": self.residents}))
             result = {"model": model, "bytes": 1, "load_s": 0.0}
         elif request.method == "unload":

@@ -123,7 +123,7 @@ class PrefillManager:
         first = self.of(loaded, requests[0])
         longest = min(tokens, first.left, self._to_next_cut(loaded, requests[0]))
         parts = [(requests[0], longest)]
-        if longest < first.left or not _shares(first):
+        if longest < first.left or not (loaded.mergeable and _shares(first)):
             return parts
         for request in requests[1:]:
             prefill = self.of(loaded, request)
