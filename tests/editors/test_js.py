@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxd.protocol.parameters import SAMPLING
 from support import needs
 from support.turns import turn
 
@@ -31,6 +33,13 @@ def npm(*arguments: str, folder: Path = CLIENT, environ: dict[str, str] | None =
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_types_of_the_js_client_have_every_sampling_parameter() -> None:
+    source = (CLIENT / "src" / "types.ts").read_text()
+    options = source.partition("export interface Options {")[2].partition("\n}")[0]
+    typed = set(re.findall(r"^  (\w+)\?:", options, re.MULTILINE))
+    assert {param.name for param in SAMPLING} <= typed
 
 
 @pytest.fixture(autouse=True)

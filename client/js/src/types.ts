@@ -13,12 +13,21 @@ export interface Options {
   top_p?: number;
   top_k?: number;
   min_p?: number;
+  min_tokens_to_keep?: number;
+  xtc_probability?: number;
+  xtc_threshold?: number;
   repetition_penalty?: number;
+  repetition_context_size?: number;
   presence_penalty?: number;
   frequency_penalty?: number;
+  /** Token id to a number that is added to its logit. */
+  logit_bias?: Record<string, number>;
   seed?: number;
   stop?: string[];
   n?: number;
+  /** Return log-probabilities; a number: with that many alternatives. */
+  logprobs?: number | boolean;
+  ignore_eos?: boolean;
   schema?: object | boolean;
   regex?: string;
   grammar?: string;

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from mlxd.daemon.engine.generation import GenerationParams
+from mlxd.daemon.engine.decoding.sampling import SequenceSampling
+from mlxd.daemon.engine.decoding.sequences import sequence_sampling
+from mlxd.daemon.engine.generation import CONSTRAINT_KINDS, GenerationParams, SamplingParams
 from mlxd.daemon.engine.prompt import (
     ChatPrompt,
     FillPrompt,
@@ -18,9 +20,18 @@ from mlxd.daemon.engine.prompt import (
 )
 from mlxd.protocol.errors import InvalidParams
 from mlxd.protocol.methods import validate
+from mlxd.protocol.parameters import SAMPLING
 from support.requests import asking
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+PENALTIES = {
+    "repetition_penalty",
+    "repetition_context_size",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+}
+"""Parameters that `logits_processors` applies before sampling."""
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -36,6 +47,24 @@ def test_generation_params_contain_every_validated_parameter() -> None:
         for name in {field.name for field in fields(part)} & given.keys() - {"stop", "tools"}:
             if given[name] is not None:
                 assert getattr(part, name) == given[name], name
+
+
+def test_every_sampling_parameter_of_the_protocol_has_a_field_in_the_engine() -> None:
+    known = {field.name for part in (GenerationParams, SamplingParams) for field in fields(part)}
+    known |= {"seed", "thinking", *CONSTRAINT_KINDS}  # GenerationRequest, ChatPrompt, constraint
+    assert {param.name for param in SAMPLING} <= known
+
+
+def test_every_sampling_parameter_reaches_the_sampler_or_a_logits_processor() -> None:
+    ours = {field.name for field in fields(SamplingParams)}
+    sampler = {field.name for field in fields(SequenceSampling)} - {"seed", "xtc_exempt"}
+    assert sampler | PENALTIES == ours
+    assert sampler.isdisjoint(PENALTIES)
+    given = SamplingParams(0.5, 0.4, 3, 0.1, 2, 0.0, 0.3)
+    sequence = sequence_sampling(given, 7, None)
+    assert {name: getattr(sequence, name) for name in sampler} == {
+        name: getattr(given, name) for name in sampler
+    }
 
 
 def test_no_part_of_a_parsed_request_can_be_changed() -> None:

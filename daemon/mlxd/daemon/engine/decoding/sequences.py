@@ -66,7 +66,9 @@ def new_sequence(
     choice.guide = _guide(request, choice, wrapper)
     return DecodeSequence(
         uid=uid,
-        sampling=_sampling(params.sampling, choice_seed(request.spec.seed, choice.index), wrapper),
+        sampling=sequence_sampling(
+            params.sampling, choice_seed(request.spec.seed, choice.index), wrapper
+        ),
         processors=processors,
         context=mx.array(seen, dtype=mx.uint32) if processors and seen else None,
         context_size=context_size,
@@ -151,7 +153,8 @@ def logprob_entry(loaded: LoadedModel, one: Emitted) -> dict[str, Any]:
     }
 
 
-def _sampling(params: SamplingParams, seed: int, wrapper: Any) -> SequenceSampling:
+def sequence_sampling(params: SamplingParams, seed: int, wrapper: Any) -> SequenceSampling:
+    """Return the sampling of one sequence. `wrapper` is mlx-lm's tokenizer wrapper."""
     exempt: tuple[int, ...] = ()
     if params.xtc_probability > 0:
         newline = wrapper.encode("\n", add_special_tokens=False)
