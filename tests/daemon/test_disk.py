@@ -79,6 +79,7 @@ def test_a_setting_that_does_not_fit_on_the_disk_leaves_the_file_unchanged(disk:
         done = runner(daemon.environ)("models", "alias", "tiny", "pocket")
         assert done.returncode == 1
         assert "No space left" in done.stderr
+        assert "Free some space" in done.stderr, "the next step"
         assert "Traceback" not in done.stderr
         assert config.read_text() == before
         left = {path.name for path in config.parent.iterdir()}
@@ -113,6 +114,6 @@ def test_a_socket_folder_that_cannot_be_created_is_reported(
     with read_only(home):
         for command in (["start"], ["run"]):
             done = mlxd(environ, *command)
-            assert done.returncode == 1
+            assert done.returncode == 6
             assert "Read-only file system" in done.stderr
             assert "Traceback" not in done.stderr

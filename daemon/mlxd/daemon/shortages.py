@@ -1,4 +1,4 @@
-"""Recognises errors that mean that memory, threads or file descriptors have run out."""
+"""Recognises errors that mean that memory, threads, file descriptors or disk space ran out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 from mlxd.protocol.errors import MlxdError
 
 REFUSED = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 MESSAGES = (
     "malloc",
     "bad_alloc",
@@ -32,3 +33,8 @@ def is_shortage(exc: BaseException) -> bool:
         return True
     text = f"{type(exc).__name__}: {exc}".lower()
     return any(part in text for part in MESSAGES)
+
+
+def is_disk_full(exc: BaseException) -> bool:
+    """Return whether the disk or the user's quota is full."""
+    return isinstance(exc, OSError) and exc.errno in DISK_FULL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -42,15 +43,24 @@ def error_summary(exc: BaseException) -> str:
     return f"{kind} in {', '.join(reversed(places))}" if places else kind
 
 
+def report(*parts: object) -> None:
+    """Print a line to stderr. Never raises.
+
+    stderr is usually a file. If the disk is full, the line is lost, and the process continues.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        print(*parts, file=sys.stderr, flush=True)
+
+
 def hide_error_messages() -> None:
     """Report uncaught exceptions of this process by type and location only."""
 
-    def report(_: object, exc: BaseException | None, __: TracebackType | None = None) -> None:
-        print("Unexpected:", error_summary(exc) if exc else "", file=sys.stderr, flush=True)
+    def hook(_: object, exc: BaseException | None, __: TracebackType | None = None) -> None:
+        report("Unexpected:", error_summary(exc) if exc else "")
 
-    sys.excepthook = report
-    threading.excepthook = lambda args: report(None, args.exc_value)
-    sys.unraisablehook = lambda args: report(None, args.exc_value)
+    sys.excepthook = hook
+    threading.excepthook = lambda args: hook(None, args.exc_value)
+    sys.unraisablehook = lambda args: hook(None, args.exc_value)
 
 
 def disable_core_dumps() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -56,7 +57,8 @@ async def _serve(options: Options, paths: Paths) -> None:
 
 def _ready(sockets: list[socket.socket], paths: Paths) -> None:
     urls = listening.urls(sockets)
-    print(f"mlxd http listens at {' and '.join(urls)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr may be a file on a full disk
+        print(f"mlxd http listens at {' and '.join(urls)}", file=sys.stderr, flush=True)
     presence.announce(paths.http_file, urls[0])
     activation.notify("READY=1", os.environ)
     descriptor = os.environ.pop(READY_FD, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 import traceback
@@ -272,4 +273,5 @@ def report(exc: BaseException) -> None:
     """Print type and place of a bug to stderr, without its message: that may quote a prompt."""
     places = traceback.extract_tb(exc.__traceback__)
     where = ", ".join(f"{one.name}:{one.lineno}" for one in places[-4:])
-    print(f"mlxd http: {type(exc).__name__} in {where}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr is a file, and its disk may be full
+        print(f"mlxd http: {type(exc).__name__} in {where}", file=sys.stderr, flush=True)

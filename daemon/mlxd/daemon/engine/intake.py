@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from mlxd.daemon.engine.backend.shortages import as_error
@@ -15,7 +14,7 @@ from mlxd.daemon.engine.requests import ActiveRequests
 from mlxd.daemon.engine.scheduling.pacing import Arrivals
 from mlxd.daemon.engine.scheduling.scheduler import RequestQueue
 from mlxd.daemon.engine.tokenization.worker import Preparer, PromptReady
-from mlxd.daemon.stderr import error_summary
+from mlxd.daemon.stderr import error_summary, report
 from mlxd.protocol.errors import MlxdError
 
 
@@ -103,7 +102,7 @@ class Intake:
         """End all requests of a queue whose computation failed. Other queues continue."""
         error = as_error(exc)
         if error.code == "internal":
-            print("Computing failed:", error_summary(exc), file=sys.stderr, flush=True)
+            report("Computing failed:", error_summary(exc))
         entries = self._runner.scheduler.entries.values()
         request_ids = [entry.request_id for entry in entries if entry.queue == queue]
         self._models.loaded[queue.model].batches.pop(queue, None)

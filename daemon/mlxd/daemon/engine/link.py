@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import queue
 import socket
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from mlxd.daemon.engine.progress import Progress
-from mlxd.daemon.stderr import error_summary
+from mlxd.daemon.stderr import error_summary, report
 from mlxd.protocol.codec import Decoder, Encoding, encode
 from mlxd.protocol.errors import MlxdError
 from mlxd.protocol.messages import Message, Notification, Request, Response
@@ -69,7 +68,7 @@ class Link:
             self._read()
         # For example out of memory; the front must start another engine.
         except BaseException as exc:
-            print("The link failed:", error_summary(exc), file=sys.stderr, flush=True)
+            report("The link failed:", error_summary(exc))
             os._exit(DEAF)
         self._inbox.put(FrontClosed())
         # On this thread, because no other can be started if memory is short.

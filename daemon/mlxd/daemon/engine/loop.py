@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,7 @@ from mlxd.daemon.engine.scheduling.announcer import Announcer
 from mlxd.daemon.engine.scheduling.pacing import Arrivals
 from mlxd.daemon.engine.scheduling.scheduler import SchedulerOutput
 from mlxd.daemon.engine.tokenization.worker import PromptReady, TokenizerReady
-from mlxd.daemon.stderr import error_summary
+from mlxd.daemon.stderr import error_summary, report
 from mlxd.protocol.errors import OutOfMemory
 from mlxd.protocol.messages import Notification, Request
 
@@ -129,7 +128,7 @@ class Engine:
         If the GPU ran out of memory, requests that are being computed end with `out_of_memory`,
         because they might make the next engine fail as well. The front retries or ends the others.
         """
-        print("The GPU failed:", error_summary(exc), str(exc)[:300], file=sys.stderr, flush=True)
+        report("The GPU failed:", error_summary(exc), str(exc)[:300])
         if out_of_gpu_memory(exc):
             error = OutOfMemory(f"The GPU ran out of memory: {str(exc)[:200]}")
             for request in [one for one in self._requests.by_id.values() if one.begun]:

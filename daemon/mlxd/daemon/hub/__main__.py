@@ -13,7 +13,7 @@ import threading
 from typing import Any
 
 from mlxd.daemon import lifeline
-from mlxd.daemon.stderr import error_summary
+from mlxd.daemon.stderr import error_summary, report
 from mlxd.protocol.codec import Encoding, encode
 from mlxd.protocol.errors import Internal, MlxdError
 from mlxd.protocol.hub_environment import without_secrets
@@ -45,7 +45,7 @@ def main() -> None:
         send("error", _safe(error.to_map(), environment))
     except Exception as exc:
         send("error", _safe(Internal(f"{type(exc).__name__}: {exc}").to_map(), environment))
-        print("Unexpected:", error_summary(exc), file=sys.stderr, flush=True)
+        report("Unexpected:", error_summary(exc))
 
 
 def _safe(error: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:

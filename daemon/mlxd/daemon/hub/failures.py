@@ -7,6 +7,7 @@ import re
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
+from mlxd.daemon.shortages import is_disk_full
 from mlxd.protocol.errors import (
     HubUnreachable,
     MlxdError,
@@ -47,9 +48,10 @@ def translated(exc: Exception, repo: str, revision: str) -> MlxdError:
             hint=f"Complete parts are kept. Resume: {again}",
             data={"model": repo},
         )
+    resume = "Free some space, then resume" if is_disk_full(exc) else "Resume"
     return ModelLoadFailed(
         f"The download of {repo} failed: {described(exc)}",
-        hint=f"Complete parts are kept. Resume: {again}",
+        hint=f"Complete parts are kept. {resume}: {again}",
         data={"model": repo},
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from mlxd.daemon.engine.kvcache.snapshot_files import (
     read_snapshot,
 )
 from mlxd.daemon.engine.kvcache.snapshots import RETRY_S, SnapshotStore
+from support import needs
 
 KEY = "0123abcd"
 ROOMY = 10**9
@@ -158,15 +161,6 @@ def test_a_longer_snapshot_replaces_the_trimmable_ones_it_contains(tmp_path: Pat
     assert exact.stats()["disk_entries"] == 2
 
 
-def test_drop_key_deletes_the_snapshots_of_that_model_only(tmp_path: Path) -> None:
-    mine, other = snapshot(1), snapshot(1, key="ffff")
-    store = store_with(tmp_path, mine, other)
-    store.drop_key(KEY)
-    assert fetch(store, mine) is None
-    assert same(fetch(store, other), other)
-    assert [path.parent.name for path in files(tmp_path)] == ["ffff"]
-
-
 def test_temporary_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
     store_with(tmp_path, snapshot(1))
     stray = files(tmp_path)[0].with_suffix(".tmp")
@@ -206,3 +200,26 @@ def test_the_disk_cache_is_retried_after_a_minute(
     assert same(fetch(store, snapshot(1)), snapshot(1))
     assert store.note == ""
     assert capsys.readouterr().err.count("is off") == 1
+
+
+@needs.linux_only  # /dev/full
+def test_a_disk_that_is_too_full_for_the_report_does_not_end_the_writing_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("in the way")
+    now_s = [100.0]
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        store = SnapshotStore(place, ROOMY, clock=lambda: now_s[0])
+        store.put(snapshot(1))
+        assert store.flush(30)
+        assert "is off" in store.note
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    place.unlink()
+    now_s[0] += RETRY_S
+    store.put(snapshot(1))
+    assert store.flush(30)
+    assert same(fetch(store, snapshot(1)), snapshot(1))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import mlx.core as mx
 
 from mlxd.daemon.engine.backend.gpu import GpuBackend, cache_limit_bytes
 from mlxd.daemon.engine.backend.kernels import NO_KERNELS, keep_kernels
+from mlxd.daemon.stderr import report
 
 
 class CudaBackend(GpuBackend):
@@ -23,7 +23,7 @@ class CudaBackend(GpuBackend):
         mx.set_cache_limit(cache_limit_bytes(budget_bytes))
         self._compiles = keep_kernels(self._kernels_dir, os.environ)
         if not self._compiles:
-            print(NO_KERNELS, file=sys.stderr, flush=True)
+            report(NO_KERNELS)
             mx.disable_compile()
 
     def describe(self) -> dict[str, Any]:

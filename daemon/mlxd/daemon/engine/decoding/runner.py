@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
@@ -25,7 +24,7 @@ from mlxd.daemon.engine.prefill.chunks import Prefill
 from mlxd.daemon.engine.prefill.manager import PrefillManager
 from mlxd.daemon.engine.request import ActiveRequest, Choice
 from mlxd.daemon.engine.scheduling.scheduler import Entry, RequestQueue, SchedulerOutput
-from mlxd.daemon.stderr import error_summary
+from mlxd.daemon.stderr import error_summary, report
 from mlxd.protocol.errors import OutOfMemory
 
 CLEAR_CACHE_STEPS = 512  # as in mlx-lm: frees buffers of shapes that are no longer used
@@ -271,7 +270,7 @@ class Runner:
         """End a request whose computation failed. Others are not affected."""
         error = as_error(exc)
         if error.code == "internal":
-            print("Computing failed:", error_summary(exc), file=sys.stderr, flush=True)
+            report("Computing failed:", error_summary(exc))
         self.requests.fail(request, error)
         self.forget(request, loaded)
 

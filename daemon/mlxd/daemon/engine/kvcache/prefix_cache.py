@@ -7,7 +7,6 @@ in host memory.
 from __future__ import annotations
 
 import copy
-import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +29,7 @@ from mlxd.daemon.engine.kvcache.prefix_index import Match, PrefixIndex, Tokens, 
 from mlxd.daemon.engine.kvcache.snapshot_files import Leaf, Snapshot
 from mlxd.daemon.engine.kvcache.snapshots import SnapshotStore
 from mlxd.daemon.engine.mlx_lm_private import cache_class
-from mlxd.daemon.stderr import error_summary
+from mlxd.daemon.stderr import error_summary, report
 
 Cache = list[Any]
 
@@ -133,16 +132,8 @@ class PrefixCache:
             except Exception as exc:  # no request fails; a later prompt is computed again
                 not_device_failure(exc)
                 summary = error_summary(exc)
-                print("Storing a prompt's cache failed:", summary, file=sys.stderr, flush=True)
+                report("Storing a prompt's cache failed:", summary)
         return bool(now)
-
-    def drop_model(self, model_key: str) -> None:
-        """Remove a model's prompts from memory and disk."""
-        self.store_pending()
-        for entry in self._index.of_key(model_key):
-            self._drop(entry.id)
-        if self._store is not None:
-            self._store.drop_key(model_key)
 
     def release(self, model_key: str) -> None:
         """Remove the prompts of an unloaded model from memory. Its files remain."""

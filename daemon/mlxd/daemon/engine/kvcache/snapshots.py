@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import sys
 import threading
 import time
 import zlib
@@ -21,15 +19,13 @@ from mlxd.daemon.engine.kvcache.snapshot_files import (
     read_snapshot,
     write_atomically,
 )
-from mlxd.daemon.stderr import error_summary
+from mlxd.daemon.stderr import error_summary, report
 
 SUFFIX = ".kv"
 WRITE_DELAY_S = 0.5
 """Turns follow each other quickly. A snapshot replaced within this time is never written."""
 WRITE_GAIN_TOKENS = 64
 """Tokens that a snapshot must add to the files of its model to be worth writing."""
-DROP_WAIT_S = 5.0
-"""How long deleting a model's files waits for a file that is being written."""
 SCAN_WAIT_S = 0.25
 """How long a prompt waits, right after the start, until the folder has been read."""
 RETRY_S = 60.0
@@ -119,16 +115,6 @@ class SnapshotStore:
                 waiting -= self._pending.pop(next(iter(self._pending))).nbytes
             self._wake.notify_all()
 
-    def drop_key(self, key: str) -> None:
-        """Delete all snapshots of a model."""
-        with self._wake:
-            for entry in self._index.of_key(key):
-                self._index.remove(entry.id)
-                self._files.pop(entry.id, None)
-            self._pending = {p: s for p, s in self._pending.items() if s.key != key}
-            self._wake.wait_for(lambda: not self._writing, DROP_WAIT_S)
-        shutil.rmtree(self._folder / key, ignore_errors=True)
-
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything is written. Return whether it is."""
         with self._wake:
@@ -159,7 +145,7 @@ class SnapshotStore:
         try:
             self._scan()
         except Exception as exc:  # the thread must go on to write
-            print("The prompt cache on disk was not read:", error_summary(exc), file=sys.stderr)
+            report("The prompt cache on disk was not read:", error_summary(exc))
         finally:
             self._scanned.set()
         while True:
@@ -253,7 +239,7 @@ class SnapshotStore:
             self._retry_s = self._clock() + RETRY_S
         if not self.note:
             note = f"the prompt cache on disk is off, and tried again every {RETRY_S:.0f} s: {exc}"
-            print(note, file=sys.stderr, flush=True)
+            report(note)
             self.note = note
 
 

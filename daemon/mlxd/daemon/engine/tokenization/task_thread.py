@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mlxd.daemon.engine.tokenization.time_limit import alarm
-from mlxd.daemon.stderr import error_summary
+from mlxd.daemon.stderr import error_summary, report
 
 Task = Callable[[], None]
 NO_THREAD = 70
@@ -44,12 +44,12 @@ class TaskThread:
         """Inside a task: if the block takes longer, call `give_up` and run the next task."""
 
         def replace() -> None:
-            print(f"A task on {self._name} did not return; it is given up.", file=sys.stderr)
+            report(f"A task on {self._name} did not return; it is given up.")
             give_up()
             try:
                 self._start()
             except RuntimeError as exc:
-                print("No thread can take its place:", error_summary(exc), file=sys.stderr)
+                report("No thread can take its place:", error_summary(exc))
                 sys.stderr.flush()
                 os._exit(NO_THREAD)
 
@@ -72,6 +72,6 @@ class TaskThread:
             try:
                 task()
             except BaseException as exc:  # the next tasks need this thread
-                print("A task failed:", error_summary(exc), file=sys.stderr, flush=True)
+                report("A task failed:", error_summary(exc))
             if self._current is not current:
                 return

@@ -15,6 +15,7 @@ from mlxd.daemon.engine.backend.cpu import malloc, rope_norm
 from mlxd.daemon.engine.backend.cpu.blas import blas_threads
 from mlxd.daemon.engine.backend.kernels import NO_KERNELS, keep_kernels
 from mlxd.daemon.engine.scheduling.pacing import CHUNK_STEP_TOKENS
+from mlxd.daemon.stderr import report
 
 LONG_STEP_S = 0.02
 """Longer steps start only after the tokens of the last one are sent."""
@@ -38,7 +39,7 @@ class CpuBackend:
         if self._compiles:
             self._builder = rope_norm.install()
         else:
-            print(NO_KERNELS, file=sys.stderr, flush=True)
+            report(NO_KERNELS)
             mx.disable_compile()
 
     def describe(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from mlxd.daemon import lifeline
 from mlxd.daemon.engine.backend.cpu import exp
 from mlxd.daemon.engine.backend.cpu.compiling import compile_nothing, kernel
 from mlxd.daemon.isolation import python_command
+from mlxd.daemon.stderr import report
 
 BUILDER = tuple(python_command("mlxd.daemon.engine.backend.cpu.rope_norm"))
 SLOWER = "MLX's own functions are used, which take twice as long for a long prompt"
@@ -62,7 +63,7 @@ def install(builder: Sequence[str] = BUILDER) -> subprocess.Popen[bytes] | None:
         _use_kernels()
         return None
     if shutil.which("g++") is None:
-        print(NO_COMPILER, file=sys.stderr, flush=True)
+        report(NO_COMPILER)
         return None
     return subprocess.Popen([*builder, str(os.getpid())], stdin=subprocess.DEVNULL)
 
@@ -73,7 +74,7 @@ def built(builder: subprocess.Popen[bytes]) -> bool:
     if status == 0:
         _use_kernels()
     elif status is not None:
-        print(NOT_BUILT.format(status), file=sys.stderr, flush=True)
+        report(NOT_BUILT.format(status))
     return status is not None
 
 
