@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from mlxd.daemon.models import files
 from mlxd.daemon.models.architecture import context_tokens
 from mlxd.daemon.models.records import ModelRecord
+from mlxd.daemon.models.safetensors import Damaged, Header, read_header
 
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _OTHER_FORMATS = {
@@ -185,44 +184,14 @@ def _weights(found: list[Path], bits: int | None) -> tuple[_Weights, str | None]
 
 
 @functools.lru_cache(maxsize=512)
-def _file_weights(file: str, _mtime_ns: int, size: int, bits: int | None) -> _Weights:
-    header, data_start = _read_header(Path(file), size)
-    tensors = {
-        name: entry
-        for name, entry in header.items()
-        if name != "__metadata__" and isinstance(entry, dict)
-    }
-    ends = [_offset_end(entry) for entry in tensors.values()]
-    if data_start + max(ends, default=0) > size:
-        raise BrokenFolder(f"{Path(file).name} is truncated", "pull")
-    return _count(tensors, bits)
+def _file_weights(file: str, _mtime_ns: int, _size: int, bits: int | None) -> _Weights:
+    try:
+        return _count(read_header(Path(file)), bits)
+    except Damaged as exc:
+        raise BrokenFolder(f"{exc.path.name} {exc.reason}", "pull") from exc
 
 
-def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
-    """Read the header of a safetensors file: 8 bytes with its length, then JSON."""
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        # Before reading, because a bad length must not cause an allocation.
-        if length > min(files.JSON_MAX_BYTES, size):
-            raise BrokenFolder(f"{file.name} is not a complete safetensors file", "pull")
-        try:
-            header = json.loads(stream.read(length))
-        except (ValueError, RecursionError):
-            header = None
-    if not isinstance(header, dict):
-        raise BrokenFolder(f"{file.name} is not a safetensors file", "pull")
-    return header, 8 + length
-
-
-def _offset_end(entry: dict[str, Any]) -> int:
-    offsets = entry.get("data_offsets")
-    if isinstance(offsets, list) and len(offsets) == 2 and isinstance(offsets[1], int):
-        return offsets[1]
-    return 0
-
-
-def _count(tensors: dict[str, dict[str, Any]], bits: int | None) -> _Weights:
+def _count(tensors: Header, bits: int | None) -> _Weights:
     """Count the parameters. Quantised weights are packed into 32-bit words.
 
     Their scales and biases are not parameters of the model. The type is that of the other weights.
@@ -232,16 +201,13 @@ def _count(tensors: dict[str, dict[str, Any]], bits: int | None) -> _Weights:
         stem, _, last = name.rpartition(".")
         packed = f"{stem}.scales" in tensors
         if packed and last in ("scales", "biases"):
-            dtype = str(entry.get("dtype"))
+            dtype = entry["dtype"]
             dtypes[dtype] = dtypes.get(dtype, 0) + 1
             continue
-        shape = entry.get("shape")
-        if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
-            continue
-        elements = math.prod(shape)
+        elements = math.prod(entry["shape"])
         if packed and last == "weight" and bits:
             total += elements * 32 // bits
         else:
             total += elements
-            dtypes[str(entry.get("dtype"))] = dtypes.get(str(entry.get("dtype")), 0) + elements
+            dtypes[entry["dtype"]] = dtypes.get(entry["dtype"], 0) + elements
     return _Weights(total, max(dtypes, key=lambda d: dtypes[d], default=None))

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlxd.daemon.models import architecture, files
+from mlxd.daemon.models import architecture, files, safetensors
+from mlxd.daemon.models.safetensors import Header, data_bytes
 from mlxd.protocol.errors import ModelLoadFailed
 
 LOAD_OVERHEAD = 1.05
@@ -87,47 +88,17 @@ def _indexed(folder: Path) -> set[str]:
         raise ModelLoadFailed(f"{exc}.", hint=_UNREADABLE) from exc
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Return a safetensors header: a map from tensor name to `{dtype, shape, data_offsets}`.
-
-    Format: 8 bytes length, little endian, then JSON, then data (huggingface/safetensors).
-    """
-    start = b""
+def read_header(path: Path) -> Header:
+    """Return the header of a safetensors file. Raises ModelLoadFailed."""
     try:
-        files.check_entry(path)
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > min(files.JSON_MAX_BYTES, size - 8):
-                raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED)
-            header = json.loads(file.read(length))
-        if not isinstance(header, dict):
-            raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED)
-        end = max((end for _, end in _offsets(header)), default=0)
+        return safetensors.read_header(path)
     except files.Unreadable as exc:
-        raise ModelLoadFailed(f"{exc}.", hint=_UNREADABLE) from exc
-    except OSError as exc:
-        raise ModelLoadFailed(f"{path} {files.os_problem(exc)}.", hint=_UNREADABLE) from exc
-    except (KeyError, TypeError, ValueError, RecursionError) as exc:
-        raise ModelLoadFailed(_not_safetensors(path, start), hint=_DAMAGED) from exc
-    if 8 + length + end > size:
-        raise ModelLoadFailed(
-            f"{path} is truncated: {size} of {8 + length + end} bytes.", hint=_DAMAGED
-        )
-    return header
+        hint = _DAMAGED if isinstance(exc, safetensors.Damaged) else _UNREADABLE
+        raise ModelLoadFailed(f"{exc}.", hint=hint) from exc
 
 
 _UNREADABLE = "Restore the file, or download the model again: mlx models pull NAME"
 _DAMAGED = "Delete the file, and download the model again: mlx models pull NAME"
-
-
-def _not_safetensors(path: Path, start: bytes) -> str:
-    if start.startswith(b"version "):
-        return f"{path} is a Git LFS pointer, not the weights."
-    if start.lstrip()[:1] == b"<":
-        return f"{path} is a web page, not weights."
-    return f"{path} is not a safetensors file."
 
 
 def weights_bytes(folder: Path) -> int:
@@ -146,19 +117,7 @@ def weights_bytes(folder: Path) -> int:
             f"{tensors} tensors.",
             hint=_DAMAGED,
         )
-    return sum(end - begin for header in headers for begin, end in _offsets(header))
-
-
-def _offsets(header: dict[str, Any]) -> list[tuple[int, int]]:
-    """Return the first and last offset of each tensor's bytes."""
-    found = []
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            begin, end = tensor["data_offsets"]
-            if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end):
-                raise ValueError(f"{name} has invalid offsets")
-            found.append((begin, end))
-    return found
+    return sum(map(data_bytes, headers))
 
 
 def estimate_resident_bytes(folder: Path) -> int:
@@ -178,8 +137,7 @@ def kv_room_bytes(folder: Path) -> int:
 def estimate_adapter_bytes(folder: Path) -> int:
     """Return the memory that a LoRA adapter adds to its base model."""
     found = folder.glob("*.safetensors")
-    total = sum(end - begin for path in found for begin, end in _offsets(read_header(path)))
-    return int(total * LOAD_OVERHEAD)
+    return int(sum(data_bytes(read_header(path)) for path in found) * LOAD_OVERHEAD)
 
 
 VOCABULARY_MAX_TOKENS = 2**24
