@@ -134,18 +134,22 @@ def test_a_running_stream_continues_between_chunks_of_a_long_prefill(
 def test_a_connection_with_many_requests_yields_to_others_without_loss(
     engine: EngineProcess,
 ) -> None:
-    asked: list[dict[str, Any]] = [{"seed": seed, "temperature": 0.9} for seed in range(12)]
-    alone = [text(engine, stream(engine, 60, **one)) for one in asked[:3]]
+    many: list[dict[str, Any]] = [
+        {"seed": seed, "temperature": 0.9} for seed in range(MAX_SEQUENCES + 2)
+    ]
+    newest = MAX_SEQUENCES - 1  # the newest that starts at once, which is preempted
+    # Long answers, so that the other connection's request comes while the batch is full.
+    alone = text(engine, stream(engine, 250, **many[newest]))
     preempted = engine.call("stats").get("parked", 0)
-    greedy = [stream(engine, 60, conn=1, **one) for one in asked]
+    greedy = [stream(engine, 250, conn=1, **one) for one in many]
     engine.wait_event(greedy[0], "delta")
     modest = stream(engine, 20, conn=2)
     engine.result(modest)
     texts = [text(engine, request_id) for request_id in greedy]
-    assert texts[:3] == alone
+    assert texts[newest] == alone
     ends = [request_id for request_id, kind in events_of(engine, *greedy, modest) if kind == "end"]
     assert ends.index(modest) <= MAX_SEQUENCES, "it did not wait for the other connection's queue"
-    assert engine.call("stats")["parked"] > preempted
+    assert engine.call("stats").get("parked", 0) > preempted
 
 
 def test_a_cancelled_request_emits_nothing_after_one_step(engine: EngineProcess) -> None:
