@@ -6,9 +6,9 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,12 @@ def sigint_blocked(process: subprocess.Popen[bytes]) -> bool:
     return bool(int(status["SigBlk"], 16) & SIGINT_BIT) or handed_over or connected
 
 
+def wait_at_most(process: subprocess.Popen[bytes], delay_s: float) -> None:
+    """Wait until the process ends, or for `delay_s`: the signal must hit it at any moment."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(delay_s)
+
+
 def interrupted(line: tuple[str, ...], environ: dict[str, str], delay_s: float) -> tuple[int, str]:
     """Start a program, send SIGINT after a delay, and return its exit code and its stderr."""
     program, *arguments = line
@@ -68,7 +74,7 @@ def interrupted(line: tuple[str, ...], environ: dict[str, str], delay_s: float) 
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     until(lambda: sigint_blocked(process), "the launcher blocks SIGINT")
-    time.sleep(delay_s)
+    wait_at_most(process, delay_s)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     return process.returncode, said.decode()
@@ -96,7 +102,7 @@ def test_ctrl_c_during_exit_prints_no_traceback(
         )  # fmt: skip
         assert process.stdout is not None
         process.stdout.read(1)
-        time.sleep(delay_s)
+        wait_at_most(process, delay_s)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
         assert process.returncode in (0, 130, -signal.SIGINT)
@@ -113,6 +119,6 @@ def test_sigint_is_ignored_if_the_parent_ignores_it(program: str, environ: dict[
     signal.signal(signal.SIGINT, before)
     for _ in range(10):
         process.send_signal(signal.SIGINT)
-        time.sleep(0.01)
+        wait_at_most(process, 0.01)
     assert process.communicate(timeout=60)[1] == b""
     assert process.returncode == 0

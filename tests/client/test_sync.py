@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from mlxd.client import (
     Timeouts,
 )
 from support.faulty_daemon import faulty_daemon
+from support.waiting import until
 
 pytestmark = pytest.mark.timeout(30)
 SHORT_S = 0.1
@@ -99,8 +99,7 @@ def test_an_unsent_request_on_a_closed_connection_is_sent_on_a_new_one() -> None
     with faulty_daemon(["read", "answer", "close"], ["serve"]) as daemon:
         with Client(daemon.path) as client:
             assert client.request("ping") == {"pong": True}
-            while not daemon.hung_up:
-                time.sleep(0.001)
+            until(lambda: daemon.hung_up, "the daemon closes the connection")
             assert client.request("status") == {"pong": True}
         assert daemon.requests == ["ping", "status"]
 

@@ -38,7 +38,7 @@ def _mount(*arguments: str) -> None:
     command = [needs.program("mount"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        needs.not_permitted(f"may not mount: {done.stderr.strip()}")
+        needs.missing(f"may not mount: {done.stderr.strip()}")
 
 
 def fill(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Requirements of tests that not every machine meets.
 
-`scripts/setup dev` installs the programs. If one is missing, the test is skipped. With
-`MLXD_TESTS_WHOLE` set, as in CI, the test fails instead.
+`scripts/setup dev` installs the programs. If one is missing, or the kernel does not permit what a
+test does, the test is skipped. With `MLXD_TESTS_WHOLE` set, as in CI, the test fails instead.
 """
 
 from __future__ import annotations
@@ -22,11 +22,6 @@ def missing(why: str) -> NoReturn:
     """Skip the test, or fail it if `MLXD_TESTS_WHOLE` is set."""
     if os.environ.get(WHOLE):
         pytest.fail(f"{why} ({WHOLE} is set: nothing may be skipped)", pytrace=False)
-    pytest.skip(why)
-
-
-def not_permitted(why: str) -> NoReturn:
-    """Skip the test because the kernel does not permit an operation to this user."""
     pytest.skip(why)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -135,12 +136,12 @@ def test_the_front_holds_it_while_a_hub_worker_runs_and_releases_it_afterwards(
     async def story() -> None:
         front = Front(Config(preload=False), paths, listener)
         running = asyncio.ensure_future(front.run(None))
+        for work in (True, False, True):
+            front.services.hub.running = int(work)
+            holds = functools.partial(lambda work: awake.holding is work, work)
+            await asyncio.to_thread(until, holds, f"caffeinate runs: {work}")
+        front.services.lifecycle.begin_shutdown(0.0)
         async with asyncio.timeout(PATIENCE_S):
-            for work in (1, 0, 1):
-                front.services.hub.running = work
-                while awake.holding is not bool(work):
-                    await asyncio.sleep(0.01)
-            front.services.lifecycle.begin_shutdown(0.0)
             await running
 
     asyncio.run(story())
