@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mlxd.http.dialects import ROUTES
 from mlxd.http.routes import Router
 
 ROUTER = Router(ROUTES)
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "http.md"
+
+
+def test_the_page_lists_every_path() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert [route.pattern for route in ROUTES if f"{route.pattern}`" not in page] == []
 
 
 @pytest.mark.parametrize("name", ["pocket", "mlx-community/Qwen3-4B-4bit", "a/b/c:latest"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +70,3 @@ class Router:
             if method in route.methods or (method == "HEAD" and "GET" in route.methods):
                 return route, rest
         raise WrongMethod(f"The path {path[:200]} has no method {method}.")
-
-    def patterns(self) -> list[str]:
-        """Return every pattern, for the documentation."""
-        tables: tuple[Mapping[str, list[Route]], ...] = (self._exact, self._prefixes)
-        return sorted(
-            {route.pattern for table in tables for some in table.values() for route in some}
-        )

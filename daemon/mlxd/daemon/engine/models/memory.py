@@ -6,7 +6,6 @@ import ctypes
 import ctypes.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,6 @@ PSI_WARNING_PERCENT, PSI_CRITICAL_PERCENT = 10.0, 30.0
 ReadText = Callable[[str], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    total_bytes: int
-    available_bytes: int
-
-
 def read_text(path: str) -> str:
     """Return the text of a file, or "" if it cannot be read."""
     try:
@@ -40,22 +33,18 @@ def read_text(path: str) -> str:
         return ""
 
 
-def machine_memory(read: ReadText = read_text) -> Memory:
+def total_bytes(read: ReadText = read_text) -> int:
     """Return the machine's memory, or the container's limit if that is lower."""
     if sys.platform == "darwin":
-        total = sysctl_int("hw.memsize") or 8 * 2**30
-        return Memory(total, total)
-    fields = dict.fromkeys(("MemTotal", "MemAvailable"), 0)
-    for line in read("/proc/meminfo").splitlines():
-        name, _, rest = line.partition(":")
-        if name in fields:
-            fields[name] = int(rest.split()[0]) * 1024
-    total = fields["MemTotal"] or 8 * 2**30
+        return sysctl_int("hw.memsize") or 8 * 2**30
+    lines = (line.partition(":") for line in read("/proc/meminfo").splitlines())
+    found = (int(rest.split()[0]) * 1024 for name, _, rest in lines if name == "MemTotal")
+    total = next(found, 8 * 2**30)
     for path in cgroup_limits(read):
         text = read(path).strip()
         if text.isdigit() and int(text) < UNLIMITED_BYTES:
             total = min(total, int(text))
-    return Memory(total, min(total, fields["MemAvailable"] or total))
+    return total
 
 
 def cgroup_limits(read: ReadText) -> list[str]:
@@ -79,7 +68,7 @@ def default_budget_bytes(device_info: dict[str, Any], read: ReadText = read_text
     if recommended:
         return int(recommended * SHARE_OF_WORKING_SET)
     size = device_info.get("memory_size") or device_info.get("total_memory")
-    total = machine_memory(read).total_bytes
+    total = total_bytes(read)
     return int(min(int(size), total) * SHARE_OF_MEMORY if size else total * SHARE_OF_MEMORY)
 
 
