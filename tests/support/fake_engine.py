@@ -142,6 +142,7 @@ class FakeEngine:
                     "pinned": request.params["pin"],
                     "keep_alive_s": request.params["keep_alive_s"],
                     "notes": [],
+                    "requests": 1,  # as at the time of the load; the record is not sent again
                 }
             ]
             self.send(Notification("resident", {"models": self.residents}))

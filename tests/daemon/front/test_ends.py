@@ -151,6 +151,7 @@ def test_model_and_token_methods_are_forwarded_to_the_engine() -> None:
         assert peer.call("ps")["models"] == []
         assert peer.call("load", pin=True)["model"] == "pocket"
         assert peer.call("status")["models"][0]["pinned"]
+        assert peer.call("status")["models"][0]["requests"] == 0, "what runs now, not at the load"
         assert peer.call("ps")["models"][0]["model"] == "pocket"
         assert peer.call("detokenize", **_tokens(peer.call("tokenize", text="hé"))) == {
             "text": "hé"

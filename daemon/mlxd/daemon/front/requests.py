@@ -129,6 +129,13 @@ class Requests:
         self.supervisor.send(one.submit_message())
         request.conn.flush()
 
+    def of_model(self, path: str, adapter: str | None) -> int:
+        """Return the number of unfinished requests for a model."""
+        return sum(
+            one.model["path"] == path and one.model.get("adapter") == adapter
+            for one in self._active.values()
+        )
+
     def _queued(self, one: Completion) -> dict[str, Any]:
         event = {"id": one.request.event_id, "type": "queued", "position": len(self._active) - 1}
         if one.recording is not None:

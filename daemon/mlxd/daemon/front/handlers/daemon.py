@@ -52,13 +52,22 @@ def _status(services: Services, request: RequestInFlight, params: Params) -> Ans
         "socket": str(services.paths.socket),
         "default_model": services.config.default_model,
         "engine": services.supervisor.status(),
-        "models": services.supervisor.loaded_models,
+        "models": [_with_requests(services, one) for one in services.supervisor.loaded_models],
         "evicted": [*services.supervisor.evicted],
         "requests": {"running": running, "queued": len(services.requests) - running},
         "connections": len(services.connections),
         "keeps_awake": services.awake.holding,
         "conversations": services.recorder.status(),
     }
+
+
+def _with_requests(services: Services, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a loaded model with its number of requests now.
+
+    The engine sends records when its set of models changes. `ps` asks it for current ones.
+    """
+    kept = {name: value for name, value in record.items() if name != "idle_s"}
+    return {**kept, "requests": services.requests.of_model(record["path"], record.get("adapter"))}
 
 
 async def _metrics(services: Services, request: RequestInFlight, params: Params) -> Answer:
