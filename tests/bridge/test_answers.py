@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+import h11
 import pytest
+from hypothesis import given
+from hypothesis.strategies import lists, text
 
 from mlxd.client.aio import AsyncStream
 from mlxd.http import answers
@@ -95,3 +98,25 @@ def test_notes_cannot_add_headers() -> None:
     header = answers.note_headers(("ignored: a\r\nset-cookie: x", "b"))["x-mlxd-notes"]
     assert "\n" not in header
     assert header.endswith("; b")
+
+
+@given(notes=lists(text(min_size=1), max_size=6))
+def test_any_note_becomes_a_header_that_http_accepts(notes: list[str]) -> None:
+    for name, value in answers.note_headers(notes).items():
+        h11.Response(status_code=200, headers=[(name.encode(), value.encode("latin-1"))])
+        assert value.isprintable()
+
+
+@pytest.mark.parametrize("odd", ["a ", " ", "", "\x00", "a\x0b", "a\x1b[31m", "a\x7f", "é"])
+def test_a_note_with_an_odd_name_becomes_printable_ascii(odd: str) -> None:
+    value = answers.note_headers((f"ignored: {odd}",))["x-mlxd-notes"]
+    assert value == value.strip()
+    assert all(" " <= char <= "~" for char in value)
+    h11.Response(status_code=200, headers=[("x-mlxd-notes", value)])
+
+
+def test_a_long_list_of_notes_is_truncated_with_their_number() -> None:
+    notes = [f"ignored: field{number:05}" for number in range(5000)]
+    value = answers.note_headers(notes)["x-mlxd-notes"]
+    assert len(value) < 2100
+    assert value.endswith("... (5000 notes)")

@@ -184,6 +184,9 @@ def test_response_formats_become_constraints() -> None:
 
 def test_a_field_that_would_change_the_answer_is_refused() -> None:
     assert refused(min_tokens=5) == "min_tokens"
+    assert refused(stop_token_ids=[5]) == "stop_token_ids"
+    assert refused(add_generation_prompt=False) == "add_generation_prompt"
+    assert refused(echo=True) == "echo"
     assert refused(modalities=["text", "audio"]) == "modalities"
     assert params(modalities=["text"], min_tokens=0)
 

@@ -82,6 +82,21 @@ def test_unknown_paths_and_methods(bridge: Bridge) -> None:
     assert bridge.ask("POST", "/v1/embeddings", {"input": "x"}).status == 501
 
 
+def test_fields_with_odd_names_are_answered_and_noted(bridge: Bridge) -> None:
+    odd = {" ": 1, "": 2, "a\x00b": 3, "\x1b[31m": 4, **{f"field{n}": n for n in range(2000)}}
+    for streamed in (False, True):
+        found = bridge.ask("POST", CHAT, {**COUNT, **odd, "stream": streamed})
+        assert found.status == 200
+        assert len(found.headers["x-mlxd-notes"]) < 3000
+
+
+def test_a_file_for_a_path_that_mlxd_does_not_have_is_501(bridge: Bridge) -> None:
+    connection = bridge.connection()
+    connection.request("POST", "/api/blobs/sha256:00", bytes(range(256)) * 4)
+    assert connection.getresponse().status == 501
+    connection.close()
+
+
 def test_fill_and_plain_completions(bridge: Bridge) -> None:
     fill = {"model": "pocket", "prompt": "def add(a, b):\n    return ", "suffix": "\n"}
     found = bridge.ask("POST", "/v1/completions", {**fill, "temperature": 0}).body

@@ -48,6 +48,10 @@ class Writer(Protocol):
         """Report an error in the middle of the answer. Nothing follows."""
 
 
+NOTES_MAX_CHARS = 2000
+"""Clients limit the length of a header line, some to 8,192 bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the daemon is asked, and how its answer is translated.
@@ -146,6 +150,12 @@ def notes_of(result: Result, plan: Plan) -> list[str]:
 
 
 def note_headers(notes: tuple[str, ...] | list[str]) -> Mapping[str, str]:
-    """Return the header that lists fields without effect and other notes."""
-    text = "; ".join(notes).encode("ascii", "replace").decode()
-    return {"x-mlxd-notes": text.replace("\r", " ").replace("\n", " ")} if notes else {}
+    """Return the header that lists fields without effect and other notes.
+
+    Notes may quote any text of the caller. Characters that headers or terminals do not accept
+    become question marks, and a long list is truncated.
+    """
+    text = "".join(char if " " <= char <= "~" else "?" for char in "; ".join(notes)).strip()
+    if len(text) > NOTES_MAX_CHARS:
+        text = f"{text[:NOTES_MAX_CHARS].rstrip()} ... ({len(notes)} notes)"
+    return {"x-mlxd-notes": text} if text else {}

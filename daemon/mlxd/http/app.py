@@ -37,7 +37,7 @@ class App:
                 await exchange.reply(204, b"", "text/plain", gates.preflight_headers(head.headers))
                 return
             route, rest = self._router.find(head.method, head.path)
-            body = await exchange.json(self._max_body_bytes)
+            body = await exchange.json(self._max_body_bytes) if route.reads_body else {}
             await route.handler(Call(exchange, self._daemon, body, rest))
         except ClientGone:
             raise

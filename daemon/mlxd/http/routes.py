@@ -35,6 +35,7 @@ class Route:
     pattern: str
     handler: Handler
     error: ErrorBody
+    reads_body: bool = True
 
 
 class Router:

@@ -23,7 +23,12 @@ GET, POST, DELETE = ("GET",), ("POST",), ("DELETE",)
 
 
 def _routes(error_body: ErrorBody, *rows: tuple[tuple[str, ...], str, Handler]) -> list[Route]:
-    return [Route(methods, pattern, handler, error_body) for methods, pattern, handler in rows]
+    return [
+        Route(
+            methods, pattern, handler, error_body, handler is not ollama_models.handle_unsupported
+        )
+        for methods, pattern, handler in rows
+    ]
 
 
 ROUTES: tuple[Route, ...] = (

@@ -60,6 +60,14 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "guided_choice": ([],),
     "guided_grammar": ("",),
     "structured_outputs": ({},),
+    "chat_template": (),
+    "stop_token_ids": ([],),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+    "truncate_prompt_tokens": (),
+    "prompt_logprobs": (False,),
+    "top_a": (0, 0.0),
+    "length_penalty": (1, 1.0),
 }
 """Fields that would change the answer and that mlxd does not have, with values that do not."""
 

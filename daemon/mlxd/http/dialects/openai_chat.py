@@ -45,6 +45,7 @@ async def handle(call: Call) -> None:
 
 def plan(body: dict[str, Any]) -> Plan:
     """Translate the body of a request."""
+    openai.refuse_unsupported(body, {"echo": (False,)})
     messages, notes = settled(messages_of(body))
     tools, tool_notes = openai.with_tools(body)
     params = {
